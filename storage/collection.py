@@ -1,0 +1,99 @@
+"""Collections: typed records beside the log, each operation atomic on one record, never on two.
+
+A record type is a frozen `Record` struct; its `CollectionSpec` names the key, and the indexes by
+which it can be found. A backend implements the generic collection once; a new record type needs no
+line in a backend. Fields may be added with defaults at any time (defaults are not stored).
+"""
+
+from collections.abc import Sequence
+from typing import Generic, Protocol, TypeVar
+
+import msgspec
+
+
+class Record(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Base of all record types. Key and index fields are `str` or `int` (index fields may be None)."""
+
+
+T = TypeVar("T", bound=Record)
+
+Scalar = str | int
+
+
+class Index(msgspec.Struct, frozen=True):
+    """Records ordered by these fields. A record with None in any of them is not in the index."""
+
+    name: str
+    fields: tuple[str, ...]
+    unique: bool = False
+
+
+class CollectionSpec(msgspec.Struct, Generic[T], frozen=True):
+    """Declares a collection once: its stored name, record type, key fields and indexes."""
+
+    name: str
+    record: type[T]
+    key: tuple[str, ...]
+    indexes: tuple[Index, ...] = ()
+
+
+class Collection(Protocol[T]):
+    """Every write is durable when the call returns. A cancelled caller never half-writes."""
+
+    async def get(self, *key: Scalar) -> T | None: ...
+
+    async def get_many(self, keys: Sequence[tuple[Scalar, ...]]) -> list[T]:
+        """The records that exist, in the order of `keys`."""
+        ...
+
+    async def insert(self, record: T) -> None:
+        """Raises AlreadyExists when the key or a unique index value is taken."""
+        ...
+
+    async def put(self, record: T) -> None:
+        """Insert or replace by key. Raises AlreadyExists when another record holds a unique value."""
+        ...
+
+    async def put_many(self, records: Sequence[T]) -> None:
+        """Like `put` for each, in one commit where the backend can; not atomic as a whole."""
+        ...
+
+    async def replace_if(self, old: T, new: T) -> bool:
+        """Replace `old` by `new` (same key) if the stored record still equals `old`; else False."""
+        ...
+
+    async def take(self, index: str, prefix: Sequence[Scalar]) -> T | None:
+        """Remove and return the first record under `prefix`; two callers never get the same one."""
+        ...
+
+    async def delete(self, *key: Scalar) -> bool:
+        """True if it was there."""
+        ...
+
+    async def delete_where(self, index: str, prefix: Sequence[Scalar]) -> int:
+        """Delete all under `prefix` (in batches, not atomic as a whole); how many there were."""
+        ...
+
+    async def find(
+        self,
+        index: str,
+        prefix: Sequence[Scalar] = (),
+        *,
+        after: Scalar | None = None,
+        before: Scalar | None = None,
+        newest_first: bool = False,
+        limit: int = 1000,
+    ) -> list[T]:
+        """Records under `prefix` in index order; `after`/`before` bound the next field, exclusively.
+
+        `index` may be "key" for the primary key. A prefix of all fields finds the exact matches.
+        """
+        ...
+
+    async def find_prefix(self, index: str, prefix: Sequence[Scalar], text: str, *, limit: int) -> list[T]:
+        """Records whose next index field, a string, starts with `text`, in order."""
+        ...
+
+    async def count(self, index: str, prefix: Sequence[Scalar] = ()) -> int:
+        """How many records lie under `prefix` (walks the index: not for hot paths)."""
+        ...

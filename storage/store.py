@@ -1,0 +1,56 @@
+"""What a backend gives to the composition root: the log, the collections, and who the store is."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from storage.collection import Collection, CollectionSpec, Record
+from storage.log import Log, ShardMap
+
+T = TypeVar("T", bound=Record)
+
+FORMAT = 1
+"""The store format this release writes. A store of a higher format is refused."""
+
+
+class StoreInfo(msgspec.Struct, frozen=True):
+    """Fixed when the store is created. `epoch` is random: tokens of another store are told apart by it."""
+
+    epoch: str
+    server_name: str
+    shards: ShardMap
+    format: int
+
+
+class Store(Protocol):
+    """An open store."""
+
+    @property
+    def info(self) -> StoreInfo: ...
+
+    @property
+    def log(self) -> Log: ...
+
+    def collection(self, spec: CollectionSpec[T]) -> Collection[T]:
+        """The collection of a spec that was given at opening."""
+        ...
+
+    async def size_bytes(self) -> int:
+        """What the store takes on disk."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what is in flight, then close."""
+        ...
+
+
+class OpenStore(Protocol):
+    """How the composition root opens a backend: runs migrations, checks the format, creates if absent.
+
+    Raises StoreRefused (with what to do) and StoreUnavailable.
+    """
+
+    async def __call__(
+        self, uri: str, *, server_name: str, shards: ShardMap, specs: Sequence[CollectionSpec[Any]]
+    ) -> Store: ...
