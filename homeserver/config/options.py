@@ -1,0 +1,383 @@
+"""Every option of Weft, each documented where it is declared.
+
+`Config` is a tree of frozen sections. The sample file, `docs/reference/configuration.md`,
+`schemas/config.json` and the names of the environment variables are all made from these declarations:
+a new option is one field here, and `make reference`.
+
+Two placeholders may stand in paths and URLs: `{data_dir}` and `{server_name}`.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import msgspec
+
+from homeserver.config.units import Address, Duration, Network, Secret, SecretUri, Size
+
+DEVELOPMENT_SECRET = "weft-dev-secret"
+
+
+def doc(
+    text: str, *, ge: float | None = None, le: float | None = None, least: str | None = None
+) -> msgspec.Meta:
+    """What an option means, and within what bounds; `least` is for durations and sizes."""
+    return msgspec.Meta(description=text, ge=ge, le=le, extra=None if least is None else {"least": least})
+
+
+def matching(pattern: str, kind: str) -> msgspec.Meta:
+    """Text of a certain form; `kind` says in words what form."""
+    return msgspec.Meta(pattern=pattern, extra={"kind": kind})
+
+
+ServerName = Annotated[
+    str,
+    matching(
+        r"^(?=.{1,230}$)([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?$",
+        "a host name such as example.org, without https:// and without a path",
+    ),
+]
+HttpUrl = Annotated[str, matching(r"^https?://[^/\s]+\S*$", "a URL such as https://matrix.example.org")]
+Email = Annotated[str, matching(r"^[^@\s]+@[^@\s]+$", "an e-mail address")]
+MatrixId = Annotated[str, matching(r"^@[^:\s]+:\S+$", "a Matrix id such as @alice:example.org")]
+PolicyId = Annotated[str, matching(r"^[a-z0-9_.-]{1,64}$", "a short name such as privacy_policy")]
+RoomVersion = Annotated[str, matching(r"^[1-9][0-9]?$", "a room version such as 12")]
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of all groups of options; the docstring of a section is its introduction in the reference."""
+
+
+class Storage(Section, frozen=True):
+    """Where rooms, users and everything else but media files are kept."""
+
+    uri: Annotated[
+        SecretUri,
+        doc("`sqlite:///<path>` for the embedded database, `mongodb://…/<database>` for a replica set."),
+    ] = SecretUri("sqlite:///{data_dir}/weft.db")
+    room_shards: Annotated[
+        int,
+        doc(
+            "Into how many sequences rooms are divided. More of them let more replicas write side by side. "
+            "Fixed when the store is created.",
+            ge=1,
+            le=1024,
+        ),
+    ] = 1
+    user_shards: Annotated[
+        int,
+        doc("The same for what happens to users. Fixed when the store is created.", ge=1, le=1024),
+    ] = 1
+
+
+class Bus(Section, frozen=True):
+    """How replicas and other programs learn of new entries of the log."""
+
+    uri: Annotated[
+        SecretUri,
+        doc("`local:` for a single process, `kafka://<host>:<port>[,<host>:<port>…]` for several replicas."),
+    ] = SecretUri("local:")
+
+
+class PolicyText(Section, frozen=True):
+    """A policy in one language."""
+
+    name: Annotated[str, doc("The title to show.")]
+    url: Annotated[HttpUrl, doc("Where the text can be read.")]
+
+
+class Policy(Section, frozen=True):
+    """A document that people agree to when they register."""
+
+    id: Annotated[PolicyId, doc("A short name, such as `privacy_policy`.")]
+    version: Annotated[str, doc("Shown to clients with the policy.")]
+    texts: Annotated[dict[str, PolicyText], doc("The policy by language code, e.g. `en`.")]
+
+
+class Registration(Section, frozen=True):
+    """Who may create accounts."""
+
+    enabled: Annotated[
+        bool,
+        doc("Whether people can register by themselves. The shared secret works either way."),
+    ] = False
+    requires_token: Annotated[
+        bool,
+        doc("Whether they need a registration token from an administrator. If not, anyone can register."),
+    ] = True
+    shared_secret: Annotated[
+        Secret | None,
+        doc(
+            "Lets `weft register-user` and other tools that hold it create accounts, administrators too. "
+            "At least 12 characters; without it that way is closed."
+        ),
+    ] = None
+    terms: Annotated[tuple[Policy, ...], doc("Policies to agree to when registering.")] = ()
+    guests: Annotated[bool, doc("Whether guests may look into rooms that let them in.")] = False
+
+
+class Auth(Section, frozen=True):
+    """Passwords, logins and tokens."""
+
+    password_login: Annotated[bool, doc("Whether users log in with a password.")] = True
+    password_min_length: Annotated[int, doc("Shortest password accepted.", ge=1, le=128)] = 8
+    login_tokens: Annotated[
+        bool, doc("Whether a logged-in client may get a short-lived token to log another one in (QR login).")
+    ] = True
+    access_token_lifetime: Annotated[
+        Duration,
+        doc("How long an access token of a client that can refresh it is good for.", least="10s"),
+    ] = Duration.parse("5m")
+    refresh_token_lifetime: Annotated[
+        Duration | None,
+        doc("After how long without use a refresh token ends; null for never."),
+    ] = None
+    argon2_memory: Annotated[Size, doc("Memory that hashing one password takes.", least="8K")] = Size.parse(
+        "19M"
+    )
+    argon2_time_cost: Annotated[int, doc("Passes over that memory.", ge=1, le=64)] = 2
+
+
+class Limits(Section, frozen=True):
+    """Upper bounds of what one request may bring or ask for, and of memory."""
+
+    max_upload_size: Annotated[Size, doc("Largest file that users may upload.")] = Size.parse("50M")
+    max_body_size: Annotated[
+        Size,
+        doc("Largest JSON body of a request; key uploads and key backups need the most.", least="128K"),
+    ] = Size.parse("2M")
+    max_json_depth: Annotated[int, doc("How deeply JSON may be nested.", ge=16, le=512)] = 100
+    max_event_page: Annotated[
+        int, doc("Most events in one page of /messages and the like.", ge=10, le=10_000)
+    ] = 500
+    max_sync_timeline: Annotated[
+        int, doc("Most events of one room in one /sync answer.", ge=10, le=10_000)
+    ] = 100
+    room_cache: Annotated[Size, doc("Memory for rooms in use.", least="1M")] = Size.parse("256M")
+    user_cache: Annotated[Size, doc("Memory for users in use.", least="1M")] = Size.parse("64M")
+
+
+class Rate(Section, frozen=True):
+    """So many per second in the long run, and so many at once."""
+
+    per_second: Annotated[float, doc("Long-run rate.", ge=0.0001)]
+    burst: Annotated[int, doc("How many may come at once.", ge=1)]
+
+
+class RateLimits(Section, frozen=True):
+    """How often one may do something. Above it the answer is 429 `M_LIMIT_EXCEEDED`, saying when to retry."""
+
+    enabled: Annotated[bool, doc("Whether any of these limits holds.")] = True
+    message: Annotated[Rate, doc("Events sent, per user.")] = Rate(5.0, 50)
+    ephemeral: Annotated[Rate, doc("Typing, receipts, read markers, presence, per user.")] = Rate(10.0, 50)
+    join: Annotated[Rate, doc("Joins and knocks, per user.")] = Rate(0.5, 20)
+    invite: Annotated[Rate, doc("Invitations sent, per user.")] = Rate(0.5, 20)
+    room_creation: Annotated[Rate, doc("Rooms created or upgraded, per user.")] = Rate(0.2, 10)
+    profile: Annotated[Rate, doc("Profile changes, per user: each one goes to all rooms.")] = Rate(0.2, 10)
+    report: Annotated[Rate, doc("Reports of events, rooms and users, per user.")] = Rate(0.1, 10)
+    search: Annotated[Rate, doc("Searches, directories, spaces and URL previews, per user.")] = Rate(2.0, 20)
+    media_create: Annotated[Rate, doc("Uploads begun, per user.")] = Rate(2.0, 20)
+    registration: Annotated[Rate, doc("Accounts registered, per client address.")] = Rate(0.1, 5)
+    registration_check: Annotated[
+        Rate, doc("Questions whether a name is free or a registration token good, per client address.")
+    ] = Rate(0.5, 10)
+    login_address: Annotated[Rate, doc("Logins, per client address.")] = Rate(1.0, 30)
+    login_account: Annotated[Rate, doc("Logins, per account.")] = Rate(0.2, 10)
+    login_failed: Annotated[Rate, doc("Wrong passwords, per account, wherever a password is asked for.")] = (
+        Rate(0.1, 5)
+    )
+    request: Annotated[
+        Rate, doc("Every other kind of request that the specification marks as limited, per user.")
+    ] = Rate(20.0, 100)
+
+
+class Presence(Section, frozen=True):
+    """Who is online."""
+
+    enabled: Annotated[bool, doc("Whether presence is tracked and shown.")] = True
+
+
+class ThumbnailSize(Section, frozen=True):
+    """A thumbnail made when an image is uploaded."""
+
+    width: Annotated[int, doc("In pixels.", ge=1, le=4096)]
+    height: Annotated[int, doc("In pixels.", ge=1, le=4096)]
+    method: Annotated[Literal["crop", "scale"], doc("Fill the box and cut off the rest, or fit into it.")]
+
+
+class Media(Section, frozen=True):
+    """Files that users share."""
+
+    path: Annotated[str, doc("The folder they are kept in.")] = "{data_dir}/media"
+    max_pixels: Annotated[int, doc("Larger images are stored but get no thumbnail.", ge=1_000_000)] = (
+        32_000_000
+    )
+    thumbnail_sizes: Annotated[
+        tuple[ThumbnailSize, ...], doc("Thumbnails made of every image; by default those the spec asks for.")
+    ] = (
+        ThumbnailSize(32, 32, "crop"),
+        ThumbnailSize(96, 96, "crop"),
+        ThumbnailSize(320, 240, "scale"),
+        ThumbnailSize(640, 480, "scale"),
+        ThumbnailSize(800, 600, "scale"),
+    )
+    dynamic_thumbnails: Annotated[
+        bool, doc("Whether to make exactly the size that a client asks for instead of the nearest of those.")
+    ] = False
+    unused_expires_after: Annotated[
+        Duration, doc("When a media id that was reserved and never filled is given up.", least="1m")
+    ] = Duration.parse("24h")
+    max_pending_uploads: Annotated[int, doc("Reserved media ids that one user may hold.", ge=1)] = 5
+
+
+class Rooms(Section, frozen=True):
+    """New rooms and the room directory."""
+
+    default_version: Annotated[RoomVersion, doc("Room version of new rooms.")] = "12"
+    allow_publishing: Annotated[
+        bool, doc("Whether users may list their rooms in the public directory (administrators always may).")
+    ] = True
+    directory_without_login: Annotated[
+        bool, doc("Whether the public directory can be read without an account.")
+    ] = False
+
+
+class Contact(Section, frozen=True):
+    """Someone to turn to; an e-mail address, a Matrix id or both."""
+
+    role: Annotated[
+        Literal["m.role.admin", "m.role.security", "m.role.dpo"],
+        doc("What for: everything, security reports, or data protection."),
+    ]
+    email_address: Annotated[Email | None, doc("E-mail address.")] = None
+    matrix_id: Annotated[MatrixId | None, doc("Matrix id.")] = None
+
+
+class WellKnown(Section, frozen=True):
+    """What the server says of itself under `/.well-known/matrix/`."""
+
+    identity_server: Annotated[
+        HttpUrl | None, doc("Base URL of an identity server to suggest to clients.")
+    ] = None
+    support_contacts: Annotated[tuple[Contact, ...], doc("Whom users and other servers can turn to.")] = ()
+    support_page: Annotated[HttpUrl | None, doc("A page with help.")] = None
+
+
+class Turn(Section, frozen=True):
+    """A TURN server for voice and video calls. Give a shared secret, or a user name with a password."""
+
+    uris: Annotated[tuple[str, ...], doc("E.g. `turn:turn.example.org?transport=udp`. Empty: no TURN.")] = ()
+    shared_secret: Annotated[
+        Secret | None, doc("The TURN server's `static-auth-secret`: users get credentials made from it.")
+    ] = None
+    username: Annotated[str | None, doc("Fixed user name, for a TURN server without such a secret.")] = None
+    password: Annotated[Secret | None, doc("The password that goes with it.")] = None
+    lifetime: Annotated[Duration, doc("How long credentials are good for.", least="1m")] = Duration.parse(
+        "1h"
+    )
+
+
+class Log(Section, frozen=True):
+    """What the server says of its work, on standard error. Never holds message content, tokens or keys."""
+
+    level: Annotated[Literal["debug", "info", "warning", "error"], doc("The least that is logged.")] = "info"
+    format: Annotated[
+        Literal["auto", "console", "json"], doc("`auto` is `console` on a terminal, `json` elsewhere.")
+    ] = "auto"
+
+
+class Metrics(Section, frozen=True):
+    """Figures for Prometheus."""
+
+    listen: Annotated[
+        Address | None,
+        doc("Address that serves `/metrics`, apart from the client API; null for none."),
+    ] = None
+
+
+class Config(Section, frozen=True, kw_only=True):
+    """The whole configuration."""
+
+    server_name: Annotated[
+        ServerName,
+        doc(
+            "The name after the colon in `@alice:example.org`. It can never change: it is part of every "
+            "user id and is signed into every event."
+        ),
+    ]
+    public_url: Annotated[HttpUrl, doc("Where clients reach the server from outside.")] = (
+        "https://{server_name}"
+    )
+    listen: Annotated[
+        tuple[Address, ...],
+        doc("Addresses to serve plain HTTP on. Put a reverse proxy with TLS before it to open it up."),
+    ] = (Address("127.0.0.1", 8008),)
+    trusted_proxies: Annotated[
+        tuple[Network, ...],
+        doc(
+            "Addresses or networks (`10.0.0.0/8`) of reverse proxies whose `X-Forwarded-For` is believed. "
+            "Rate limits by client address lean on it."
+        ),
+    ] = (Network.parse("127.0.0.0/8"), Network.parse("::1"))
+    data_dir: Annotated[str, doc("Folder of the signing key, the embedded database and media files.")] = (
+        "data"
+    )
+    storage: Storage = Storage()
+    bus: Bus = Bus()
+    registration: Registration = Registration()
+    auth: Auth = Auth()
+    limits: Limits = Limits()
+    rate_limits: RateLimits = RateLimits()
+    presence: Presence = Presence()
+    media: Media = Media()
+    rooms: Rooms = Rooms()
+    well_known: WellKnown = WellKnown()
+    turn: Turn = Turn()
+    log: Log = Log()
+    metrics: Metrics = Metrics()
+
+    def __post_init__(self) -> None:
+        def filled(text: str) -> str:
+            return text.replace("{data_dir}", self.data_dir).replace("{server_name}", self.server_name)
+
+        public_url = filled(self.public_url).rstrip("/")
+        storage = msgspec.structs.replace(self.storage, uri=SecretUri(filled(self.storage.uri)))
+        media = msgspec.structs.replace(self.media, path=filled(self.media.path))
+        for name, value in (
+            ("public_url", public_url),
+            ("storage", storage),
+            ("media", media),
+        ):
+            msgspec.structs.force_setattr(self, name, value)
+
+    @property
+    def signing_key_path(self) -> Path:
+        """The file with the key that signs this server's events and requests."""
+        return Path(self.data_dir) / "signing.key"
+
+    @classmethod
+    def for_development(cls, server_name: str, data_dir: str | Path, port: int) -> Self:
+        """A server for one machine and for tests, on the loopback address; see `as_development`."""
+        listen = (Address("127.0.0.1", port),)
+        return cls(server_name=server_name, data_dir=str(data_dir), listen=listen).as_development()
+
+    def as_development(self) -> Self:
+        """The same, but anyone may register, no rate limits hold, hashes are cheap and the secret is known.
+
+        Only the loopback address makes that acceptable: ValueError if it listens elsewhere too.
+        """
+        exposed = [str(address) for address in self.listen if not address.is_loopback]
+        if exposed:
+            raise ValueError(f"development mode lets anyone in, so it cannot listen on {', '.join(exposed)}")
+        return msgspec.structs.replace(
+            self,
+            public_url=f"http://localhost:{self.listen[0].port}",
+            registration=msgspec.structs.replace(
+                self.registration,
+                enabled=True,
+                requires_token=False,
+                shared_secret=Secret(DEVELOPMENT_SECRET),
+                guests=True,
+            ),
+            auth=msgspec.structs.replace(self.auth, argon2_memory=Size.parse("64K"), argon2_time_cost=1),
+            rate_limits=msgspec.structs.replace(self.rate_limits, enabled=False),
+        )
