@@ -52,7 +52,10 @@ class Storage(Section, frozen=True):
 
     uri: Annotated[
         SecretUri,
-        doc("`sqlite:///<path>` for the embedded database, `mongodb://…/<database>` for a replica set."),
+        doc(
+            "`sqlite:///<path>` for the embedded database (an absolute path makes four slashes), "
+            "`mongodb://<host>[,<host>…]/<database>?replicaSet=<name>` for a replica set."
+        ),
     ] = SecretUri("sqlite:///{data_dir}/weft.db")
     room_shards: Annotated[
         int,
@@ -74,7 +77,7 @@ class Bus(Section, frozen=True):
 
     uri: Annotated[
         SecretUri,
-        doc("`local:` for a single process, `kafka://<host>:<port>[,<host>:<port>…]` for several replicas."),
+        doc("`local:` within one process, `kafka://<host>:<port>[,<host>:<port>…]` for several replicas."),
     ] = SecretUri("local:")
 
 
