@@ -1,0 +1,177 @@
+"""Opens the file, checks that it is ours to open, and puts the parts together."""
+
+import asyncio
+import os
+import secrets
+import sqlite3
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from storage.collection import Collection, CollectionSpec, Record
+from storage.errors import StoreRefused, StoreUnavailable
+from storage.log import ShardMap
+from storage.sqlite.appending import Appender
+from storage.sqlite.bodies import Bodies, install_dictionary
+from storage.sqlite.collection import SqliteCollection, Table
+from storage.sqlite.faults import is_environmental, store_error
+from storage.sqlite.locking import StoreLock
+from storage.sqlite.log import SqliteLog
+from storage.sqlite.readers import Readers
+from storage.sqlite.schema import migrate
+from storage.sqlite.writer import Writer
+from storage.store import FORMAT, StoreInfo
+
+T = TypeVar("T", bound=Record)
+
+SCHEME = "sqlite:///"
+CACHE_KIB = 32 * 1024
+CHECKPOINT_PAGES = 2000
+
+
+async def open_store(
+    uri: str, *, server_name: str, shards: ShardMap, specs: Sequence[CollectionSpec[Any]]
+) -> "SqliteStore":
+    """Open or create the store at `uri`: a path, or `sqlite:///` and a path.
+
+    Raises StoreRefused and StoreUnavailable.
+    """
+    path = Path(uri.removeprefix(SCHEME))
+    tables = [Table(spec) for spec in specs]
+    opened = await asyncio.to_thread(_open, path, server_name, shards, tables)
+    return SqliteStore(path, opened, tables)
+
+
+class _Opened:
+    """A file that is locked, checked and ready."""
+
+    def __init__(self, lock: StoreLock, db: sqlite3.Connection, info: StoreInfo) -> None:
+        self.lock = lock
+        self.db = db
+        self.info = info
+
+
+def _open(path: Path, server_name: str, shards: ShardMap, tables: Sequence[Table[Any]]) -> _Opened:
+    try:
+        lock = StoreLock(path)
+    except OSError as error:
+        raise StoreUnavailable(f"The store {path} cannot be opened: {error.strerror}") from error
+    db: sqlite3.Connection | None = None
+    try:
+        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        return _Opened(lock, db, _prepare(db, server_name, shards, tables))
+    except BaseException as error:
+        if db is not None:
+            db.close()
+        lock.release()
+        if isinstance(error, sqlite3.Error):
+            raise _opening_error(path, error) from error
+        raise
+
+
+def _opening_error(path: Path, error: sqlite3.Error) -> Exception:
+    if is_environmental(error):
+        return store_error(error)
+    return StoreRefused(f"The store {path} cannot be opened by this release ({error})")
+
+
+def _prepare(
+    db: sqlite3.Connection, server_name: str, shards: ShardMap, tables: Sequence[Table[Any]]
+) -> StoreInfo:
+    db.execute("PRAGMA journal_mode = WAL").fetchone()
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute("PRAGMA secure_delete = ON")  # What was redacted or purged leaves the file.
+    db.execute("PRAGMA temp_store = MEMORY")
+    db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+    db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+    _refuse_newer(db)
+    migrate(db)
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        info = _identify(db, server_name, shards)
+        install_dictionary(db)
+        for table in tables:
+            table.prepare(db)
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+    return info
+
+
+def _refuse_newer(db: sqlite3.Connection) -> None:
+    """Before any migration: a format we do not know may keep everything elsewhere."""
+    if not db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'store'").fetchone():
+        return
+    row = db.execute("SELECT format FROM store").fetchone()
+    if row is not None and row[0] > FORMAT:
+        raise StoreRefused(
+            f"The store has format {row[0]}, this release knows {FORMAT}: "
+            "run the newer release that wrote it, or restore a backup made before the upgrade"
+        )
+
+
+def _identify(db: sqlite3.Connection, server_name: str, shards: ShardMap) -> StoreInfo:
+    """Who the store is; a new one becomes what is asked for."""
+    row = db.execute("SELECT epoch, server_name, room_shards, user_shards FROM store").fetchone()
+    if row is None:
+        info = StoreInfo(secrets.token_hex(8), server_name, shards, FORMAT)
+        db.execute(
+            "INSERT INTO store (epoch, server_name, room_shards, user_shards, format) VALUES (?, ?, ?, ?, ?)",
+            (info.epoch, server_name, shards.rooms, shards.users, FORMAT),
+        )
+        return info
+    epoch, stored_name, rooms, users = row
+    if stored_name != server_name:
+        raise StoreRefused(
+            f"The store belongs to the server {stored_name}, not {server_name}: "
+            "a server's name cannot change; give this one a store of its own"
+        )
+    if (rooms, users) != (shards.rooms, shards.users):
+        raise StoreRefused(
+            f"The store has {rooms} room shards and {users} user shards, the configuration says "
+            f"{shards.rooms} and {shards.users}: set them as they were when the store was created"
+        )
+    db.execute("UPDATE store SET format = ?", (FORMAT,))
+    return StoreInfo(epoch, server_name, shards, FORMAT)
+
+
+class SqliteStore:
+    """Implements `storage.store.Store`."""
+
+    def __init__(self, path: Path, opened: _Opened, tables: Sequence[Table[Any]]) -> None:
+        self._path = path
+        self._lock = opened.lock
+        self._info = opened.info
+        bodies = Bodies(opened.db)
+        self._writer = Writer(opened.db, path, Appender(opened.db, bodies))
+        self._readers = Readers(path)
+        self._log = SqliteLog(self._writer, self._readers, bodies)
+        self._collections = {
+            table.spec.name: SqliteCollection(table, self._writer, self._readers) for table in tables
+        }
+
+    @property
+    def info(self) -> StoreInfo:
+        return self._info
+
+    @property
+    def log(self) -> SqliteLog:
+        return self._log
+
+    def collection(self, spec: CollectionSpec[T]) -> Collection[T]:
+        return cast(Collection[T], self._collections[spec.name])
+
+    async def size_bytes(self) -> int:
+        total = 0
+        for suffix in ("", "-wal"):
+            with suppress(FileNotFoundError):
+                total += os.stat(f"{self._path}{suffix}").st_size
+        return total
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._readers.close)
+        await self._writer.close()
+        self._lock.release()
