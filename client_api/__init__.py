@@ -1,0 +1,1 @@
+"""The client-server API: one module per module of the spec; each route parses, authorizes, calls the domain."""

@@ -1,0 +1,149 @@
+"""Sending events, and reading a room's state and history (spec: client-server "Getting events for a
+room", "Sending events to a room", "Redactions", "Event context")."""
+
+from typing import ClassVar
+
+import orjson
+
+from client_api.http import Answer, Call, Result, Routes, get, put
+from homeserver.rooms.history import History
+from homeserver.rooms.sending import Sending
+
+
+def _timestamp(call: Call) -> int | None:
+    """`ts` is for application services only (spec: application-service "Timestamp massaging")."""
+    if call.session.account.appservice is None or call.query("ts") is None:
+        return None
+    return call.int_query("ts", 0)
+
+
+class SendRoutes(Routes):
+    HOT: ClassVar[bool] = True
+
+    def __init__(self, sending: Sending) -> None:
+        self._sending = sending
+
+    @put("/rooms/{room_id}/send/{event_type}/{txn_id}", quick=True)
+    async def send(self, call: Call) -> Result:
+        event_id = await self._sending.send(
+            call.path("room_id"),
+            call.user_id,
+            call.path("event_type"),
+            call.content(),
+            device_id=call.session.device_id,
+            txn_id=call.path("txn_id"),
+            ts=_timestamp(call),
+        )
+        return b'{"event_id":' + orjson.dumps(event_id) + b"}"
+
+    @put("/rooms/{room_id}/state/{event_type}/{state_key:[^{}/]*}", quick=True)
+    async def set_state(self, call: Call) -> Result:
+        return await self._set_state(call, call.path("state_key"))
+
+    @put("/rooms/{room_id}/state/{event_type}", quick=True)
+    async def set_state_without_key(self, call: Call) -> Result:
+        return await self._set_state(call, "")
+
+    async def _set_state(self, call: Call, state_key: str) -> Result:
+        event_id = await self._sending.send_state(
+            call.path("room_id"),
+            call.user_id,
+            call.path("event_type"),
+            state_key,
+            call.content(),
+            ts=_timestamp(call),
+        )
+        return {"event_id": event_id}
+
+    @put("/rooms/{room_id}/redact/{event_id}/{txn_id}", quick=True)
+    async def redact(self, call: Call) -> Result:
+        event_id = await self._sending.redact(
+            call.path("room_id"),
+            call.user_id,
+            call.path("event_id"),
+            call.content(),
+            device_id=call.session.device_id,
+            txn_id=call.path("txn_id"),
+            ts=_timestamp(call),
+        )
+        return {"event_id": event_id}
+
+
+class StateRoutes(Routes):
+    def __init__(self, history: History) -> None:
+        self._history = history
+
+    @get("/rooms/{room_id}/state")
+    async def state(self, call: Call) -> Result:
+        return await self._history.state(call.path("room_id"), call.user_id)
+
+    @get("/rooms/{room_id}/state/{event_type}/{state_key:[^{}/]*}")
+    async def state_event(self, call: Call) -> Result:
+        return await self._state_event(call, call.path("state_key"))
+
+    @get("/rooms/{room_id}/state/{event_type}")
+    async def state_event_without_key(self, call: Call) -> Result:
+        return await self._state_event(call, "")
+
+    async def _state_event(self, call: Call, state_key: str) -> Result:
+        return await self._history.state_event(
+            call.path("room_id"),
+            call.user_id,
+            call.path("event_type"),
+            state_key,
+            whole=call.query("format") == "event",
+        )
+
+    @get("/rooms/{room_id}/members")
+    async def members(self, call: Call) -> Result:
+        return await self._history.members(
+            call.path("room_id"),
+            call.user_id,
+            at=call.query("at"),
+            membership=call.query("membership"),
+            not_membership=call.query("not_membership"),
+        )
+
+    @get("/rooms/{room_id}/joined_members")
+    async def joined_members(self, call: Call) -> Result:
+        return await self._history.joined_members(call.path("room_id"), call.user_id)
+
+
+class HistoryRoutes(Routes):
+    def __init__(self, history: History) -> None:
+        self._history = history
+
+    @get("/rooms/{room_id}/messages")
+    async def messages(self, call: Call) -> Result:
+        return await self._history.messages(
+            call.path("room_id"),
+            call.session,
+            backwards=call.query("dir") != "f",
+            start=call.query("from"),
+            end=call.query("to"),
+            limit=call.int_query("limit", 10, least=0, most=1000),
+            filter_json=call.query("filter"),
+        )
+
+    @get("/rooms/{room_id}/context/{event_id}")
+    async def context(self, call: Call) -> Result:
+        return await self._history.context(
+            call.path("room_id"),
+            call.session,
+            call.path("event_id"),
+            limit=call.int_query("limit", 10, least=0, most=1000),
+            filter_json=call.query("filter"),
+        )
+
+    @get("/rooms/{room_id}/event/{event_id}")
+    async def event(self, call: Call) -> Result:
+        return Answer(await self._history.event(call.path("room_id"), call.session, call.path("event_id")))
+
+    @get("/_matrix/client/v1/rooms/{room_id}/timestamp_to_event")
+    async def timestamp_to_event(self, call: Call) -> Result:
+        return await self._history.timestamp_to_event(
+            call.path("room_id"),
+            call.user_id,
+            ts=int(call.required_query("ts")),
+            forwards=call.query("dir") == "f",
+        )

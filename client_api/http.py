@@ -1,0 +1,338 @@
+"""How routes are declared and served.
+
+A module of routes is a class whose decorated methods are handlers:
+
+    class Typing(Routes):
+        @put("/rooms/{room_id}/typing/{user_id}")
+        async def set_typing(self, call: Call) -> Answer: ...
+
+Paths are relative to `/_matrix/client/v3` (and its old name r0) unless they begin with `/_`.
+`mount` registers them on aiohttp's router with the answers that the spec wants around them: CORS on
+everything, 404 and 405 as M_UNRECOGNIZED before any authentication, one JSON form for all errors
+(spec: client-server "API Standards").
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from enum import Enum
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import msgspec
+import orjson
+import structlog
+from aiohttp import web
+from multidict import CIMultiDict
+
+from homeserver.errors import MatrixError, bad_json, invalid_param, missing_param
+from homeserver.protocol.identifiers import InvalidIdentifier
+from homeserver.protocol.json_types import JsonObject
+from homeserver.users.sessions import Session, Sessions
+from storage.errors import StoreUnavailable
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+CORS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "GET, HEAD, POST, PUT, DELETE, OPTIONS",
+    "Access-Control-Allow-Headers": "X-Requested-With, Content-Type, Authorization, Date",
+    "Access-Control-Expose-Headers": "Synapse-Trace-Id, Server, ETag, Retry-After",
+}
+MAX_TOKEN = 4096
+
+
+class Auth(Enum):
+    """Who may call a route."""
+
+    NONE = "anyone"
+    OPTIONAL = "anyone, an access token says who"
+    USER = "users; not guests"
+    GUEST = "users and guests"
+
+
+class Answer(NamedTuple):
+    """An answer that is more than 200 with a JSON object. `body` is JSON-encoded unless it is bytes."""
+
+    body: object
+    status: int = 200
+    headers: Mapping[str, str] = {}
+    content_type: str = "application/json"
+
+
+Result = JsonObject | msgspec.Struct | bytes | Answer | web.StreamResponse
+
+
+class Call:
+    """One request, as handlers see it."""
+
+    __slots__ = ("_raw", "_session", "request")
+
+    def __init__(self, request: web.Request, session: Session | None, raw: bytes) -> None:
+        self.request = request
+        self._session = session
+        self._raw = raw
+
+    @property
+    def session(self) -> Session:
+        """Who calls; routes of Auth.USER and Auth.GUEST only."""
+        assert self._session is not None
+        return self._session
+
+    @property
+    def optional_session(self) -> Session | None:
+        return self._session
+
+    @property
+    def user_id(self) -> str:
+        return self.session.user_id
+
+    def path(self, name: str) -> str:
+        """A path parameter, decoded."""
+        return self.request.match_info[name]
+
+    def query(self, name: str) -> str | None:
+        return self.request.query.get(name)
+
+    def query_all(self, name: str) -> list[str]:
+        return self.request.query.getall(name, [])
+
+    def required_query(self, name: str) -> str:
+        value = self.query(name)
+        if value is None:
+            raise missing_param(f"Missing query parameter: {name}")
+        return value
+
+    def int_query(self, name: str, default: int, *, least: int = 0, most: int | None = None) -> int:
+        """A whole number, cut to `most`. Raises 400 M_INVALID_PARAM below `least` or for anything else."""
+        text = self.query(name)
+        if text is None:
+            return default
+        if not text.isascii() or not text.removeprefix("-").isdigit() or len(text) > 18 or int(text) < least:
+            raise invalid_param(f"{name}: a whole number of at least {least}")
+        value = int(text)
+        return value if most is None else min(value, most)
+
+    def bool_query(self, name: str, default: bool = False) -> bool:
+        text = self.query(name)
+        if text is None:
+            return default
+        if text not in ("true", "false"):
+            raise invalid_param(f"{name}: true or false")
+        return text == "true"
+
+    def json(self, kind: type[T]) -> T:
+        """The body as a struct (or JsonObject); an empty body counts as {}.
+
+        Raises 400 M_NOT_JSON or M_BAD_JSON.
+        """
+        try:
+            return msgspec.json.decode(self._raw or b"{}", type=kind)
+        except msgspec.ValidationError as error:
+            if "missing required field" in str(error):
+                raise MatrixError(400, "M_MISSING_PARAM", str(error)) from error
+            raise bad_json(str(error)) from error
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise MatrixError(400, "M_NOT_JSON", f"The body is not JSON: {error}") from error
+        except RecursionError as error:
+            raise bad_json("The body is nested too deeply") from error
+
+    def content(self) -> JsonObject:
+        """The body as a JSON object; it must be there. Raises 400 M_NOT_JSON or M_BAD_JSON."""
+        try:
+            value = orjson.loads(self._raw)
+        except orjson.JSONDecodeError as error:
+            raise MatrixError(400, "M_NOT_JSON", "The body is not JSON") from error
+        if not isinstance(value, dict):
+            raise bad_json("The body must be a JSON object")
+        return value
+
+    @property
+    def raw(self) -> bytes:
+        return self._raw
+
+    @property
+    def remote(self) -> str | None:
+        return self.request.remote
+
+    @property
+    def user_agent(self) -> str | None:
+        return self.request.headers.get("User-Agent")
+
+
+Handler = Callable[[Any, Call], Awaitable[Result]]
+
+
+class Route(NamedTuple):
+    method: str
+    path: str
+    auth: Auth
+    name: str
+    quick: bool
+    """The handler makes at most one change, which a vanished client cannot cut in half."""
+    streams: bool
+    """The handler reads the body itself."""
+
+
+def route(
+    method: str,
+    *paths: str,
+    auth: Auth = Auth.USER,
+    quick: bool = False,
+    streams: bool = False,
+) -> Callable[[Handler], Handler]:
+    """Declare a handler for one or more paths."""
+
+    def declare(handler: Handler) -> Handler:
+        declared: list[Route] = getattr(handler, "weft_routes", [])
+        for path in paths:
+            full = (path,) if path.startswith(("/_", "/.")) else versions_of(path)
+            declared.extend(Route(method, p, auth, handler.__name__, quick, streams) for p in full)
+        handler.weft_routes = declared  # type: ignore[attr-defined]
+        return handler
+
+    return declare
+
+
+def versions_of(path: str) -> tuple[str, str]:
+    return f"/_matrix/client/v3{path}", f"/_matrix/client/r0{path}"
+
+
+def get(*paths: str, auth: Auth = Auth.USER) -> Callable[[Handler], Handler]:
+    return route("GET", *paths, auth=auth, quick=True)
+
+
+def put(*paths: str, auth: Auth = Auth.USER, quick: bool = False) -> Callable[[Handler], Handler]:
+    return route("PUT", *paths, auth=auth, quick=quick)
+
+
+def post(*paths: str, auth: Auth = Auth.USER, quick: bool = False) -> Callable[[Handler], Handler]:
+    return route("POST", *paths, auth=auth, quick=quick)
+
+
+def delete(*paths: str, auth: Auth = Auth.USER) -> Callable[[Handler], Handler]:
+    return route("DELETE", *paths, auth=auth)
+
+
+class Routes:
+    """Base of the modules of routes. `HOT` ones are registered first: the router finds them sooner."""
+
+    HOT: ClassVar[bool] = False
+
+    def routes(self) -> list[tuple[Route, Callable[[Call], Awaitable[Result]]]]:
+        found: list[tuple[Route, Callable[[Call], Awaitable[Result]]]] = []
+        for name, attribute in vars(type(self)).items():
+            for declared in getattr(attribute, "weft_routes", []):
+                found.append((declared, getattr(self, name)))
+        return found
+
+
+def mount(app: web.Application, modules: Iterable[Routes], sessions: Sessions) -> None:
+    """Register all routes of all modules on an application."""
+    ordered = sorted(modules, key=lambda module: not module.HOT)
+    by_path: dict[str, list[tuple[Route, Callable[[Call], Awaitable[Result]]]]] = {}
+    for module in ordered:
+        for declared, handler in module.routes():
+            by_path.setdefault(declared.path, []).append((declared, handler))
+    for path, declared_here in by_path.items():
+        resource = app.router.add_resource(path)
+        for declared, handler in declared_here:
+            served = _serve(declared, handler, sessions)
+            resource.add_route(declared.method, served)
+            if declared.method == "GET":
+                resource.add_route("HEAD", served)
+        resource.add_route("*", _other_method)
+    app.router.add_route("*", "/{anything:.*}", _unknown_path)
+
+
+def _serve(
+    declared: Route, handler: Callable[[Call], Awaitable[Result]], sessions: Sessions
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    auth, quick, streams = declared.auth, declared.quick, declared.streams
+    reads_body = declared.method in ("PUT", "POST", "DELETE") and not streams
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        try:
+            session = None
+            if auth is not Auth.NONE:
+                session = await _session_of(request, sessions, auth)
+            raw = await request.read() if reads_body else b""
+            call = Call(request, session, raw)
+            if quick or streams:
+                result = await handler(call)
+            else:
+                # A client that hangs up must not stop a change half-way.
+                result = await asyncio.shield(asyncio.ensure_future(handler(call)))
+            if session is not None:
+                await sessions.seen(session, request.remote, request.headers.get("User-Agent"))
+            return result if isinstance(result, web.StreamResponse) else response_of(result)
+        except Exception as error:
+            return error_response(error, request)
+
+    return answer
+
+
+async def _session_of(request: web.Request, sessions: Sessions, auth: Auth) -> Session | None:
+    header = request.headers.get("Authorization")
+    token = header[7:] if header is not None and header.startswith("Bearer ") else None
+    if token is None:
+        token = request.query.get("access_token")
+    if not token:
+        if auth is Auth.OPTIONAL:
+            return None
+        raise MatrixError(401, "M_MISSING_TOKEN", "Missing access token")
+    if len(token) > MAX_TOKEN:
+        raise MatrixError(401, "M_UNKNOWN_TOKEN", "Unknown access token", soft_logout=False)
+    session = await sessions.authenticate(token)
+    if session.account.is_guest and auth is Auth.USER:
+        raise MatrixError(403, "M_GUEST_ACCESS_FORBIDDEN", "Guests may not do this")
+    return session
+
+
+def response_of(result: Result) -> web.Response:
+    """The HTTP response of what a handler returned."""
+    if isinstance(result, Answer):
+        headers = CIMultiDict(CORS)
+        headers.update(result.headers)
+        body = result.body if isinstance(result.body, bytes) else msgspec.json.encode(result.body)
+        return web.Response(
+            body=body, status=result.status, headers=headers, content_type=result.content_type
+        )
+    body = result if isinstance(result, bytes) else msgspec.json.encode(result)
+    return web.Response(body=body, headers=CORS, content_type="application/json")
+
+
+def error_response(error: Exception, request: web.Request) -> web.Response:
+    """The Matrix error for whatever a handler raised; what nobody foresaw is logged and answered 500."""
+    if isinstance(error, web.HTTPRequestEntityTooLarge):
+        error = MatrixError(413, "M_TOO_LARGE", "The request body is too large")
+    elif isinstance(error, InvalidIdentifier):
+        error = invalid_param(str(error))
+    elif isinstance(error, StoreUnavailable):
+        error = MatrixError(503, "M_UNKNOWN", f"The store cannot do it now: {error}", retry_after_ms=1000)
+    elif not isinstance(error, MatrixError):
+        log.error("request failed", method=request.method, route=_route_of(request), exc_info=error)
+        error = MatrixError(500, "M_UNKNOWN", "Internal server error")
+    headers = CIMultiDict(CORS)
+    retry_after_ms = error.extra.get("retry_after_ms")
+    if isinstance(retry_after_ms, int):
+        headers["Retry-After"] = str(-(-retry_after_ms // 1000))
+    body = orjson.dumps({"errcode": error.errcode, "error": error.error, **error.extra})
+    return web.Response(body=body, status=error.status, headers=headers, content_type="application/json")
+
+
+def _route_of(request: web.Request) -> str:
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else "?"
+
+
+async def _other_method(request: web.Request) -> web.StreamResponse:
+    if request.method == "OPTIONS":
+        return web.Response(status=204, headers=CORS)
+    return error_response(MatrixError(405, "M_UNRECOGNIZED", "Unrecognized method"), request)
+
+
+async def _unknown_path(request: web.Request) -> web.StreamResponse:
+    if request.method == "OPTIONS":
+        return web.Response(status=204, headers=CORS)
+    return error_response(MatrixError(404, "M_UNRECOGNIZED", "Unrecognized request"), request)

@@ -1,0 +1,95 @@
+"""Creating rooms and being a member of them (spec: client-server "Creation", "Room membership")."""
+
+import msgspec
+
+from client_api.http import Call, Result, Routes, get, post
+from homeserver.protocol.identifiers import check_user_id
+from homeserver.protocol.json_types import JsonObject
+from homeserver.rooms.aliases import Aliases
+from homeserver.rooms.creation import NewRoom
+from homeserver.rooms.membership import Membership
+from homeserver.rooms.new_room import NewRooms
+from homeserver.users.users import Users
+
+
+class Reason(msgspec.Struct):
+    reason: str | None = None
+
+
+class JoinBody(Reason):
+    third_party_signed: JsonObject | None = None
+
+
+class Target(msgspec.Struct):
+    user_id: str
+    reason: str | None = None
+
+
+class RoomRoutes(Routes):
+    def __init__(self, new_rooms: NewRooms, membership: Membership, aliases: Aliases, users: Users) -> None:
+        self._new_rooms = new_rooms
+        self._membership = membership
+        self._aliases = aliases
+        self._users = users
+
+    @post("/createRoom")
+    async def create_room(self, call: Call) -> Result:
+        return {"room_id": await self._new_rooms.create(call.user_id, call.json(NewRoom))}
+
+    @post("/join/{room_id_or_alias}")
+    async def join_by_alias(self, call: Call) -> Result:
+        room_id = await self._aliases.room_id(call.path("room_id_or_alias"))
+        return await self._join(call, room_id)
+
+    @post("/rooms/{room_id}/join")
+    async def join(self, call: Call) -> Result:
+        return await self._join(call, call.path("room_id"))
+
+    async def _join(self, call: Call, room_id: str) -> Result:
+        body = call.json(JoinBody)
+        await self._membership.join(
+            room_id, call.user_id, reason=body.reason, third_party_signed=body.third_party_signed
+        )
+        return {"room_id": room_id}
+
+    @post("/knock/{room_id_or_alias}")
+    async def knock(self, call: Call) -> Result:
+        room_id = await self._aliases.room_id(call.path("room_id_or_alias"))
+        await self._membership.knock(room_id, call.user_id, reason=call.json(Reason).reason)
+        return {"room_id": room_id}
+
+    @post("/rooms/{room_id}/invite")
+    async def invite(self, call: Call) -> Result:
+        body = call.json(Target)
+        check_user_id(body.user_id)
+        await self._membership.invite(call.path("room_id"), call.user_id, body.user_id, reason=body.reason)
+        return {}
+
+    @post("/rooms/{room_id}/leave")
+    async def leave(self, call: Call) -> Result:
+        await self._membership.leave(call.path("room_id"), call.user_id, reason=call.json(Reason).reason)
+        return {}
+
+    @post("/rooms/{room_id}/kick")
+    async def kick(self, call: Call) -> Result:
+        body = call.json(Target)
+        await self._membership.kick(call.path("room_id"), call.user_id, body.user_id, reason=body.reason)
+        return {}
+
+    @post("/rooms/{room_id}/ban")
+    async def ban(self, call: Call) -> Result:
+        body = call.json(Target)
+        check_user_id(body.user_id)
+        await self._membership.ban(call.path("room_id"), call.user_id, body.user_id, reason=body.reason)
+        return {}
+
+    @post("/rooms/{room_id}/unban")
+    async def unban(self, call: Call) -> Result:
+        body = call.json(Target)
+        await self._membership.unban(call.path("room_id"), call.user_id, body.user_id, reason=body.reason)
+        return {}
+
+    @get("/joined_rooms")
+    async def joined_rooms(self, call: Call) -> Result:
+        user = await self._users.get(call.user_id)
+        return {"joined_rooms": user.rooms("join")}

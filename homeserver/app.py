@@ -1,0 +1,210 @@
+"""The composition root: the only place that knows every part."""
+
+import asyncio
+import gc
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from client_api.events import HistoryRoutes, SendRoutes, StateRoutes
+from client_api.http import Routes, mount
+from client_api.registration import RegistrationRoutes
+from client_api.rooms import RoomRoutes
+from client_api.syncing import SyncRoutes
+from client_api.versions import VersionRoutes
+from homeserver.clock import Clock, system_clock
+from homeserver.config import Config
+from homeserver.key_file import load_or_create
+from homeserver.rooms.aliases import Aliases
+from homeserver.rooms.authoring import Author
+from homeserver.rooms.bundling import Bundling
+from homeserver.rooms.creation import Creation
+from homeserver.rooms.ephemeral import EphemeralClock, Typing
+from homeserver.rooms.history import History
+from homeserver.rooms.membership import Membership
+from homeserver.rooms.new_room import NewRooms
+from homeserver.rooms.room import Room
+from homeserver.rooms.room_event import RoomEvent
+from homeserver.rooms.rooms import Rooms
+from homeserver.rooms.sending import Sending
+from homeserver.rooms.visibility import Visibility
+from homeserver.sync.device_lists import DeviceLists
+from homeserver.sync.engine import SyncEngine
+from homeserver.sync.wakeup import Wakeup
+from homeserver.users.accounts import Accounts
+from homeserver.users.passwords import Passwords
+from homeserver.users.presence import Presence
+from homeserver.users.profiles import Profiles
+from homeserver.users.sessions import Sessions
+from homeserver.users.users import Users
+from storage.collection import CollectionSpec
+from storage.log import Entry, Kind, ShardMap
+from storage.records import accounts as account_records
+from storage.records import profiles as profile_records
+from storage.sqlite import open_store
+from storage.store import Store
+
+log = structlog.get_logger(__name__)
+
+SPECS: Sequence[CollectionSpec[Any]] = (*account_records.SPECS, *profile_records.SPECS)
+
+
+class App:
+    """One server, wired together; `web` is what listens."""
+
+    def __init__(self, config: Config, store: Store, *, now: Clock = system_clock) -> None:
+        self.config = config
+        self.store = store
+        collection = store.collection
+        name = config.server_name
+        shards = store.info.shards
+        epoch = store.info.epoch
+
+        self.rooms = Rooms(store.log, shards, memory_budget=config.limits.room_cache)
+        self.users = Users(store.log, shards, server_name=name, max_users=config.limits.user_cache // 4096)
+        self.wakeup = Wakeup()
+        clock = EphemeralClock(now())
+        self.typing = Typing(clock, self._wake_room)
+        self.passwords = Passwords(
+            memory_kib=config.auth.argon2_memory // 1024, time_cost=config.auth.argon2_time_cost
+        )
+        self.accounts = Accounts(collection(account_records.ACCOUNTS), self.passwords, server_name=name)
+        self.sessions = Sessions(
+            self.accounts,
+            collection(account_records.DEVICES),
+            collection(account_records.ACCESS_TOKENS),
+            collection(account_records.REFRESH_TOKENS),
+            now=now,
+            access_lifetime_ms=config.auth.access_token_lifetime,
+        )
+        self.profiles = Profiles(collection(profile_records.PROFILES))
+        author = Author(name, load_or_create(config.signing_key_path), now)
+        visibility = Visibility(store.log)
+        bundling = Bundling()
+        membership = Membership(self.rooms, author, self.profiles, self)
+        aliases = Aliases(collection(profile_records.ALIASES), self.rooms, server_name=name)
+        creation = Creation(self.rooms, author, default_version=config.rooms.default_version)
+        new_rooms = NewRooms(
+            creation,
+            membership,
+            aliases,
+            collection(profile_records.PUBLISHED),
+            self.profiles,
+            self,
+        )
+        sending = Sending(self.rooms, author)
+        history = History(self.rooms, visibility, bundling, epoch=epoch, now=now)
+        presence = Presence()
+        self.engine = SyncEngine(
+            rooms=self.rooms,
+            users=self.users,
+            wakeup=self.wakeup,
+            visibility=visibility,
+            typing=self.typing,
+            ephemeral=clock,
+            device_lists=DeviceLists(self.rooms),
+            key_counts=self,
+            unread=self,
+            presence=presence,
+            bundling=bundling,
+            epoch=epoch,
+            now=now,
+        )
+        self.rooms.follow(self.users.on_room_entry)
+        self.rooms.follow(self._wake_for_room_entry)
+        self.users.follow(self._wake_for_user_entry)
+        self.modules: list[Routes] = [
+            SendRoutes(sending),
+            SyncRoutes(self.engine, collection(profile_records.FILTERS), presence),
+            StateRoutes(history),
+            HistoryRoutes(history),
+            RoomRoutes(new_rooms, membership, aliases, self.users),
+            RegistrationRoutes(self.accounts, self.sessions, now),
+            VersionRoutes(),
+        ]
+
+    async def start(self) -> None:
+        await self.rooms.start()
+        await self.users.start()
+
+    def web_application(self) -> web.Application:
+        app = web.Application(client_max_size=self.config.limits.max_body_size)
+        mount(app, self.modules, self.sessions)
+        return app
+
+    async def close(self) -> None:
+        """Finish what is in flight, then close the store."""
+        self.wakeup.wake_all()
+        for writer in (*self.rooms.writers.values(), *self.users.writers.values()):
+            await writer.drain()
+        await self.engine.to_device.settle()
+        self.passwords.close()
+        await self.store.close()
+
+    # Waking
+
+    def _wake_room(self, room_id: str) -> None:
+        room = self.rooms.cached(room_id)
+        if room is not None:
+            self.wakeup.wake_among(room.joined)
+
+    def _wake_for_room_entry(
+        self, shard: int, entry: Entry, room: Room | None, view: RoomEvent | None
+    ) -> None:
+        if room is not None:
+            self.wakeup.wake_among(room.joined)
+        elif entry.kind is Kind.DEVICE_LIST:
+            user = self.users.cached(entry.stream)
+            for room_id in user.rooms("join") if user is not None else ():
+                self._wake_room(room_id)
+            self.wakeup.wake_user(entry.stream)
+        else:
+            self.wakeup.wake_where(lambda user_id: self._is_in(user_id, entry.stream))
+        if entry.type == "m.room.member" and entry.key is not None:
+            self.wakeup.wake_user(entry.key)
+
+    def _is_in(self, user_id: str, room_id: str) -> bool:
+        user = self.users.cached(user_id)
+        return user is None or room_id in user.memberships
+
+    def _wake_for_user_entry(self, entry: Entry) -> None:
+        self.wakeup.wake_user(entry.stream)
+
+    # Not there yet
+
+    async def check_invite(self, inviter: str, invitee: str) -> None:
+        return None
+
+    async def counts(self, *args: Any, **kwargs: Any) -> Any:
+        from homeserver.sync.engine import KeyCounts, UnreadCounts
+
+        return UnreadCounts() if kwargs else KeyCounts()
+
+
+async def serve(config: Config) -> None:
+    """Run the server until SIGINT or SIGTERM."""
+    Path(config.data_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
+    shards = ShardMap(config.storage.room_shards, config.storage.user_shards)
+    store = await open_store(config.storage.uri, server_name=config.server_name, shards=shards, specs=SPECS)
+    app = App(config, store)
+    await app.start()
+    runner = web.AppRunner(app.web_application(), access_log=None, handler_cancellation=True)
+    await runner.setup()
+    for address in config.listen:
+        await web.TCPSite(runner, address.host, address.port).start()
+        log.info("listening", address=str(address), server_name=config.server_name)
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    await stop.wait()
+    log.info("stopping")
+    app.wakeup.wake_all()
+    await runner.cleanup()
+    await app.close()

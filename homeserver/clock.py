@@ -1,0 +1,11 @@
+"""The clock, given to whoever needs one, so that tests can set it."""
+
+import time
+from collections.abc import Callable
+
+Clock = Callable[[], int]
+"""Milliseconds since 1970."""
+
+
+def system_clock() -> int:
+    return time.time_ns() // 1_000_000

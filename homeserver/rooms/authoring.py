@@ -1,0 +1,190 @@
+"""Making this server's own events: build on the head, check against it, hash, sign.
+
+A `RoomProposal` is what a request wants to put into a room. It is drafted on the room as it is when
+its batch is committed, so what the auth rules say is said about the state the event really follows
+(spec: server-server "Authorization rules"; client-server "Sending events to a room").
+"""
+
+from collections.abc import Callable, Sequence
+from secrets import token_urlsafe
+
+import msgspec
+
+from homeserver.clock import Clock
+from homeserver.errors import bad_json, forbidden, too_large
+from homeserver.protocol.canonical_json import InvalidJson, check_value
+from homeserver.protocol.event_auth import AuthError, auth_event_keys, check_auth
+from homeserver.protocol.events import Event, EventTooLarge, InvalidEvent, build_event
+from homeserver.protocol.json_types import JsonObject
+from homeserver.protocol.room_versions import RoomVersion
+from homeserver.protocol.signing import SigningKey
+from homeserver.rooms.event_meta import EventMeta, encode_meta
+from homeserver.rooms.room import Room, RoomHead, replaced_state
+from homeserver.rooms.room_event import ClientTransaction, RoomEvent, make_room_event, relation_of
+from homeserver.shard_writer import Appended, Drafts
+from storage.log import Entry, Kind
+
+MAX_DEPTH = (1 << 53) - 1
+
+
+class EventTemplate(msgspec.Struct, frozen=True):
+    """An event that a local user wants to send."""
+
+    type: str
+    sender: str
+    content: JsonObject
+    state_key: str | None = None
+    redacts: str | None = None
+    ts: int | None = None
+    """origin_server_ts in ms; the time of building when None."""
+
+
+class Transaction(msgspec.Struct, frozen=True):
+    """The client's request behind an event: the same digest never makes a second event."""
+
+    digest: bytes
+    device_id: str
+    txn_id: str
+
+
+class Author:
+    """Signs events in the name of this server."""
+
+    def __init__(self, server_name: str, key: SigningKey, now: Clock) -> None:
+        self.server_name = server_name
+        self.key = key
+        self.now = now
+
+    def new_room_id(self, version: RoomVersion, create: EventTemplate) -> str:
+        """The id of a room that begins with `create`: its hash, or a random one before version 12."""
+        if not version.room_id_is_create_hash:
+            return f"!{token_urlsafe(14)}:{self.server_name}"
+        event, _ = self._build(version, None, RoomHead(), create, [])
+        return event.room_id
+
+    def _build(
+        self,
+        version: RoomVersion,
+        room_id: str | None,
+        head: RoomHead,
+        template: EventTemplate,
+        auth_events: Sequence[str],
+    ) -> tuple[Event, bytes]:
+        return build_event(
+            version,
+            room_id=room_id,
+            type=template.type,
+            sender=template.sender,
+            state_key=template.state_key,
+            content=template.content,
+            prev_events=head.tips,
+            auth_events=auth_events,
+            depth=min(head.depth + 1, MAX_DEPTH),
+            origin_server_ts=self.now() if template.ts is None else template.ts,
+            redacts=template.redacts,
+            server_name=self.server_name,
+            key=self.key,
+        )
+
+    def draft(
+        self, room: Room, head: RoomHead, template: EventTemplate, seq: int, transaction: Transaction | None
+    ) -> tuple[Appended, RoomHead]:
+        """The event as the log entry `seq`, and the head after it.
+
+        Raises MatrixError: 403 by the auth rules, 413 too large, 400 for content no event may hold.
+        """
+        version = room.version
+        is_create = template.type == "m.room.create" and not head.tips
+        lookup = head.lookup
+        keys = auth_event_keys(version, template.type, template.sender, template.state_key, template.content)
+        auth_events = [known.event_id for key in keys if (known := lookup(*key)) is not None]
+        try:
+            room_id = None if is_create and version.room_id_is_create_hash else room.room_id
+            event, body = self._build(version, room_id, head, template, auth_events)
+            check_auth(version, event, lookup)
+        except AuthError as error:
+            raise forbidden(str(error)) from error
+        except EventTooLarge as error:
+            raise too_large(str(error)) from error
+        except (InvalidEvent, InvalidJson) as error:
+            raise bad_json(str(error)) from error
+        target, rel_type = relation_of(template.content)
+        replaced: RoomEvent | None = None
+        if template.state_key is not None:
+            replaced = head.state.get((template.type, template.state_key))
+        meta = EventMeta(
+            device_id=transaction.device_id if transaction else None,
+            txn_id=transaction.txn_id if transaction else None,
+            replaces=replaced.position if replaced is not None and replaced.position > 0 else 0,
+        )
+        entry = Entry(
+            kind=Kind.EVENT,
+            stream=room.room_id,
+            body=body,
+            event_id=event.event_id,
+            type=template.type,
+            key=template.state_key,
+            sender=template.sender,
+            target=target,
+            rel_type=rel_type,
+            txn=transaction.digest if transaction else None,
+            ts=event.origin_server_ts,
+            meta=encode_meta(meta),
+            seq=seq,
+        )
+        txn = ClientTransaction(transaction.device_id, transaction.txn_id) if transaction else None
+        unsigned = replaced_state(replaced) if replaced is not None else {}
+        view = make_room_event(entry, event.pdu, unsigned, txn)
+        return Appended(entry, view), head.advance(view, event.depth, ())
+
+
+def check_content(content: JsonObject) -> None:
+    """Refuse content that canonical JSON has no form for. Raises 400 M_BAD_JSON."""
+    try:
+        check_value(content)
+    except InvalidJson as error:
+        raise bad_json(str(error)) from error
+
+
+Decide = Callable[[RoomHead], Sequence[EventTemplate]]
+"""What to send, given the room as it will be; raises MatrixError to send nothing."""
+
+
+class RoomProposal:
+    """Events for one room, appended together. Its result is the events in memory form."""
+
+    def __init__(
+        self, author: Author, room: Room, decide: Decide, transaction: Transaction | None = None
+    ) -> None:
+        self._author = author
+        self._room = room
+        self._decide = decide
+        self._transaction = transaction
+        self._views: list[RoomEvent] = []
+
+    def build(self, drafts: Drafts, next_seq: int) -> list[Appended]:
+        head: RoomHead = drafts.get(self._room.room_id) or self._room.head
+        built: list[Appended] = []
+        for template in self._decide(head):
+            item, head = self._author.draft(
+                self._room, head, template, next_seq + len(built), self._transaction
+            )
+            built.append(item)
+        drafts[self._room.room_id] = head
+        self._views = [item.view for item in built if item.view is not None]
+        return built
+
+    def result(self) -> list[str]:
+        """Event ids, in order."""
+        return [view.event_id for view in self._views]
+
+    def duplicate(self, existing: Entry) -> list[str]:
+        return [existing.event_id or ""]
+
+
+def same_state(head: RoomHead, template: EventTemplate) -> bool:
+    """Whether the template would set a state key to what it is already, by the same sender."""
+    if template.state_key is None:
+        return False
+    current = head.state.get((template.type, template.state_key))
+    return current is not None and current.sender == template.sender and current.content == template.content

@@ -1,0 +1,31 @@
+"""The server's own notes on an EVENT entry (`Entry.meta`); short names, since every event carries them."""
+
+import msgspec
+
+
+class EventMeta(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """Nothing here is ever shown as it is."""
+
+    device_id: str | None = msgspec.field(default=None, name="d")
+    """The sending device, with `txn_id`: only it is shown the transaction id."""
+    txn_id: str | None = msgspec.field(default=None, name="t")
+    replaces: int = msgspec.field(default=0, name="r")
+    """Seq of the entry that was current under this state key before."""
+    tips: tuple[str, ...] = msgspec.field(default=(), name="p")
+    """The forward extremities after this event, when it is not the only one."""
+    redacted_by: str | None = msgspec.field(default=None, name="x")
+    """The redaction that pruned the body."""
+
+
+_decoder = msgspec.json.Decoder(EventMeta)
+_encoder = msgspec.json.Encoder()
+_EMPTY = EventMeta()
+
+
+def decode_meta(raw: bytes) -> EventMeta:
+    return _decoder.decode(raw) if raw else _EMPTY
+
+
+def encode_meta(meta: EventMeta) -> bytes:
+    raw = _encoder.encode(meta)
+    return b"" if raw == b"{}" else raw

@@ -1,0 +1,311 @@
+"""Reading a room: its state, members and past, as far as the reader may see (spec: client-server
+"Getting events for a room", "Event context").
+
+Former members see the room as it was when they left, others nothing unless the room is world-readable.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+import orjson
+
+from homeserver.clock import Clock
+from homeserver.errors import bad_json, forbidden, invalid_param, not_found
+from homeserver.protocol.json_types import JsonObject
+from homeserver.rooms.bundling import Bundling
+from homeserver.rooms.room import Room
+from homeserver.rooms.room_event import RoomEvent
+from homeserver.rooms.rooms import Rooms
+from homeserver.rooms.visibility import SightLine, Visibility
+from homeserver.sync.filter import RoomEventFilter
+from homeserver.sync.room_section import Reader, render_events
+from homeserver.sync.state_delta import state_at
+from homeserver.sync.token import decode_position, encode_position
+from homeserver.users.sessions import Session
+from storage.log import Kind
+
+MAX_PAGES = 20
+
+
+class Access(NamedTuple):
+    """What a reader sees of a room: up to `upto`, None for all of it as it is now."""
+
+    room: Room
+    upto: int | None
+
+
+class History:
+    """Reads rooms for local users."""
+
+    def __init__(
+        self, rooms: Rooms, visibility: Visibility, bundling: Bundling, *, epoch: str, now: Clock
+    ) -> None:
+        self._rooms = rooms
+        self._visibility = visibility
+        self._bundling = bundling
+        self._epoch = epoch
+        self._now = now
+
+    # Who may read
+
+    async def access(self, room_id: str, user_id: str) -> Access:
+        """Raises 403 for a room that the user was never in and may not peek into."""
+        room = await self._rooms.get(room_id)
+        if room is None:
+            raise forbidden("You are not in this room")
+        if user_id in room.joined:
+            return Access(room, None)
+        line = await self._visibility.sight_line(room, user_id)
+        if line.last_left is not None:
+            return Access(room, line.last_left)
+        if room.history_visibility == "world_readable":
+            return Access(room, None)
+        raise forbidden("You are not in this room")
+
+    async def _state_events(self, access: Access) -> Sequence[RoomEvent]:
+        if access.upto is None:
+            return list(access.room.head.state.values())
+        return await state_at(self._rooms.log, self._rooms.stored, access.room, access.upto)
+
+    # State
+
+    async def state(self, room_id: str, user_id: str) -> bytes:
+        """All state events, as a JSON array."""
+        access = await self.access(room_id, user_id)
+        return self._array(access.room, await self._state_events(access))
+
+    def _array(self, room: Room, events: Sequence[RoomEvent]) -> bytes:
+        now = self._now()
+        return b"[" + b",".join(event.render(now, room_id=room.room_id_json) for event in events) + b"]"
+
+    async def state_event(
+        self, room_id: str, user_id: str, type: str, state_key: str, *, whole: bool
+    ) -> bytes:
+        """The content (or the whole event) under a state key. Raises 404 when there is none."""
+        access = await self.access(room_id, user_id)
+        event: RoomEvent | None
+        if access.upto is None:
+            event = access.room.head.state.get((type, state_key))
+        else:
+            events = await self._state_events(access)
+            event = next((e for e in events if e.type == type and e.state_key == state_key), None)
+        if event is None:
+            raise not_found("The room has no such state event")
+        if whole:
+            return event.render(self._now(), room_id=access.room.room_id_json)
+        return orjson.dumps(event.content)
+
+    async def members(
+        self,
+        room_id: str,
+        user_id: str,
+        *,
+        at: str | None,
+        membership: str | None,
+        not_membership: str | None,
+    ) -> bytes:
+        """Member events, now or at a pagination token, by membership."""
+        access = await self.access(room_id, user_id)
+        room = access.room
+        upto = access.upto
+        if at:
+            position = self._position(room, at)
+            upto = position if upto is None else min(position, upto)
+        events = await self._state_events(Access(room, upto))
+        chosen = [
+            event
+            for event in events
+            if event.type == "m.room.member"
+            and (membership is None or event.membership == membership)
+            and (not_membership is None or event.membership != not_membership)
+        ]
+        return b'{"chunk":' + self._array(room, chosen) + b"}"
+
+    async def joined_members(self, room_id: str, user_id: str) -> JsonObject:
+        """Joined users with their names and avatars in this room; for members only."""
+        room = await self._rooms.get(room_id)
+        if room is None or user_id not in room.joined:
+            raise forbidden("You are not in this room")
+        joined: JsonObject = {}
+        for member in room.joined:
+            content = room.head.state["m.room.member", member].content
+            shown = {"display_name": content.get("displayname"), "avatar_url": content.get("avatar_url")}
+            joined[member] = {key: value for key, value in shown.items() if isinstance(value, str)}
+        return {"joined": joined}
+
+    # History
+
+    def _position(self, room: Room, token: str) -> int:
+        return decode_position(token, room.shard, self._epoch, self._rooms.shards.rooms)
+
+    async def messages(
+        self,
+        room_id: str,
+        session: Session,
+        *,
+        backwards: bool,
+        start: str | None,
+        end: str | None,
+        limit: int,
+        filter_json: str | None,
+    ) -> bytes:
+        """A page of the timeline. The end token always moves, whatever the reader may not see."""
+        access = await self.access(room_id, session.user_id)
+        room = access.room
+        wanted = parse_filter(filter_json)
+        newest = self._rooms.writers[room.shard].tail if access.upto is None else access.upto
+        position = self._position(room, start) if start else (newest if backwards else None)
+        stop = self._position(room, end) if end else None
+        if position is not None and (backwards or access.upto is not None):
+            position = min(position, newest) if backwards else position
+        line = (
+            None
+            if self._sees_all(room, session.user_id)
+            else await self._visibility.sight_line(room, session.user_id)
+        )
+        events: list[RoomEvent] = []
+        exhausted = False
+        for _ in range(MAX_PAGES):
+            page = await self._page(room, position, stop, access.upto, backwards=backwards, limit=limit)
+            for event in page:
+                position = event.position - 1 if backwards else event.position
+                if wanted.matches_event(event) and (line is None or line.sees(event)):
+                    events.append(event)
+                    if len(events) == limit:
+                        break
+            if len(page) < max(limit, 1):
+                exhausted = len(events) < limit or limit == 0
+            if len(events) >= limit or exhausted:
+                break
+        parts = [
+            b'"start":' + orjson.dumps(start or encode_position(newest if backwards else 0)),
+            b'"chunk":[' + b",".join(await self._render(room, events, session, line)) + b"]",
+        ]
+        if not exhausted and position is not None:
+            parts.append(b'"end":' + orjson.dumps(encode_position(position)))
+        if wanted.lazy_load_members and events:
+            senders = {event.sender for event in events}
+            members = [m for s in senders if (m := room.head.state.get(("m.room.member", s))) is not None]
+            parts.append(b'"state":' + self._array(room, members))
+        return b"{" + b",".join(parts) + b"}"
+
+    def _sees_all(self, room: Room, user_id: str) -> bool:
+        return room.always_shared and user_id in room.joined
+
+    async def _page(
+        self,
+        room: Room,
+        position: int | None,
+        stop: int | None,
+        upto: int | None,
+        *,
+        backwards: bool,
+        limit: int,
+    ) -> list[RoomEvent]:
+        """The next events from a boundary, in reading order."""
+        if limit == 0:
+            return []
+        if backwards:
+            assert position is not None
+            return await self._rooms.stored.page(
+                room.room_id, after=stop, before=position + 1, newest_first=True, limit=limit
+            )
+        bounds = [bound for bound in (stop, upto) if bound is not None]
+        return await self._rooms.stored.page(
+            room.room_id,
+            after=position,
+            before=min(bounds) + 1 if bounds else None,
+            newest_first=False,
+            limit=limit,
+        )
+
+    async def _render(
+        self, room: Room, events: Sequence[RoomEvent], session: Session, line: SightLine | None
+    ) -> list[bytes]:
+        """Client forms with room id and bundles."""
+        reader = Reader(session.user_id, session.device_id, frozenset())
+        bundles = await self._bundling.for_page(room, events, session.user_id)
+        return render_events(room, events, reader, self._now(), bundles, line, room_id=room.room_id_json)
+
+    async def visible_event(self, room_id: str, user_id: str, event_id: str) -> tuple[Room, RoomEvent]:
+        """An event of the room that the user may see. Raises 404 for any other."""
+        room = await self._rooms.get(room_id)
+        if room is None:
+            raise not_found("There is no such event")
+        event = room.find(event_id) or (await self._rooms.stored.by_id(room_id, [event_id])).get(event_id)
+        if event is None or not (
+            self._sees_all(room, user_id) or await self._visibility.visible(room, user_id, [event])
+        ):
+            raise not_found("There is no such event")
+        return room, event
+
+    async def event(self, room_id: str, session: Session, event_id: str) -> bytes:
+        room, event = await self.visible_event(room_id, session.user_id, event_id)
+        line = await self._visibility.sight_line(room, session.user_id)
+        return (await self._render(room, [event], session, line))[0]
+
+    async def context(
+        self, room_id: str, session: Session, event_id: str, *, limit: int, filter_json: str | None
+    ) -> bytes:
+        """Events around one, with the state at the last of them. Raises 404."""
+        room, event = await self.visible_event(room_id, session.user_id, event_id)
+        wanted = parse_filter(filter_json)
+        line = await self._visibility.sight_line(room, session.user_id)
+        stored = self._rooms.stored
+        half = limit // 2
+        before = (
+            await stored.page(room_id, before=event.position, newest_first=True, limit=half) if half else []
+        )
+        after = (
+            await stored.page(room_id, after=event.position, newest_first=False, limit=limit - half)
+            if limit - half
+            else []
+        )
+        start = before[-1].position - 1 if before else event.position - 1
+        end = after[-1].position if after else event.position
+        before = [e for e in before if line.sees(e) and wanted.matches_event(e)]
+        after = [e for e in after if line.sees(e) and wanted.matches_event(e)]
+        state = await state_at(self._rooms.log, stored, room, end)
+        if wanted.lazy_load_members:
+            senders = {e.sender for e in (*before, event, *after)}
+            state = [e for e in state if e.type != "m.room.member" or e.state_key in senders]
+        parts = [
+            b'"start":' + orjson.dumps(encode_position(start)),
+            b'"end":' + orjson.dumps(encode_position(end)),
+            b'"event":' + (await self._render(room, [event], session, line))[0],
+            b'"events_before":[' + b",".join(await self._render(room, before, session, line)) + b"]",
+            b'"events_after":[' + b",".join(await self._render(room, after, session, line)) + b"]",
+            b'"state":' + self._array(room, state),
+        ]
+        return b"{" + b",".join(parts) + b"}"
+
+    async def timestamp_to_event(self, room_id: str, user_id: str, *, ts: int, forwards: bool) -> JsonObject:
+        """The visible event closest to a time, on one side of it. Raises 404 when there is none."""
+        access = await self.access(room_id, user_id)
+        room = access.room
+        entry = await self._rooms.log.near_time(room.shard, room_id, ts, forwards=forwards)
+        for _ in range(MAX_PAGES):
+            if entry is None or entry.kind is not Kind.EVENT:
+                break
+            (view,) = await self._rooms.stored.views(room_id, [entry])
+            if await self._visibility.visible(room, user_id, [view]):
+                return {"event_id": view.event_id, "origin_server_ts": view.ts}
+            step = view.ts + 1 if forwards else view.ts - 1
+            entry = await self._rooms.log.near_time(room.shard, room_id, step, forwards=forwards)
+        raise not_found("There is no event near that time")
+
+
+_filter_decoder = msgspec.json.Decoder(RoomEventFilter)
+
+
+def parse_filter(filter_json: str | None) -> RoomEventFilter:
+    """The RoomEventFilter of a query parameter. Raises 400."""
+    if not filter_json:
+        return RoomEventFilter()
+    try:
+        return _filter_decoder.decode(filter_json)
+    except msgspec.ValidationError as error:
+        raise bad_json(f"filter: {error}") from error
+    except msgspec.DecodeError as error:
+        raise invalid_param("filter: not JSON") from error

@@ -1,0 +1,206 @@
+"""Joining, inviting, leaving, knocking, kicking, banning (spec: client-server "Room membership").
+
+What is allowed is decided by the auth rules on the event itself; here is what the endpoints add:
+the profile in the member event, restricted joins' authorising user, invite permission, idempotence.
+"""
+
+from typing import Protocol
+
+from homeserver.errors import MatrixError, forbidden, not_found
+from homeserver.protocol.identifiers import server_name_of
+from homeserver.protocol.json_types import JsonObject
+from homeserver.rooms.authoring import Author, EventTemplate, RoomProposal, check_content
+from homeserver.rooms.redaction import power_levels
+from homeserver.rooms.room import Room, RoomHead
+from homeserver.rooms.rooms import Rooms
+
+
+class MemberProfiles(Protocol):
+    async def member_profile(self, user_id: str) -> JsonObject:
+        """`displayname` and `avatar_url` as a member event carries them, {} for an unknown user."""
+        ...
+
+
+class InvitePermission(Protocol):
+    async def check_invite(self, inviter: str, invitee: str) -> None:
+        """Raises 403 M_INVITE_BLOCKED when the invitee wants no invites (spec: invite permission)."""
+        ...
+
+
+class Membership:
+    """Changes of membership that local users ask for."""
+
+    def __init__(
+        self, rooms: Rooms, author: Author, profiles: MemberProfiles, permission: InvitePermission
+    ) -> None:
+        self._rooms = rooms
+        self._author = author
+        self._profiles = profiles
+        self._permission = permission
+
+    async def join(
+        self,
+        room_id: str,
+        user_id: str,
+        *,
+        reason: str | None = None,
+        third_party_signed: JsonObject | None = None,
+        extra: JsonObject | None = None,
+    ) -> None:
+        """Join, or do nothing when joined. Raises 403 by the join rules, 404 for an unknown room."""
+        room = await self._known_room(room_id)
+        if user_id in room.joined and not extra:
+            return
+        content = await self._content(user_id, "join", reason)
+        content.update(extra or {})
+        if third_party_signed is not None:
+            invite = {"display_name": "", "signed": third_party_signed}
+            content["third_party_invite"] = invite
+        if room.version.restricted_joins and room.join_rule in ("restricted", "knock_restricted"):
+            await self._authorise_restricted(room, user_id, content)
+        await self._set(room, user_id, user_id, content, unless="join" if not extra else None)
+
+    async def invite(
+        self,
+        room_id: str,
+        inviter: str,
+        invitee: str,
+        *,
+        reason: str | None = None,
+        is_direct: bool = False,
+        third_party_invite: JsonObject | None = None,
+    ) -> None:
+        """Invite a user. Raises 403 by the auth rules or by the invitee's wish."""
+        room = await self._room_with(room_id, inviter)
+        await self._permission.check_invite(inviter, invitee)
+        content = await self._content(invitee, "invite", reason)
+        if is_direct:
+            content["is_direct"] = True
+        if third_party_invite is not None:
+            content["third_party_invite"] = third_party_invite
+        await self._set(room, inviter, invitee, content)
+
+    async def knock(self, room_id: str, user_id: str, *, reason: str | None = None) -> None:
+        """Ask to be invited. Raises 403 by the join rules, 404 for an unknown room."""
+        room = await self._known_room(room_id)
+        if not room.version.knocking:
+            raise forbidden("This room's version has no knocking")
+        await self._set(room, user_id, user_id, await self._content(user_id, "knock", reason), unless="knock")
+
+    async def leave(self, room_id: str, user_id: str, *, reason: str | None = None) -> None:
+        """Leave, reject an invite or take back a knock; nothing to do when left. 404 for an unknown room."""
+        room = await self._known_room(room_id)
+        if room.membership_of(user_id) is None:
+            raise forbidden("You are not in this room")
+        await self._set(room, user_id, user_id, _plain("leave", reason), unless="leave")
+
+    async def kick(self, room_id: str, actor: str, user_id: str, *, reason: str | None = None) -> None:
+        """Make a user leave, or withdraw an invite. Raises 403 when there is nothing to kick."""
+        room = await self._room_with(room_id, actor)
+        if room.membership_of(user_id) not in ("join", "invite", "knock"):
+            raise forbidden("The user is not in this room")
+        await self._set(room, actor, user_id, _plain("leave", reason))
+
+    async def ban(self, room_id: str, actor: str, user_id: str, *, reason: str | None = None) -> None:
+        room = await self._room_with(room_id, actor)
+        await self._set(room, actor, user_id, _plain("ban", reason))
+
+    async def unban(self, room_id: str, actor: str, user_id: str, *, reason: str | None = None) -> None:
+        """Raises 403 M_FORBIDDEN when the user is not banned (spec: unban)."""
+        room = await self._room_with(room_id, actor)
+        if room.membership_of(user_id) != "ban":
+            raise forbidden("The user is not banned")
+        await self._set(room, actor, user_id, _plain("leave", reason))
+
+    async def refresh_profile(self, room_id: str, user_id: str) -> None:
+        """Carry a changed profile into the member event of a joined room."""
+        room = await self._rooms.get(room_id)
+        if room is None or user_id not in room.joined:
+            return
+        profile = await self._profiles.member_profile(user_id)
+
+        def decide(head: RoomHead) -> list[EventTemplate]:
+            current = head.state.get(("m.room.member", user_id))
+            if current is None or current.membership != "join":
+                return []
+            kept = {k: v for k, v in current.content.items() if k not in ("displayname", "avatar_url")}
+            kept.pop("join_authorised_via_users_server", None)
+            content = {**kept, **profile}
+            if content == current.content:
+                return []
+            return [EventTemplate("m.room.member", user_id, content, state_key=user_id)]
+
+        await self._rooms.submit(room, RoomProposal(self._author, room, decide))
+
+    async def _known_room(self, room_id: str) -> Room:
+        room = await self._rooms.get(room_id)
+        if room is None:
+            raise not_found("This server does not know the room")
+        return room
+
+    async def _room_with(self, room_id: str, user_id: str) -> Room:
+        room = await self._rooms.get(room_id)
+        if room is None or user_id not in room.joined:
+            raise forbidden("You are not in this room")
+        return room
+
+    async def _content(self, user_id: str, membership: str, reason: str | None) -> JsonObject:
+        content = _plain(membership, reason)
+        if server_name_of(user_id) == self._author.server_name:
+            content.update(await self._profiles.member_profile(user_id))
+        return content
+
+    async def _set(
+        self,
+        room: Room,
+        actor: str,
+        user_id: str,
+        content: JsonObject,
+        unless: str | None = None,
+    ) -> None:
+        """Append the member event; nothing when the membership is `unless` already."""
+        check_content(content)
+
+        def decide(head: RoomHead) -> list[EventTemplate]:
+            current = head.state.get(("m.room.member", user_id))
+            if unless is not None and current is not None and current.membership == unless:
+                return []
+            return [EventTemplate("m.room.member", actor, content, state_key=user_id)]
+
+        await self._rooms.submit(room, RoomProposal(self._author, room, decide))
+
+    async def _authorise_restricted(self, room: Room, user_id: str, content: JsonObject) -> None:
+        """Name a member who may invite, when the user is in one of the rooms that the rule allows.
+
+        Raises 403 M_FORBIDDEN when in none, 400 M_UNABLE_TO_GRANT_JOIN when nobody here may invite.
+        """
+        if room.membership_of(user_id) in ("join", "invite"):
+            return
+        if not await self.in_allowed_room(room, user_id):
+            raise forbidden("You are in none of the rooms whose members may join")
+        levels = power_levels(room.version, room.head.lookup)
+        mine = self._author.server_name
+        for member in room.joined:
+            if server_name_of(member) == mine and levels.user_level(member) >= levels.invite:
+                content["join_authorised_via_users_server"] = member
+                return
+        raise MatrixError(400, "M_UNABLE_TO_GRANT_JOIN", "No member of this server may invite you")
+
+    async def in_allowed_room(self, room: Room, user_id: str) -> bool:
+        """Whether the user is in a room that the restricted join rule of `room` names."""
+        allow = room.state_content("m.room.join_rules").get("allow")
+        for condition in allow if isinstance(allow, list) else []:
+            if not isinstance(condition, dict) or condition.get("type") != "m.room_membership":
+                continue
+            other_id = condition.get("room_id")
+            other = await self._rooms.get(other_id) if isinstance(other_id, str) else None
+            if other is not None and user_id in other.joined:
+                return True
+        return False
+
+
+def _plain(membership: str, reason: str | None) -> JsonObject:
+    content: JsonObject = {"membership": membership}
+    if reason is not None:
+        content["reason"] = reason
+    return content

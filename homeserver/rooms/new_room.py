@@ -1,0 +1,55 @@
+"""createRoom as a client asks for it: the room, then its alias, invites and place in the directory."""
+
+from homeserver.errors import MatrixError, invalid_param
+from homeserver.protocol.identifiers import InvalidIdentifier, check_user_id
+from homeserver.rooms.aliases import Aliases
+from homeserver.rooms.creation import Creation, NewRoom, with_additional_creators
+from homeserver.rooms.membership import InvitePermission, MemberProfiles, Membership
+from storage.collection import Collection
+from storage.records.profiles import PublishedRoom
+
+
+class NewRooms:
+    """Rooms for local users, with all that a request may ask for beside the first events."""
+
+    def __init__(
+        self,
+        creation: Creation,
+        membership: Membership,
+        aliases: Aliases,
+        published: Collection[PublishedRoom],
+        profiles: MemberProfiles,
+        permission: InvitePermission,
+    ) -> None:
+        self._creation = creation
+        self._membership = membership
+        self._aliases = aliases
+        self._published = published
+        self._profiles = profiles
+        self._permission = permission
+
+    async def create(self, creator: str, request: NewRoom) -> str:
+        """The new room's id. Everything that can be refused is refused before anything is made."""
+        version = self._creation.version_of(request.room_version)
+        for invitee in request.invite:
+            try:
+                check_user_id(invitee)
+            except InvalidIdentifier as error:
+                raise invalid_param(f"invite: {error}") from error
+            await self._permission.check_invite(creator, invitee)
+        alias: str | None = None
+        if request.room_alias_name is not None:
+            alias = self._aliases.full(request.room_alias_name)
+            if not await self._aliases.is_free(alias):
+                raise MatrixError(400, "M_ROOM_IN_USE", "The alias exists already")
+        request = with_additional_creators(request, version)
+        member = {"membership": "join", **await self._profiles.member_profile(creator)}
+        room = await self._creation.create(creator, request, member, alias)
+        if alias is not None:
+            await self._aliases.create(alias, room.room_id, creator)
+        if request.visibility == "public":
+            await self._published.put(PublishedRoom(room_id=room.room_id, members=1))
+        for invitee in dict.fromkeys(request.invite):
+            if invitee != creator:
+                await self._membership.invite(room.room_id, creator, invitee, is_direct=request.is_direct)
+        return room.room_id

@@ -1,0 +1,63 @@
+"""What a redaction does to its target, in memory and in the store.
+
+The redaction itself is an ordinary event; whether it takes effect is decided when it is appended,
+against the room's current state (spec: client-server "Redactions", rooms "Redactions" per version).
+"""
+
+from collections.abc import Callable
+
+import orjson
+
+from homeserver.protocol.identifiers import server_name_of
+from homeserver.protocol.json_types import JsonObject
+from homeserver.protocol.power_levels import PowerLevels
+from homeserver.protocol.redaction import redact
+from homeserver.protocol.room_versions import RoomVersion
+from homeserver.rooms.room_event import RoomEvent, client_front, client_tail
+
+
+def may_redact(
+    version: RoomVersion,
+    lookup: Callable[[str, str], RoomEvent | None],
+    redactor: str,
+    target_sender: str,
+) -> bool:
+    """Whether `redactor` may redact an event of `target_sender`: the own server's, or by power level."""
+    if redactor == target_sender:
+        return True
+    if version.redaction_auth and server_name_of(redactor) == server_name_of(target_sender):
+        return True
+    levels = power_levels(version, lookup)
+    return levels.user_level(redactor) >= levels.redact
+
+
+def power_levels(version: RoomVersion, lookup: Callable[[str, str], RoomEvent | None]) -> PowerLevels:
+    """The power levels of a state."""
+    create = lookup("m.room.create", "")
+    assert create is not None
+    levels = lookup("m.room.power_levels", "")
+    return PowerLevels(version, levels.content if levels is not None else None, create)
+
+
+def redacted_view(
+    version: RoomVersion, target: RoomEvent, redaction: RoomEvent, room_id_json: bytes
+) -> RoomEvent:
+    """The in-memory form of `target` after `redaction`."""
+    shown: JsonObject = orjson.loads(target.without_unsigned())
+    pruned = redact(version, shown)
+    pruned.setdefault("content", {})
+    unsigned = {"redacted_because": orjson.loads(redaction.render(redaction.ts, room_id=room_id_json))}
+    return RoomEvent(
+        position=target.position,
+        event_id=target.event_id,
+        type=target.type,
+        sender=target.sender,
+        state_key=target.state_key,
+        ts=target.ts,
+        front=client_front(pruned, target.event_id),
+        tail=client_tail(unsigned),
+        redacts=None,
+        relates_to=None,
+        rel_type=None,
+        txn=None,
+    )

@@ -1,0 +1,262 @@
+"""A room in use, in memory: what it is now, and its last events already serialized for clients.
+
+Nothing here reads a database or decides anything. `RoomHead` is the part that the next event is
+built on and checked against; it is an immutable value, so a batch of events can be drafted on it
+and thrown away. `Room.apply` takes what was appended to the log, in order, and is the only way in
+which a room changes.
+
+spec: client-server "Events", "Types of room events"; DESIGN of state as a timeline: docs/architecture.md
+"""
+
+from bisect import bisect_right
+from typing import NamedTuple
+
+import immutables
+import orjson
+
+from homeserver.protocol.json_types import JsonObject
+from homeserver.protocol.room_versions import RoomVersion
+from homeserver.rooms.event_meta import EventMeta, decode_meta
+from homeserver.rooms.redaction import may_redact, redacted_view
+from homeserver.rooms.room_event import ClientTransaction, RoomEvent, make_room_event
+from storage.log import Entry, Kind
+
+StateKey = tuple[str, str]
+StateMap = immutables.Map[StateKey, RoomEvent]
+
+EMPTY_STATE: StateMap = immutables.Map()
+TIMELINE_KEPT = 100
+RECEIPTS_KEPT = 200
+
+
+class RoomHead(NamedTuple):
+    """What the next event follows: current state, forward extremities, greatest depth."""
+
+    state: StateMap = EMPTY_STATE
+    tips: tuple[str, ...] = ()
+    depth: int = 0
+
+    def lookup(self, type: str, state_key: str) -> RoomEvent | None:
+        """The current state event of a key; the `StateLookup` of the auth rules."""
+        return self.state.get((type, state_key))
+
+    def advance(self, event: RoomEvent, depth: int, tips: tuple[str, ...]) -> "RoomHead":
+        """The head after an event whose prev_events were all the tips there were."""
+        state = self.state
+        if event.state_key is not None:
+            state = state.set((event.type, event.state_key), event)
+        return RoomHead(state, tips or (event.event_id,), max(self.depth, depth))
+
+
+class Receipt(NamedTuple):
+    """A read receipt as the room knows it. `kind` is the receipt type, `thread_id` None when unthreaded."""
+
+    seq: int
+    user_id: str
+    kind: str
+    thread_id: str | None
+    event_id: str
+    ts: int
+
+
+class Room:
+    """The aggregate. Positions are sequence numbers of the room's shard."""
+
+    def __init__(self, room_id: str, shard: int, version: RoomVersion) -> None:
+        self.room_id = room_id
+        self.room_id_json = orjson.dumps(room_id)
+        self.shard = shard
+        self.version = version
+        self.head = RoomHead()
+        self.last_seq = 0
+        """The last entry of any kind that was applied."""
+        self.timeline: list[RoomEvent] = []
+        """The newest live events in order, all of them above `timeline_after`."""
+        self.timeline_after = 0
+        self.joined: set[str] = set()
+        self.invited: set[str] = set()
+        self.receipts: dict[tuple[str, str, str | None], Receipt] = {}
+        """(user, kind, thread) → newest receipt."""
+        self.receipt_order: list[Receipt] = []
+        """The newest receipts in order, all above `receipts_after`."""
+        self.receipts_after = 0
+        self.fragments: dict[object, object] = {}
+        """Serialized pieces that many syncs share; emptied by every change."""
+        self.size = 2000
+        self.created_ts = 0
+
+    # What the room is
+
+    @property
+    def creator(self) -> str:
+        """The sender of the create event."""
+        return self.head.state["m.room.create", ""].sender
+
+    def state_content(self, type: str, state_key: str = "") -> JsonObject:
+        """The content of a current state event, {} when there is none."""
+        event = self.head.state.get((type, state_key))
+        return event.content if event is not None else {}
+
+    def membership_of(self, user_id: str) -> str | None:
+        """The current membership, None for somebody who never was in the room."""
+        if user_id in self.joined:
+            return "join"
+        event = self.head.state.get(("m.room.member", user_id))
+        return event.membership if event is not None else None
+
+    @property
+    def is_encrypted(self) -> bool:
+        return ("m.room.encryption", "") in self.head.state
+
+    @property
+    def history_visibility(self) -> str:
+        value = self.state_content("m.room.history_visibility").get("history_visibility")
+        return value if isinstance(value, str) else "shared"
+
+    @property
+    def always_shared(self) -> bool:
+        """Whether members have always been allowed to see all of the room's history."""
+        event = self.head.state.get(("m.room.history_visibility", ""))
+        if event is None:
+            return True
+        return self.history_visibility in ("shared", "world_readable") and not event.unsigned()
+
+    @property
+    def join_rule(self) -> str:
+        value = self.state_content("m.room.join_rules").get("join_rule")
+        return value if isinstance(value, str) else "invite"
+
+    def first_after(self, position: int) -> int:
+        """Index in `timeline` of the first event above `position`."""
+        return bisect_right(self.timeline, position, key=_position)
+
+    # How it changes
+
+    def apply(self, entry: Entry, view: RoomEvent | None = None) -> RoomEvent | None:
+        """Take one entry of the log. `view` is its in-memory form if the caller has it. Returns that form.
+
+        Entries that were seen are passed over, so applying is idempotent.
+        """
+        if entry.seq <= self.last_seq:
+            return None
+        self.last_seq = entry.seq
+        if self.fragments:
+            self.fragments.clear()
+        kind = entry.kind
+        if kind is Kind.EVENT:
+            return self._apply_event(entry, view)
+        if kind is Kind.RECEIPT:
+            self.apply_receipt(receipt_of(entry))
+        return None
+
+    def _apply_event(self, entry: Entry, view: RoomEvent | None) -> RoomEvent | None:
+        if entry.pos is not None:
+            return None
+        meta = decode_meta(entry.meta)
+        pdu: JsonObject | None = None
+        if view is None:
+            pdu = orjson.loads(entry.body)
+            view = view_of(entry, pdu, meta, self.head.state)
+        depth = self.head.depth + 1 if pdu is None else pdu["depth"]
+        self.head = self.head.advance(view, depth, meta.tips)
+        if view.state_key is not None:
+            self.size += view.size()
+            if view.type == "m.room.member":
+                self.note_member(view)
+            elif view.type == "m.room.create":
+                self.created_ts = view.ts
+        elif view.redacts is not None:
+            self._redact(view)
+        self.timeline.append(view)
+        self.size += view.size()
+        if len(self.timeline) > 2 * TIMELINE_KEPT:
+            self._trim()
+        return view
+
+    def note_member(self, member: RoomEvent) -> None:
+        """Keep `joined` and `invited` in step with a current member event."""
+        user_id = member.state_key
+        assert user_id is not None
+        membership = member.membership
+        if membership == "join":
+            self.joined.add(user_id)
+        else:
+            self.joined.discard(user_id)
+        if membership == "invite":
+            self.invited.add(user_id)
+        else:
+            self.invited.discard(user_id)
+
+    def apply_receipt(self, receipt: Receipt) -> None:
+        self.receipts[receipt.user_id, receipt.kind, receipt.thread_id] = receipt
+        self.receipt_order.append(receipt)
+        if len(self.receipt_order) > 2 * RECEIPTS_KEPT:
+            self.receipts_after = self.receipt_order[RECEIPTS_KEPT - 1].seq
+            del self.receipt_order[:RECEIPTS_KEPT]
+
+    def replace_view(self, view: RoomEvent) -> None:
+        """Put another form of the same event (redacted) wherever the room holds it."""
+        i = bisect_right(self.timeline, view.position, key=_position) - 1
+        if i >= 0 and self.timeline[i].event_id == view.event_id:
+            self.timeline[i] = view
+        if view.state_key is not None:
+            current = self.head.state.get((view.type, view.state_key))
+            if current is not None and current.event_id == view.event_id:
+                self.head = self.head._replace(state=self.head.state.set((view.type, view.state_key), view))
+                if view.type == "m.room.member":
+                    self.note_member(view)
+        self.fragments.clear()
+
+    def find(self, event_id: str) -> RoomEvent | None:
+        """An event among those in memory, newest first."""
+        for event in reversed(self.timeline):
+            if event.event_id == event_id:
+                return event
+        return next((event for event in self.head.state.values() if event.event_id == event_id), None)
+
+    def _redact(self, redaction: RoomEvent) -> None:
+        target = self.find(redaction.redacts or "")
+        if target is not None and may_redact(self.version, self.head.lookup, redaction.sender, target.sender):
+            self.replace_view(redacted_view(self.version, target, redaction, self.room_id_json))
+
+    def _trim(self) -> None:
+        dropped = self.timeline[:TIMELINE_KEPT]
+        del self.timeline[:TIMELINE_KEPT]
+        self.timeline_after = dropped[-1].position
+        self.size -= sum(event.size() for event in dropped)
+
+
+def _position(event: RoomEvent) -> int:
+    return event.position
+
+
+def view_of(entry: Entry, pdu: JsonObject, meta: EventMeta, state: StateMap) -> RoomEvent:
+    """The in-memory form of an EVENT entry that follows `state`."""
+    unsigned: JsonObject = {}
+    if entry.key is not None and entry.type is not None:
+        replaced = state.get((entry.type, entry.key))
+        if replaced is not None:
+            unsigned = replaced_state(replaced)
+    return make_room_event(entry, pdu, unsigned, transaction_of(meta))
+
+
+def transaction_of(meta: EventMeta) -> ClientTransaction | None:
+    if meta.txn_id is None or meta.device_id is None:
+        return None
+    return ClientTransaction(meta.device_id, meta.txn_id)
+
+
+def replaced_state(replaced: RoomEvent) -> JsonObject:
+    """What `unsigned` says of the state event that was current before (spec: client-server UnsignedData)."""
+    return {
+        "replaces_state": replaced.event_id,
+        "prev_content": replaced.content,
+        "prev_sender": replaced.sender,
+    }
+
+
+def receipt_of(entry: Entry) -> Receipt:
+    """A RECEIPT entry as a value; its type is "kind" or "kind thread_id"."""
+    assert entry.type is not None and entry.key is not None
+    kind, _, thread_id = entry.type.partition(" ")
+    return Receipt(entry.seq, entry.key, kind, thread_id or None, entry.target or "", entry.ts)

@@ -1,0 +1,201 @@
+"""An event as a room holds it in memory: serialized for clients once, everything else on demand.
+
+The client form (spec: client-server "Room event format") is kept as two pieces of JSON with the age
+between them, so that giving it to two hundred clients is two hundred small joins:
+
+    front = {"content":…,"event_id":…,…,"unsigned":{"membership":"join","age":   tail = ,"prev_content":…}}
+
+What depends on who asks (own transaction id, a membership other than "join", bundled relations) is
+put in by `render`.
+"""
+
+import orjson
+
+from homeserver.protocol.json_types import JsonObject
+from storage.log import Entry
+
+_MEMBERSHIP_AGE = b',"unsigned":{"membership":"join","age":'
+_NO_UNSIGNED = b"}}"
+
+
+class RoomEvent:
+    """A timeline or state event in memory. `position` orders it within its room."""
+
+    __slots__ = (
+        "_content",
+        "event_id",
+        "front",
+        "position",
+        "redacts",
+        "rel_type",
+        "relates_to",
+        "sender",
+        "state_key",
+        "tail",
+        "ts",
+        "txn",
+        "type",
+    )
+
+    def __init__(
+        self,
+        *,
+        position: int,
+        event_id: str,
+        type: str,
+        sender: str,
+        state_key: str | None,
+        ts: int,
+        front: bytes,
+        tail: bytes,
+        redacts: str | None,
+        relates_to: str | None,
+        rel_type: str | None,
+        txn: "ClientTransaction | None",
+    ) -> None:
+        self.position = position
+        self.event_id = event_id
+        self.type = type
+        self.sender = sender
+        self.state_key = state_key
+        self.ts = ts
+        self.front = front
+        self.tail = tail
+        self.redacts = redacts
+        self.relates_to = relates_to
+        self.rel_type = rel_type
+        self.txn = txn
+        self._content: JsonObject | None = None
+
+    @property
+    def content(self) -> JsonObject:
+        """The content, parsed again for each caller but for the small state that is asked for all the time."""
+        if self._content is not None:
+            return self._content
+        content: JsonObject = orjson.loads(self.front[: -len(_MEMBERSHIP_AGE)] + b"}")["content"]
+        if self.state_key == "" and len(self.front) < 8192:
+            self._content = content
+        return content
+
+    @property
+    def membership(self) -> str | None:
+        """`content.membership` of a member event."""
+        value = self.content.get("membership")
+        return value if isinstance(value, str) else None
+
+    def unsigned(self) -> JsonObject:
+        """What `unsigned` says to everyone (`prev_content` and the like), parsed anew."""
+        if self.tail == _NO_UNSIGNED:
+            return {}
+        unsigned: JsonObject = orjson.loads(b"{" + self.tail[1:-1])
+        return unsigned
+
+    def size(self) -> int:
+        """Bytes of memory, roughly; for the budget."""
+        return 450 + len(self.front) + len(self.tail)
+
+    def render(
+        self,
+        now: int,
+        *,
+        membership: str = "join",
+        txn_id: str | None = None,
+        relations: bytes | None = None,
+        room_id: bytes | None = None,
+    ) -> bytes:
+        """The client form as JSON bytes. `relations` is the JSON of `m.relations`; `room_id` JSON too."""
+        front = self.front
+        if room_id is not None:
+            front = b'{"room_id":' + room_id + b"," + front[1:]
+        if membership != "join":
+            front = front.replace(
+                _MEMBERSHIP_AGE, b',"unsigned":{"membership":' + orjson.dumps(membership) + b',"age":'
+            )
+        tail = self.tail
+        if txn_id is not None:
+            tail = b',"transaction_id":' + orjson.dumps(txn_id) + tail
+        if relations is not None:
+            tail = b',"m.relations":' + relations + tail
+        age = now - self.ts
+        return b"%b%d%b" % (front, age if age > 0 else 0, tail)
+
+    def without_unsigned(self) -> bytes:
+        """The client form without `unsigned`, for stripped and hashed uses."""
+        return self.front[: -len(_MEMBERSHIP_AGE)] + b"}"
+
+
+class ClientTransaction:
+    """Who sent an event under which transaction id; only that device is shown the id."""
+
+    __slots__ = ("device_id", "txn_id")
+
+    def __init__(self, device_id: str, txn_id: str) -> None:
+        self.device_id = device_id
+        self.txn_id = txn_id
+
+
+def client_front(pdu: JsonObject, event_id: str) -> bytes:
+    """`front` of an event's client form; keys of the PDU that clients must not see are left out."""
+    shown: JsonObject = {
+        "content": pdu["content"],
+        "event_id": event_id,
+        "origin_server_ts": pdu["origin_server_ts"],
+        "sender": pdu["sender"],
+        "type": pdu["type"],
+    }
+    state_key = pdu.get("state_key")
+    if state_key is not None:
+        shown["state_key"] = state_key
+    # Room versions before 11 carry `redacts` at the top, later ones in the content: clients of
+    # either kind find it in both places (spec: room version 11, "Redactions").
+    redacts = pdu.get("redacts")
+    if redacts is None and pdu["type"] == "m.room.redaction":
+        redacts = pdu["content"].get("redacts")
+    if redacts is not None:
+        shown["redacts"] = redacts
+        if "redacts" not in pdu["content"]:
+            shown["content"] = {**pdu["content"], "redacts": redacts}
+    return orjson.dumps(shown)[:-1] + _MEMBERSHIP_AGE
+
+
+def client_tail(unsigned: JsonObject) -> bytes:
+    """`tail` of an event's client form from what goes under `unsigned` for everyone."""
+    if not unsigned:
+        return _NO_UNSIGNED
+    return b"," + orjson.dumps(unsigned)[1:] + b"}"
+
+
+def relation_of(content: JsonObject) -> tuple[str | None, str | None]:
+    """(parent event id, rel_type) of `m.relates_to`, if it is a well-formed relation."""
+    relates = content.get("m.relates_to")
+    if not isinstance(relates, dict):
+        return None, None
+    parent, rel_type = relates.get("event_id"), relates.get("rel_type")
+    if isinstance(parent, str) and isinstance(rel_type, str) and len(parent) <= 255 and len(rel_type) <= 255:
+        return parent, rel_type
+    return None, None
+
+
+def make_room_event(
+    entry: Entry, pdu: JsonObject, unsigned: JsonObject, txn: ClientTransaction | None
+) -> RoomEvent:
+    """The in-memory form of an EVENT entry, given its parsed PDU and its static `unsigned` fields."""
+    event_id = entry.event_id
+    assert event_id is not None and entry.type is not None and entry.sender is not None
+    redacts = pdu.get("redacts") if entry.type == "m.room.redaction" else None
+    if redacts is None and entry.type == "m.room.redaction":
+        redacts = pdu["content"].get("redacts")
+    return RoomEvent(
+        position=entry.position,
+        event_id=event_id,
+        type=entry.type,
+        sender=entry.sender,
+        state_key=entry.key,
+        ts=entry.ts,
+        front=client_front(pdu, event_id),
+        tail=client_tail(unsigned),
+        redacts=redacts if isinstance(redacts, str) else None,
+        relates_to=entry.target,
+        rel_type=entry.rel_type,
+        txn=txn,
+    )

@@ -1,0 +1,170 @@
+"""The rooms in use: loaded from the log, kept up by it, evicted by a memory budget.
+
+`Rooms.get` gives the aggregate of a room; `Rooms.on_entries` is told of everything appended to the
+room shards, whoever appended it. One `ShardWriter` per room shard extends the log.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+import orjson
+
+from homeserver.protocol.room_versions import ROOM_VERSIONS
+from homeserver.rooms.event_meta import decode_meta
+from homeserver.rooms.room import Room, RoomHead, receipt_of
+from homeserver.rooms.room_event import RoomEvent
+from homeserver.rooms.stored_events import StoredEvents
+from homeserver.shard_writer import Appended, Proposal, R, ShardWriter
+from storage.log import Entry, Kind, Log, ShardMap
+
+LOADED_TIMELINE = 30
+LOAD_ATTEMPTS = 20
+EVICT_EVERY = 256
+
+OnRoomEntry = Callable[[int, Entry, Room | None, RoomEvent | None], None]
+"""Told of each entry of a room shard (its number first) after its room, if in memory, has taken it."""
+
+
+class Rooms:
+    """Rooms in memory, by id, least recently used first."""
+
+    def __init__(self, log: Log, shards: ShardMap, *, memory_budget: int) -> None:
+        self.log = log
+        self.shards = shards
+        self.stored = StoredEvents(log, shards)
+        self.writers: dict[int, ShardWriter] = {}
+        self.activity: dict[str, int] = {}
+        """Room → last seq of any kind since this process follows the log; others have had nothing since."""
+        self.started_at: dict[int, int] = {}
+        """Room shard → its tail when this process began to follow it."""
+        self._rooms: OrderedDict[str, Room] = OrderedDict()
+        self._loading: dict[str, asyncio.Task[Room | None]] = {}
+        self._budget = memory_budget
+        self._followers: list[OnRoomEntry] = []
+        self._applied_since_eviction = 0
+
+    async def start(self) -> None:
+        """Begin to follow the room shards."""
+        for shard in self.shards.room_shards():
+            tail = await self.log.tail(shard)
+            self.started_at[shard] = tail
+            self.writers[shard] = ShardWriter(shard, self.log, tail, self.on_entries)
+
+    def follow(self, follower: OnRoomEntry) -> None:
+        """`follower` is called for each entry from now on, in log order."""
+        self._followers.append(follower)
+
+    def tails(self) -> tuple[int, ...]:
+        """How far each room shard has been applied here."""
+        return tuple(self.writers[shard].tail for shard in self.shards.room_shards())
+
+    def cached(self, room_id: str) -> Room | None:
+        """The room if it is in memory."""
+        return self._rooms.get(room_id)
+
+    async def get(self, room_id: str) -> Room | None:
+        """The room, None when this server does not know it."""
+        room = self._rooms.get(room_id)
+        if room is not None:
+            self._rooms.move_to_end(room_id)
+            return room
+        task = self._loading.get(room_id)
+        if task is None:
+            task = asyncio.create_task(self._load(room_id), name="load-room")
+            self._loading[room_id] = task
+            task.add_done_callback(lambda _: self._loading.pop(room_id, None))
+        return await asyncio.shield(task)
+
+    def adopt(self, room: Room) -> None:
+        """Take a room that is being created."""
+        self._rooms[room.room_id] = room
+
+    def drop(self, room_id: str) -> None:
+        """Forget the memory of a room (a creation that failed, a purge); the log still has it."""
+        self._rooms.pop(room_id, None)
+
+    async def submit(self, room: Room, proposal: Proposal[R]) -> R:
+        """Append to the room's shard; see ShardWriter.submit."""
+        return await self.writers[room.shard].submit(proposal)
+
+    def on_entries(self, shard: int, appended: Sequence[Appended]) -> None:
+        """Apply what is in the log now to the rooms in memory, then tell the followers."""
+        rooms = self._rooms
+        for item in appended:
+            entry = item.entry
+            room = rooms.get(entry.stream)
+            view = room.apply(entry, item.view) if room is not None else None
+            self.activity[entry.stream] = entry.seq
+            for follower in self._followers:
+                follower(shard, entry, room, view)
+        self._applied_since_eviction += len(appended)
+        if self._applied_since_eviction >= EVICT_EVERY:
+            self._applied_since_eviction = 0
+            self._evict()
+
+    async def _load(self, room_id: str) -> Room | None:
+        shard = self.shards.of_room(room_id)
+        for _ in range(LOAD_ATTEMPTS):
+            before = self.activity.get(room_id)
+            room = await self._read(room_id, shard)
+            if self.activity.get(room_id) == before:
+                break
+        else:
+            # A room busier than it can be read: reading it whole once, then what came meanwhile,
+            # would need a position for each read; such load on one room has not been seen.
+            raise TimeoutError(f"room {room_id} changes faster than it can be loaded")
+        if room is not None:
+            existing = self._rooms.setdefault(room_id, room)
+            self._evict()
+            return existing
+        return None
+
+    async def _read(self, room_id: str, shard: int) -> Room | None:
+        log = self.log
+        refs = await log.current(shard, room_id, Kind.EVENT)
+        if not refs:
+            return None
+        own = [ref.seq for ref in refs if ref.kind is Kind.EVENT]
+        resolved = [ref.event_id for ref in refs if ref.kind is Kind.STATE and ref.event_id is not None]
+        entries = await log.entries(shard, own)
+        entries.extend((await log.by_event_id(shard, resolved)).values())
+        page = await log.page(shard, room_id, kind=Kind.EVENT, newest_first=True, limit=LOADED_TIMELINE)
+        page.reverse()
+        known = {entry.seq for entry in entries}
+        views = await self.stored.views(room_id, entries + [e for e in page if e.seq not in known])
+        by_id = {view.event_id: view for view in views}
+        create = next(entry for entry in entries if entry.type == "m.room.create")
+        version = ROOM_VERSIONS[orjson.loads(create.body)["content"].get("room_version", "1")]
+        room = Room(room_id, shard, version)
+        state = RoomHead().state.mutate()
+        for ref in refs:
+            view = by_id.get(ref.event_id or "")
+            if view is not None:
+                state[ref.type, ref.key] = view
+                room.size += view.size()
+                if ref.type == "m.room.member":
+                    room.note_member(view)
+        room.timeline = [by_id[entry.event_id or ""] for entry in page if entry.pos is None]
+        room.size += sum(view.size() for view in room.timeline)
+        room.timeline_after = page[0].position - 1 if len(page) == LOADED_TIMELINE else 0
+        newest = page[-1]
+        meta = decode_meta(newest.meta)
+        room.head = RoomHead(
+            state.finish(),
+            meta.tips or (newest.event_id or "",),
+            orjson.loads(newest.body).get("depth", 0),
+        )
+        receipts = await log.current(shard, room_id, Kind.RECEIPT)
+        for entry in await log.entries(shard, [ref.seq for ref in receipts]):
+            room.apply_receipt(receipt_of(entry))
+        room.receipt_order.sort()
+        room.last_seq = max(newest.seq, *(ref.seq for ref in refs), *(ref.seq for ref in receipts), 0)
+        room.created_ts = create.ts
+        return room
+
+    def _evict(self) -> None:
+        total = sum(room.size for room in self._rooms.values())
+        while total > self._budget and len(self._rooms) > 1:
+            _, room = self._rooms.popitem(last=False)
+            total -= room.size

@@ -1,0 +1,112 @@
+"""Putting messages and state into a room (spec: client-server "Sending events to a room", "Redactions")."""
+
+from homeserver.errors import forbidden, invalid_param, not_found
+from homeserver.protocol.json_types import JsonObject
+from homeserver.rooms.authoring import (
+    Author,
+    EventTemplate,
+    RoomProposal,
+    Transaction,
+    check_content,
+    same_state,
+)
+from homeserver.rooms.redaction import may_redact
+from homeserver.rooms.room import Room, RoomHead
+from homeserver.rooms.rooms import Rooms
+from storage.log import transaction_digest
+
+
+class Sending:
+    """Events of local users into rooms this server is in."""
+
+    def __init__(self, rooms: Rooms, author: Author) -> None:
+        self._rooms = rooms
+        self._author = author
+
+    async def room_of(self, room_id: str) -> Room:
+        """The room. Raises 403: an unknown room is one that the user is not in."""
+        room = await self._rooms.get(room_id)
+        if room is None:
+            raise forbidden("You are not in this room")
+        return room
+
+    async def send(
+        self,
+        room_id: str,
+        sender: str,
+        type: str,
+        content: JsonObject,
+        *,
+        device_id: str,
+        txn_id: str,
+        ts: int | None = None,
+    ) -> str:
+        """Send a message event once per (user, device, room, type, transaction id); its event id."""
+        if type == "m.room.redaction":
+            redacts = content.get("redacts")
+            if not isinstance(redacts, str):
+                raise invalid_param("content.redacts must name the event to redact")
+            return await self.redact(
+                room_id, sender, redacts, content, device_id=device_id, txn_id=txn_id, ts=ts
+            )
+        room = await self.room_of(room_id)
+        check_content(content)
+        template = EventTemplate(type, sender, content, ts=ts)
+        transaction = _transaction(sender, device_id, f"send {room_id} {type}", txn_id)
+        return await self._submit(room, template, transaction)
+
+    async def send_state(
+        self, room_id: str, sender: str, type: str, state_key: str, content: JsonObject, ts: int | None = None
+    ) -> str:
+        """Set a state key; setting it to what it is already makes no new event."""
+        room = await self.room_of(room_id)
+        check_content(content)
+        template = EventTemplate(type, sender, content, state_key=state_key, ts=ts)
+        return await self._submit(room, template, None)
+
+    async def redact(
+        self,
+        room_id: str,
+        sender: str,
+        event_id: str,
+        content: JsonObject,
+        *,
+        device_id: str,
+        txn_id: str,
+        ts: int | None = None,
+    ) -> str:
+        """Redact an event of this room. Raises 404 for one that is not in it, 403 without the power."""
+        room = await self.room_of(room_id)
+        check_content(content)
+        target = room.find(event_id) or (await self._rooms.stored.by_id(room_id, [event_id])).get(event_id)
+        if target is None:
+            raise not_found("There is no such event in this room")
+        target_sender = target.sender
+        if room.version.redacts_in_content:
+            content = {**content, "redacts": event_id}
+        template = EventTemplate("m.room.redaction", sender, content, redacts=event_id, ts=ts)
+
+        def decide(head: RoomHead) -> list[EventTemplate]:
+            if not may_redact(room.version, head.lookup, sender, target_sender):
+                raise forbidden("You may not redact this event")
+            return [template]
+
+        transaction = _transaction(sender, device_id, f"redact {room_id} {event_id}", txn_id)
+        proposal = RoomProposal(self._author, room, decide, transaction)
+        return (await self._rooms.submit(room, proposal))[0]
+
+    async def _submit(self, room: Room, template: EventTemplate, transaction: Transaction | None) -> str:
+        unchanged: list[str] = []
+
+        def decide(head: RoomHead) -> list[EventTemplate]:
+            if same_state(head, template):
+                unchanged[:] = [head.state[template.type, template.state_key or ""].event_id]
+                return []
+            return [template]
+
+        proposal = RoomProposal(self._author, room, decide, transaction)
+        return ((await self._rooms.submit(room, proposal)) or unchanged)[0]
+
+
+def _transaction(user_id: str, device_id: str, endpoint: str, txn_id: str) -> Transaction:
+    return Transaction(transaction_digest(user_id, device_id, endpoint, txn_id), device_id, txn_id)

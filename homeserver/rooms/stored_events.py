@@ -1,0 +1,85 @@
+"""From EVENT entries of the log to events in memory, with what clients see beside the body.
+
+`unsigned.prev_content` and `redacted_because` refer to other events; they are fetched for a whole
+page at once.
+"""
+
+from collections.abc import Sequence
+
+import orjson
+
+from homeserver.protocol.json_types import JsonObject
+from homeserver.rooms.event_meta import decode_meta
+from homeserver.rooms.room_event import ClientTransaction, RoomEvent, make_room_event
+from storage.log import Entry, Kind, Log, ShardMap
+
+
+class StoredEvents:
+    """Reads events of rooms from the log."""
+
+    def __init__(self, log: Log, shards: ShardMap) -> None:
+        self._log = log
+        self._shards = shards
+
+    async def by_id(self, room_id: str, event_ids: Sequence[str]) -> dict[str, RoomEvent]:
+        """Those of the events that are in the log and in this room."""
+        found = await self._log.by_event_id(self._shards.of_room(room_id), event_ids)
+        mine = [entry for entry in found.values() if entry.stream == room_id]
+        return {view.event_id: view for view in await self.views(room_id, mine)}
+
+    async def page(
+        self,
+        room_id: str,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        newest_first: bool,
+        limit: int,
+    ) -> list[RoomEvent]:
+        """Events by position, strictly between `after` and `before`."""
+        entries = await self._log.page(
+            self._shards.of_room(room_id),
+            room_id,
+            kind=Kind.EVENT,
+            after=after,
+            before=before,
+            newest_first=newest_first,
+            limit=limit,
+        )
+        return await self.views(room_id, entries)
+
+    async def views(self, room_id: str, entries: Sequence[Entry]) -> list[RoomEvent]:
+        """The in-memory forms of EVENT entries of one room, in the same order."""
+        shard = self._shards.of_room(room_id)
+        metas = [decode_meta(entry.meta) for entry in entries]
+        seqs = [meta.replaces for meta in metas if meta.replaces]
+        replaced = {e.seq: e for e in await self._log.entries(shard, seqs)} if seqs else {}
+        redactions = [meta.redacted_by for meta in metas if meta.redacted_by]
+        redacted_by = await self._log.by_event_id(shard, redactions) if redactions else {}
+        views: list[RoomEvent] = []
+        for entry, meta in zip(entries, metas, strict=True):
+            unsigned: JsonObject = {}
+            if meta.redacted_by is not None and meta.redacted_by in redacted_by:
+                unsigned["redacted_because"] = redaction_json(redacted_by[meta.redacted_by])
+            elif meta.replaces in replaced:
+                unsigned = _replaced(replaced[meta.replaces])
+            txn = None
+            if meta.txn_id is not None and meta.device_id is not None:
+                txn = ClientTransaction(meta.device_id, meta.txn_id)
+            views.append(make_room_event(entry, orjson.loads(entry.body), unsigned, txn))
+        return views
+
+
+def _replaced(entry: Entry) -> JsonObject:
+    return {
+        "replaces_state": entry.event_id,
+        "prev_content": orjson.loads(entry.body)["content"],
+        "prev_sender": entry.sender,
+    }
+
+
+def redaction_json(entry: Entry) -> JsonObject:
+    """The client form of a redaction, for `unsigned.redacted_because`."""
+    view = make_room_event(entry, orjson.loads(entry.body), {}, None)
+    shown: JsonObject = orjson.loads(view.render(entry.ts, room_id=orjson.dumps(entry.stream)))
+    return shown

@@ -1,0 +1,117 @@
+"""What a user may see of a room, by position (spec: client-server "Room history visibility").
+
+The rule itself is in `protocol.visibility`; here the room's visibility setting and the user's
+membership are laid out over the room's positions, so that whole pages are decided at once.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+import orjson
+
+from homeserver.protocol.visibility import HistoryVisibility, View, may_see, parse_visibility
+from homeserver.rooms.room import Room
+from homeserver.rooms.room_event import RoomEvent
+from storage.log import Entry, Kind, Log
+
+MAX_CHANGES = 1000
+
+
+class SightLine:
+    """One user's view of one room: setting and membership as step functions of the position."""
+
+    def __init__(
+        self,
+        user_id: str,
+        settings: Sequence[tuple[int, HistoryVisibility]],
+        memberships: Sequence[tuple[int, str]],
+    ) -> None:
+        self.user_id = user_id
+        self._setting_at = [position for position, _ in settings]
+        self._settings = [value for _, value in settings]
+        self._member_at = [position for position, _ in memberships]
+        self._memberships = [value for _, value in memberships]
+        self._joins = [position for position, value in memberships if value == "join"]
+        self.now = self._memberships[-1] if memberships else "leave"
+
+    def membership_at(self, position: int) -> str:
+        """The membership after the entry at `position`."""
+        i = bisect_right(self._member_at, position)
+        return self._memberships[i - 1] if i else "leave"
+
+    @property
+    def last_left(self) -> int | None:
+        """Where a former member left (the last entry seen), None for somebody who never was joined."""
+        if not self._joins:
+            return None
+        after_join = bisect_right(self._member_at, self._joins[-1])
+        return self._member_at[after_join] if after_join < len(self._member_at) else None
+
+    def left_between(self, after: int, upto: int) -> bool:
+        """Whether the user was out of the room at some time after one position, up to another."""
+        first, last = bisect_right(self._member_at, after), bisect_right(self._member_at, upto)
+        return any(membership != "join" for membership in self._memberships[first:last])
+
+    def setting_at(self, position: int) -> HistoryVisibility:
+        i = bisect_right(self._setting_at, position)
+        return self._settings[i - 1] if i else HistoryVisibility.SHARED
+
+    def joined_after(self, position: int) -> bool:
+        return bool(self._joins) and self._joins[-1] > position
+
+    def sees(self, event: RoomEvent) -> bool:
+        """Whether the user may see an event of this room."""
+        below, at = event.position - 1, event.position
+        before = View(self.setting_at(below), self.membership_at(below))
+        after = View(self.setting_at(at), self.membership_at(at))
+        return may_see(before, after, joins_later=self.joined_after(at))
+
+
+class Visibility:
+    """Makes sight lines."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+
+    async def sight_line(self, room: Room, user_id: str) -> SightLine:
+        settings = await self._history(room, "m.room.history_visibility", "")
+        memberships = await self._history(room, "m.room.member", user_id)
+        return SightLine(
+            user_id,
+            [(e.position, parse_visibility(_value(e, "history_visibility"))) for e in settings],
+            [(e.position, _membership(e)) for e in memberships],
+        )
+
+    async def visible(self, room: Room, user_id: str, events: Sequence[RoomEvent]) -> list[RoomEvent]:
+        """Those of the events that the user may see."""
+        if not events:
+            return []
+        line = await self.sight_line(room, user_id)
+        return [event for event in events if line.sees(event)]
+
+    async def _history(self, room: Room, type: str, key: str) -> list[Entry]:
+        """Changes of one state key, oldest first; only the newest of a very long history."""
+        current = room.head.state.get((type, key))
+        if current is None:
+            return []
+        entries = await self._log.keyed(
+            room.shard,
+            room.room_id,
+            kind=Kind.EVENT,
+            type=type,
+            key=key,
+            newest_first=True,
+            limit=MAX_CHANGES,
+        )
+        entries.reverse()
+        return entries
+
+
+def _value(entry: Entry, field: str) -> object:
+    content = orjson.loads(entry.body).get("content")
+    return content.get(field) if isinstance(content, dict) else None
+
+
+def _membership(entry: Entry) -> str:
+    membership = _value(entry, "membership")
+    return membership if isinstance(membership, str) else "leave"

@@ -1,0 +1,213 @@
+"""Extends one shard of the log on behalf of many requests.
+
+Requests submit *proposals*. While one commit is in flight further proposals gather; then all of
+them are built, one after another, on top of each other's drafts, and appended as one batch: one
+commit in flight per shard, the batch as large as the load. When somebody else extended the shard
+first, what was missed is read and applied, and the proposals are built again on the new state:
+each event is checked against the state that it really follows.
+
+What was appended, by this process or by another, goes through the same `on_entries` in log order.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+import structlog
+from msgspec.structs import replace
+
+from homeserver.errors import MatrixError, unavailable
+from homeserver.rooms.room_event import RoomEvent
+from storage.errors import Conflict, Duplicate, StoreError
+from storage.log import Entry, Log
+
+log = structlog.get_logger(__name__)
+
+MAX_QUEUE = 20_000
+MAX_BATCH_ENTRIES = 256
+CATCH_UP_PAGE = 500
+
+R_co = TypeVar("R_co", covariant=True)
+R = TypeVar("R")
+
+Drafts = dict[str, Any]
+"""Stream name → what that stream will be once the batch under way is committed."""
+
+
+class Appended:
+    """An entry that is in the log, with its in-memory form if this process made it."""
+
+    __slots__ = ("entry", "view")
+
+    def __init__(self, entry: Entry, view: RoomEvent | None = None) -> None:
+        self.entry = entry
+        self.view = view
+
+
+class Proposal(Protocol[R_co]):
+    """Something to append, made anew on each attempt."""
+
+    def build(self, drafts: Drafts, next_seq: int) -> list[Appended]:
+        """The entries, numbered from `next_seq`, given what the batch holds so far; may be none.
+
+        Leaves `drafts` alone when it raises MatrixError, which ends this proposal only.
+        """
+        ...
+
+    def result(self) -> R_co:
+        """What the submitter gets, once the entries of the last `build` are durable."""
+        ...
+
+    def duplicate(self, existing: Entry) -> R_co:
+        """What the submitter gets when an entry was in the log already (same transaction or event)."""
+        ...
+
+
+class _Pending(Generic[R]):
+    __slots__ = ("built", "future", "proposal")
+
+    def __init__(self, proposal: Proposal[R], future: asyncio.Future[R]) -> None:
+        self.proposal = proposal
+        self.future = future
+        self.built = 0
+
+
+class ShardWriter:
+    """The one place in a process where a shard grows or is followed."""
+
+    def __init__(
+        self, shard: int, log_port: Log, tail: int, on_entries: Callable[[int, Sequence[Appended]], None]
+    ) -> None:
+        self.shard = shard
+        self.tail = tail
+        """Everything up to here has gone through `on_entries`."""
+        self._log = log_port
+        self._on_entries = on_entries
+        self._queue: deque[_Pending[Any]] = deque()
+        self._task: asyncio.Task[None] | None = None
+
+    async def submit(self, proposal: Proposal[R]) -> R:
+        """Append a proposal; returns its result once it is durable and applied.
+
+        Raises the MatrixError of the proposal, or 503 when the store cannot take it.
+        """
+        if len(self._queue) >= MAX_QUEUE:
+            raise unavailable("The server is overloaded")
+        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Pending(proposal, future))
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name=f"shard-writer-{self.shard}")
+        return await future
+
+    async def catch_up(self) -> None:
+        """Apply what others have appended."""
+        while entries := await self._log.read(self.shard, self.tail, CATCH_UP_PAGE):
+            self._apply([Appended(entry) for entry in entries])
+
+    async def drain(self) -> None:
+        """Wait until nothing is queued or in flight."""
+        while self._task is not None:
+            await asyncio.wait([self._task])
+
+    def _apply(self, appended: Sequence[Appended]) -> None:
+        self.tail = appended[-1].entry.seq
+        self._on_entries(self.shard, appended)
+
+    async def _run(self) -> None:
+        try:
+            while self._queue:
+                try:
+                    await self._commit_batch()
+                except StoreError as error:
+                    log.error("cannot read the log", shard=self.shard, error=str(error))
+                    while self._queue:
+                        _fail(self._queue.popleft(), unavailable(f"The store cannot be read now: {error}"))
+        finally:
+            self._task = None
+
+    async def _commit_batch(self) -> None:
+        drafts: Drafts = {}
+        appended: list[Appended] = []
+        batch: list[_Pending[Any]] = []
+        while self._queue and len(appended) < MAX_BATCH_ENTRIES:
+            pending = self._queue.popleft()
+            try:
+                built = pending.proposal.build(drafts, self.tail + 1 + len(appended))
+            except MatrixError as error:
+                _fail(pending, error)
+                continue
+            except Exception as error:
+                log.exception("proposal failed", shard=self.shard)
+                _fail(pending, error)
+                continue
+            pending.built = len(built)
+            appended.extend(built)
+            batch.append(pending)
+        if appended:
+            try:
+                await self._log.append(self.shard, self.tail, [item.entry for item in appended])
+            except Conflict:
+                self._queue.extendleft(reversed(batch))
+                await self.catch_up()
+                return
+            except Duplicate as duplicate:
+                await self._settle_duplicate(batch, duplicate)
+                return
+            except StoreError as error:
+                log.error("append failed", shard=self.shard, error=str(error))
+                for pending in batch:
+                    _fail(pending, unavailable(f"The store cannot take it now: {error}"))
+                await self._after_failure()
+                return
+        for pending in batch:
+            if not pending.future.done():
+                pending.future.set_result(pending.proposal.result())
+        if appended:
+            self._apply(appended)
+
+    async def _settle_duplicate(self, batch: list[_Pending[Any]], duplicate: Duplicate) -> None:
+        """Answer the proposal whose entry exists with that entry; the others are built again."""
+        first = 0
+        rest: list[_Pending[Any]] = []
+        for pending in batch:
+            if first <= duplicate.index < first + pending.built:
+                existing = await self._log.entry(self.shard, duplicate.seq)
+                if existing is None:
+                    _fail(pending, unavailable("The event was removed meanwhile"))
+                elif not pending.future.done():
+                    pending.future.set_result(pending.proposal.duplicate(existing))
+            else:
+                rest.append(pending)
+            first += pending.built
+        self._queue.extendleft(reversed(rest))
+
+    async def _after_failure(self) -> None:
+        """The outcome may be unknown: what is in the log counts, not what was thought to be."""
+        try:
+            await self.catch_up()
+        except StoreError as error:
+            log.error("cannot read the log", shard=self.shard, error=str(error))
+
+
+def _fail(pending: _Pending[Any], error: BaseException) -> None:
+    if not pending.future.done():
+        pending.future.set_exception(error)
+
+
+class Append:
+    """A proposal of ready entries of one user's or server's own making: nothing to check against."""
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self._entries = entries
+        self.last_seq = 0
+
+    def build(self, drafts: Drafts, next_seq: int) -> list[Appended]:
+        self.last_seq = next_seq + len(self._entries) - 1
+        return [Appended(replace(entry, seq=next_seq + i)) for i, entry in enumerate(self._entries)]
+
+    def result(self) -> int:
+        return self.last_seq
+
+    def duplicate(self, existing: Entry) -> int:
+        return existing.seq

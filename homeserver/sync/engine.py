@@ -1,0 +1,535 @@
+"""/sync: everything that a device has not seen yet (spec: client-server "Syncing").
+
+An answer covers what lies between two vectors of positions: the client's since-token and where this
+process is now. Rooms in memory answer without a read; a poll with nothing to show waits as one
+future in `Wakeup`.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+import orjson
+
+from homeserver.clock import Clock
+from homeserver.rooms.bundling import Bundling
+from homeserver.rooms.ephemeral import EphemeralClock, Typing
+from homeserver.rooms.room import Room
+from homeserver.rooms.room_event import RoomEvent
+from homeserver.rooms.rooms import Rooms
+from homeserver.rooms.stripped import stripped_state
+from homeserver.rooms.visibility import SightLine, Visibility
+from homeserver.sync.device_lists import DeviceLists
+from homeserver.sync.filter import EVERYTHING, Filter
+from homeserver.sync.room_section import Reader, events_object, receipts_event, render_events
+from homeserver.sync.state_delta import KnownMembers, lazy_members, state_at, state_since
+from homeserver.sync.timeline import TimelineSlice, newest_events
+from homeserver.sync.to_device import ToDeviceQueue
+from homeserver.sync.token import SyncToken, decode_sync_token, encode_position
+from homeserver.sync.wakeup import Wakeup
+from homeserver.users.users import MembershipRef, User, Users
+
+DEFAULT_LIMIT = 10
+MAX_LIMIT = 1000
+MAX_TIMEOUT_MS = 10 * 60 * 1000
+HEROES = 5
+
+
+class SyncRequest(msgspec.Struct, frozen=True):
+    """A parsed /sync request; times in ms."""
+
+    since: str | None = None
+    timeout: int = 0
+    full_state: bool = False
+    use_state_after: bool = False
+    filter: Filter = EVERYTHING
+
+
+class UnreadCounts(msgspec.Struct, frozen=True):
+    """Unread notifications of one user in one room; `threads` by root event id (main, others apart)."""
+
+    notifications: int = 0
+    highlights: int = 0
+    threads: dict[str, tuple[int, int]] = {}
+
+
+class Unread(Protocol):
+    async def counts(self, user: User, room: Room, *, by_thread: bool) -> UnreadCounts: ...
+
+
+class KeyCounts(msgspec.Struct, frozen=True):
+    """One-time keys left by algorithm, and algorithms with an unused fallback key."""
+
+    one_time: dict[str, int] = {}
+    unused_fallback: Sequence[str] = ()
+
+
+class DeviceKeyCounts(Protocol):
+    async def counts(self, user_id: str, device_id: str) -> KeyCounts: ...
+
+
+class PresenceUpdates(Protocol):
+    def events(self, user: User, after: int) -> list[bytes]:
+        """`m.presence` events of users who share a room with `user`, changed after an ephemeral number."""
+        ...
+
+
+class SyncEngine:
+    """Answers /sync for all devices of all local users."""
+
+    def __init__(
+        self,
+        *,
+        rooms: Rooms,
+        users: Users,
+        wakeup: Wakeup,
+        visibility: Visibility,
+        typing: Typing,
+        ephemeral: EphemeralClock,
+        device_lists: DeviceLists,
+        key_counts: DeviceKeyCounts,
+        unread: Unread,
+        presence: PresenceUpdates,
+        bundling: Bundling,
+        epoch: str,
+        now: Clock,
+    ) -> None:
+        self._rooms = rooms
+        self._users = users
+        self._wakeup = wakeup
+        self._visibility = visibility
+        self._typing = typing
+        self._ephemeral = ephemeral
+        self._device_lists = device_lists
+        self._key_counts = key_counts
+        self._unread = unread
+        self._presence = presence
+        self._bundling = bundling
+        self._epoch = epoch
+        self._now = now
+        self.to_device = ToDeviceQueue(rooms.log)
+        self.known_members = KnownMembers()
+
+    # Tokens
+
+    def position(self, user: User) -> SyncToken:
+        """Where this process is now, for a user."""
+        return SyncToken(self._users.tail(user.user_id), self._ephemeral.now, self._rooms.tails())
+
+    def decode(self, token: str) -> SyncToken:
+        return decode_sync_token(token, self._epoch, self._rooms.shards.rooms)
+
+    # The poll
+
+    async def sync(self, user_id: str, device_id: str, request: SyncRequest) -> bytes:
+        """The answer as JSON bytes; waits up to the request's timeout for something to show."""
+        since = self.decode(request.since) if request.since else None
+        user = await self._users.get(user_id)
+        if since is not None:
+            self.to_device.acknowledge(user, device_id, since.user)
+        else:
+            for room_id in user.memberships:
+                self.known_members.forget(user_id, device_id, room_id)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + min(max(request.timeout, 0), MAX_TIMEOUT_MS) / 1000
+        while True:
+            user = await self._users.get(user_id)
+            upto = self.position(user)
+            if since != upto or request.full_state:
+                answer, something = await self._answer(user, device_id, since, upto, request)
+                if something or since is None or request.full_state or loop.time() >= deadline:
+                    return answer
+                since = upto
+            elif loop.time() >= deadline:
+                return (await self._answer(user, device_id, since, upto, request))[0]
+            if self.position(user) == upto:
+                del user
+                await self._wakeup.wait(user_id, device_id, deadline - loop.time())
+
+    async def _answer(
+        self, user: User, device_id: str, since: SyncToken | None, upto: SyncToken, request: SyncRequest
+    ) -> tuple[bytes, bool]:
+        """(answer, whether it shows anything new)."""
+        messages, reached = await self.to_device.waiting(
+            user, device_id, since.user if since else 0, upto.user
+        )
+        upto = upto._replace(user=reached)
+        builder = _Answer(self, user, device_id, since, upto, request)
+        sections = await builder.room_sections()
+        account_data = builder.account_data("", request.filter.account_data.matches)
+        parts = [b'{"next_batch":"' + upto.encode(self._epoch).encode() + b'"']
+        if sections:
+            parts.append(b'"rooms":{' + b",".join(sections) + b"}")
+        if account_data:
+            parts.append(b'"account_data":' + events_object(account_data))
+        presence = self._presence.events(user, since.ephemeral if since else 0)
+        if presence:
+            parts.append(b'"presence":' + events_object(presence))
+        if messages:
+            parts.append(b'"to_device":' + events_object(messages))
+        lists = None
+        if since is not None and since.rooms != upto.rooms:
+            lists = await self._device_lists.since(user, since.rooms, upto.rooms)
+            if lists:
+                shown = {"changed": sorted(lists.changed), "left": sorted(lists.left)}
+                parts.append(b'"device_lists":' + orjson.dumps(shown))
+        keys = await self._key_counts.counts(user.user_id, device_id)
+        parts.append(b'"device_one_time_keys_count":' + orjson.dumps(keys.one_time))
+        parts.append(b'"device_unused_fallback_key_types":' + orjson.dumps(list(keys.unused_fallback)))
+        something = bool(sections or account_data or presence or messages or lists)
+        return b",".join(parts) + b"}", something
+
+
+class _Answer:
+    """One answer in the making: what all its room sections have in common."""
+
+    def __init__(
+        self,
+        engine: SyncEngine,
+        user: User,
+        device_id: str,
+        since: SyncToken | None,
+        upto: SyncToken,
+        request: SyncRequest,
+    ) -> None:
+        self._engine = engine
+        self._rooms = engine._rooms
+        self._user = user
+        self._device_id = device_id
+        self._since = since
+        self._upto = upto
+        self._request = request
+        self._filter = request.filter.room
+        self._now = engine._now()
+        ignored = user.global_data("m.ignored_user_list").get("ignored_users")
+        self._reader = Reader(
+            user.user_id, device_id, frozenset(ignored) if isinstance(ignored, dict) else frozenset()
+        )
+        limit = self._filter.timeline.limit
+        self._limit = DEFAULT_LIMIT if limit is None else max(0, min(limit, MAX_LIMIT))
+        self._changed_account_data = self._rooms_with_account_data()
+
+    async def room_sections(self) -> list[bytes]:
+        """The members of `rooms`: join, invite, knock, leave, each only when not empty."""
+        by_kind: dict[str, list[bytes]] = {"join": [], "invite": [], "knock": [], "leave": []}
+        for room_id, ref in list(self._user.memberships.items()):
+            if not self._filter.allows_room(room_id):
+                continue
+            kind = ref.membership if ref.membership in ("join", "invite", "knock") else "leave"
+            section: bytes | None
+            if kind == "join":
+                section = await self._joined(room_id, ref)
+            elif kind == "leave":
+                section = await self._left(room_id, ref)
+            else:
+                section = await self._invited(room_id, ref, kind)
+            if section is not None:
+                by_kind[kind].append(orjson.dumps(room_id) + b":" + section)
+        return [
+            b'"' + kind.encode() + b'":{' + b",".join(sections) + b"}"
+            for kind, sections in by_kind.items()
+            if sections
+        ]
+
+    # Account data
+
+    def _rooms_with_account_data(self) -> set[str]:
+        after = self._since.user if self._since else 0
+        if self._user.account_data_seq <= after:
+            return set()
+        return {
+            room_id
+            for (room_id, _), datum in self._user.account_data.items()
+            if after < datum.seq <= self._upto.user
+        }
+
+    def account_data(self, room_id: str, wanted: "Wanted") -> list[bytes]:
+        """Changed account data events of a room ("": global)."""
+        if room_id not in self._changed_account_data:
+            return []
+        after = self._since.user if self._since else 0
+        return [
+            b'{"type":' + orjson.dumps(type) + b',"content":' + (datum.content or b"{}") + b"}"
+            for (where, type), datum in self._user.account_data.items()
+            if where == room_id
+            and after < datum.seq <= self._upto.user
+            and wanted(type)
+            # Deleted data is news only to those who knew it.
+            and (datum.content or after)
+        ]
+
+    # Joined rooms
+
+    def _has_news(self, room_id: str, after: int, shard: int) -> bool | None:
+        """Whether anything happened in a room since; None when that is not known without loading it."""
+        last = self._rooms.activity.get(room_id)
+        if last is not None:
+            return last > after
+        return False if after >= self._rooms.started_at[shard] else None
+
+    async def _joined(self, room_id: str, ref: MembershipRef) -> bytes | None:
+        shard = self._rooms.shards.of_room(room_id)
+        since, upto = self._since, self._upto.rooms[shard]
+        after = since.rooms[shard] if since is not None else 0
+        full = since is None or self._request.full_state
+        typing = since is not None and self._engine._typing.changed.get(room_id, 0) > since.ephemeral
+        if not full and not typing and room_id not in self._changed_account_data:
+            if self._has_news(room_id, after, shard) is False:
+                return None
+        room = await self._rooms.get(room_id)
+        if room is None or (
+            not full and not typing and room_id not in self._changed_account_data and room.last_seq <= after
+        ):
+            return None
+        new = since is None or (ref.since > after and not await self._was_joined(room, after))
+        sight: SightLine | None = None
+        if (new or ref.since > after) and not room.always_shared:
+            sight = await self._engine._visibility.sight_line(room, self._user.user_id)
+        timeline = await self._timeline(room, 0 if new else after, upto, new)
+        events, rendered = await self._render_timeline(room, timeline, sight, upto)
+        state = await self._state(room, timeline, events, after, upto, new=new, full=full)
+        ephemeral = self._ephemeral(room, 0 if new else after, upto, new=new, typing=typing)
+        account_data = self.account_data(room_id, self._filter.account_data.matches)
+        if not (rendered or state or ephemeral or account_data or new or full):
+            return None
+        return await self._joined_json(room, timeline, events, rendered, state, ephemeral, account_data, new)
+
+    async def _joined_json(
+        self,
+        room: Room,
+        timeline: TimelineSlice,
+        events: list[RoomEvent],
+        rendered: list[bytes],
+        state: list[bytes],
+        ephemeral: list[bytes],
+        account_data: list[bytes],
+        new: bool,
+    ) -> bytes:
+        state_field = b'"state_after":' if self._request.use_state_after else b'"state":'
+        parts = [
+            self._timeline_json(timeline, rendered),
+            state_field + events_object(state),
+            b'"ephemeral":' + events_object(ephemeral),
+            b'"account_data":' + events_object(account_data),
+            await self._unread_json(room),
+        ]
+        if new or any(
+            event.type in ("m.room.member", "m.room.name", "m.room.canonical_alias") for event in events
+        ):
+            parts.append(b'"summary":' + orjson.dumps(room_summary(room, self._user.user_id)))
+        return b"{" + b",".join(parts) + b"}"
+
+    def _timeline_json(self, timeline: TimelineSlice, rendered: list[bytes]) -> bytes:
+        return b'"timeline":{"events":[%b],"limited":%b,"prev_batch":"%b"}' % (
+            b",".join(rendered),
+            b"true" if timeline.limited else b"false",
+            encode_position(timeline.start).encode(),
+        )
+
+    async def _unread_json(self, room: Room) -> bytes:
+        by_thread = self._filter.timeline.unread_thread_notifications
+        counts = await self._engine._unread.counts(self._user, room, by_thread=by_thread)
+        json = b'"unread_notifications":{"highlight_count":%d,"notification_count":%d}' % (
+            counts.highlights,
+            counts.notifications,
+        )
+        if by_thread and counts.threads:
+            threads = {
+                root: {"highlight_count": highlights, "notification_count": notifications}
+                for root, (notifications, highlights) in counts.threads.items()
+            }
+            json += b',"unread_thread_notifications":' + orjson.dumps(threads)
+        return json
+
+    async def _was_joined(self, room: Room, after: int) -> bool:
+        """Whether the user was joined at the since-token (a profile change is a join, too)."""
+        line = await self._engine._visibility.sight_line(room, self._user.user_id)
+        return line.membership_at(after) == "join" and not line.left_between(
+            after, self._upto.rooms[room.shard]
+        )
+
+    async def _timeline(self, room: Room, after: int, upto: int, new: bool) -> TimelineSlice:
+        wanted = self._filter.timeline
+        if not wanted.allows_room(room.room_id):
+            return TimelineSlice([], False, upto)
+        key = ("slice", after, upto, self._limit)
+        if wanted.is_open:
+            cached = room.fragments.get(key)
+            if isinstance(cached, TimelineSlice):
+                return cached
+        found = await newest_events(
+            self._rooms.stored, room, after=after, upto=upto, limit=self._limit, wanted=wanted
+        )
+        if wanted.is_open and room.last_seq == upto:
+            room.fragments[key] = found
+        return found
+
+    async def _render_timeline(
+        self, room: Room, timeline: TimelineSlice, sight: SightLine | None, upto: int
+    ) -> tuple[list[RoomEvent], list[bytes]]:
+        """(events shown, their JSON); the JSON of an unfiltered slice is shared between readers."""
+        events = timeline.events
+        if not events:
+            return [], []
+        ignored = self._reader.ignored
+        if sight is not None:
+            events = [event for event in events if sight.sees(event)]
+        if ignored:
+            events = [e for e in events if e.sender not in ignored or e.state_key is not None]
+        plain = events is timeline.events and not any(
+            event.txn is not None and event.sender == self._user.user_id for event in events
+        )
+        key = ("events", timeline.start, upto, len(events), events[0].event_id if events else "")
+        if plain:
+            cached = room.fragments.get(key)
+            if isinstance(cached, list):
+                return events, cached
+        bundles = await self._engine._bundling.for_timeline(room, events, self._user.user_id, ignored)
+        if plain and not bundles:
+            rendered = [b",".join(render_events(room, events, self._reader, self._now))]
+            if room.last_seq == upto:
+                room.fragments[key] = rendered
+            return events, rendered
+        return events, render_events(room, events, self._reader, self._now, bundles, sight)
+
+    async def _state(
+        self,
+        room: Room,
+        timeline: TimelineSlice,
+        events: list[RoomEvent],
+        after: int,
+        upto: int,
+        *,
+        new: bool,
+        full: bool,
+    ) -> list[bytes]:
+        wanted = self._filter.state
+        if not wanted.allows_room(room.room_id):
+            return []
+        lazy = wanted.lazy_load_members
+        state: Sequence[RoomEvent] = ()
+        if self._request.use_state_after:
+            state = list(room.head.state.values()) if new or full else state_since(room, after, upto)
+        elif new or full:
+            if not lazy and wanted.is_open and timeline.start < upto:
+                return await self._shared_state(room, timeline.start)
+            state = await state_at(self._rooms.log, self._rooms.stored, room, timeline.start)
+        elif timeline.limited:
+            state = await state_at(self._rooms.log, self._rooms.stored, room, timeline.start, after=after)
+        if lazy:
+            others, members = lazy_members(room, state, events, self._user.user_id)
+            if not wanted.include_redundant_members:
+                members = self._engine.known_members.new_to(
+                    self._user.user_id, self._device_id, room.room_id, members
+                )
+            state = [*others, *members]
+        if not wanted.is_open:
+            state = [event for event in state if wanted.matches_event(event)]
+        return [event.render(self._now) for event in state]
+
+    async def _shared_state(self, room: Room, start: int) -> list[bytes]:
+        """All state below the timeline, the same for everyone who begins there."""
+        key = ("state", start)
+        cached = room.fragments.get(key)
+        if isinstance(cached, list):
+            return cached
+        state = await state_at(self._rooms.log, self._rooms.stored, room, start)
+        rendered = [b",".join(event.render(self._now) for event in state)] if state else []
+        room.fragments[key] = rendered
+        return rendered
+
+    def _ephemeral(self, room: Room, after: int, upto: int, *, new: bool, typing: bool) -> list[bytes]:
+        wanted = self._filter.ephemeral
+        if not wanted.allows_room(room.room_id):
+            return []
+        events: list[bytes] = []
+        if wanted.matches("m.receipt"):
+            receipts = receipts_event(room, after, upto, self._user.user_id)
+            if receipts is not None:
+                events.append(receipts)
+        if wanted.matches("m.typing") and (typing or (new and self._engine._typing.users(room.room_id))):
+            events.append(self._engine._typing.event(room.room_id))
+        return events
+
+    # Other rooms
+
+    async def _invited(self, room_id: str, ref: MembershipRef, kind: str) -> bytes | None:
+        shard = self._rooms.shards.of_room(room_id)
+        after = self._since.rooms[shard] if self._since is not None else 0
+        if not after < ref.position <= self._upto.rooms[shard] and not self._request.full_state:
+            return None
+        if ref.sender in self._reader.ignored and kind == "invite":
+            return None
+        room = await self._rooms.get(room_id)
+        if room is None:
+            return None
+        events = stripped_state(room, self._user.user_id)
+        return b'{"' + kind.encode() + b'_state":' + events_object(events) + b"}"
+
+    async def _left(self, room_id: str, ref: MembershipRef) -> bytes | None:
+        shard = self._rooms.shards.of_room(room_id)
+        after = self._since.rooms[shard] if self._since is not None else 0
+        upto = self._upto.rooms[shard]
+        if self._since is None or self._request.full_state:
+            if not self._filter.include_leave:
+                return None
+        elif not after < ref.position <= upto:
+            return None
+        if self._user.has_forgotten(room_id):
+            return None
+        room = await self._rooms.get(room_id)
+        if room is None:
+            return None
+        sight = await self._engine._visibility.sight_line(room, self._user.user_id)
+        timeline = await self._timeline(room, after, min(ref.position, upto), False)
+        events = [event for event in timeline.events if sight.sees(event)]
+        rendered = render_events(room, events, self._reader, self._now, {}, sight)
+        state: Sequence[RoomEvent] = ()
+        if timeline.limited or self._since is None:
+            if sight.membership_at(ref.position - 1) == "join":
+                state = await state_at(
+                    self._rooms.log,
+                    self._rooms.stored,
+                    room,
+                    timeline.start,
+                    after=after if self._since is not None else None,
+                )
+        field = b'"state_after":' if self._request.use_state_after else b'"state":'
+        return b"{%b,%b,%b}" % (
+            self._timeline_json(timeline, rendered),
+            field + events_object(event.render(self._now) for event in state),
+            b'"account_data":' + events_object(self.account_data(room_id, self._filter.account_data.matches)),
+        )
+
+
+class Wanted(Protocol):
+    def __call__(self, type: str, /) -> bool: ...
+
+
+def room_summary(room: Room, user_id: str) -> dict[str, object]:
+    """Member counts, and heroes for a room without a name (spec: RoomSummary)."""
+    summary: dict[str, object] = {
+        "m.joined_member_count": len(room.joined),
+        "m.invited_member_count": len(room.invited),
+    }
+    if not room.state_content("m.room.name").get("name") and not room.state_content(
+        "m.room.canonical_alias"
+    ).get("alias"):
+        summary["m.heroes"] = heroes(room, user_id)
+    return summary
+
+
+def heroes(room: Room, user_id: str) -> list[str]:
+    """The first five other members by the order of their membership; former ones if there are none."""
+    present = [who for who in (*room.joined, *room.invited) if who != user_id]
+    if not present:
+        present = [
+            event.state_key or ""
+            for event in room.head.state.values()
+            if event.type == "m.room.member" and event.state_key != user_id
+        ]
+    if len(present) > HEROES:
+        positions = {who: room.head.state["m.room.member", who].position for who in present}
+        present.sort(key=lambda who: positions[who])
+    return sorted(present[:HEROES])

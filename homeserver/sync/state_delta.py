@@ -1,0 +1,90 @@
+"""Which state events a sync shows beside the timeline (spec: client-server "Syncing", lazy loading)."""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+
+from homeserver.rooms.room import Room
+from homeserver.rooms.room_event import RoomEvent
+from homeserver.rooms.stored_events import StoredEvents
+from storage.log import Kind, Log
+
+KNOWN_MEMBERS_CACHES = 20_000
+KNOWN_MEMBERS = 1_000
+
+
+async def state_at(
+    log: Log, stored: StoredEvents, room: Room, position: int, *, after: int | None = None
+) -> list[RoomEvent]:
+    """The state at the boundary above `position`; with `after`, only what changed since that boundary.
+
+    Keys that have not changed since `position` come from memory, the others from the log.
+    """
+    unchanged: list[RoomEvent] = []
+    later: list[tuple[str, str]] = []
+    for key, event in room.head.state.items():
+        if event.position > position:
+            later.append(key)
+        elif after is None or event.position > after:
+            unchanged.append(event)
+    if later and position > 0:
+        refs = await log.current_at(room.shard, room.room_id, Kind.EVENT, position, later)
+        wanted = [
+            ref.event_id
+            for ref in refs
+            if ref.event_id is not None and (after is None or ref.position > after)
+        ]
+        if wanted:
+            unchanged.extend((await stored.by_id(room.room_id, wanted)).values())
+    return unchanged
+
+
+def state_since(room: Room, after: int, upto: int) -> list[RoomEvent]:
+    """Current state events that were set after a position (for `state_after`)."""
+    return [event for event in room.head.state.values() if after < event.position <= upto]
+
+
+class KnownMembers:
+    """Which member events a device was sent already, per room, so that lazy loading repeats none."""
+
+    def __init__(self) -> None:
+        self._sent: OrderedDict[tuple[str, str, str], OrderedDict[str, str]] = OrderedDict()
+
+    def new_to(
+        self, user_id: str, device_id: str, room_id: str, members: Iterable[RoomEvent]
+    ) -> list[RoomEvent]:
+        """Those of `members` that the device has not been sent; notes that it is sent them now."""
+        key = (user_id, device_id, room_id)
+        sent = self._sent.setdefault(key, OrderedDict())
+        self._sent.move_to_end(key)
+        new: list[RoomEvent] = []
+        for member in members:
+            state_key = member.state_key or ""
+            if sent.get(state_key) != member.event_id:
+                sent[state_key] = member.event_id
+                new.append(member)
+        while len(sent) > KNOWN_MEMBERS:
+            sent.popitem(last=False)
+        while len(self._sent) > KNOWN_MEMBERS_CACHES:
+            self._sent.popitem(last=False)
+        return new
+
+    def forget(self, user_id: str, device_id: str, room_id: str) -> None:
+        """Begin anew: the device asks from the start."""
+        self._sent.pop((user_id, device_id, room_id), None)
+
+
+def lazy_members(
+    room: Room, state: Sequence[RoomEvent], timeline: Sequence[RoomEvent], user_id: str
+) -> tuple[list[RoomEvent], list[RoomEvent]]:
+    """(state other than members, members of the timeline's senders and the reader) for lazy loading."""
+    others = [event for event in state if event.type != "m.room.member"]
+    in_timeline = {event.state_key for event in timeline if event.type == "m.room.member"}
+    senders = {event.sender for event in timeline}
+    senders.add(user_id)
+    members: list[RoomEvent] = []
+    by_user = {event.state_key: event for event in state if event.type == "m.room.member"}
+    for sender in senders:
+        member = by_user.get(sender) or room.head.state.get(("m.room.member", sender))
+        if member is not None and (sender not in in_timeline or sender in by_user):
+            members.append(member)
+    return others, members

@@ -1,0 +1,75 @@
+"""The since-token: how far a client has seen each sequence (spec: client-server "Syncing").
+
+Opaque to clients, versioned, valid at any replica: `s1_EPOCH_USER_EPHEMERAL_ROOM[.ROOM…]` in base 36.
+Positions in one room (pagination) have a token of their own, `p` + position.
+"""
+
+from typing import NamedTuple
+
+from homeserver.errors import invalid_param
+
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+_MAX_LENGTH = 4096
+_MAX_POSITION = 1 << 53
+
+
+class SyncToken(NamedTuple):
+    """Position in the user's own shard, in the ephemeral sequence, and in each room shard."""
+
+    user: int
+    ephemeral: int
+    rooms: tuple[int, ...]
+
+    def encode(self, epoch: str) -> str:
+        rooms = ".".join(base36(position) for position in self.rooms)
+        return f"s1_{epoch}_{base36(self.user)}_{base36(self.ephemeral)}_{rooms}"
+
+
+def decode_sync_token(token: str, epoch: str, room_shards: int) -> SyncToken:
+    """Raises 400 M_INVALID_PARAM for a token that this store did not give out."""
+    if len(token) > _MAX_LENGTH:
+        raise invalid_param("Invalid since token")
+    parts = token.split("_")
+    if len(parts) != 5 or parts[0] != "s1" or parts[1] != epoch:
+        raise invalid_param("Invalid since token")
+    rooms = tuple(from_base36(part) for part in parts[4].split("."))
+    if len(rooms) != room_shards:
+        raise invalid_param("Invalid since token")
+    return SyncToken(from_base36(parts[2]), from_base36(parts[3]), rooms)
+
+
+def encode_position(position: int) -> str:
+    """A pagination token: the boundary just above `position`."""
+    return f"p{position}"
+
+
+def decode_position(token: str, shard: int, epoch: str, room_shards: int) -> int:
+    """The boundary a pagination token means; a since-token means its position in the room's shard.
+
+    Raises 400 M_INVALID_PARAM.
+    """
+    if token.startswith("s1_"):
+        return decode_sync_token(token, epoch, room_shards).rooms[shard]
+    digits = token[2:] if token.startswith("p-") else token[1:]
+    if not token.startswith("p") or not digits.isascii() or not digits.isdigit() or len(digits) > 16:
+        raise invalid_param("Invalid pagination token")
+    return int(token[1:])
+
+
+def base36(number: int) -> str:
+    if number < 36:
+        return _DIGITS[number]
+    digits = ""
+    while number:
+        number, digit = divmod(number, 36)
+        digits = _DIGITS[digit] + digits
+    return digits
+
+
+def from_base36(text: str) -> int:
+    if not text.isascii() or not text.isalnum() or text != text.lower() or len(text) > 12:
+        raise invalid_param("Invalid since token")
+    number = int(text, 36)
+    if number > _MAX_POSITION:
+        raise invalid_param("Invalid since token")
+    return number

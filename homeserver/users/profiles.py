@@ -1,0 +1,88 @@
+"""Profiles: displayname, avatar and any other field (spec: client-server "Profiles", MSC4133)."""
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import orjson
+
+from homeserver.errors import MatrixError, invalid_param, not_found
+from homeserver.protocol.canonical_json import InvalidJson, check_value
+from homeserver.protocol.json_types import JsonObject
+from storage.collection import Collection
+from storage.records.profiles import Profile
+
+MAX_PROFILE_BYTES = 65_536
+MAX_KEY_BYTES = 255
+MAX_NAME_BYTES = 256
+MAX_URL_BYTES = 1000
+IN_MEMBER_EVENTS = ("displayname", "avatar_url")
+
+OnChange = Callable[[str], Awaitable[None]]
+
+
+class Profiles:
+    """The profiles of local users."""
+
+    def __init__(self, profiles: Collection[Profile]) -> None:
+        self._profiles = profiles
+        self.on_member_change: list[OnChange] = []
+        """Called with the user id after displayname or avatar_url changed."""
+
+    async def get(self, user_id: str) -> JsonObject:
+        profile = await self._profiles.get(user_id)
+        return profile.fields if profile is not None else {}
+
+    async def field(self, user_id: str, key: str) -> object:
+        """Raises 404 when it is not set."""
+        fields = await self.get(user_id)
+        if key not in fields:
+            raise not_found("The profile has no such field")
+        return fields[key]
+
+    async def member_profile(self, user_id: str) -> JsonObject:
+        fields = await self.get(user_id)
+        return {key: fields[key] for key in IN_MEMBER_EVENTS if fields.get(key)}
+
+    async def set(self, user_id: str, key: str, value: object) -> None:
+        """Set one field, or delete it with None. Raises 400 for what a profile may not hold."""
+        check_field(key, value)
+        while True:
+            old = await self._profiles.get(user_id)
+            fields = dict(old.fields) if old is not None else {}
+            if value is None or (value == "" and key in IN_MEMBER_EVENTS):
+                fields.pop(key, None)
+            else:
+                fields[key] = value
+            if len(orjson.dumps(fields)) > MAX_PROFILE_BYTES:
+                raise MatrixError(400, "M_PROFILE_TOO_LARGE", "A profile may have 64 KiB at most")
+            if old is None:
+                await self._profiles.put(Profile(user_id=user_id, fields=fields))
+                break
+            if fields == old.fields:
+                return
+            if await self._profiles.replace_if(old, msgspec.structs.replace(old, fields=fields)):
+                break
+        if key in IN_MEMBER_EVENTS:
+            for on_change in self.on_member_change:
+                await on_change(user_id)
+
+    async def erase(self, user_id: str) -> None:
+        await self._profiles.delete(user_id)
+
+
+def check_field(key: str, value: object) -> None:
+    """Raises 400 M_KEY_TOO_LARGE, M_PROFILE_TOO_LARGE, M_BAD_JSON or M_INVALID_PARAM."""
+    if len(key.encode()) > MAX_KEY_BYTES:
+        raise MatrixError(400, "M_KEY_TOO_LARGE", "A profile field's name may have 255 bytes at most")
+    if not key:
+        raise invalid_param("A profile field needs a name")
+    if key in IN_MEMBER_EVENTS and value is not None:
+        if not isinstance(value, str):
+            raise MatrixError(400, "M_BAD_JSON", f"{key} must be a string")
+        most = MAX_NAME_BYTES if key == "displayname" else MAX_URL_BYTES
+        if len(value.encode()) > most:
+            raise invalid_param(f"{key} may have {most} bytes at most")
+    try:
+        check_value({key: value})
+    except InvalidJson as error:
+        raise MatrixError(400, "M_BAD_JSON", str(error)) from error
