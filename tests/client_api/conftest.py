@@ -1,0 +1,255 @@
+"""A whole server in the test's process on a temporary SQLite file, and clients that talk real HTTP to it.
+
+Every answer is checked against the specification's own data where that lies beside the repository.
+"""
+
+import importlib.util
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import aiohttp
+import msgspec
+import pytest
+from aiohttp import web
+from yarl import URL
+
+from homeserver.app import SPECS, App
+from homeserver.config import Config
+from storage.log import ShardMap
+from storage.sqlite import open_store
+
+SPEC_TOOLS = Path(
+    os.environ.get("MATRIX_SPEC_TOOLS", Path(__file__).resolve().parents[3] / "shared/spec/tools")
+)
+
+
+def _load_validator() -> Any:
+    """The spec's validator, None in a bare clone."""
+    path = SPEC_TOOLS / "validate.py"
+    if not path.exists():
+        return None
+    found = importlib.util.spec_from_file_location("matrix_spec_validate", path)
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    sys.modules["matrix_spec_validate"] = module
+    found.loader.exec_module(module)
+    return module.Validator()
+
+
+VALIDATOR = _load_validator()
+
+
+def pytest_report_header() -> str:
+    where = "against the specification's data" if VALIDATOR else "without the specification's data (not here)"
+    return f"client API answers are checked {where}"
+
+
+class Reply(msgspec.Struct):
+    """An HTTP answer with its JSON body."""
+
+    status: int
+    body: Any
+    headers: dict[str, str]
+
+    @property
+    def errcode(self) -> str | None:
+        return self.body.get("errcode") if isinstance(self.body, dict) else None
+
+
+class Client:
+    """One device (or, without a token, a stranger)."""
+
+    def __init__(self, base: str, http: aiohttp.ClientSession) -> None:
+        self._base = base
+        self._http = http
+        self.token: str | None = None
+        self.user_id = ""
+        self.device_id = ""
+        self.next_batch: str | None = None
+        self._txn = 0
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        json: Any = None,
+        *,
+        query: dict[str, Any] | list[tuple[str, str]] | None = None,
+        data: bytes | None = None,
+        headers: dict[str, str] | None = None,
+        expect: int | None = 200,
+    ) -> Reply:
+        """One request; `path` without `/_` is below /_matrix/client/v3. `expect=None` takes any status."""
+        if not path.startswith("/_"):
+            path = "/_matrix/client/v3" + path
+        if query:
+            path += "?" + urlencode(query)
+        sent = dict(headers or {})
+        if self.token is not None:
+            sent["Authorization"] = f"Bearer {self.token}"
+        raw = data
+        if raw is None and json is not None:
+            raw = msgspec.json.encode(json)
+            sent.setdefault("Content-Type", "application/json")
+        url = URL(self._base + path, encoded=True)
+        async with self._http.request(method, url, data=raw, headers=sent) as response:
+            content = await response.read()
+            is_json = response.headers.get("Content-Type", "").startswith("application/json")
+            body = msgspec.json.decode(content) if is_json and content else content
+            reply = Reply(response.status, body, dict(response.headers))
+        if is_json and VALIDATOR is not None:
+            problems = VALIDATOR.check_response(method, path, reply.status, reply.body)
+            assert not problems, "\n".join(map(str, problems))
+        if expect is not None:
+            assert reply.status == expect, f"{method} {path}: {reply.status} {reply.body!r}"
+        return reply
+
+    async def get(self, path: str, **kwargs: Any) -> Any:
+        return (await self.call("GET", path, **kwargs)).body
+
+    async def post(self, path: str, json: Any = None, **kwargs: Any) -> Any:
+        return (await self.call("POST", path, {} if json is None else json, **kwargs)).body
+
+    async def put(self, path: str, json: Any = None, **kwargs: Any) -> Any:
+        return (await self.call("PUT", path, {} if json is None else json, **kwargs)).body
+
+    async def delete(self, path: str, json: Any = None, **kwargs: Any) -> Any:
+        return (await self.call("DELETE", path, {} if json is None else json, **kwargs)).body
+
+    # What people do
+
+    async def register(self, localpart: str, password: str = "correct horse") -> "Client":
+        body = await self.post(
+            "/register",
+            {"username": localpart, "password": password, "auth": {"type": "m.login.dummy"}},
+        )
+        self.token, self.user_id, self.device_id = body["access_token"], body["user_id"], body["device_id"]
+        return self
+
+    async def create_room(self, **options: Any) -> str:
+        room_id: str = (await self.post("/createRoom", options))["room_id"]
+        return room_id
+
+    async def join(self, room_id: str) -> None:
+        await self.post(f"/rooms/{quote(room_id)}/join")
+
+    async def invite(self, room_id: str, user_id: str) -> None:
+        await self.post(f"/rooms/{quote(room_id)}/invite", {"user_id": user_id})
+
+    async def leave(self, room_id: str) -> None:
+        await self.post(f"/rooms/{quote(room_id)}/leave")
+
+    async def send(
+        self, room_id: str, content: Any = None, type: str = "m.room.message", txn: str | None = None
+    ) -> str:
+        """Send an event (a text by default: pass a string for its body)."""
+        if content is None or isinstance(content, str):
+            content = {"msgtype": "m.text", "body": content or "hello"}
+        if txn is None:
+            self._txn += 1
+            txn = f"t{self._txn}"
+        reply = await self.put(f"/rooms/{quote(room_id)}/send/{quote(type)}/{quote(txn)}", content)
+        event_id: str = reply["event_id"]
+        return event_id
+
+    async def set_state(self, room_id: str, type: str, content: Any, state_key: str = "") -> str:
+        reply = await self.put(
+            f"/rooms/{quote(room_id)}/state/{quote(type)}/{quote(state_key, safe='')}", content
+        )
+        event_id: str = reply["event_id"]
+        return event_id
+
+    async def redact(self, room_id: str, event_id: str, **content: Any) -> str:
+        self._txn += 1
+        reply = await self.put(f"/rooms/{quote(room_id)}/redact/{quote(event_id)}/r{self._txn}", content)
+        redaction: str = reply["event_id"]
+        return redaction
+
+    async def sync(self, *, timeout: int = 0, filter: Any = None, full: bool = False, **query: Any) -> Any:
+        """Sync from where the last one ended (`full=True`: from the start); the body."""
+        if not full and self.next_batch is not None:
+            query.setdefault("since", self.next_batch)
+        if filter is not None:
+            query["filter"] = msgspec.json.encode(filter).decode()
+        body = await self.get("/sync", query={"timeout": timeout, **query})
+        self.next_batch = body["next_batch"]
+        return body
+
+
+class Server:
+    """A running server; `restart` opens the same data again."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        self._runner: web.AppRunner | None = None
+        self.base = ""
+        self.http: aiohttp.ClientSession
+        self.config = Config.for_development("localhost", data_dir, 8008)
+
+    async def start(self) -> None:
+        store = await open_store(
+            self.config.storage.uri, server_name="localhost", shards=ShardMap(1, 1), specs=SPECS
+        )
+        self.app = App(self.config, store)
+        await self.app.start()
+        self._runner = web.AppRunner(self.app.web_application(), access_log=None, handler_cancellation=True)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        port = self._runner.addresses[0][1]
+        self.base = f"http://127.0.0.1:{port}"
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            self.app.wakeup.wake_all()
+            await self._runner.cleanup()
+            self._runner = None
+            await self.app.close()
+
+    async def restart(self, config: Config | None = None) -> None:
+        """Stop, take another configuration if given, start again on the same data."""
+        await self.stop()
+        self.config = config or self.config
+        await self.start()
+
+    def client(self) -> Client:
+        """A client that is not logged in."""
+        return Client(self.base, self.http)
+
+    async def register(self, localpart: str) -> Client:
+        """A new user's first device."""
+        return await self.client().register(localpart)
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Server]:
+    async with AsyncExitStack() as stack:
+        running = Server(tmp_path / "data")
+        (tmp_path / "data").mkdir(mode=0o700)
+        running.http = await stack.enter_async_context(aiohttp.ClientSession())
+        await running.start()
+        try:
+            yield running
+        finally:
+            await running.stop()
+
+
+@pytest.fixture
+async def alice(server: Server) -> Client:
+    return await server.register("alice")
+
+
+@pytest.fixture
+async def bob(server: Server) -> Client:
+    return await server.register("bob")
+
+
+@pytest.fixture
+async def carol(server: Server) -> Client:
+    return await server.register("carol")

@@ -1,0 +1,36 @@
+"""The main path: two users meet in a room and talk."""
+
+import asyncio
+
+from tests.client_api.conftest import Client
+
+
+async def test_message_reaches_a_waiting_long_poll_at_once(alice: Client, bob: Client) -> None:
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    await bob.sync()
+    poll = asyncio.create_task(bob.sync(timeout=20_000))
+    await asyncio.sleep(0.05)
+    event_id = await alice.send(room_id, "hi bob")
+    body = await asyncio.wait_for(poll, 5)
+    events = body["rooms"]["join"][room_id]["timeline"]["events"]
+    assert [(event["event_id"], event["content"]["body"]) for event in events] == [(event_id, "hi bob")]
+
+
+async def test_same_transaction_id_makes_one_event(alice: Client) -> None:
+    room_id = await alice.create_room()
+    assert await alice.send(room_id, "once", txn="x") == await alice.send(room_id, "once", txn="x")
+    page = await alice.get(f"/rooms/{room_id}/messages", query={"dir": "b", "limit": 50})
+    assert [e["content"].get("body") for e in page["chunk"]].count("once") == 1
+
+
+async def test_only_the_sending_device_sees_the_transaction_id(alice: Client, bob: Client) -> None:
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    await alice.sync()
+    await bob.sync()
+    await alice.send(room_id, txn="mine")
+    for client, expected in ((alice, "mine"), (bob, None)):
+        body = await client.sync(timeout=1000)
+        event = body["rooms"]["join"][room_id]["timeline"]["events"][-1]
+        assert event["unsigned"].get("transaction_id") == expected
