@@ -32,6 +32,7 @@ WRONG_USE = 2
 REGISTER_PATH = "/_synapse/admin/v1/register"
 LARGEST_ANSWER = 65536
 ANSWER_TIMEOUT_S = 30
+ENOUGH_FILES = 65536
 
 
 class CommandError(Exception):
@@ -151,9 +152,11 @@ def _serve(arguments: argparse.Namespace) -> None:
 
 
 def _allow_many_connections() -> None:
-    """Each waiting client holds a file descriptor and the usual soft limit is 1024: go up to the hard one."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    """Each waiting client holds a file descriptor, and the usual soft limit is 1024: raise it if one may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = ENOUGH_FILES if hard == resource.RLIM_INFINITY else min(hard, ENOUGH_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 # generate-config, check-config

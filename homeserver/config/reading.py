@@ -17,6 +17,9 @@ from homeserver.config.declared import OPTIONS, Group, Option, bare, extra, in_w
 from homeserver.config.options import DEVELOPMENT_SECRET, Config
 from homeserver.config.units import Secret
 
+PREFIX = "WEFT_"
+TEST_PREFIX = "WEFT_TEST_"
+"""Variables of this name tell the tests something, and are no options."""
 MAX_NESTING = 10
 SHORTEST_SECRET = 12
 
@@ -161,7 +164,7 @@ def _from_environment(environ: Mapping[str, str], problems: list[Problem]) -> _V
     options = {option.variable: option for option in OPTIONS.options()}
     values: _Values = {}
     for name, text in sorted(environ.items()):
-        if not name.startswith("WEFT_") or not text:
+        if not name.startswith(PREFIX) or name.startswith(TEST_PREFIX) or not text:
             continue
         option = options.get(name)
         if option is None:
