@@ -1,8 +1,8 @@
 """Canonical JSON: the one byte string that stands for a JSON value (spec: appendices#canonical-json).
 
 Hashes and signatures are taken over these bytes, so every server must make the same ones. `encode`
-is the fast way and right for every value that `check_value` accepts; room versions before 6 let in
-floats and huge integers, whose bytes `encode_lenient` gives as the rest of the network does.
+is the fast way and right for every value that `check_value` accepts. Elsewhere (in rooms of versions
+before 6, in requests) floats and huge integers are about, and `encode_lenient` writes them as others do.
 """
 
 import json
@@ -34,7 +34,15 @@ def encode(value: JsonValue) -> bytes:
 
 
 def encode_lenient(value: JsonValue) -> bytes:
-    """The bytes that older room versions are hashed over: floats and integers of any size allowed."""
+    """The bytes that are hashed and signed where floats and integers of any size are let in.
+
+    The same as `encode` for all that `check_value` accepts.
+    """
+    try:
+        check_shape(value)
+        return encode(value)
+    except InvalidJson:
+        pass
     try:
         encoded: bytes = canonicaljson.encode_canonical_json(value)
     except (TypeError, ValueError, RecursionError) as error:
@@ -78,6 +86,21 @@ def check_shape(value: JsonValue, *, max_depth: int = MAX_DEPTH) -> None:
         level = inner
 
 
+def check_depth(value: JsonObject, *, max_depth: int = MAX_DEPTH) -> None:
+    """Raises InvalidJson if objects and lists are nested deeper than `max_depth`; looks at nothing else."""
+    level: list[Any] = [value]
+    for _ in range(max_depth):
+        level = [
+            item
+            for container in level
+            for item in (container.values() if type(container) is dict else container)
+            if type(item) is dict or type(item) is list
+        ]
+        if not level:
+            return
+    raise InvalidJson(f"objects and lists are nested more than {max_depth} deep")
+
+
 def loads_strict(data: bytes, *, max_depth: int = MAX_DEPTH) -> JsonObject:
     """Parses the JSON object in `data`.
 
@@ -91,23 +114,9 @@ def loads_strict(data: bytes, *, max_depth: int = MAX_DEPTH) -> JsonObject:
     if type(value) is not dict:
         raise InvalidJson("not a JSON object")
     if data.count(b"{") + data.count(b"[") > max_depth:
-        _check_depth(value, max_depth)
+        check_depth(value, max_depth=max_depth)
     _check_keys_unique(data, value)
     return value
-
-
-def _check_depth(value: JsonObject, max_depth: int) -> None:
-    level: list[Any] = [value]
-    for _ in range(max_depth):
-        level = [
-            item
-            for container in level
-            for item in (container.values() if type(container) is dict else container)
-            if type(item) is dict or type(item) is list
-        ]
-        if not level:
-            return
-    raise InvalidJson(f"objects and lists are nested more than {max_depth} deep")
 
 
 def _check_keys_unique(data: bytes, value: JsonObject) -> None:

@@ -11,7 +11,7 @@ and sent, for good.
 import hashlib
 from collections.abc import Mapping, Sequence
 
-from homeserver.protocol.canonical_json import InvalidJson, check_shape
+from homeserver.protocol.canonical_json import InvalidJson, check_depth, check_shape
 from homeserver.protocol.identifiers import (
     InvalidIdentifier,
     check_event_id,
@@ -116,6 +116,8 @@ def _parse(version: RoomVersion, pdu: JsonObject) -> Event:
         raise InvalidEvent("an event is a JSON object")
     if version.strict_canonical_json:
         check_shape(pdu)
+    else:
+        check_depth(pdu)
     _check_size(len(encode_event(version, pdu)))
 
     event_type = _string(pdu, "type")

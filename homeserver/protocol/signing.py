@@ -15,7 +15,13 @@ import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nacl.bindings import crypto_sign, crypto_sign_BYTES, crypto_sign_open, crypto_sign_seed_keypair
+from nacl.bindings import (
+    crypto_sign,
+    crypto_sign_BYTES,
+    crypto_sign_open,
+    crypto_sign_PUBLICKEYBYTES,
+    crypto_sign_seed_keypair,
+)
 from nacl.exceptions import BadSignatureError
 from nacl.utils import random as random_bytes
 
@@ -98,17 +104,23 @@ ServerKeys = Mapping[str, Mapping[str, VerifyKey]]
 
 def sign_json(obj: JsonObject, server_name: str, key: SigningKey) -> JsonObject:
     """A copy of the object with this signature added to those it has. `unsigned` is not covered."""
-    signatures = obj.get("signatures", {})
-    own = {**signatures.get(server_name, {}), key.key_id: key.sign(encode(_signed_part(obj)))}
-    return {**obj, "signatures": {**signatures, server_name: own}}
+    return _with_signature(obj, server_name, key, encode_lenient(_signed_part(obj)))
 
 
 def verify_json_signature(obj: JsonObject, entity: str, key_id: str, verify_key_base64: str) -> None:
     """Raises InvalidSignature unless `entity` signed the object with this key."""
     signature = _signature(obj, entity, key_id)
-    part = _signed_part(obj)
-    message = encode_lenient(part)
+    try:
+        message = encode_lenient(_signed_part(obj))
+    except InvalidJson as error:
+        raise InvalidSignature(f"the object cannot be checked: {error}") from None
     _verify(message, signature, verify_key_base64, f"the signature of {entity} by {key_id}")
+
+
+def _with_signature(obj: JsonObject, server_name: str, key: SigningKey, message: bytes) -> JsonObject:
+    signatures = obj.get("signatures", {})
+    own = {**signatures.get(server_name, {}), key.key_id: key.sign(message)}
+    return {**obj, "signatures": {**signatures, server_name: own}}
 
 
 def _signed_part(obj: JsonObject) -> JsonObject:
@@ -133,8 +145,13 @@ def _signature(obj: JsonObject, entity: str, key_id: str) -> bytes:
 def _verify(message: bytes, signature: bytes, verify_key_base64: str, what: str) -> None:
     try:
         public = decode_base64(verify_key_base64)
+    except ValueError:
+        raise InvalidSignature(f"{what} cannot be checked: the key is not Base64") from None
+    if len(public) != crypto_sign_PUBLICKEYBYTES:
+        raise InvalidSignature(f"{what} cannot be checked: the key is not 32 bytes long")
+    try:
         crypto_sign_open(signature + message, public)
-    except (BadSignatureError, ValueError):
+    except BadSignatureError:
         raise InvalidSignature(f"{what} is wrong") from None
 
 
@@ -167,6 +184,11 @@ def check_content_hash(version: RoomVersion, pdu: JsonObject) -> bool:
 def signed_bytes(version: RoomVersion, pdu: JsonObject) -> bytes:
     """What the signatures of an event sign, and its reference hash hashes."""
     return encode_event(version, _signed_part(redact(version, pdu)))
+
+
+def sign_event(version: RoomVersion, pdu: JsonObject, server_name: str, key: SigningKey) -> JsonObject:
+    """A copy of an event with one more server's signature, as on an invite or a restricted join."""
+    return _with_signature(pdu, server_name, key, signed_bytes(version, pdu))
 
 
 def reference_hash(version: RoomVersion, pdu: JsonObject) -> str:
