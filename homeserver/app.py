@@ -10,8 +10,11 @@ from typing import Any
 import structlog
 from aiohttp import web
 
+from client_api.account_data import AccountDataRoutes
 from client_api.events import HistoryRoutes, SendRoutes, StateRoutes
 from client_api.http import Routes, mount
+from client_api.profiles import ProfileRoutes
+from client_api.receipts import ReceiptRoutes, TypingRoutes
 from client_api.registration import RegistrationRoutes
 from client_api.rooms import RoomRoutes
 from client_api.syncing import SyncRoutes
@@ -27,6 +30,7 @@ from homeserver.rooms.ephemeral import EphemeralClock, Typing
 from homeserver.rooms.history import History
 from homeserver.rooms.membership import Membership
 from homeserver.rooms.new_room import NewRooms
+from homeserver.rooms.receipts import Receipts
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
@@ -35,7 +39,9 @@ from homeserver.rooms.visibility import Visibility
 from homeserver.sync.device_lists import DeviceLists
 from homeserver.sync.engine import SyncEngine
 from homeserver.sync.wakeup import Wakeup
+from homeserver.users.account_data import AccountData
 from homeserver.users.accounts import Accounts
+from homeserver.users.invite_permission import InvitePermission
 from homeserver.users.passwords import Passwords
 from homeserver.users.presence import Presence
 from homeserver.users.profiles import Profiles
@@ -85,7 +91,8 @@ class App:
         author = Author(name, load_or_create(config.signing_key_path), now)
         visibility = Visibility(store.log)
         bundling = Bundling()
-        membership = Membership(self.rooms, author, self.profiles, self)
+        permission = InvitePermission(self.users)
+        membership = Membership(self.rooms, author, self.profiles, permission)
         aliases = Aliases(collection(profile_records.ALIASES), self.rooms, server_name=name)
         creation = Creation(self.rooms, author, default_version=config.rooms.default_version)
         new_rooms = NewRooms(
@@ -94,10 +101,18 @@ class App:
             aliases,
             collection(profile_records.PUBLISHED),
             self.profiles,
-            self,
+            permission,
         )
-        sending = Sending(self.rooms, author)
+        sending = Sending(self.rooms, author, aliases, permission)
         history = History(self.rooms, visibility, bundling, epoch=epoch, now=now)
+        account_data = AccountData(self.users, now)
+
+        async def profile_changed(user_id: str) -> None:
+            user = await self.users.get(user_id)
+            await membership.refresh_profiles(user_id, user.rooms("join"))
+
+        self.profiles.on_member_change.append(profile_changed)
+        receipts = Receipts(self.rooms, account_data, now)
         presence = Presence()
         self.engine = SyncEngine(
             rooms=self.rooms,
@@ -123,6 +138,10 @@ class App:
             StateRoutes(history),
             HistoryRoutes(history),
             RoomRoutes(new_rooms, membership, aliases, self.users),
+            ReceiptRoutes(receipts),
+            TypingRoutes(self.typing, self.rooms),
+            AccountDataRoutes(account_data),
+            ProfileRoutes(self.profiles, self.accounts),
             RegistrationRoutes(self.accounts, self.sessions, now),
             VersionRoutes(),
         ]
@@ -175,9 +194,6 @@ class App:
         self.wakeup.wake_user(entry.stream)
 
     # Not there yet
-
-    async def check_invite(self, inviter: str, invitee: str) -> None:
-        return None
 
     async def counts(self, *args: Any, **kwargs: Any) -> Any:
         from homeserver.sync.engine import KeyCounts, UnreadCounts

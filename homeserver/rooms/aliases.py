@@ -1,8 +1,10 @@
 """Aliases of rooms (spec: client-server "Room aliases")."""
 
-from homeserver.errors import MatrixError, forbidden, invalid_param, not_found
+from homeserver.errors import MatrixError, bad_json, forbidden, invalid_param, not_found
 from homeserver.protocol.identifiers import InvalidIdentifier, check_room_alias, check_room_id, server_name_of
+from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.redaction import power_levels
+from homeserver.rooms.room import Room
 from homeserver.rooms.rooms import Rooms
 from storage.collection import Collection
 from storage.errors import AlreadyExists
@@ -74,7 +76,31 @@ class Aliases:
                 raise forbidden("You may not delete this alias")
         await self._aliases.delete(alias)
 
+    async def check_canonical(self, room: Room, content: JsonObject) -> None:
+        """New aliases of an `m.room.canonical_alias` must point to the room.
+
+        Raises 400 M_BAD_ALIAS for one that does not, M_INVALID_PARAM for what is no alias.
+        """
+        known = _aliases_in(room.state_content("m.room.canonical_alias"))
+        for alias in _aliases_in(content) - known:
+            try:
+                check_room_alias(alias)
+            except InvalidIdentifier as error:
+                raise invalid_param(str(error)) from error
+            record = await self._aliases.get(alias)
+            if record is None or record.room_id != room.room_id:
+                raise MatrixError(400, "M_BAD_ALIAS", f"{alias} does not point to this room")
+
     async def move(self, old_room: str, new_room: str) -> None:
         """Point the aliases of an upgraded room to its successor."""
         for record in await self._aliases.find("by_room", (old_room,)):
             await self._aliases.put(RoomAlias(alias=record.alias, room_id=new_room, creator=record.creator))
+
+
+def _aliases_in(content: JsonObject) -> set[str]:
+    """The aliases that an `m.room.canonical_alias` names. Raises 400 M_BAD_JSON for other types."""
+    alternatives = content.get("alt_aliases") or []
+    names = [content["alias"]] if content.get("alias") else []
+    if not isinstance(alternatives, list) or not all(isinstance(n, str) for n in (*names, *alternatives)):
+        raise bad_json("m.room.canonical_alias: aliases must be strings")
+    return {*names, *alternatives}

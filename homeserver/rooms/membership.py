@@ -4,6 +4,8 @@ What is allowed is decided by the auth rules on the event itself; here is what t
 the profile in the member event, restricted joins' authorising user, invite permission, idempotence.
 """
 
+import asyncio
+from collections.abc import Sequence
 from typing import Protocol
 
 from homeserver.errors import MatrixError, forbidden, not_found
@@ -131,6 +133,15 @@ class Membership:
             return [EventTemplate("m.room.member", user_id, content, state_key=user_id)]
 
         await self._rooms.submit(room, RoomProposal(self._author, room, decide))
+
+    async def refresh_profiles(self, user_id: str, room_ids: Sequence[str]) -> None:
+        """Carry a changed profile into many rooms, side by side; a room that refuses it keeps the old one."""
+        results = await asyncio.gather(
+            *(self.refresh_profile(room_id, user_id) for room_id in room_ids), return_exceptions=True
+        )
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, MatrixError):
+                raise result
 
     async def _known_room(self, room_id: str) -> Room:
         room = await self._rooms.get(room_id)

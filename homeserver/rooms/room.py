@@ -57,6 +57,8 @@ class Receipt(NamedTuple):
     thread_id: str | None
     event_id: str
     ts: int
+    position: int
+    """Of the event that was read."""
 
 
 class Room:
@@ -259,4 +261,5 @@ def receipt_of(entry: Entry) -> Receipt:
     """A RECEIPT entry as a value; its type is "kind" or "kind thread_id"."""
     assert entry.type is not None and entry.key is not None
     kind, _, thread_id = entry.type.partition(" ")
-    return Receipt(entry.seq, entry.key, kind, thread_id or None, entry.target or "", entry.ts)
+    position = int(entry.meta) if entry.meta else 0
+    return Receipt(entry.seq, entry.key, kind, thread_id or None, entry.target or "", entry.ts, position)

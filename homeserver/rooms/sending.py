@@ -2,6 +2,7 @@
 
 from homeserver.errors import forbidden, invalid_param, not_found
 from homeserver.protocol.json_types import JsonObject
+from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.authoring import (
     Author,
     EventTemplate,
@@ -10,6 +11,7 @@ from homeserver.rooms.authoring import (
     check_content,
     same_state,
 )
+from homeserver.rooms.membership import InvitePermission
 from homeserver.rooms.redaction import may_redact
 from homeserver.rooms.room import Room, RoomHead
 from homeserver.rooms.rooms import Rooms
@@ -19,9 +21,11 @@ from storage.log import transaction_digest
 class Sending:
     """Events of local users into rooms this server is in."""
 
-    def __init__(self, rooms: Rooms, author: Author) -> None:
+    def __init__(self, rooms: Rooms, author: Author, aliases: Aliases, permission: InvitePermission) -> None:
         self._rooms = rooms
         self._author = author
+        self._aliases = aliases
+        self._permission = permission
 
     async def room_of(self, room_id: str) -> Room:
         """The room. Raises 403: an unknown room is one that the user is not in."""
@@ -61,6 +65,10 @@ class Sending:
         """Set a state key; setting it to what it is already makes no new event."""
         room = await self.room_of(room_id)
         check_content(content)
+        if type == "m.room.canonical_alias" and state_key == "":
+            await self._aliases.check_canonical(room, content)
+        elif type == "m.room.member" and content.get("membership") == "invite":
+            await self._permission.check_invite(sender, state_key)
         template = EventTemplate(type, sender, content, state_key=state_key, ts=ts)
         return await self._submit(room, template, None)
 

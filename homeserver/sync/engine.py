@@ -28,6 +28,7 @@ from homeserver.sync.timeline import TimelineSlice, newest_events
 from homeserver.sync.to_device import ToDeviceQueue
 from homeserver.sync.token import SyncToken, decode_sync_token, encode_position
 from homeserver.sync.wakeup import Wakeup
+from homeserver.users.invite_permission import blocks_invites
 from homeserver.users.users import MembershipRef, User, Users
 
 DEFAULT_LIMIT = 10
@@ -459,7 +460,7 @@ class _Answer:
         after = self._since.rooms[shard] if self._since is not None else 0
         if not after < ref.position <= self._upto.rooms[shard] and not self._request.full_state:
             return None
-        if ref.sender in self._reader.ignored and kind == "invite":
+        if kind == "invite" and (ref.sender in self._reader.ignored or blocks_invites(self._user)):
             return None
         room = await self._rooms.get(room_id)
         if room is None:

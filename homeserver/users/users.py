@@ -10,15 +10,12 @@ from typing import NamedTuple
 
 import orjson
 
-from homeserver.errors import invalid_param
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
-from homeserver.shard_writer import Append, Appended, ShardWriter
+from homeserver.shard_writer import Append, Appended, Proposal, R, ShardWriter
 from storage.log import Entry, Kind, Log, ShardMap
 
-MAX_ACCOUNT_DATA_BYTES = 512 * 1024
-MAX_ACCOUNT_DATA_KEYS = 20_000
 LOAD_ATTEMPTS = 20
 
 FORGOTTEN = "forgotten"
@@ -149,18 +146,9 @@ class Users:
         """Append to the user's shard; the seq of the last entry, once durable."""
         return await self.writers[self._shards.of_user(user_id)].submit(Append(entries))
 
-    async def set_account_data(
-        self, user_id: str, type: str, content: JsonObject | None, *, room_id: str = "", now: int
-    ) -> None:
-        """Set (or with None delete) global or room account data. Raises 400/413 beyond the limits."""
-        body = b"" if content is None else orjson.dumps(content)
-        if len(body) > MAX_ACCOUNT_DATA_BYTES:
-            raise invalid_param(f"Account data may have {MAX_ACCOUNT_DATA_BYTES} bytes at most")
-        user = await self.get(user_id)
-        if (room_id, type) not in user.account_data and len(user.account_data) >= MAX_ACCOUNT_DATA_KEYS:
-            raise invalid_param("Too much account data")
-        entry = Entry(kind=Kind.ACCOUNT_DATA, stream=user_id, type=type, key=room_id, body=body, ts=now)
-        await self.append(user_id, [entry])
+    async def submit(self, user_id: str, proposal: Proposal[R]) -> R:
+        """Append to the user's shard what the proposal makes of the user; see ShardWriter.submit."""
+        return await self.writers[self._shards.of_user(user_id)].submit(proposal)
 
     def on_entries(self, shard: int, appended: Sequence[Appended]) -> None:
         """Apply entries of a user shard, then tell the followers."""

@@ -1,0 +1,56 @@
+"""Profiles (spec: client-server "Profiles")."""
+
+from client_api.http import Auth, Call, Result, Routes, delete, get, put
+from homeserver.errors import forbidden, missing_param, not_found
+from homeserver.protocol.identifiers import check_user_id
+from homeserver.users.accounts import Accounts
+from homeserver.users.profiles import Profiles
+
+
+class ProfileRoutes(Routes):
+    def __init__(self, profiles: Profiles, accounts: Accounts) -> None:
+        self._profiles = profiles
+        self._accounts = accounts
+
+    async def _known(self, call: Call) -> str:
+        user_id = check_user_id(call.path("user_id"))
+        account = await self._accounts.get(user_id)
+        if account is None or account.erased:
+            raise not_found("There is no such user")
+        return user_id
+
+    @get("/profile/{user_id}", auth=Auth.OPTIONAL)
+    async def profile(self, call: Call) -> Result:
+        return await self._profiles.get(await self._known(call))
+
+    @get(
+        "/profile/{user_id}/{key}",
+        "/_matrix/client/unstable/uk.tcpip.msc4133/profile/{user_id}/{key}",
+        auth=Auth.OPTIONAL,
+    )
+    async def field(self, call: Call) -> Result:
+        key = call.path("key")
+        return {key: await self._profiles.field(await self._known(call), key)}
+
+    @put(
+        "/profile/{user_id}/{key}",
+        "/_matrix/client/unstable/uk.tcpip.msc4133/profile/{user_id}/{key}",
+        auth=Auth.GUEST,
+    )
+    async def set_field(self, call: Call) -> Result:
+        self._check_own(call)
+        key, body = call.path("key"), call.content()
+        if key not in body:
+            raise missing_param(f"The body has no {key}")
+        await self._profiles.set(call.user_id, key, body[key])
+        return {}
+
+    @delete("/profile/{user_id}/{key}", "/_matrix/client/unstable/uk.tcpip.msc4133/profile/{user_id}/{key}")
+    async def delete_field(self, call: Call) -> Result:
+        self._check_own(call)
+        await self._profiles.set(call.user_id, call.path("key"), None)
+        return {}
+
+    def _check_own(self, call: Call) -> None:
+        if call.path("user_id") != call.user_id:
+            raise forbidden("You may only change your own profile")

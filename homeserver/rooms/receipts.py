@@ -1,0 +1,86 @@
+"""Read receipts and markers (spec: client-server "Receipts", "Read and unread markers")."""
+
+from homeserver.clock import Clock
+from homeserver.errors import forbidden, invalid_param, not_found
+from homeserver.protocol.json_types import JsonObject
+from homeserver.rooms.room import Room
+from homeserver.rooms.room_event import RoomEvent
+from homeserver.rooms.rooms import Rooms
+from homeserver.rooms.threads import MAIN, thread_of
+from homeserver.shard_writer import Append
+from homeserver.users.account_data import AccountData
+from storage.log import Entry, Kind
+
+KINDS = ("m.read", "m.read.private")
+FULLY_READ = "m.fully_read"
+
+
+class Receipts:
+    """Receipts of local users. A receipt only ever moves forward."""
+
+    def __init__(self, rooms: Rooms, account_data: AccountData, now: Clock) -> None:
+        self._rooms = rooms
+        self._account_data = account_data
+        self._now = now
+
+    async def mark(
+        self, room_id: str, user_id: str, kind: str, event_id: str, thread_id: str | None = None
+    ) -> None:
+        """Set a receipt, or with kind m.fully_read the marker.
+
+        Raises 400 for an unknown kind or a thread that the event is not in, 403 for non-members,
+        404 for an event that is not in the room.
+        """
+        room = await self._joined_room(room_id, user_id)
+        if kind == FULLY_READ:
+            await self._account_data.set(user_id, FULLY_READ, {"event_id": event_id}, room_id)
+            return
+        if kind not in KINDS:
+            raise invalid_param(f"Receipt type {kind!r} is not supported")
+        event = await self._event(room, event_id)
+        if thread_id is not None:
+            await self._check_thread(room, event, thread_id)
+        before = room.receipts.get((user_id, kind, thread_id))
+        if before is not None and before.position >= event.position:
+            return
+        entry = Entry(
+            kind=Kind.RECEIPT,
+            stream=room_id,
+            type=kind if thread_id is None else f"{kind} {thread_id}",
+            key=user_id,
+            target=event_id,
+            ts=self._now(),
+            meta=str(event.position).encode(),
+        )
+        await self._rooms.submit(room, Append([entry]))
+
+    async def mark_all(self, room_id: str, user_id: str, markers: JsonObject) -> None:
+        """Several at once, by kind; see `mark`. A marker may name an event that is not here."""
+        room = await self._joined_room(room_id, user_id)
+        for kind in (FULLY_READ, *KINDS):
+            event_id = markers.get(kind)
+            if isinstance(event_id, str):
+                await self.mark(room.room_id, user_id, kind, event_id)
+
+    async def _joined_room(self, room_id: str, user_id: str) -> Room:
+        room = await self._rooms.get(room_id)
+        if room is None or user_id not in room.joined:
+            raise forbidden("You are not in this room")
+        return room
+
+    async def _event(self, room: Room, event_id: str) -> RoomEvent:
+        event = room.find(event_id) or (await self._rooms.stored.by_id(room.room_id, [event_id])).get(
+            event_id
+        )
+        if event is None:
+            raise not_found("There is no such event in this room")
+        return event
+
+    async def _check_thread(self, room: Room, event: RoomEvent, thread_id: str) -> None:
+        if not thread_id:
+            raise invalid_param("thread_id must be a non-empty string")
+        thread = await thread_of(self._rooms.stored, room, event)
+        # A thread's root is in the main timeline, yet clients read a thread from its root on.
+        if thread_id not in (thread, event.event_id):
+            what = "the main timeline" if thread_id == MAIN else "that thread"
+            raise invalid_param(f"thread_id: the event is not in {what}")

@@ -1,0 +1,93 @@
+"""Account data: what clients keep about a user, global or for one room (spec: client-server "Client Config").
+
+Each piece is an entry of the user's log under (type, room). A change that depends on what is there
+(tags, push rules) is made when it is committed, so two devices never overwrite each other's.
+"""
+
+from collections.abc import Callable
+
+import orjson
+
+from homeserver.clock import Clock
+from homeserver.errors import invalid_param
+from homeserver.protocol.json_types import JsonObject
+from homeserver.shard_writer import Appended, Drafts
+from homeserver.users.users import User, Users
+from storage.log import Entry, Kind
+
+MAX_BYTES = 512 * 1024
+MAX_KEYS = 20_000
+MAX_TYPE_BYTES = 255
+
+Change = Callable[[JsonObject], JsonObject | None]
+"""From the content that is there ({} for none) to the new one; None deletes it."""
+
+
+class AccountData:
+    """Reads and changes account data of local users."""
+
+    def __init__(self, users: Users, now: Clock) -> None:
+        self._users = users
+        self._now = now
+
+    async def get(self, user_id: str, type: str, room_id: str = "") -> JsonObject | None:
+        """None when there is none."""
+        user = await self._users.get(user_id)
+        datum = user.account_data.get((room_id, type))
+        return orjson.loads(datum.content) if datum is not None and datum.content else None
+
+    async def set(self, user_id: str, type: str, content: JsonObject | None, room_id: str = "") -> None:
+        """Replace (or with None delete) a piece. Raises 400 beyond the limits."""
+        await self.change(user_id, type, lambda _: content, room_id)
+
+    async def change(self, user_id: str, type: str, change: Change, room_id: str = "") -> None:
+        """Make a piece what `change` says of it; an unchanged one makes no entry. Raises 400."""
+        user = await self._users.get(user_id)
+        if len(type.encode()) > MAX_TYPE_BYTES:
+            raise invalid_param(f"An account data type may have {MAX_TYPE_BYTES} bytes at most")
+        if (room_id, type) not in user.account_data and len(user.account_data) >= MAX_KEYS:
+            raise invalid_param("Too much account data")
+        await self._users.submit(user_id, _Change(user, type, room_id, change, self._now()))
+
+
+class _Change:
+    """The proposal behind `AccountData.change`."""
+
+    def __init__(self, user: User, type: str, room_id: str, change: Change, now: int) -> None:
+        self._user = user
+        self._type = type
+        self._room_id = room_id
+        self._change = change
+        self._now = now
+
+    def build(self, drafts: Drafts, next_seq: int) -> list[Appended]:
+        key = f"{self._user.user_id}\0{self._room_id}\0{self._type}"
+        old: bytes
+        if key in drafts:
+            old = drafts[key]
+        else:
+            datum = self._user.account_data.get((self._room_id, self._type))
+            old = datum.content if datum is not None else b""
+        content = self._change(orjson.loads(old) if old else {})
+        new = b"" if content is None else orjson.dumps(content)
+        if len(new) > MAX_BYTES:
+            raise invalid_param(f"Account data may have {MAX_BYTES} bytes at most")
+        if new == old:
+            return []
+        drafts[key] = new
+        entry = Entry(
+            kind=Kind.ACCOUNT_DATA,
+            stream=self._user.user_id,
+            type=self._type,
+            key=self._room_id,
+            body=new,
+            ts=self._now,
+            seq=next_seq,
+        )
+        return [Appended(entry)]
+
+    def result(self) -> None:
+        return None
+
+    def duplicate(self, existing: Entry) -> None:
+        return None

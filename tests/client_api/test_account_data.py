@@ -1,0 +1,80 @@
+"""Account data, tags, profiles, invite permission (spec: client-server modules of those names)."""
+
+from tests.client_api.conftest import Client, Server
+
+
+async def test_account_data_reaches_the_users_other_syncs(alice: Client) -> None:
+    await alice.sync()
+    await alice.put(f"/user/{alice.user_id}/account_data/org.example.x", {"a": 1})
+    body = await alice.sync(timeout=1000)
+    assert body["account_data"]["events"] == [{"type": "org.example.x", "content": {"a": 1}}]
+    assert await alice.get(f"/user/{alice.user_id}/account_data/org.example.x") == {"a": 1}
+
+
+async def test_managed_types_are_refused_with_405(alice: Client) -> None:
+    for type in ("m.fully_read", "m.push_rules"):
+        await alice.call("PUT", f"/user/{alice.user_id}/account_data/{type}", {}, expect=405)
+
+
+async def test_another_users_account_data_is_forbidden(alice: Client, bob: Client) -> None:
+    await alice.call("PUT", f"/user/{bob.user_id}/account_data/x", {}, expect=403)
+    await alice.call("GET", f"/user/{bob.user_id}/account_data/x", expect=403)
+
+
+async def test_tags_of_a_room_are_set_listed_and_removed(alice: Client) -> None:
+    room_id = await alice.create_room()
+    base = f"/user/{alice.user_id}/rooms/{room_id}/tags"
+    await alice.put(f"{base}/m.favourite", {"order": 0.5})
+    await alice.put(f"{base}/u.work", {})
+    assert (await alice.get(base))["tags"] == {"m.favourite": {"order": 0.5}, "u.work": {}}
+    await alice.delete(f"{base}/m.favourite")
+    assert (await alice.get(base))["tags"] == {"u.work": {}}
+
+
+async def test_account_data_survives_a_restart(server: Server, alice: Client) -> None:
+    await alice.put(f"/user/{alice.user_id}/account_data/org.example.x", {"a": 1})
+    await server.restart()
+    again = server.client()
+    again.token = alice.token
+    assert await again.get(f"/user/{alice.user_id}/account_data/org.example.x") == {"a": 1}
+
+
+async def test_new_displayname_is_carried_into_the_users_rooms(alice: Client, bob: Client) -> None:
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    await bob.sync()
+    await alice.put(f"/profile/{alice.user_id}/displayname", {"displayname": "Alice"})
+    assert (await bob.get(f"/profile/{alice.user_id}"))["displayname"] == "Alice"
+    body = await bob.sync(timeout=1000)
+    event = body["rooms"]["join"][room_id]["timeline"]["events"][-1]
+    assert event["content"] == {"membership": "join", "displayname": "Alice"}
+    assert event["unsigned"]["prev_content"] == {"membership": "join"}
+
+
+async def test_profile_takes_any_field_within_its_bounds(alice: Client) -> None:
+    path = f"/profile/{alice.user_id}"
+    await alice.put(f"{path}/org.example.mood", {"org.example.mood": {"is": "fine"}})
+    assert (await alice.get(f"{path}/org.example.mood")) == {"org.example.mood": {"is": "fine"}}
+    await alice.delete(f"{path}/org.example.mood")
+    await alice.call("GET", f"{path}/org.example.mood", expect=404)
+    large = {"org.example.big": "x" * 70_000}
+    reply = await alice.call("PUT", f"{path}/org.example.big", large, expect=400)
+    assert reply.errcode == "M_PROFILE_TOO_LARGE"
+    reply = await alice.call("PUT", f"{path}/{'k' * 300}", {"k" * 300: 1}, expect=400)
+    assert reply.errcode == "M_KEY_TOO_LARGE"
+
+
+async def test_blocked_invites_are_refused_and_hidden(alice: Client, bob: Client) -> None:
+    early = await alice.create_room()
+    await alice.invite(early, bob.user_id)
+    await bob.put(
+        f"/user/{bob.user_id}/account_data/m.invite_permission_config", {"default_action": "block"}
+    )
+    room_id = await alice.create_room()
+    reply = await alice.call("POST", f"/rooms/{room_id}/invite", {"user_id": bob.user_id}, expect=403)
+    assert reply.errcode == "M_INVITE_BLOCKED"
+    reply = await alice.call(
+        "PUT", f"/rooms/{room_id}/state/m.room.member/{bob.user_id}", {"membership": "invite"}, expect=403
+    )
+    assert reply.errcode == "M_INVITE_BLOCKED"
+    assert "invite" not in (await bob.sync()).get("rooms", {})

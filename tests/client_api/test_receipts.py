@@ -1,0 +1,83 @@
+"""Receipts, read markers, typing (spec: client-server "Receipts", "Read markers", "Typing")."""
+
+from tests.client_api.conftest import Client
+
+
+def ephemeral(body: dict, room_id: str, type: str) -> dict | None:
+    events = body.get("rooms", {}).get("join", {}).get(room_id, {}).get("ephemeral", {}).get("events", [])
+    return next((event["content"] for event in events if event["type"] == type), None)
+
+
+async def room_of_two(alice: Client, bob: Client) -> str:
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    await alice.sync()
+    await bob.sync()
+    return room_id
+
+
+async def test_public_receipt_is_seen_by_the_other_member(alice: Client, bob: Client) -> None:
+    room_id = await room_of_two(alice, bob)
+    event_id = await alice.send(room_id)
+    await bob.post(f"/rooms/{room_id}/receipt/m.read/{event_id}")
+    content = ephemeral(await alice.sync(timeout=1000), room_id, "m.receipt")
+    assert content is not None
+    assert bob.user_id in content[event_id]["m.read"]
+
+
+async def test_private_receipt_is_shown_to_its_own_user_only(alice: Client, bob: Client) -> None:
+    room_id = await room_of_two(alice, bob)
+    event_id = await alice.send(room_id)
+    await alice.sync()
+    await bob.post(f"/rooms/{room_id}/receipt/m.read.private/{event_id}")
+    assert ephemeral(await alice.sync(), room_id, "m.receipt") is None
+    content = ephemeral(await bob.sync(), room_id, "m.receipt")
+    assert content is not None
+    assert bob.user_id in content[event_id]["m.read.private"]
+
+
+async def test_receipt_never_moves_backwards(alice: Client, bob: Client) -> None:
+    room_id = await room_of_two(alice, bob)
+    first, second = await alice.send(room_id), await alice.send(room_id)
+    await bob.post(f"/rooms/{room_id}/receipt/m.read/{second}")
+    await bob.post(f"/rooms/{room_id}/receipt/m.read/{first}")
+    content = ephemeral(await alice.sync(), room_id, "m.receipt")
+    assert content is not None
+    assert list(content) == [second]
+
+
+async def test_receipt_in_a_wrong_thread_is_refused(alice: Client, bob: Client) -> None:
+    room_id = await room_of_two(alice, bob)
+    event_id = await alice.send(room_id)
+    path = f"/rooms/{room_id}/receipt/m.read/{event_id}"
+    for thread in ("", "$other"):
+        reply = await bob.call("POST", path, {"thread_id": thread}, expect=400)
+        assert reply.errcode == "M_INVALID_PARAM"
+
+
+async def test_receipt_by_an_outsider_is_refused(alice: Client, bob: Client) -> None:
+    room_id = await alice.create_room()
+    event_id = await alice.send(room_id)
+    await bob.call("POST", f"/rooms/{room_id}/receipt/m.read/{event_id}", {}, expect=403)
+
+
+async def test_fully_read_marker_comes_back_as_room_account_data(alice: Client, bob: Client) -> None:
+    room_id = await room_of_two(alice, bob)
+    event_id = await alice.send(room_id)
+    await bob.post(f"/rooms/{room_id}/read_markers", {"m.fully_read": event_id, "m.read": event_id})
+    body = await bob.sync()
+    events = body["rooms"]["join"][room_id]["account_data"]["events"]
+    assert events == [{"type": "m.fully_read", "content": {"event_id": event_id}}]
+
+
+async def test_typing_is_shown_and_ends(alice: Client, bob: Client) -> None:
+    room_id = await room_of_two(alice, bob)
+    path = f"/rooms/{room_id}/typing/{alice.user_id}"
+    await alice.put(path, {"typing": True, "timeout": 300})
+    assert ephemeral(await bob.sync(timeout=1000), room_id, "m.typing") == {"user_ids": [alice.user_id]}
+    assert ephemeral(await bob.sync(timeout=2000), room_id, "m.typing") == {"user_ids": []}
+
+
+async def test_nobody_types_for_another_user(alice: Client, bob: Client) -> None:
+    room_id = await room_of_two(alice, bob)
+    await alice.call("PUT", f"/rooms/{room_id}/typing/{bob.user_id}", {"typing": True}, expect=403)
