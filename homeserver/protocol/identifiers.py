@@ -29,7 +29,7 @@ def server_name_of(identifier: str) -> str:
     """The domain of a user id, alias, or older room or event id: all after the first colon."""
     _, colon, domain = identifier.partition(":")
     if not colon or not domain:
-        raise InvalidIdentifier(f"{identifier!r} names no server")
+        raise InvalidIdentifier(f"{identifier[:MAX_LENGTH]!r} names no server")
     return domain
 
 
@@ -37,7 +37,7 @@ def localpart_of(user_id: str) -> str:
     """What stands between the sigil and the first colon."""
     localpart, colon, _ = user_id[1:].partition(":")
     if not colon or not user_id.startswith("@"):
-        raise InvalidIdentifier(f"{user_id!r} is not a user id")
+        raise InvalidIdentifier(f"{user_id[:MAX_LENGTH]!r} is not a user id")
     return localpart
 
 
