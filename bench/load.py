@@ -1,0 +1,245 @@
+"""What a scenario works with: accounts, rooms, timed sections, and a place to report mistakes.
+
+A timed section charges the server with all the CPU that it uses from the first request until it is
+quiet again after the last answer, so work that the server puts off is not lost from the figure.
+"""
+
+import asyncio
+import itertools
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from bench import proc
+from bench.http1 import Connection, Response, connect
+from bench.matrix import Account, Api, JsonObject, WrongAnswer, parsed, text
+from bench.results import Figure, Outcome, Restarted, Row, quantile
+from bench.sizes import Sizes
+
+_SETUP_AT_ONCE = 8
+_MISTAKES_SHOWN = 5
+_MISTAKES_BORNE = 50
+
+T = TypeVar("T")
+
+
+class TooManyMistakes(Exception):
+    """So many wrong answers that going on tells nothing."""
+
+
+class Section:
+    """A timed section under way."""
+
+    def __init__(self) -> None:
+        self.latencies: list[float] = []
+        self.cpu_seconds: float | None = None  # where the scenario takes the CPU itself
+        self.seconds: float | None = None  # likewise the time
+
+    def add(self, seconds: float) -> None:
+        """Notes one operation."""
+        self.latencies.append(seconds)
+
+
+class Load:
+    """One server under load. `outcome` gathers what the scenario finds."""
+
+    def __init__(
+        self,
+        *,
+        host: str,
+        port: int,
+        pids: Sequence[int],
+        sizes: Sizes,
+        restart: Callable[[], Awaitable[Restarted]] | None,
+    ) -> None:
+        self.sizes = sizes
+        self.api = Api(host, port, sizes.presence)
+        self.outcome = Outcome()
+        self.tag = secrets.token_hex(3)
+        self._roots = list(pids)
+        self._restart = restart
+        self._numbers = itertools.count()
+        self._idle: list[Connection] = []
+
+    # -- requests outside of the timed sections
+
+    async def call(self, request: bytes) -> JsonObject:
+        """One request; its answer must be a 200 with a JSON object. Raises WrongAnswer."""
+        connection = self._idle.pop() if self._idle else (await self._connect(1))[0]
+        response = await connection.request(request)
+        self._idle.append(connection)
+        return parsed(response)
+
+    async def each(self, items: Sequence[T], work: Callable[[T], Awaitable[object]]) -> None:
+        """Does work for each item, a few at a time. The first error ends it."""
+        waiting = iter(items)
+
+        async def worker() -> None:
+            for item in waiting:
+                await work(item)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(_SETUP_AT_ONCE, len(items))):
+                    group.create_task(worker())
+        except BaseExceptionGroup as several:
+            raise several.exceptions[0] from None
+
+    def new_name(self) -> str:
+        """A localpart that no account has."""
+        return f"bench-{self.tag}-{next(self._numbers)}"
+
+    async def accounts(self, count: int) -> list[Account]:
+        """Registers fresh accounts."""
+        made: list[Account] = []
+
+        async def register(localpart: str) -> None:
+            made.append(account_of(await self.call(self.api.register(localpart)), localpart))
+
+        await self.each([self.new_name() for _ in range(count)], register)
+        return made
+
+    async def room(self, members: Sequence[Account]) -> str:
+        """A public room made by the first member, joined by the others."""
+        room = text(await self.call(self.api.create_room(members[0])), "room_id", "!")
+        await self.each(members[1:], lambda member: self.call(self.api.join(member, room)))
+        return room
+
+    async def since(self, account: Account, since: str = "") -> str:
+        """Catches up by one short /sync; returns the token."""
+        request = self.api.sync(account, since, filter_json='{"room":{"timeline":{"limit":1}}}')
+        return text(await self.call(request), "next_batch")
+
+    # -- the server's processes
+
+    async def quiet(self) -> None:
+        """Waits until the server has nothing left to do."""
+        await proc.quiet(proc.with_children(self._roots))
+
+    def cpu_seconds(self) -> float:
+        return proc.cpu_seconds(proc.with_children(self._roots))
+
+    def rss_bytes(self) -> int:
+        return proc.rss_bytes(proc.with_children(self._roots))
+
+    @property
+    def can_restart(self) -> bool:
+        return self._restart is not None
+
+    async def restart(self) -> Restarted:
+        """Stops the server and starts it again on the same data."""
+        assert self._restart is not None
+        self.hang_up()
+        done = await self._restart()
+        self._roots = done.pids
+        return done
+
+    # -- timing
+
+    @asynccontextmanager
+    async def section(self, name: str) -> AsyncIterator[Section]:
+        """Times what is done inside and makes a row of it."""
+        await self.quiet()
+        pids = proc.with_children(self._roots)
+        section = Section()
+        cpu, own, begun = proc.cpu_seconds(pids), time.process_time(), time.perf_counter()
+        yield section
+        seconds = time.perf_counter() - begun
+        own = time.process_time() - own
+        await proc.quiet(pids)
+        used = proc.cpu_seconds(pids) - cpu if section.cpu_seconds is None else section.cpu_seconds
+        ops = len(section.latencies)
+        if not ops:
+            self.mistake(f"{name}: no operation was done")
+            return
+        timed = section.seconds or seconds
+        self.outcome.rows.append(
+            Row(
+                name=name,
+                ops=ops,
+                per_second=ops / timed,
+                p50_ms=quantile(section.latencies, 0.5) * 1000,
+                p99_ms=quantile(section.latencies, 0.99) * 1000,
+                cpu_ms=used / ops * 1000,
+                rss_mib=proc.rss_bytes(pids) / 2**20,
+                driver_share=own / seconds,
+            )
+        )
+
+    async def loop(
+        self,
+        name: str,
+        concurrency: int,
+        request: Callable[[int, int], bytes],
+        check: Callable[[int, int, Response], None],
+        *,
+        max_ops: int | None = None,
+    ) -> None:
+        """A timed section: workers that send one request after the other until time or operations end.
+
+        `request` and `check` get the worker's number and the operation's; `check` raises WrongAnswer.
+        """
+        most = min(max_ops or self.sizes.max_ops, self.sizes.max_ops)
+        numbers = iter(range(most))
+        connections = await self._connect(min(concurrency, most))
+        try:
+            async with self.section(name) as section:
+                stop = time.perf_counter() + self.sizes.seconds
+
+                async def worker(who: int, connection: Connection) -> None:
+                    for number in numbers:
+                        data = request(who, number)
+                        begun = time.perf_counter()
+                        response = await connection.request(data)
+                        try:
+                            check(who, number, response)
+                        except WrongAnswer as wrong:
+                            self.mistake(f"{name}: {wrong}")
+                        else:
+                            section.add(response.at - begun)
+                        if response.at > stop:
+                            return
+
+                await asyncio.gather(*(worker(who, each) for who, each in enumerate(connections)))
+        finally:
+            for connection in connections:
+                connection.close()
+
+    async def _connect(self, count: int) -> list[Connection]:
+        """Connections that have answered a request already."""
+        connections = await connect(self.api.host, self.api.port, count)
+        warm = self.api.request("GET", "/_matrix/client/versions")
+        for response in await asyncio.gather(*(each.request(warm) for each in connections)):
+            parsed(response)
+        return connections
+
+    def hang_up(self) -> None:
+        """Closes the connections that `call` keeps."""
+        for connection in self._idle:
+            connection.close()
+        self._idle.clear()
+
+    # -- what was found
+
+    def figure(self, name: str, unit: str, value: float) -> None:
+        self.outcome.figures.append(Figure(name, unit, value))
+
+    def mistake(self, what: str) -> None:
+        """Counts a wrong answer. Raises TooManyMistakes when there is no end of them."""
+        self.outcome.mistake_count += 1
+        if len(self.outcome.mistakes) < _MISTAKES_SHOWN:
+            self.outcome.mistakes.append(what)
+        if self.outcome.mistake_count > _MISTAKES_BORNE:
+            raise TooManyMistakes
+
+
+def account_of(answer: JsonObject, localpart: str) -> Account:
+    """The account that /register or /login tells of. Raises WrongAnswer."""
+    return Account(
+        user_id=text(answer, "user_id", f"@{localpart}:"),
+        token=text(answer, "access_token"),
+        device_id=text(answer, "device_id"),
+        localpart=localpart,
+    )

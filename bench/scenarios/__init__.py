@@ -1,0 +1,29 @@
+"""The scenarios, in the order in which they run: those that restart the server come last."""
+
+from bench.scenarios.devices import Accounts, Encryption
+from bench.scenarios.fanout import Fanout, Polls
+from bench.scenarios.growth import Growth
+from bench.scenarios.history import Rooms
+from bench.scenarios.scenario import Scenario
+from bench.scenarios.send import Send
+from bench.scenarios.storage import Memory, Storage
+from bench.scenarios.sync import FirstSync, IncrementalSync
+
+__all__ = ["SCENARIOS", "Scenario"]
+
+SCENARIOS: dict[str, type[Scenario]] = {
+    scenario.name: scenario
+    for scenario in (
+        Send,
+        Fanout,
+        IncrementalSync,
+        FirstSync,
+        Rooms,
+        Encryption,
+        Accounts,
+        Growth,
+        Polls,
+        Storage,
+        Memory,
+    )
+}

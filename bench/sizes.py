@@ -1,0 +1,49 @@
+"""How much is measured: three sets of sizes."""
+
+import msgspec
+
+
+class Sizes(msgspec.Struct, frozen=True, kw_only=True):
+    """Sizes of the scenarios. The load is the same for each server, but for loops that end by the clock."""
+
+    rounds: int = 3
+    seconds: float = 1.2  # the longest time of one timed loop
+    max_ops: int = 5000  # and its most operations
+    presence: str = "offline"  # set_presence of syncing clients
+
+    send: tuple[int, ...] = (1, 10, 50)
+    fanout: tuple[int, ...] = (50, 200)
+    first_sync: tuple[int, ...] = (10, 50)
+    polls: int = 1000
+    hold_seconds: float = 10.0
+    long_room: int = 1000  # messages in the room that is paged through
+    big_room: int = 500  # members
+    joins: int = 20  # joins timed at each end of a room's growth
+    fill: int = 2000  # plain messages sent before the timed start
+    changes: int = 200  # membership changes whose bytes are counted
+    known_rooms: int = 200  # rooms whose memory is counted
+
+
+QUICK = Sizes(
+    rounds=1,
+    seconds=0.6,
+    polls=200,
+    hold_seconds=3.0,
+    long_room=300,
+    big_room=200,
+    joins=10,
+    fill=300,
+    changes=100,
+)
+DEFAULT = Sizes()
+FULL = Sizes(
+    rounds=5,
+    seconds=3.0,
+    max_ops=20_000,
+    hold_seconds=20.0,
+    long_room=5000,
+    big_room=2000,
+    fill=10_000,
+    changes=1000,
+    known_rooms=1000,
+)
