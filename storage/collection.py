@@ -59,11 +59,17 @@ class Collection(Protocol[T]):
         ...
 
     async def replace_if(self, old: T, new: T) -> bool:
-        """Replace `old` by `new` (same key) if the stored record still equals `old`; else False."""
+        """Replace `old` by `new` (same key) if the stored record still equals `old`; else False.
+
+        Raises AlreadyExists when another record holds a unique value of `new`.
+        """
         ...
 
     async def take(self, index: str, prefix: Sequence[Scalar]) -> T | None:
-        """Remove and return the first record under `prefix`; two callers never get the same one."""
+        """Remove and return the first record under `prefix`, in index order; None if there is none.
+
+        Two callers never get the same one.
+        """
         ...
 
     async def delete(self, *key: Scalar) -> bool:
@@ -87,6 +93,7 @@ class Collection(Protocol[T]):
         """Records under `prefix` in index order; `after`/`before` bound the next field, exclusively.
 
         `index` may be "key" for the primary key. A prefix of all fields finds the exact matches.
+        Text is ordered by code points; records alike in all fields of the index come in any order.
         """
         ...
 

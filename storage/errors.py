@@ -26,7 +26,7 @@ class Conflict(StoreError):
 class Duplicate(StoreError):
     """Entry number `index` of the append is in the log already, at `seq`; nothing of the append is stored.
 
-    `by` is "event_id" or "txn".
+    `seq` is 0 when the other one comes earlier in the same append. `by` is "event_id" or "txn".
     """
 
     def __init__(self, index: int, seq: int, by: str) -> None:

@@ -24,6 +24,7 @@ MAX_PENDING = 20_000
 INLINE_ROWS = 16
 """Reads that can give no more rows than this are done on the event loop."""
 CACHE_KIB = 8 * 1024
+CACHED_STATEMENTS = 512
 BUSY_TIMEOUT_S = 10.0
 
 
@@ -36,6 +37,7 @@ class Reader:
             uri=True,
             timeout=BUSY_TIMEOUT_S,
             isolation_level=None,
+            cached_statements=CACHED_STATEMENTS,
             check_same_thread=False,
         )
         self.db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
@@ -72,10 +74,10 @@ class Readers:
         finally:
             self._pending -= 1
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Wait for what is being read, then close the connections."""
         self._closed = True
-        self._pool.shutdown()
+        await asyncio.to_thread(self._pool.shutdown)
         for reader in (self._inline, *self._opened):
             reader.db.close()
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 
 from storage.errors import StoreRefused
 from storage.log import Kind
+from storage.store import FORMAT
 
 APPLICATION_ID = 0x57656674
 """Marks the file as a Weft store ("Weft")."""
@@ -117,20 +118,28 @@ MIGRATIONS: tuple[Migration, ...] = (_first,)
 """Step n brings a file from version n to n + 1. Steps that were released are never changed."""
 
 
-def migrate(db: sqlite3.Connection, migrations: tuple[Migration, ...] = MIGRATIONS) -> None:
-    """Take the steps that the file has not seen, each in a transaction of its own.
+def check(db: sqlite3.Connection) -> None:
+    """Whether the file may be opened at all; changes nothing.
 
-    Raises StoreRefused when the file is somebody else's, or made by a newer release.
+    Raises StoreRefused when it is somebody else's, or made by a newer release.
     """
+    if not db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+        return
+    if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        raise StoreRefused("The store's file is a database of another program: give Weft a file of its own")
+    steps: int = db.execute("PRAGMA user_version").fetchone()[0]
+    if steps <= len(MIGRATIONS):
+        row = db.execute("SELECT format FROM store").fetchone()
+        if row is None or row[0] <= FORMAT:
+            return
+    raise StoreRefused(
+        "The store was written by a newer release: run that one, or restore a backup made before the upgrade"
+    )
+
+
+def migrate(db: sqlite3.Connection, migrations: tuple[Migration, ...] = MIGRATIONS) -> None:
+    """Take the steps that the file has not seen, each in a transaction of its own."""
     done: int = db.execute("PRAGMA user_version").fetchone()[0]
-    ours: int = db.execute("PRAGMA application_id").fetchone()[0]
-    if ours != APPLICATION_ID and db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
-        raise StoreRefused("This file is a database of another program: give Weft a file of its own")
-    if done > len(migrations):
-        raise StoreRefused(
-            f"The store was written by a newer release (schema {done}, this one knows {len(migrations)}): "
-            "run that release, or restore a backup made before the upgrade"
-        )
     for number, step in enumerate(migrations[done:], start=done + 1):
         db.execute("BEGIN IMMEDIATE")
         try:

@@ -5,9 +5,9 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from storage.collection import Collection, CollectionSpec, Record
 from storage.errors import StoreRefused, StoreUnavailable
@@ -15,11 +15,11 @@ from storage.log import ShardMap
 from storage.sqlite.appending import Appender
 from storage.sqlite.bodies import Bodies, install_dictionary
 from storage.sqlite.collection import SqliteCollection, Table
-from storage.sqlite.faults import is_environmental, store_error
+from storage.sqlite.faults import primary_code, store_error
 from storage.sqlite.locking import StoreLock
 from storage.sqlite.log import SqliteLog
 from storage.sqlite.readers import Readers
-from storage.sqlite.schema import migrate
+from storage.sqlite.schema import check, migrate
 from storage.sqlite.writer import Writer
 from storage.store import FORMAT, StoreInfo
 
@@ -27,6 +27,8 @@ T = TypeVar("T", bound=Record)
 
 SCHEME = "sqlite:///"
 CACHE_KIB = 32 * 1024
+CACHED_STATEMENTS = 1024
+BUSY_TIMEOUT_S = 1.0
 CHECKPOINT_PAGES = 2000
 
 
@@ -39,41 +41,45 @@ async def open_store(
     """
     path = Path(uri.removeprefix(SCHEME))
     tables = [Table(spec) for spec in specs]
-    opened = await asyncio.to_thread(_open, path, server_name, shards, tables)
-    return SqliteStore(path, opened, tables)
+    parts = await asyncio.to_thread(_open, path, server_name, shards, tables)
+    return SqliteStore(path, parts, tables)
 
 
-class _Opened:
-    """A file that is locked, checked and ready."""
+class _Parts(NamedTuple):
+    """An open file: locked, checked, with all that the specs ask for."""
 
-    def __init__(self, lock: StoreLock, db: sqlite3.Connection, info: StoreInfo) -> None:
-        self.lock = lock
-        self.db = db
-        self.info = info
+    lock: StoreLock
+    db: sqlite3.Connection
+    info: StoreInfo
+    bodies: Bodies
+    readers: Readers
 
 
-def _open(path: Path, server_name: str, shards: ShardMap, tables: Sequence[Table[Any]]) -> _Opened:
+def _open(path: Path, server_name: str, shards: ShardMap, tables: Sequence[Table[Any]]) -> _Parts:
     try:
-        lock = StoreLock(path)
+        with ExitStack() as undo:
+            lock = StoreLock(path)
+            undo.callback(lock.release)
+            path.touch(mode=0o600)
+            db = sqlite3.connect(
+                path,
+                timeout=BUSY_TIMEOUT_S,
+                isolation_level=None,
+                check_same_thread=False,
+                cached_statements=CACHED_STATEMENTS,
+            )
+            undo.callback(db.close)
+            check(db)
+            info = _prepare(db, server_name, shards, tables)
+            parts = _Parts(lock, db, info, Bodies(db), Readers(path))
+            undo.pop_all()
+            return parts
     except OSError as error:
         raise StoreUnavailable(f"The store {path} cannot be opened: {error.strerror}") from error
-    db: sqlite3.Connection | None = None
-    try:
-        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        return _Opened(lock, db, _prepare(db, server_name, shards, tables))
-    except BaseException as error:
-        if db is not None:
-            db.close()
-        lock.release()
-        if isinstance(error, sqlite3.Error):
-            raise _opening_error(path, error) from error
-        raise
-
-
-def _opening_error(path: Path, error: sqlite3.Error) -> Exception:
-    if is_environmental(error):
-        return store_error(error)
-    return StoreRefused(f"The store {path} cannot be opened by this release ({error})")
+    except sqlite3.Error as error:
+        if primary_code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise StoreRefused(f"The store is damaged: restore it from a backup ({error})") from error
+        raise store_error(error) from error
 
 
 def _prepare(
@@ -85,7 +91,6 @@ def _prepare(
     db.execute("PRAGMA temp_store = MEMORY")
     db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
     db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
-    _refuse_newer(db)
     migrate(db)
     db.execute("BEGIN IMMEDIATE")
     try:
@@ -99,18 +104,6 @@ def _prepare(
             db.execute("ROLLBACK")
         raise
     return info
-
-
-def _refuse_newer(db: sqlite3.Connection) -> None:
-    """Before any migration: a format we do not know may keep everything elsewhere."""
-    if not db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'store'").fetchone():
-        return
-    row = db.execute("SELECT format FROM store").fetchone()
-    if row is not None and row[0] > FORMAT:
-        raise StoreRefused(
-            f"The store has format {row[0]}, this release knows {FORMAT}: "
-            "run the newer release that wrote it, or restore a backup made before the upgrade"
-        )
 
 
 def _identify(db: sqlite3.Connection, server_name: str, shards: ShardMap) -> StoreInfo:
@@ -141,17 +134,14 @@ def _identify(db: sqlite3.Connection, server_name: str, shards: ShardMap) -> Sto
 class SqliteStore:
     """Implements `storage.store.Store`."""
 
-    def __init__(self, path: Path, opened: _Opened, tables: Sequence[Table[Any]]) -> None:
+    def __init__(self, path: Path, parts: _Parts, tables: Sequence[Table[Any]]) -> None:
         self._path = path
-        self._lock = opened.lock
-        self._info = opened.info
-        bodies = Bodies(opened.db)
-        self._writer = Writer(opened.db, path, Appender(opened.db, bodies))
-        self._readers = Readers(path)
-        self._log = SqliteLog(self._writer, self._readers, bodies)
-        self._collections = {
-            table.spec.name: SqliteCollection(table, self._writer, self._readers) for table in tables
-        }
+        self._lock = parts.lock
+        self._info = parts.info
+        self._readers = readers = parts.readers
+        self._writer = writer = Writer(parts.db, path, Appender(parts.db, parts.bodies))
+        self._log = SqliteLog(writer, readers, parts.bodies)
+        self._collections = {table.spec.name: SqliteCollection(table, writer, readers) for table in tables}
 
     @property
     def info(self) -> StoreInfo:
@@ -172,6 +162,6 @@ class SqliteStore:
         return total
 
     async def close(self) -> None:
-        await asyncio.to_thread(self._readers.close)
+        await self._readers.close()
         await self._writer.close()
         self._lock.release()

@@ -11,6 +11,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
@@ -137,9 +138,8 @@ class Writer:
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
             self._roll_back()
-            failure = commit_error(error)
             for request in batch:
-                request.error = failure
+                request.error = commit_error(error)
 
     def _do(self, batch: list[Request[Any]]) -> None:
         appends: list[Request[int]] = []
@@ -163,7 +163,9 @@ class Writer:
     def _roll_back(self) -> None:
         self._appender.forget()
         if self._db.in_transaction:
-            self._db.execute("ROLLBACK")
+            # Should it fail, the next BEGIN does too, and it is tried again.
+            with suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK")
 
     def _bound_wal(self) -> None:
         try:
@@ -174,6 +176,5 @@ class Writer:
 
 
 def _fail(batch: list[Request[Any]], error: Exception) -> None:
-    failure = store_error(error) if isinstance(error, sqlite3.Error) else error
     for request in batch:
-        request.error = failure
+        request.error = store_error(error) if isinstance(error, sqlite3.Error) else error
