@@ -53,19 +53,12 @@ def homeserver_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     data = tmp_path_factory.mktemp("weft")
     log = data / "server.log"
     port = free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "homeserver",
-        "serve",
-        "--dev",
-        "--port",
-        str(port),
-        "--data-dir",
-        str(data),
-    ]
+    environment = {**os.environ, "WEFT_LISTEN": f"127.0.0.1:{port}", "WEFT_DATA_DIR": str(data)}
+    command = [sys.executable, "-m", "homeserver", "serve", "--dev"]
     with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, cwd=REPOSITORY, env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
     url = f"http://127.0.0.1:{port}"
     wait_until_serving(url, process, log)
     yield url

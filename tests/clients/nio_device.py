@@ -16,6 +16,7 @@ from uuid import uuid4
 from nio import (  # type: ignore[import-untyped]
     AsyncClient,
     AsyncClientConfig,
+    EnableEncryptionBuilder,
     Event,
     MegolmEvent,
     RoomMessageText,
@@ -178,22 +179,25 @@ class Device:
         await self.until("its new room", lambda: self.client.rooms.get(room_id))
         return room_id
 
-    async def create_encrypted_room(self, *invited: Device, **settings: object) -> str:
+    async def create_encrypted_room(self, **settings: object) -> str:
         """A private room with Megolm switched on from its first moment."""
-        encryption = {
-            "type": "m.room.encryption",
-            "state_key": "",
-            "content": {"algorithm": "m.megolm.v1.aes-sha2"},
-        }
-        return await self.create_room(
-            initial_state=[encryption], invite=[person.user_id for person in invited], **settings
-        )
+        return await self.create_room(initial_state=[EnableEncryptionBuilder().as_dict()], **settings)
 
     async def accept_invite(self, room_id: str) -> None:
         """Waits for the invite, joins, and waits until the room is shown as joined."""
         await self.until("an invite", lambda: self.client.invited_rooms.get(room_id))
         answered(await self.client.join(room_id), JoinResponse)
         await self.until("the joined room", lambda: self.client.rooms.get(room_id))
+
+    async def sees_member(self, room_id: str, user_id: str) -> None:
+        """Waits until this user is shown as joined and the keys of their devices are here."""
+
+        def present() -> bool:
+            member = self.client.rooms[room_id].users.get(user_id)
+            known = user_id in self.client.device_store.users and not self.client.should_query_keys
+            return member is not None and not member.invited and known
+
+        await self.until(f"{user_id} in the room", present)
 
     async def knows_devices(self, *others: Device) -> None:
         """Waits until this client has the keys of the others' devices and has none left to ask for."""

@@ -84,7 +84,7 @@ async def each_until(devices: Iterable[Device], what: str, probe: Callable[[Devi
 
 async def encrypted_room(host: Device, *guests: Device) -> str:
     """An encrypted room that the guests have joined; everybody has everybody's device keys."""
-    room_id = await host.create_encrypted_room(*guests, name="Den")
+    room_id = await host.create_encrypted_room(name="Den", invite=[guest.user_id for guest in guests])
     for guest in guests:
         await guest.accept_invite(room_id)
     await everybody_present(room_id, host, *guests)
