@@ -16,11 +16,14 @@ from client_api.http import Routes, mount
 from client_api.profiles import ProfileRoutes
 from client_api.receipts import ReceiptRoutes, TypingRoutes
 from client_api.registration import RegistrationRoutes
+from client_api.relations import RelationRoutes
 from client_api.rooms import RoomRoutes
 from client_api.syncing import SyncRoutes
 from client_api.versions import VersionRoutes
+from homeserver.bus.consumer import Consumer
 from homeserver.clock import Clock, system_clock
 from homeserver.config import Config
+from homeserver.consumers.redactions import Redactions
 from homeserver.key_file import load_or_create
 from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.authoring import Author
@@ -31,6 +34,7 @@ from homeserver.rooms.history import History
 from homeserver.rooms.membership import Membership
 from homeserver.rooms.new_room import NewRooms
 from homeserver.rooms.receipts import Receipts
+from homeserver.rooms.relations import Relations
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
@@ -50,13 +54,14 @@ from homeserver.users.users import Users
 from storage.collection import CollectionSpec
 from storage.log import Entry, Kind, ShardMap
 from storage.records import accounts as account_records
+from storage.records import cursors as cursor_records
 from storage.records import profiles as profile_records
 from storage.sqlite import open_store
 from storage.store import Store
 
 log = structlog.get_logger(__name__)
 
-SPECS: Sequence[CollectionSpec[Any]] = (*account_records.SPECS, *profile_records.SPECS)
+SPECS: Sequence[CollectionSpec[Any]] = (*account_records.SPECS, *profile_records.SPECS, *cursor_records.SPECS)
 
 
 class App:
@@ -90,7 +95,9 @@ class App:
         self.profiles = Profiles(collection(profile_records.PROFILES))
         author = Author(name, load_or_create(config.signing_key_path), now)
         visibility = Visibility(store.log)
-        bundling = Bundling()
+        bundling = Bundling(store.log, self.rooms.stored, now)
+        history = History(self.rooms, visibility, bundling, epoch=epoch, now=now)
+        relations = Relations(self.rooms, history, visibility)
         permission = InvitePermission(self.users)
         membership = Membership(self.rooms, author, self.profiles, permission)
         aliases = Aliases(collection(profile_records.ALIASES), self.rooms, server_name=name)
@@ -103,8 +110,16 @@ class App:
             self.profiles,
             permission,
         )
-        sending = Sending(self.rooms, author, aliases, permission)
-        history = History(self.rooms, visibility, bundling, epoch=epoch, now=now)
+        redactions = Redactions(store.log, self.rooms.stored)
+        self.redactions = Consumer(
+            "redactions",
+            store.log,
+            collection(cursor_records.CURSORS),
+            wants=redactions.wants,
+            handle=redactions.handle,
+        )
+        self.rooms.feed(self.redactions.on_entries)
+        sending = Sending(self.rooms, author, aliases, permission, relations, self.redactions)
         account_data = AccountData(self.users, now)
 
         async def profile_changed(user_id: str) -> None:
@@ -138,6 +153,7 @@ class App:
             StateRoutes(history),
             HistoryRoutes(history),
             RoomRoutes(new_rooms, membership, aliases, self.users),
+            RelationRoutes(relations),
             ReceiptRoutes(receipts),
             TypingRoutes(self.typing, self.rooms),
             AccountDataRoutes(account_data),
@@ -149,6 +165,9 @@ class App:
     async def start(self) -> None:
         await self.rooms.start()
         await self.users.start()
+        await self.redactions.start(
+            dict(zip(self.rooms.shards.room_shards(), self.rooms.tails(), strict=True))
+        )
 
     def web_application(self) -> web.Application:
         app = web.Application(client_max_size=self.config.limits.max_body_size)
@@ -160,6 +179,7 @@ class App:
         self.wakeup.wake_all()
         for writer in (*self.rooms.writers.values(), *self.users.writers.values()):
             await writer.drain()
+        await self.redactions.close()
         await self.engine.to_device.settle()
         self.passwords.close()
         await self.store.close()
@@ -203,7 +223,7 @@ class App:
 
 async def serve(config: Config) -> None:
     """Run the server until SIGINT or SIGTERM."""
-    Path(config.data_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
+    await asyncio.to_thread(Path(config.data_dir).mkdir, mode=0o700, parents=True, exist_ok=True)
     shards = ShardMap(config.storage.room_shards, config.storage.user_shards)
     store = await open_store(config.storage.uri, server_name=config.server_name, shards=shards, specs=SPECS)
     app = App(config, store)

@@ -79,7 +79,7 @@ class KeyedRef(msgspec.Struct, frozen=True, gc=False):
     seq: int
     position: int
     event_id: str | None
-    """The event that is the value: the entry's own, or the target of a STATE entry (None: a tombstone)."""
+    """The event that is the value: the entry's own, or else its target (STATE with None: a tombstone)."""
     sender: str | None
     kind: Kind
 
@@ -136,11 +136,14 @@ class Log(Protocol):
         ...
 
     async def tail(self, shard: int) -> int:
-        """The last sequence number of the shard, 0 when it is empty."""
+        """The last number given in the shard, 0 when it is empty.
+
+        It never goes back: when the last entries were removed, it is beyond what `read` gives.
+        """
         ...
 
     async def read(self, shard: int, after: int, limit: int) -> list[Entry]:
-        """Entries with seq > after, in order."""
+        """Entries with seq > after, in order; removed ones are left out. None left: an empty list."""
         ...
 
     async def entry(self, shard: int, seq: int) -> Entry | None: ...
@@ -149,13 +152,17 @@ class Log(Protocol):
         """The entries with these numbers, in the order asked; missing ones (purged) are left out."""
         ...
 
-    async def by_event_id(self, shard: int, event_ids: Sequence[str]) -> dict[str, Entry]: ...
+    async def by_event_id(self, shard: int, event_ids: Sequence[str]) -> dict[str, Entry]:
+        """Those of the events that are in the shard, in whichever of its streams."""
+        ...
 
     async def find_event(self, event_id: str) -> Entry | None:
         """An event by its id alone, in whichever room shard it is (room versions 3+: ids are global)."""
         ...
 
-    async def by_txn(self, shard: int, txn: bytes) -> Entry | None: ...
+    async def by_txn(self, shard: int, txn: bytes) -> Entry | None:
+        """What a client's transaction has made."""
+        ...
 
     async def page(
         self,
@@ -184,11 +191,18 @@ class Log(Protocol):
         newest_first: bool = False,
         limit: int,
     ) -> list[Entry]:
-        """Entries under one key by position: a device's messages, the history of one state key."""
+        """Entries under one key by position: a device's messages, the history of one state key.
+
+        For EVENT, STATE entries count too, as in `current`.
+        """
         ...
 
     async def current(self, shard: int, stream: str, kind: Kind) -> list[KeyedRef]:
-        """The newest entry under each key of a stream; for EVENT, STATE entries count too (room state)."""
+        """The newest entry under each key of a stream; for EVENT, STATE entries count too (room state).
+
+        Newest is the highest position: backfilled history changes it only under keys that were new.
+        Where the newest entry was removed, the newest one that is left counts. In no particular order.
+        """
         ...
 
     async def current_at(
@@ -199,7 +213,10 @@ class Log(Protocol):
         position: int,
         keys: Sequence[tuple[str, str]] | None = None,
     ) -> list[KeyedRef]:
-        """The newest entry at or before `position` under each key (or under the given keys)."""
+        """The newest entry at or before `position` under each key (or under the given keys).
+
+        Keys that have none are left out. In no particular order.
+        """
         ...
 
     async def streams_keyed(self, shard: int, kind: Kind, type: str, key: str) -> dict[str, KeyedRef]:
@@ -219,27 +236,37 @@ class Log(Protocol):
         newest_first: bool = True,
         limit: int,
     ) -> list[Entry]:
-        """Events whose relation points to `target`, by position."""
+        """EVENT entries with a `rel_type` whose `target` is this one, by position."""
+        ...
+
+    async def with_relations(self, shard: int, stream: str, targets: Sequence[str]) -> set[str]:
+        """Those of the events to which some relation points."""
         ...
 
     async def by_rel_type(
         self, shard: int, stream: str, rel_type: str, *, before: int | None = None, limit: int
     ) -> list[Entry]:
-        """Events of a stream that carry this relation type, newest first (a room's thread replies)."""
+        """EVENT entries that carry this relation type, newest first (a room's thread replies)."""
         ...
 
     async def near_time(self, shard: int, stream: str, ts: int, *, forwards: bool) -> Entry | None:
-        """The event of a stream closest to `ts` at or after it (forwards) or at or before it."""
+        """The EVENT entry of a stream closest to `ts`, at or after it (forwards) or at or before it."""
         ...
 
     async def streams(self, shard: int, *, after: str = "", limit: int) -> list[str]:
-        """The stream names of a shard in order of name."""
+        """The names after `after` of the streams of a shard that have entries, by code points."""
         ...
 
     async def rewrite(self, shard: int, seq: int, body: bytes, meta: bytes) -> None:
-        """Replace what entry `seq` holds; the log must already have a REWRITTEN entry that says so."""
+        """Replace what entry `seq` holds; the log must already have a REWRITTEN entry that says so.
+
+        Nothing happens when the entry was removed meanwhile.
+        """
         ...
 
     async def remove(self, shard: int, seqs: Sequence[int]) -> None:
-        """Drop entries that nobody may be told of any more (acknowledged to-device messages, purges)."""
+        """Drop entries that nobody may be told of any more (acknowledged to-device messages, purges).
+
+        In batches, not atomic as a whole. Their numbers are not given again.
+        """
         ...

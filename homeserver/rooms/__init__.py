@@ -1,1 +1,1 @@
-"""What a room is and what can be done in it: `room` is the aggregate in memory, the other modules act on it."""
+"""What a room is (`room`, the aggregate in memory) and what can be done in it (the other modules)."""

@@ -1,20 +1,148 @@
-"""Bundled aggregations: what `unsigned.m.relations` says of an event (spec: client-server "Aggregations")."""
+"""Bundled aggregations: what `unsigned.m.relations` says of an event (spec: client-server
+"Aggregations of child events", and the server-side aggregation of edits, threads and references).
+
+An edit is a later event of the same sender and type with `m.new_content`; the newest by its own time
+counts. A thread is summed up by its count, its newest event and whether the reader took part.
+"""
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
+import orjson
+
+from homeserver.clock import Clock
+from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
+from homeserver.rooms.stored_events import StoredEvents
+from storage.log import Log
+
+MAX_EDITS = 200
+MAX_REFERENCES = 100
+THREAD_PAGE = 500
+MAX_THREAD_PAGES = 20
+
+REPLACE = "m.replace"
+THREAD = "m.thread"
+REFERENCE = "m.reference"
+
+
+class ThreadSummary(msgspec.Struct):
+    """One thread as everybody sees it; `senders` counts the replies of each participant."""
+
+    latest: RoomEvent
+    senders: dict[str, int]
+
+    @property
+    def count(self) -> int:
+        return sum(self.senders.values())
 
 
 class Bundling:
     """Finds the bundles of events that are about to be shown."""
 
-    async def for_timeline(
-        self, room: Room, events: Sequence[RoomEvent], user_id: str, ignored: frozenset[str]
-    ) -> Mapping[str, bytes]:
-        """Event id → JSON of its `m.relations`, for those that have any."""
-        return {}
+    def __init__(self, log: Log, stored: StoredEvents, now: Clock) -> None:
+        self._log = log
+        self._stored = stored
+        self._now = now
 
-    async def for_page(self, room: Room, events: Sequence[RoomEvent], user_id: str) -> Mapping[str, bytes]:
-        """The same for events of any age, read from the log."""
-        return {}
+    async def bundles(
+        self,
+        room: Room,
+        events: Sequence[RoomEvent],
+        user_id: str,
+        ignored: frozenset[str] = frozenset(),
+    ) -> Mapping[str, bytes]:
+        """Event id → JSON of its `m.relations`, for those events that have any."""
+        candidates = {event.event_id: event for event in events if event.state_key is None}
+        if not candidates:
+            return {}
+        related = await self._log.with_relations(room.shard, room.room_id, list(candidates))
+        found: dict[str, bytes] = {}
+        for event_id in related:
+            bundle = await self._bundle(room, candidates[event_id], user_id, ignored)
+            if bundle:
+                found[event_id] = b"{" + b",".join(bundle) + b"}"
+        return found
+
+    async def _bundle(
+        self, room: Room, event: RoomEvent, user_id: str, ignored: frozenset[str]
+    ) -> list[bytes]:
+        parts: list[bytes] = []
+        edit = await self._edit(room, event, ignored)
+        if edit is not None:
+            parts.append(b'"m.replace":' + edit.render(self._now(), room_id=room.room_id_json))
+        thread = await self._thread(room, event.event_id, ignored)
+        if thread is not None:
+            parts.append(b'"m.thread":' + await self._thread_json(room, event, thread, user_id, ignored))
+        references, _ = await self._stored.children(
+            room.room_id, event.event_id, rel_type=REFERENCE, newest_first=False, limit=MAX_REFERENCES
+        )
+        chunk = [{"event_id": child.event_id} for child in references if child.sender not in ignored]
+        if chunk:
+            parts.append(b'"m.reference":' + orjson.dumps({"chunk": chunk}))
+        return parts
+
+    async def _edit(self, room: Room, event: RoomEvent, ignored: frozenset[str]) -> RoomEvent | None:
+        if event.rel_type == REPLACE or is_redacted(event):
+            return None
+        edits, _ = await self._stored.children(
+            room.room_id, event.event_id, rel_type=REPLACE, type=event.type, limit=MAX_EDITS
+        )
+        valid = [e for e in edits if is_valid_edit(event, e) and e.sender not in ignored]
+        return max(valid, key=lambda e: (e.ts, e.event_id), default=None)
+
+    async def _thread_json(
+        self, room: Room, root: RoomEvent, thread: ThreadSummary, user_id: str, ignored: frozenset[str]
+    ) -> bytes:
+        latest = thread.latest
+        edit = await self._edit(room, latest, ignored)
+        relations = None
+        if edit is not None:
+            relations = b'{"m.replace":' + edit.render(self._now(), room_id=room.room_id_json) + b"}"
+        took_part = user_id in thread.senders or root.sender == user_id
+        return b'{"latest_event":%b,"count":%d,"current_user_participated":%b}' % (
+            latest.render(self._now(), room_id=room.room_id_json, relations=relations),
+            thread.count,
+            b"true" if took_part else b"false",
+        )
+
+    async def _thread(
+        self, room: Room, root_id: str, ignored: frozenset[str] = frozenset()
+    ) -> ThreadSummary | None:
+        """The summary of the thread under a root; kept with the room while nothing happens in it."""
+        key = ("thread", root_id, ignored)
+        cached = room.fragments.get(key)
+        if isinstance(cached, ThreadSummary):
+            return cached
+        latest: RoomEvent | None = None
+        senders: dict[str, int] = {}
+        before: int | None = None
+        for _ in range(MAX_THREAD_PAGES):
+            replies, before = await self._stored.children(
+                room.room_id, root_id, rel_type=THREAD, before=before, limit=THREAD_PAGE
+            )
+            for reply in replies:
+                if reply.sender in ignored:
+                    continue
+                latest = latest or reply
+                senders[reply.sender] = senders.get(reply.sender, 0) + 1
+            if before is None:
+                break
+        if latest is None:
+            return None
+        summary = ThreadSummary(latest, senders)
+        room.fragments[key] = summary
+        return summary
+
+
+def is_redacted(event: RoomEvent) -> bool:
+    return "redacted_because" in event.unsigned()
+
+
+def is_valid_edit(original: RoomEvent, edit: RoomEvent) -> bool:
+    """spec: client-server "Validity of replacement events"."""
+    if edit.sender != original.sender or edit.type != original.type or edit.state_key is not None:
+        return False
+    content: JsonObject = edit.content
+    return edit.type == "m.room.encrypted" or isinstance(content.get("m.new_content"), dict)

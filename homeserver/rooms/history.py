@@ -110,7 +110,7 @@ class History:
         room = access.room
         upto = access.upto
         if at:
-            position = self._position(room, at)
+            position = self.position(room, at)
             upto = position if upto is None else min(position, upto)
         events = await self._state_events(Access(room, upto))
         chosen = [
@@ -136,7 +136,8 @@ class History:
 
     # History
 
-    def _position(self, room: Room, token: str) -> int:
+    def position(self, room: Room, token: str) -> int:
+        """The boundary that a pagination token (or since-token) means in a room. Raises 400."""
         return decode_position(token, room.shard, self._epoch, self._rooms.shards.rooms)
 
     async def messages(
@@ -155,8 +156,8 @@ class History:
         room = access.room
         wanted = parse_filter(filter_json)
         newest = self._rooms.writers[room.shard].tail if access.upto is None else access.upto
-        position = self._position(room, start) if start else (newest if backwards else None)
-        stop = self._position(room, end) if end else None
+        position = self.position(room, start) if start else (newest if backwards else None)
+        stop = self.position(room, end) if end else None
         if position is not None and (backwards or access.upto is not None):
             position = min(position, newest) if backwards else position
         line = (
@@ -180,7 +181,7 @@ class History:
                 break
         parts = [
             b'"start":' + orjson.dumps(start or encode_position(newest if backwards else 0)),
-            b'"chunk":[' + b",".join(await self._render(room, events, session, line)) + b"]",
+            b'"chunk":[' + b",".join(await self.render(room, events, session, line)) + b"]",
         ]
         if not exhausted and position is not None:
             parts.append(b'"end":' + orjson.dumps(encode_position(position)))
@@ -220,12 +221,12 @@ class History:
             limit=limit,
         )
 
-    async def _render(
+    async def render(
         self, room: Room, events: Sequence[RoomEvent], session: Session, line: SightLine | None
     ) -> list[bytes]:
         """Client forms with room id and bundles."""
         reader = Reader(session.user_id, session.device_id, frozenset())
-        bundles = await self._bundling.for_page(room, events, session.user_id)
+        bundles = await self._bundling.bundles(room, events, session.user_id)
         return render_events(room, events, reader, self._now(), bundles, line, room_id=room.room_id_json)
 
     async def visible_event(self, room_id: str, user_id: str, event_id: str) -> tuple[Room, RoomEvent]:
@@ -243,7 +244,7 @@ class History:
     async def event(self, room_id: str, session: Session, event_id: str) -> bytes:
         room, event = await self.visible_event(room_id, session.user_id, event_id)
         line = await self._visibility.sight_line(room, session.user_id)
-        return (await self._render(room, [event], session, line))[0]
+        return (await self.render(room, [event], session, line))[0]
 
     async def context(
         self, room_id: str, session: Session, event_id: str, *, limit: int, filter_json: str | None
@@ -273,9 +274,9 @@ class History:
         parts = [
             b'"start":' + orjson.dumps(encode_position(start)),
             b'"end":' + orjson.dumps(encode_position(end)),
-            b'"event":' + (await self._render(room, [event], session, line))[0],
-            b'"events_before":[' + b",".join(await self._render(room, before, session, line)) + b"]",
-            b'"events_after":[' + b",".join(await self._render(room, after, session, line)) + b"]",
+            b'"event":' + (await self.render(room, [event], session, line))[0],
+            b'"events_before":[' + b",".join(await self.render(room, before, session, line)) + b"]",
+            b'"events_after":[' + b",".join(await self.render(room, after, session, line)) + b"]",
             b'"state":' + self._array(room, state),
         ]
         return b"{" + b",".join(parts) + b"}"

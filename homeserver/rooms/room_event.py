@@ -69,7 +69,7 @@ class RoomEvent:
 
     @property
     def content(self) -> JsonObject:
-        """The content, parsed again for each caller but for the small state that is asked for all the time."""
+        """The content; parsed anew each time but for the small state that is asked for all the time."""
         if self._content is not None:
             return self._content
         content: JsonObject = orjson.loads(self.front[: -len(_MEMBERSHIP_AGE)] + b"}")["content"]

@@ -42,6 +42,7 @@ class Rooms:
         self._loading: dict[str, asyncio.Task[Room | None]] = {}
         self._budget = memory_budget
         self._followers: list[OnRoomEntry] = []
+        self._consumers: list[Callable[[int, Sequence[Appended]], None]] = []
         self._applied_since_eviction = 0
 
     async def start(self) -> None:
@@ -54,6 +55,10 @@ class Rooms:
     def follow(self, follower: OnRoomEntry) -> None:
         """`follower` is called for each entry from now on, in log order."""
         self._followers.append(follower)
+
+    def feed(self, consumer: Callable[[int, Sequence[Appended]], None]) -> None:
+        """`consumer` is given each batch of entries after it was applied here."""
+        self._consumers.append(consumer)
 
     def tails(self) -> tuple[int, ...]:
         """How far each room shard has been applied here."""
@@ -98,6 +103,8 @@ class Rooms:
             self.activity[entry.stream] = entry.seq
             for follower in self._followers:
                 follower(shard, entry, room, view)
+        for consumer in self._consumers:
+            consumer(shard, appended)
         self._applied_since_eviction += len(appended)
         if self._applied_since_eviction >= EVICT_EVERY:
             self._applied_since_eviction = 0

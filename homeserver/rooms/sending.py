@@ -1,5 +1,6 @@
 """Putting messages and state into a room (spec: client-server "Sending events to a room", "Redactions")."""
 
+from homeserver.bus.consumer import Consumer
 from homeserver.errors import forbidden, invalid_param, not_found
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.aliases import Aliases
@@ -13,6 +14,7 @@ from homeserver.rooms.authoring import (
 )
 from homeserver.rooms.membership import InvitePermission
 from homeserver.rooms.redaction import may_redact
+from homeserver.rooms.relations import Relations
 from homeserver.rooms.room import Room, RoomHead
 from homeserver.rooms.rooms import Rooms
 from storage.log import transaction_digest
@@ -21,11 +23,21 @@ from storage.log import transaction_digest
 class Sending:
     """Events of local users into rooms this server is in."""
 
-    def __init__(self, rooms: Rooms, author: Author, aliases: Aliases, permission: InvitePermission) -> None:
+    def __init__(
+        self,
+        rooms: Rooms,
+        author: Author,
+        aliases: Aliases,
+        permission: InvitePermission,
+        relations: Relations,
+        pruned: Consumer,
+    ) -> None:
         self._rooms = rooms
         self._author = author
         self._aliases = aliases
         self._permission = permission
+        self._relations = relations
+        self._pruned = pruned
 
     async def room_of(self, room_id: str) -> Room:
         """The room. Raises 403: an unknown room is one that the user is not in."""
@@ -55,6 +67,8 @@ class Sending:
             )
         room = await self.room_of(room_id)
         check_content(content)
+        if "m.relates_to" in content:
+            await self._relations.check_new(room, sender, type, content)
         template = EventTemplate(type, sender, content, ts=ts)
         transaction = _transaction(sender, device_id, f"send {room_id} {type}", txn_id)
         return await self._submit(room, template, transaction)
@@ -101,7 +115,9 @@ class Sending:
 
         transaction = _transaction(sender, device_id, f"redact {room_id} {event_id}", txn_id)
         proposal = RoomProposal(self._author, room, decide, transaction)
-        return (await self._rooms.submit(room, proposal))[0]
+        redaction_id = (await self._rooms.submit(room, proposal))[0]
+        await self._pruned.settled(room.shard)
+        return redaction_id
 
     async def _submit(self, room: Room, template: EventTemplate, transaction: Transaction | None) -> str:
         unchanged: list[str] = []

@@ -48,6 +48,37 @@ class StoredEvents:
         )
         return await self.views(room_id, entries)
 
+    async def children(
+        self,
+        room_id: str,
+        parent: str,
+        *,
+        rel_type: str | None = None,
+        type: str | None = None,
+        after: int | None = None,
+        before: int | None = None,
+        newest_first: bool = True,
+        limit: int,
+    ) -> tuple[list[RoomEvent], int | None]:
+        """Events that relate to `parent`, and the position of the last one read, redacted ones included.
+
+        The position is None when there are no more.
+        """
+        entries = await self._log.related(
+            self._shards.of_room(room_id),
+            room_id,
+            parent,
+            rel_type=rel_type,
+            type=type,
+            after=after,
+            before=before,
+            newest_first=newest_first,
+            limit=limit,
+        )
+        views = await self.views(room_id, entries)
+        last = entries[-1].position if len(entries) == limit else None
+        return [view for view in views if view.relates_to is not None], last
+
     async def views(self, room_id: str, entries: Sequence[Entry]) -> list[RoomEvent]:
         """The in-memory forms of EVENT entries of one room, in the same order."""
         shard = self._shards.of_room(room_id)
@@ -66,7 +97,11 @@ class StoredEvents:
             txn = None
             if meta.txn_id is not None and meta.device_id is not None:
                 txn = ClientTransaction(meta.device_id, meta.txn_id)
-            views.append(make_room_event(entry, orjson.loads(entry.body), unsigned, txn))
+            view = make_room_event(entry, orjson.loads(entry.body), unsigned, txn)
+            if meta.redacted_by is not None:
+                # A redacted event relates to nothing any more, though the log's index still has it.
+                view.relates_to = view.rel_type = None
+            views.append(view)
         return views
 
 

@@ -6,7 +6,7 @@ future in `Wakeup`.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -275,13 +275,11 @@ class _Answer:
         after = since.rooms[shard] if since is not None else 0
         full = since is None or self._request.full_state
         typing = since is not None and self._engine._typing.changed.get(room_id, 0) > since.ephemeral
-        if not full and not typing and room_id not in self._changed_account_data:
-            if self._has_news(room_id, after, shard) is False:
-                return None
+        quiet = not full and not typing and room_id not in self._changed_account_data
+        if quiet and self._has_news(room_id, after, shard) is False:
+            return None
         room = await self._rooms.get(room_id)
-        if room is None or (
-            not full and not typing and room_id not in self._changed_account_data and room.last_seq <= after
-        ):
+        if room is None or (quiet and room.last_seq <= after):
             return None
         new = since is None or (ref.since > after and not await self._was_joined(room, after))
         sight: SightLine | None = None
@@ -386,7 +384,9 @@ class _Answer:
             cached = room.fragments.get(key)
             if isinstance(cached, list):
                 return events, cached
-        bundles = await self._engine._bundling.for_timeline(room, events, self._user.user_id, ignored)
+        bundles: Mapping[str, bytes] = {}
+        if timeline.limited or self._since is None:
+            bundles = await self._engine._bundling.bundles(room, events, self._user.user_id, ignored)
         if plain and not bundles:
             rendered = [b",".join(render_events(room, events, self._reader, self._now))]
             if room.last_seq == upto:
@@ -487,15 +487,15 @@ class _Answer:
         events = [event for event in timeline.events if sight.sees(event)]
         rendered = render_events(room, events, self._reader, self._now, {}, sight)
         state: Sequence[RoomEvent] = ()
-        if timeline.limited or self._since is None:
-            if sight.membership_at(ref.position - 1) == "join":
-                state = await state_at(
-                    self._rooms.log,
-                    self._rooms.stored,
-                    room,
-                    timeline.start,
-                    after=after if self._since is not None else None,
-                )
+        was_member = sight.membership_at(ref.position - 1) == "join"
+        if was_member and (timeline.limited or self._since is None):
+            state = await state_at(
+                self._rooms.log,
+                self._rooms.stored,
+                room,
+                timeline.start,
+                after=after if self._since is not None else None,
+            )
         field = b'"state_after":' if self._request.use_state_after else b'"state":'
         return b"{%b,%b,%b}" % (
             self._timeline_json(timeline, rendered),

@@ -130,6 +130,11 @@ class SqliteLog:
             rows=SCAN,
         )
 
+    async def with_relations(self, shard: int, stream: str, targets: Sequence[str]) -> set[str]:
+        return await self._readers.run(
+            lambda r: log_reads.with_relations(r, shard, stream, targets), rows=len(targets)
+        )
+
     async def by_rel_type(
         self, shard: int, stream: str, rel_type: str, *, before: int | None = None, limit: int
     ) -> list[Entry]:

@@ -46,7 +46,7 @@ _KEYED = _ordered(
 _CURRENT = f"SELECT {_REF} FROM current WHERE stream = ? AND line = ?"
 _NEWEST_KEYED = (
     f"SELECT id FROM entry WHERE stream = {{stream}} AND {LINE} = {{line}} AND type = {{type}}"
-    " AND key = {key} AND pos <= {position} ORDER BY pos DESC LIMIT 1"
+    " AND key = {key} AND pos <= {position} ORDER BY pos DESC, id DESC LIMIT 1"
 )
 _REF_OF_ENTRY = "e.type, e.key, e.id, e.pos, e.kind, ifnull(e.event_id, e.target), e.sender"
 _CURRENT_AT = (
@@ -67,6 +67,10 @@ _RELATED = _ordered(
     f"{_ENTRY} WHERE stream = ? AND rel_type IS NOT NULL AND {TARGET_PREFIX} = ? AND pos > ? AND pos < ?"
     " AND (?5 IS NULL OR rel_type = ?5) AND (?6 IS NULL OR type = ?6) AND target = ?7"
     f" AND kind = {Kind.EVENT:d}"
+)
+_HAS_RELATIONS = (
+    f"SELECT 1 FROM entry WHERE stream = ? AND rel_type IS NOT NULL AND {TARGET_PREFIX} = ? AND target = ?"
+    " LIMIT 1"
 )
 _BY_REL_TYPE = (
     f"{_ENTRY} WHERE stream = ? AND rel_type = ? AND pos < ? AND kind = {Kind.EVENT:d}"
@@ -255,6 +259,16 @@ def related(
     stream_number = reader.names.id_of(reader.db, stream, shard)
     values = (stream_number, prefix(packed), *_bounds(after, before), *numbers, packed, limit)
     return to_entries(reader, reader.db.execute(_RELATED[newest_first], values).fetchall())
+
+
+def with_relations(reader: Reader, shard: int, stream: str, targets: Sequence[str]) -> set[str]:
+    stream_number = reader.names.id_of(reader.db, stream, shard)
+    found: set[str] = set()
+    for target in targets:
+        packed = pack(target)
+        if reader.db.execute(_HAS_RELATIONS, (stream_number, prefix(packed), packed)).fetchone():
+            found.add(target)
+    return found
 
 
 def by_rel_type(

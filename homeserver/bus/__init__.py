@@ -1,0 +1,1 @@
+"""How the log's entries reach those who act on them: consumers with durable cursors."""

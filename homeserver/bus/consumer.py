@@ -1,0 +1,178 @@
+"""A consumer of the log: handles each entry of some shards in order, at least once, and remembers how far.
+
+The log is the outbox. Entries arrive as they are appended; whatever a consumer was not there for
+(it was down, it lagged behind) is read from the log, from its stored cursor on. The cursor is stored
+after what was handled, so after a crash some entries are handled again: handlers are idempotent.
+
+Entries that `wants` turns down cost a comparison. One that fails again and again is set aside with an
+error in the log, and blocks nothing.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+
+import structlog
+
+from homeserver.shard_writer import Appended
+from storage.collection import Collection
+from storage.errors import StoreError
+from storage.log import Entry, Log
+from storage.records.cursors import Cursor
+
+log = structlog.get_logger(__name__)
+
+MAX_QUEUED = 5_000
+PAGE = 500
+ATTEMPTS = 3
+RETRY_SECONDS = 0.5
+SAVE_EVERY_SECONDS = 5.0
+SAVE_EVERY_ENTRIES = 2_000
+
+Handle = Callable[[int, Entry], Awaitable[None]]
+"""Handles an entry of a shard."""
+
+
+class Consumer:
+    """Follows shards on behalf of one purpose, named `name`."""
+
+    def __init__(
+        self,
+        name: str,
+        log_port: Log,
+        cursors: Collection[Cursor],
+        *,
+        wants: Callable[[Entry], bool],
+        handle: Handle,
+    ) -> None:
+        self.name = name
+        self._log = log_port
+        self._cursors = cursors
+        self._wants = wants
+        self._handle = handle
+        self._shards: dict[int, _Shard] = {}
+
+    async def start(self, tails: dict[int, int]) -> None:
+        """Begin behind the stored cursors; `tails` are the shards and where their followers are now."""
+        for shard, tail in tails.items():
+            stored = await self._cursors.get(self.name, shard)
+            state = _Shard(shard, stored.seq if stored is not None else 0, tail)
+            self._shards[shard] = state
+            if state.seq < tail:
+                self._run(state)
+
+    def on_entries(self, shard: int, appended: Sequence[Appended]) -> None:
+        """New entries of a shard, in log order."""
+        state = self._shards.get(shard)
+        if state is None:
+            return
+        for item in appended:
+            entry = item.entry
+            state.tail = entry.seq
+            if state.task is None and state.seq == entry.seq - 1 and not self._wants(entry):
+                state.seq = entry.seq
+            elif len(state.queue) < MAX_QUEUED:
+                state.queue.append(entry)
+        if state.seq < state.tail and state.task is None:
+            self._run(state)
+        elif state.seq - state.saved >= SAVE_EVERY_ENTRIES or state.timer is None:
+            self._save_soon(state)
+
+    async def settled(self, shard: int) -> None:
+        """Wait until everything that is in the shard now has been handled."""
+        state = self._shards[shard]
+        goal = state.tail
+        while state.seq < goal and state.task is not None:
+            await asyncio.wait([state.task])
+
+    async def close(self) -> None:
+        """Finish what was handed over, and store the cursors."""
+        for state in self._shards.values():
+            if state.task is not None:
+                await asyncio.wait([state.task], timeout=10)
+            if state.timer is not None:
+                state.timer.cancel()
+            await self._save(state)
+
+    def _run(self, state: "_Shard") -> None:
+        state.task = asyncio.create_task(self._consume(state), name=f"consumer-{self.name}")
+
+    async def _consume(self, state: "_Shard") -> None:
+        try:
+            while state.seq < state.tail:
+                for entry in await self._next(state):
+                    if self._wants(entry):
+                        await self._attempt(state.shard, entry)
+                    state.seq = entry.seq
+            await self._save(state)
+        except StoreError as error:
+            log.error("consumer stopped for now", consumer=self.name, error=str(error))
+            asyncio.get_running_loop().call_later(RETRY_SECONDS, self._resume, state)
+        finally:
+            state.task = None
+
+    def _resume(self, state: "_Shard") -> None:
+        if state.task is None and state.seq < state.tail:
+            self._run(state)
+
+    async def _next(self, state: "_Shard") -> Sequence[Entry]:
+        while state.queue and state.queue[0].seq <= state.seq:
+            state.queue.popleft()
+        if state.queue and state.queue[0].seq == state.seq + 1:
+            ready = [state.queue.popleft()]
+            while state.queue and state.queue[0].seq == ready[-1].seq + 1 and len(ready) < PAGE:
+                ready.append(state.queue.popleft())
+            return ready
+        page = await self._log.read(state.shard, state.seq, PAGE)
+        if not page:
+            # Everything up to the tail was removed from the log meanwhile.
+            state.seq = state.tail
+        return page
+
+    async def _attempt(self, shard: int, entry: Entry) -> None:
+        for attempt in range(ATTEMPTS):
+            try:
+                await self._handle(shard, entry)
+                return
+            except StoreError:
+                raise
+            except Exception:
+                if attempt == ATTEMPTS - 1:
+                    log.exception("entry set aside", consumer=self.name, shard=shard, seq=entry.seq)
+                else:
+                    await asyncio.sleep(RETRY_SECONDS * attempt)
+
+    def _save_soon(self, state: "_Shard") -> None:
+        if state.timer is None:
+            loop = asyncio.get_running_loop()
+            state.timer = loop.call_later(SAVE_EVERY_SECONDS, self._save_now, state)
+
+    def _save_now(self, state: "_Shard") -> None:
+        state.timer = None
+        state.saving = asyncio.create_task(self._save(state), name=f"cursor-{self.name}")
+
+    async def _save(self, state: "_Shard") -> None:
+        seq = state.seq
+        if seq == state.saved:
+            return
+        try:
+            await self._cursors.put(Cursor(consumer=self.name, shard=state.shard, seq=seq))
+            state.saved = seq
+        except StoreError as error:
+            log.warning("cursor not stored", consumer=self.name, error=str(error))
+
+
+class _Shard:
+    """How a consumer stands in one shard: handled up to `seq`, entries known up to `tail`."""
+
+    __slots__ = ("queue", "saved", "saving", "seq", "shard", "tail", "task", "timer")
+
+    def __init__(self, shard: int, seq: int, tail: int) -> None:
+        self.shard = shard
+        self.seq = seq
+        self.saved = seq
+        self.tail = tail
+        self.queue: deque[Entry] = deque()
+        self.task: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.saving: asyncio.Task[None] | None = None

@@ -1,0 +1,67 @@
+"""Prunes the stored bodies of redacted events (spec: client-server "Redactions").
+
+The redaction is an entry of the log like any other; rooms in memory prune their copy as they apply
+it. Here the body in the store follows. What is pruned says by which redaction, so doing it again
+changes nothing.
+"""
+
+from collections.abc import Mapping
+
+import orjson
+from msgspec.structs import replace
+
+from homeserver.protocol.canonical_json import encode
+from homeserver.protocol.redaction import redact
+from homeserver.protocol.room_versions import ROOM_VERSIONS
+from homeserver.rooms.event_meta import decode_meta, encode_meta
+from homeserver.rooms.redaction import may_redact
+from homeserver.rooms.room_event import RoomEvent
+from homeserver.rooms.stored_events import StoredEvents
+from storage.log import Entry, Kind, Log
+
+KEYS = [("m.room.create", ""), ("m.room.power_levels", "")]
+
+
+class Redactions:
+    """The handler behind the consumer "redactions"."""
+
+    def __init__(self, log: Log, stored: StoredEvents) -> None:
+        self._log = log
+        self._stored = stored
+
+    @staticmethod
+    def wants(entry: Entry) -> bool:
+        return entry.type == "m.room.redaction" and entry.kind is Kind.EVENT and entry.key is None
+
+    async def handle(self, shard: int, entry: Entry) -> None:
+        """Prune what the redaction redacts, if it is of the same room and was allowed to."""
+        pdu = orjson.loads(entry.body)
+        target_id = pdu.get("redacts") or pdu.get("content", {}).get("redacts")
+        if not isinstance(target_id, str):
+            return
+        target = (await self._log.by_event_id(shard, [target_id])).get(target_id)
+        if target is None or target.stream != entry.stream:
+            return
+        meta = decode_meta(target.meta)
+        if meta.redacted_by is not None:
+            return
+        state = await self._state_at(shard, entry)
+        create = state.get(("m.room.create", ""))
+        if create is None or target.event_id == create.event_id:
+            return
+        version = ROOM_VERSIONS[create.content.get("room_version", "1")]
+
+        def lookup(type: str, state_key: str) -> RoomEvent | None:
+            return state.get((type, state_key))
+
+        if not may_redact(version, lookup, entry.sender or "", target.sender or ""):
+            return
+        pruned = redact(version, orjson.loads(target.body))
+        pruned_meta = replace(meta, redacted_by=entry.event_id, device_id=None, txn_id=None)
+        await self._log.rewrite(shard, target.seq, encode(pruned), encode_meta(pruned_meta))
+
+    async def _state_at(self, shard: int, entry: Entry) -> Mapping[tuple[str, str], RoomEvent]:
+        refs = await self._log.current_at(shard, entry.stream, Kind.EVENT, entry.position, KEYS)
+        ids = [ref.event_id for ref in refs if ref.event_id is not None]
+        events = await self._stored.by_id(entry.stream, ids)
+        return {(event.type, event.state_key or ""): event for event in events.values()}

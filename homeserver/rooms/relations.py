@@ -1,0 +1,192 @@
+"""Children of an event, the threads of a room, and what may relate to what (spec: client-server
+"Relationships API", "Threading", "Event annotations")."""
+
+from collections.abc import Sequence
+
+import orjson
+
+from homeserver.errors import MatrixError
+from homeserver.protocol.json_types import JsonObject
+from homeserver.rooms.bundling import THREAD
+from homeserver.rooms.history import History
+from homeserver.rooms.room import Room
+from homeserver.rooms.room_event import RoomEvent, relation_of
+from homeserver.rooms.rooms import Rooms
+from homeserver.rooms.visibility import Visibility
+from homeserver.sync.token import encode_position
+from homeserver.users.sessions import Session
+from storage.log import Kind
+
+ANNOTATION = "m.annotation"
+MAX_ANNOTATIONS = 1000
+MAX_RECURSION = 3
+MAX_CHILDREN = 1000
+THREAD_SCAN = 200
+MAX_SCANS = 25
+
+
+class Relations:
+    """Reads relations for local users, and checks those of events they send."""
+
+    def __init__(self, rooms: Rooms, history: History, visibility: Visibility) -> None:
+        self._rooms = rooms
+        self._history = history
+        self._visibility = visibility
+
+    async def check_new(self, room: Room, sender: str, type: str, content: JsonObject) -> None:
+        """Refuse a second equal annotation (400 M_DUPLICATE_ANNOTATION) and a thread off a child (400)."""
+        parent_id, rel_type = relation_of(content)
+        if parent_id is None:
+            return
+        if rel_type == ANNOTATION:
+            key = content["m.relates_to"].get("key")
+            children, _ = await self._rooms.stored.children(
+                room.room_id, parent_id, rel_type=ANNOTATION, type=type, limit=MAX_ANNOTATIONS
+            )
+            for child in children:
+                if child.sender == sender and child.content["m.relates_to"].get("key") == key:
+                    raise MatrixError(400, "M_DUPLICATE_ANNOTATION", "You have reacted so already")
+        elif rel_type == THREAD:
+            parent = await self._event(room, parent_id)
+            if parent is not None and parent.rel_type is not None:
+                raise MatrixError(400, "M_UNKNOWN", "A thread cannot start from an event with a relation")
+
+    async def _event(self, room: Room, event_id: str) -> RoomEvent | None:
+        return room.find(event_id) or (await self._rooms.stored.by_id(room.room_id, [event_id])).get(event_id)
+
+    async def children(
+        self,
+        room_id: str,
+        session: Session,
+        parent_id: str,
+        *,
+        rel_type: str | None,
+        type: str | None,
+        backwards: bool,
+        start: str | None,
+        end: str | None,
+        limit: int,
+        recurse: bool,
+    ) -> bytes:
+        """A page of the events that relate to one, newest first unless `backwards` is False.
+
+        Raises 404 for a parent that the reader may not see.
+        """
+        room, _ = await self._history.visible_event(room_id, session.user_id, parent_id)
+        low = high = None
+        if start:
+            boundary = self._history.position(room, start)
+            low, high = (low, boundary + 1) if backwards else (boundary, high)
+        if end:
+            boundary = self._history.position(room, end)
+            low, high = (boundary, high) if backwards else (low, boundary + 1)
+        if recurse:
+            found, more = await self._recursive(room, parent_id, low, high, backwards, limit)
+        else:
+            found, last = await self._rooms.stored.children(
+                room_id,
+                parent_id,
+                rel_type=rel_type,
+                type=type,
+                after=low,
+                before=high,
+                newest_first=backwards,
+                limit=limit,
+            )
+            more = last
+        found = [
+            event
+            for event in found
+            if (rel_type is None or event.rel_type == rel_type) and (type is None or event.type == type)
+        ]
+        line = await self._visibility.sight_line(room, session.user_id)
+        visible = [event for event in found if line.sees(event)]
+        rendered = await self._history.render(room, visible, session, line)
+        parts = [b'"chunk":[' + b",".join(rendered) + b"]"]
+        if more is not None:
+            token = encode_position(more - 1 if backwards else more)
+            parts.append(b'"next_batch":' + orjson.dumps(token))
+        if start:
+            parts.append(b'"prev_batch":' + orjson.dumps(start))
+        if recurse:
+            parts.append(b'"recursion_depth":%d' % MAX_RECURSION)
+        return b"{" + b",".join(parts) + b"}"
+
+    async def _recursive(
+        self, room: Room, parent_id: str, low: int | None, high: int | None, backwards: bool, limit: int
+    ) -> tuple[list[RoomEvent], int | None]:
+        """Children, their children and so on, to a bounded depth and number."""
+        found: dict[str, RoomEvent] = {}
+        parents: Sequence[str] = [parent_id]
+        for _ in range(MAX_RECURSION):
+            next_parents: list[str] = []
+            for parent in parents:
+                children, _ = await self._rooms.stored.children(
+                    room.room_id, parent, limit=MAX_CHILDREN - len(found)
+                )
+                for child in children:
+                    if child.event_id not in found:
+                        found[child.event_id] = child
+                        next_parents.append(child.event_id)
+                if len(found) >= MAX_CHILDREN:
+                    break
+            related = await self._rooms.log.with_relations(room.shard, room.room_id, next_parents)
+            parents = [event_id for event_id in next_parents if event_id in related]
+            if not parents or len(found) >= MAX_CHILDREN:
+                break
+        within = [
+            event
+            for event in found.values()
+            if (low is None or event.position > low) and (high is None or event.position < high)
+        ]
+        within.sort(key=lambda event: event.position, reverse=backwards)
+        page = within[:limit]
+        return page, page[-1].position if len(within) > limit else None
+
+    async def threads(
+        self, room_id: str, session: Session, *, participated: bool, start: str | None, limit: int
+    ) -> bytes:
+        """Thread roots of a room, those with the newest replies first. Raises 403 for outsiders."""
+        room = (await self._history.access(room_id, session.user_id)).room
+        before = self._history.position(room, start) + 1 if start else None
+        line = await self._visibility.sight_line(room, session.user_id)
+        roots: dict[str, RoomEvent] = {}
+        more: int | None = None
+        for _ in range(MAX_SCANS):
+            entries = await self._rooms.log.by_rel_type(
+                room.shard, room_id, THREAD, before=before, limit=THREAD_SCAN
+            )
+            for view in await self._rooms.stored.views(room_id, entries):
+                root_id = view.relates_to
+                if root_id is None or root_id in roots or not await self._is_newest(room, root_id, view):
+                    continue
+                root = await self._event(room, root_id)
+                if root is None or not line.sees(root):
+                    continue
+                if participated and not await self._took_part(room, root, session.user_id):
+                    continue
+                roots[root_id] = root
+                if len(roots) == limit:
+                    more = view.position
+                    break
+            if more is not None or len(entries) < THREAD_SCAN:
+                break
+            before = entries[-1].position
+        rendered = await self._history.render(room, list(roots.values()), session, line)
+        parts = [b'"chunk":[' + b",".join(rendered) + b"]"]
+        if more is not None:
+            parts.append(b'"next_batch":' + orjson.dumps(encode_position(more - 1)))
+        return b"{" + b",".join(parts) + b"}"
+
+    async def _is_newest(self, room: Room, root_id: str, reply: RoomEvent) -> bool:
+        """Whether a reply is its thread's last: only then is the thread listed at this place."""
+        newest, _ = await self._rooms.stored.children(room.room_id, root_id, rel_type=THREAD, limit=20)
+        return bool(newest) and newest[0].event_id == reply.event_id
+
+    async def _took_part(self, room: Room, root: RoomEvent, user_id: str) -> bool:
+        if root.sender == user_id:
+            return True
+        entries = await self._rooms.log.related(
+            room.shard, room.room_id, root.event_id, rel_type=THREAD, limit=MAX_CHILDREN
+        )
+        return any(entry.sender == user_id and entry.kind is Kind.EVENT for entry in entries)

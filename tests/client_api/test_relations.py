@@ -1,0 +1,128 @@
+"""Relations, edits, reactions, threads (spec: client-server "Aggregations of child events" and on)."""
+
+from typing import Any
+
+from tests.client_api.conftest import Client
+
+
+def related(rel_type: str, event_id: str, **more: Any) -> dict[str, Any]:
+    return {"m.relates_to": {"rel_type": rel_type, "event_id": event_id, **more}}
+
+
+def text(body: str, **more: Any) -> dict[str, Any]:
+    return {"msgtype": "m.text", "body": body, **more}
+
+
+def edit(event_id: str, body: str) -> dict[str, Any]:
+    return text(f"* {body}", **{"m.new_content": text(body)}, **related("m.replace", event_id))
+
+
+async def bundle_of(client: Client, room_id: str, event_id: str) -> dict[str, Any]:
+    event = await client.get(f"/rooms/{room_id}/event/{event_id}")
+    return event.get("unsigned", {}).get("m.relations", {})
+
+
+async def test_newest_edit_by_the_sender_is_bundled(alice: Client, bob: Client) -> None:
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    event_id = await alice.send(room_id, "one")
+    await alice.send(room_id, edit(event_id, "two"))
+    newest = await alice.send(room_id, edit(event_id, "three"))
+    await bob.send(room_id, edit(event_id, "hijacked"))
+    bundle = await bundle_of(bob, room_id, event_id)
+    assert bundle["m.replace"]["event_id"] == newest
+    page = await bob.get(f"/rooms/{room_id}/messages", query={"dir": "b", "limit": 20})
+    original = next(e for e in page["chunk"] if e["event_id"] == event_id)
+    assert original["content"]["body"] == "one"
+    assert original["unsigned"]["m.relations"]["m.replace"]["event_id"] == newest
+
+
+async def test_redacting_the_newest_edit_brings_back_the_one_before(alice: Client) -> None:
+    room_id = await alice.create_room()
+    event_id = await alice.send(room_id, "one")
+    second = await alice.send(room_id, edit(event_id, "two"))
+    third = await alice.send(room_id, edit(event_id, "three"))
+    await alice.redact(room_id, third)
+    assert (await bundle_of(alice, room_id, event_id))["m.replace"]["event_id"] == second
+
+
+async def test_same_reaction_twice_is_refused_until_redacted(alice: Client) -> None:
+    room_id = await alice.create_room()
+    event_id = await alice.send(room_id)
+    reaction = related("m.annotation", event_id, key="👍")
+    first = await alice.send(room_id, reaction, type="m.reaction")
+    reply = await alice.call("PUT", f"/rooms/{room_id}/send/m.reaction/again", reaction, expect=400)
+    assert reply.errcode == "M_DUPLICATE_ANNOTATION"
+    await alice.redact(room_id, first)
+    await alice.send(room_id, reaction, type="m.reaction")
+
+
+async def test_thread_is_summed_up_on_its_root_and_listed(alice: Client, bob: Client) -> None:
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    quiet = await alice.send(room_id, "no thread")
+    root = await alice.send(room_id, "root")
+    other = await alice.send(room_id, "other root")
+    await bob.send(room_id, text("first", **related("m.thread", root)))
+    await alice.send(room_id, text("elsewhere", **related("m.thread", other)))
+    last = await bob.send(room_id, text("last", **related("m.thread", root)))
+    summary = (await bundle_of(bob, room_id, root))["m.thread"]
+    assert (summary["count"], summary["latest_event"]["event_id"]) == (2, last)
+    assert summary["current_user_participated"] is True
+    threads = await bob.get(f"/_matrix/client/v1/rooms/{room_id}/threads")
+    assert [event["event_id"] for event in threads["chunk"]] == [root, other]
+    mine = await bob.get(f"/_matrix/client/v1/rooms/{room_id}/threads", query={"include": "participated"})
+    assert [event["event_id"] for event in mine["chunk"]] == [root]
+    assert await bundle_of(bob, room_id, quiet) == {}
+
+
+async def test_threads_list_pages_without_repeating(alice: Client) -> None:
+    room_id = await alice.create_room()
+    roots = [await alice.send(room_id, f"root {i}") for i in range(5)]
+    for root in roots:
+        await alice.send(room_id, text("reply", **related("m.thread", root)))
+    seen: list[str] = []
+    start: dict[str, str] = {}
+    for _ in range(5):
+        page = await alice.get(f"/_matrix/client/v1/rooms/{room_id}/threads", query={"limit": 2, **start})
+        seen += [event["event_id"] for event in page["chunk"]]
+        if "next_batch" not in page:
+            break
+        start = {"from": page["next_batch"]}
+    assert seen == roots[::-1]
+
+
+async def test_thread_off_a_reply_is_refused(alice: Client) -> None:
+    room_id = await alice.create_room()
+    root = await alice.send(room_id)
+    reply = await alice.send(room_id, text("reply", **related("m.thread", root)))
+    await alice.call(
+        "PUT",
+        f"/rooms/{room_id}/send/m.room.message/nested",
+        text("nested", **related("m.thread", reply)),
+        expect=400,
+    )
+
+
+async def test_relations_are_paged_filtered_and_recursed(alice: Client) -> None:
+    room_id = await alice.create_room()
+    root = await alice.send(room_id)
+    replies = [await alice.send(room_id, text(f"{i}", **related("m.thread", root))) for i in range(3)]
+    reaction = await alice.send(room_id, related("m.annotation", replies[0], key="x"), type="m.reaction")
+    base = f"/_matrix/client/v1/rooms/{room_id}/relations/{root}"
+    first = await alice.get(f"{base}/m.thread", query={"limit": 2})
+    assert [event["event_id"] for event in first["chunk"]] == replies[:0:-1]
+    second = await alice.get(f"{base}/m.thread", query={"limit": 2, "from": first["next_batch"]})
+    assert [event["event_id"] for event in second["chunk"]] == replies[:1]
+    everything = await alice.get(base, query={"recurse": "true"})
+    assert {event["event_id"] for event in everything["chunk"]} == {*replies, reaction}
+    nothing = await alice.get(f"{base}/m.thread/m.reaction")
+    assert nothing["chunk"] == []
+
+
+async def test_relations_of_an_event_in_another_room_are_not_found(alice: Client, bob: Client) -> None:
+    room_id = await alice.create_room()
+    event_id = await alice.send(room_id)
+    other = await bob.create_room()
+    await bob.call("GET", f"/_matrix/client/v1/rooms/{other}/relations/{event_id}", expect=404)
+    await bob.call("GET", f"/_matrix/client/v1/rooms/{room_id}/relations/{event_id}", expect=404)
