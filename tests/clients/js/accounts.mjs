@@ -22,7 +22,10 @@ await scenario(async () => {
     await step("a wrong password and a taken name are refused", async () => {
         const visitor = laptop.client;
         const identifier = { type: "m.id.user", user: alice.userId };
-        await refused(visitor.loginRequest({ type: "m.login.password", identifier, password: "no" }), "M_FORBIDDEN");
+        await refused(
+            visitor.loginRequest({ type: "m.login.password", identifier, password: "no" }),
+            "M_FORBIDDEN",
+        );
         const [localPart] = alice.userId.slice(1).split(":");
         assert.equal(await visitor.isUsernameAvailable(localPart), false);
         assert.equal(await visitor.isUsernameAvailable(`${localPart}-free`), true);
@@ -58,7 +61,10 @@ await scenario(async () => {
 
     await step("settings saved on one device appear on the other", async () => {
         await alice.client.setAccountData("org.example.theme", { dark: true });
-        await until("the setting", () => laptop.client.getAccountData("org.example.theme")?.getContent().dark);
+        await until(
+            "the setting",
+            () => laptop.client.getAccountData("org.example.theme")?.getContent().dark,
+        );
     });
 
     await step("a room tag and a push rule appear on the other device", async () => {
@@ -67,7 +73,10 @@ await scenario(async () => {
         await alice.client.setRoomTag(roomId, "m.favourite", { order: 0.25 });
         await until("the tag", () => laptop.room(roomId).tags["m.favourite"]?.order === 0.25);
         await alice.client.setRoomMutePushRule("global", roomId, true);
-        await until("the muted room", () => laptop.client.getRoomPushRule("global", roomId)?.rule_id === roomId);
+        await until(
+            "the muted room",
+            () => laptop.client.getRoomPushRule("global", roomId)?.rule_id === roomId,
+        );
         await alice.client.setRoomMutePushRule("global", roomId, false);
         await until("the room no longer muted", () => !laptop.client.getRoomPushRule("global", roomId));
     });
@@ -77,7 +86,9 @@ await scenario(async () => {
         await alice.acceptInvite(roomId);
         await until("alice in the search", async () => {
             const { results } = await bob.client.searchUserDirectory({ term: "Wonderland" });
-            return results.some((user) => user.user_id === alice.userId && user.display_name === "Alice in Wonderland");
+            return results.some(
+                (user) => user.user_id === alice.userId && user.display_name === "Alice in Wonderland",
+            );
         });
     });
 
@@ -119,7 +130,11 @@ await scenario(async () => {
     await step("logging out everywhere ends every session", async () => {
         const token = alice.client.getAccessToken();
         await alice.client.http.authedRequest("POST", "/logout/all");
-        const ghost = alice.sibling({ user_id: alice.userId, device_id: alice.deviceId, access_token: token });
+        const ghost = alice.sibling({
+            user_id: alice.userId,
+            device_id: alice.deviceId,
+            access_token: token,
+        });
         await refused(ghost.client.whoami(), "M_UNKNOWN_TOKEN");
     });
 

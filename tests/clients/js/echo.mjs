@@ -1,5 +1,5 @@
-// A person on matrix-js-sdk for another program to talk to: says who it is, joins what it is invited to, answers
-// every message it can decrypt with "echo: …", and ends when it reads "goodbye".
+// A person on matrix-js-sdk for another program to talk to: says who it is, joins what it is invited to,
+// answers every message it can decrypt with "echo: …", and ends when it reads "goodbye".
 import { register, scenario, step, until } from "./support/scenario.mjs";
 
 await scenario(async () => {

@@ -46,7 +46,11 @@ await scenario(async () => {
     });
 
     const roomId = await step("alice creates an encrypted room and invites bob", async () => {
-        const created = await alice.createEncryptedRoom({ name: "Den", invite: [bob.userId], is_direct: true });
+        const created = await alice.createEncryptedRoom({
+            name: "Den",
+            invite: [bob.userId],
+            is_direct: true,
+        });
         await until("the invite with name and inviter", () => {
             const room = bob.room(created);
             return room?.name === "Den" && room.getMember(bob.userId)?.getDMInviter() === alice.userId;
@@ -76,7 +80,11 @@ await scenario(async () => {
                 assert.equal(event.getSender(), speaker.userId);
             }
         }
-        for (const device of everybody) assert.deepEqual(device.texts(roomId), spoken.map(([, text]) => text));
+        for (const device of everybody)
+            assert.deepEqual(
+                device.texts(roomId),
+                spoken.map(([, text]) => text),
+            );
     });
 
     await step("alice and bob verify each other inside the room", async () => {
@@ -105,13 +113,21 @@ await scenario(async () => {
             const original = picture(colour);
             const sealed = Attachment.encrypt(original);
             const keys = JSON.parse(sealed.mediaEncryptionInfo);
-            const { content_uri: url } = await sender.client.uploadContent(Buffer.from(sealed.encryptedData), {
-                type: "application/octet-stream",
-                includeFilename: false,
-            });
+            const { content_uri: url } = await sender.client.uploadContent(
+                Buffer.from(sealed.encryptedData),
+                {
+                    type: "application/octet-stream",
+                    includeFilename: false,
+                },
+            );
             const body = `${colour.join("-")}.png`;
             const info = { mimetype: "image/png", size: original.length, w: 64, h: 48 };
-            await sender.client.sendMessage(roomId, { msgtype: "m.image", body, file: { ...keys, url }, info });
+            await sender.client.sendMessage(roomId, {
+                msgtype: "m.image",
+                body,
+                file: { ...keys, url },
+                info,
+            });
             const shown = await receiver.seesEvent(roomId, body, (event) => event.getContent().body === body);
             const { file } = shown.getContent();
             const { bytes } = await receiver.download(file.url);
@@ -134,7 +150,10 @@ await scenario(async () => {
     await step("the writer sees who has read how far", async () => {
         const last = await alice.seesText(roomId, "two");
         for (const device of [alice, aliceLaptop]) {
-            await until("bob's receipt", () => device.room(roomId).getEventReadUpTo(bob.userId) === last.getId());
+            await until(
+                "bob's receipt",
+                () => device.room(roomId).getEventReadUpTo(bob.userId) === last.getId(),
+            );
             assert.ok(device.room(roomId).getUsersReadUpTo(last).includes(bob.userId));
         }
     });
@@ -150,7 +169,10 @@ await scenario(async () => {
         await alice.seesText(roomId, "I have seen nothing");
         assert.notEqual(before, null);
         const receipts = alice.room(roomId).getReceiptsForEvent(await alice.seesText(roomId, "psst"));
-        assert.deepEqual(receipts.filter(({ userId }) => userId === bob.userId), []);
+        assert.deepEqual(
+            receipts.filter(({ userId }) => userId === bob.userId),
+            [],
+        );
     });
 
     await step("typing is shown while it lasts", async () => {
@@ -164,7 +186,10 @@ await scenario(async () => {
     await step("presence and status text are shown", async () => {
         await until("bob online", () => alice.client.getUser(bob.userId)?.presence === "online");
         await bob.client.setPresence({ presence: "online", status_msg: "having lunch" });
-        await until("the status", () => alice.client.getUser(bob.userId).presenceStatusMsg === "having lunch");
+        await until(
+            "the status",
+            () => alice.client.getUser(bob.userId).presenceStatusMsg === "having lunch",
+        );
     });
 
     const typo = await step("alice writes with a typo", () => alice.say(roomId, "I shall come at fife"));
@@ -177,7 +202,9 @@ await scenario(async () => {
             });
         }
         await until("two thumbs", () => {
-            const relations = bobLaptop.room(roomId).relations.getChildEventsForEvent(typo, "m.annotation", "m.reaction");
+            const relations = bobLaptop
+                .room(roomId)
+                .relations.getChildEventsForEvent(typo, "m.annotation", "m.reaction");
             const [top] = relations?.getSortedAnnotationsByKey() ?? [];
             return top?.[0] === "👍" && top[1].size === 2;
         });
@@ -211,7 +238,11 @@ await scenario(async () => {
     await step("a redaction removes the text and says by whom", async () => {
         await alice.client.redactEvent(roomId, typo, undefined, { reason: "changed my mind" });
         for (const device of everybody) {
-            const event = await device.seesEvent(roomId, "the redaction", (each) => each.getId() === typo && each.isRedacted());
+            const event = await device.seesEvent(
+                roomId,
+                "the redaction",
+                (each) => each.getId() === typo && each.isRedacted(),
+            );
             const because = event.getRedactionEvent();
             assert.deepEqual([because.sender, because.content.reason], [alice.userId, "changed my mind"]);
             assert.equal(device.texts(roomId).includes("I shall come at five"), false);
@@ -221,7 +252,10 @@ await scenario(async () => {
     await step("a device that logs out no longer receives, and its owner sees it gone", async () => {
         await bobLaptop.client.logout(true);
         const { devices } = await bob.client.getDevices();
-        assert.deepEqual(devices.map((device) => device.device_id), [bob.deviceId]);
+        assert.deepEqual(
+            devices.map((device) => device.device_id),
+            [bob.deviceId],
+        );
         await until("one device of bob, at alice", async () => {
             const known = await alice.crypto.getUserDeviceInfo([bob.userId]);
             return known.get(bob.userId).size === 1;

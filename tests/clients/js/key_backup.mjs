@@ -13,7 +13,7 @@ RustBackupManager.maxBackupLoopStartDelayMillis = 0;
 
 const DIFFERENT_KEY = new Uint8Array(32).fill(7);
 
-// Waits until the backup on the server holds this many sessions. Asks the server: the library remembers its answer.
+// Waits until the backup on the server holds this many sessions. Asks the server, as the library caches.
 async function backedUp(device, sessions) {
     await until(`${sessions} sessions in the backup`, async () => {
         const { count } = await device.client.http.authedRequest("GET", "/room_keys/version");
@@ -43,7 +43,9 @@ await scenario(async () => {
         const people = [await register("alice"), await register("bob")];
         return Promise.all(people.map((person) => person.start()));
     });
-    const laptop = await step("alice logs in on a laptop", async () => (await alice.another("laptop")).start());
+    const laptop = await step("alice logs in on a laptop", async () =>
+        (await alice.another("laptop")).start(),
+    );
 
     const recoveryKey = await step("alice sets up cross-signing, secret storage and key backup", async () => {
         await alice.crypto.bootstrapCrossSigning({
@@ -57,13 +59,17 @@ await scenario(async () => {
             setupNewKeyBackup: true,
         });
         assert.equal(await alice.crypto.isSecretStorageReady(), true);
-        assert.equal(await alice.crypto.getActiveSessionBackupVersion(), (await alice.crypto.getKeyBackupInfo()).version);
+        assert.equal(
+            await alice.crypto.getActiveSessionBackupVersion(),
+            (await alice.crypto.getKeyBackupInfo()).version,
+        );
         return key.encodedPrivateKey;
     });
 
     await step("the laptop hears of the backup without being told the key", async () => {
-        await until("the default key in account data", () =>
-            laptop.client.getAccountData("m.secret_storage.default_key")?.getContent().key,
+        await until(
+            "the default key in account data",
+            () => laptop.client.getAccountData("m.secret_storage.default_key")?.getContent().key,
         );
         assert.equal(await laptop.crypto.getSessionBackupPrivateKey(), null);
     });
@@ -71,7 +77,10 @@ await scenario(async () => {
     const roomId = await step("alice and bob talk in an encrypted room", async () => {
         const created = await alice.createEncryptedRoom({ invite: [bob.userId] });
         await bob.acceptInvite(created);
-        await until("bob in the room", () => alice.room(created).getMember(bob.userId)?.membership === "join");
+        await until(
+            "bob in the room",
+            () => alice.room(created).getMember(bob.userId)?.membership === "join",
+        );
         await alice.say(created, OLD[0]);
         await bob.seesText(created, OLD[0]);
         await bob.say(created, OLD[1]);

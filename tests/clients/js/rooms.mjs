@@ -1,4 +1,4 @@
-// Rooms as a chat client shows them: directory, history, threads, mentions, search, spaces, moderation, upgrades.
+// Rooms as a chat client shows them: directory, history, threads, mentions, search, spaces, bans, upgrades.
 import assert from "node:assert/strict";
 
 import { register, scenario, step, until } from "./support/scenario.mjs";
@@ -30,7 +30,8 @@ await scenario(async () => {
             await until("the room", () => guest.membership(created) === "join");
             assert.equal(guest.room(created).name, word);
         }
-        for (const device of everybody) await until("three members", () => device.room(created).getJoinedMemberCount() === 3);
+        for (const device of everybody)
+            await until("three members", () => device.room(created).getJoinedMemberCount() === 3);
         return created;
     });
 
@@ -81,10 +82,17 @@ await scenario(async () => {
         await alice.say(roomId, "do not wake it");
         await bob.seesText(roomId, "do not wake it");
         await until("the hit", async () => {
-            const found = await bob.client.searchRoomEvents({ term: "hedgehog", filter: { rooms: [roomId] } });
+            const found = await bob.client.searchRoomEvents({
+                term: "hedgehog",
+                filter: { rooms: [roomId] },
+            });
             if (found.count !== 1) return false;
             const around = found.results[0].context.getTimeline().map((event) => event.getContent().body);
-            assert.deepEqual(around, ["message 60", "the hedgehog sleeps under the compost", "do not wake it"]);
+            assert.deepEqual(around, [
+                "message 60",
+                "the hedgehog sleeps under the compost",
+                "do not wake it",
+            ]);
             return true;
         });
     });
@@ -112,7 +120,10 @@ await scenario(async () => {
             await bob.client.sendEvent(roomId, root, "m.room.message", { msgtype: "m.text", body: text });
         }
         const thread = await until("the thread", () => carol.room(roomId).getThread(root));
-        await until("two replies", () => thread.length === 2 && thread.replyToEvent?.getContent().body === "peas");
+        await until(
+            "two replies",
+            () => thread.length === 2 && thread.replyToEvent?.getContent().body === "peas",
+        );
         const unread = () => carol.room(roomId).getThreadUnreadNotificationCount(root, "total");
         await until("two unread in the thread", () => unread() === 2);
         assert.equal(carol.texts(roomId).includes("beans"), false);
@@ -166,18 +177,31 @@ await scenario(async () => {
 
     await step("topic, pins and power are changed by who may, and refused to who may not", async () => {
         await alice.client.setRoomTopic(roomId, "Only roses");
-        await until("the topic", () => bob.room(roomId).currentState.getStateEvents("m.room.topic", "")?.getContent().topic === "Only roses");
+        await until(
+            "the topic",
+            () =>
+                bob.room(roomId).currentState.getStateEvents("m.room.topic", "")?.getContent().topic ===
+                "Only roses",
+        );
         await assert.rejects(bob.client.setRoomTopic(roomId, "Only weeds"), { errcode: "M_FORBIDDEN" });
         await alice.client.setPowerLevel(roomId, bob.userId, 50);
         await until("power", () => bob.room(roomId).getMember(bob.userId).powerLevel === 50);
         await bob.client.sendStateEvent(roomId, "m.room.pinned_events", { pinned: [rootId] }, "");
-        await until("the pin", () => carol.room(roomId).currentState.getStateEvents("m.room.pinned_events", "")?.getContent().pinned[0] === rootId);
+        await until(
+            "the pin",
+            () =>
+                carol.room(roomId).currentState.getStateEvents("m.room.pinned_events", "")?.getContent()
+                    .pinned[0] === rootId,
+        );
     });
 
     await step("a banned person is out, is told why, and cannot return until pardoned", async () => {
         await bob.client.ban(roomId, carol.userId, "trampled the beans");
         await until("banned", () => carol.membership(roomId) === "ban");
-        assert.equal(carol.room(roomId).getMember(carol.userId).events.member.getContent().reason, "trampled the beans");
+        assert.equal(
+            carol.room(roomId).getMember(carol.userId).events.member.getContent().reason,
+            "trampled the beans",
+        );
         await assert.rejects(carol.client.joinRoom(roomId), { httpStatus: 403 });
         await bob.client.unban(roomId, carol.userId);
         await carol.client.joinRoom(roomId);
@@ -207,11 +231,19 @@ await scenario(async () => {
             content: { join_rule: "restricted", allow: [{ type: "m.room_membership", room_id: created }] },
         };
         const hall = await alice.createRoom({ name: "Hall", initial_state: [restricted] });
-        await alice.client.sendStateEvent(created, "m.space.child", { via: [serverName], suggested: true }, hall);
+        await alice.client.sendStateEvent(
+            created,
+            "m.space.child",
+            { via: [serverName], suggested: true },
+            hall,
+        );
         await assert.rejects(carol.client.joinRoom(hall), { errcode: "M_FORBIDDEN" });
         await carol.client.joinRoom(created);
         const { rooms } = await carol.client.getRoomHierarchy(created, 10);
-        assert.deepEqual(rooms.map((room) => room.name), ["Village", "Hall"]);
+        assert.deepEqual(
+            rooms.map((room) => room.name),
+            ["Village", "Hall"],
+        );
         assert.equal(rooms[0].children_state[0].state_key, hall);
         await carol.client.joinRoom(hall);
         await until("inside", () => carol.membership(hall) === "join");
@@ -220,7 +252,10 @@ await scenario(async () => {
 
     await step("the summary of a room can be seen before joining", async () => {
         const summary = await bob.client.getRoomSummary(space);
-        assert.deepEqual([summary.name, summary.num_joined_members, summary.room_type], ["Village", 2, "m.space"]);
+        assert.deepEqual(
+            [summary.name, summary.num_joined_members, summary.room_type],
+            ["Village", 2, "m.space"],
+        );
     });
 
     await step("an upgraded room takes its name, topic and alias along", async () => {

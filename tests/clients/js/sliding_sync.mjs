@@ -15,8 +15,8 @@ const STATE = [
     ["m.room.member", "$ME"],
 ];
 
-// Starts `device` with its `shown` most recent rooms, one event each, and with more of the `opened` rooms; gives
-// the connection.
+// Starts `device` with its `shown` most recent rooms, one event each, and with more of the `opened` rooms;
+// gives the connection.
 async function startSliding(device, shown, opened = []) {
     const list = { ranges: [[0, shown - 1]], timeline_limit: 1, required_state: STATE };
     const subscription = { timeline_limit: 30, required_state: STATE };
@@ -28,7 +28,9 @@ async function startSliding(device, shown, opened = []) {
 }
 
 await scenario(async () => {
-    const alice = await step("alice registers and uses the classic sync", async () => (await register("alice")).start());
+    const alice = await step("alice registers and uses the classic sync", async () =>
+        (await register("alice")).start(),
+    );
     const bob = await step("bob registers", () => register("bob"));
     const connection = await step("bob starts with a window of two rooms", () => startSliding(bob, 2));
     const shownRooms = () => bob.client.getRooms().map((room) => room.roomId);
@@ -40,14 +42,20 @@ await scenario(async () => {
 
     const roomId = await step("an invite is shown with the name of the room and who invites", async () => {
         const created = await alice.createEncryptedRoom({ name: "Den", invite: [bob.userId] });
-        await until("the invite", () => bob.membership(created) === "invite" && bob.room(created).name === "Den");
+        await until(
+            "the invite",
+            () => bob.membership(created) === "invite" && bob.room(created).name === "Den",
+        );
         assert.equal(bob.room(created).getMember(bob.userId).events.member.getSender(), alice.userId);
         return created;
     });
 
     await step("after joining the room is shown with its state", async () => {
         await bob.client.joinRoom(roomId);
-        await until("the joined room", () => bob.membership(roomId) === "join" && bob.room(roomId).hasEncryptionStateEvent());
+        await until(
+            "the joined room",
+            () => bob.membership(roomId) === "join" && bob.room(roomId).hasEncryptionStateEvent(),
+        );
         await until("bob at alice", () => alice.room(roomId).getMember(bob.userId)?.membership === "join");
         await until("two members", () => bob.room(roomId).getJoinedMemberCount() === 2);
     });
@@ -63,13 +71,20 @@ await scenario(async () => {
     await step("bob's own message is shown once, not as an echo and again", async () => {
         await alice.say(roomId, "good");
         await bob.seesText(roomId, "good");
-        assert.deepEqual(bob.texts(roomId), ["can you read this through the window?", "clear as glass", "good"]);
+        assert.deepEqual(bob.texts(roomId), [
+            "can you read this through the window?",
+            "clear as glass",
+            "good",
+        ]);
     });
 
     await step("bob's reading is seen by alice", async () => {
         const last = await bob.seesText(roomId, "good");
         await bob.client.sendReadReceipt(last);
-        await until("the receipt at alice", () => alice.room(roomId).getEventReadUpTo(bob.userId) === last.getId());
+        await until(
+            "the receipt at alice",
+            () => alice.room(roomId).getEventReadUpTo(bob.userId) === last.getId(),
+        );
     });
 
     await step("typing and read receipts of others are shown", async () => {
@@ -81,13 +96,19 @@ await scenario(async () => {
         await bob.say(roomId, "did you see?");
         const seen = await alice.seesText(roomId, "did you see?");
         await alice.client.sendReadReceipt(seen);
-        await until("alice's receipt", () => bob.room(roomId).getEventReadUpTo(alice.userId) === seen.getId());
+        await until(
+            "alice's receipt",
+            () => bob.room(roomId).getEventReadUpTo(alice.userId) === seen.getId(),
+        );
     });
 
     await step("a message from alice's new device is decrypted at once", async () => {
         const laptop = await (await alice.another("laptop")).start();
         await until("the room", () => laptop.membership(roomId) === "join");
-        await until("bob's device", async () => (await laptop.crypto.getUserDeviceInfo([bob.userId], true)).get(bob.userId)?.size);
+        await until(
+            "bob's device",
+            async () => (await laptop.crypto.getUserDeviceInfo([bob.userId], true)).get(bob.userId)?.size,
+        );
         await laptop.say(roomId, "from my new laptop");
         await bob.seesText(roomId, "from my new laptop");
         await bob.say(roomId, "welcome, laptop");
@@ -115,22 +136,29 @@ await scenario(async () => {
         return created;
     });
 
-    await step("a fresh connection shows only the two most recent rooms, then all when the window grows", async () => {
-        const tablet = await bob.another("tablet");
-        const window = await startSliding(tablet, 2);
-        const visible = () => tablet.client.getRooms().map((room) => room.name).sort();
-        await until("two rooms", () => visible().length === 2);
-        assert.deepEqual(visible(), ["four", "three"]);
-        assert.equal(window.getListData(WINDOW).joinedCount, 5);
+    await step(
+        "a fresh connection shows only the two most recent rooms, then all when the window grows",
+        async () => {
+            const tablet = await bob.another("tablet");
+            const window = await startSliding(tablet, 2);
+            const visible = () =>
+                tablet.client
+                    .getRooms()
+                    .map((room) => room.name)
+                    .sort();
+            await until("two rooms", () => visible().length === 2);
+            assert.deepEqual(visible(), ["four", "three"]);
+            assert.equal(window.getListData(WINDOW).joinedCount, 5);
 
-        await alice.say(others[0], "one is awake again");
-        await until("the woken room", () => tablet.texts(others[0]).includes("one is awake again"));
-        assert.deepEqual(visible(), ["four", "one", "three"]);
+            await alice.say(others[0], "one is awake again");
+            await until("the woken room", () => tablet.texts(others[0]).includes("one is awake again"));
+            assert.deepEqual(visible(), ["four", "one", "three"]);
 
-        window.setListRanges(WINDOW, [[0, 9]]);
-        await until("all five rooms", () => visible().length === 5);
-        assert.deepEqual(visible(), ["Den", "four", "one", "three", "two"]);
-    });
+            window.setListRanges(WINDOW, [[0, 9]]);
+            await until("all five rooms", () => visible().length === 5);
+            assert.deepEqual(visible(), ["Den", "four", "one", "three", "two"]);
+        },
+    );
 
     await step("a room opened from a link shows its messages, though it is outside the window", async () => {
         for (const text of ["first", "second", "third"]) await alice.say(others[2], text);

@@ -154,7 +154,9 @@ export class Device {
     // Waits for an event that `test` accepts, decrypted.
     seesEvent(roomId, what, test) {
         return until(what, () =>
-            this.timeline(roomId).find((event) => !event.isBeingDecrypted() && event.getId()?.startsWith("$") && test(event)),
+            this.timeline(roomId).find(
+                (event) => !event.isBeingDecrypted() && event.getId()?.startsWith("$") && test(event),
+            ),
         );
     }
 
@@ -170,14 +172,24 @@ export class Device {
     // Fetches media the way an <img> of a client does today: the authenticated endpoint with the token.
     async download(mxc) {
         const url = this.client.mxcUrlToHttp(mxc, undefined, undefined, undefined, false, true, true);
-        const response = await fetch(url, { headers: { Authorization: `Bearer ${this.client.getAccessToken()}` } });
+        const response = await fetch(url, {
+            headers: { Authorization: `Bearer ${this.client.getAccessToken()}` },
+        });
         if (!response.ok) throw new Error(`GET ${url} -> ${response.status} ${await response.text()}`);
-        return { bytes: new Uint8Array(await response.arrayBuffer()), type: response.headers.get("content-type") };
+        return {
+            bytes: new Uint8Array(await response.arrayBuffer()),
+            type: response.headers.get("content-type"),
+        };
     }
 }
 
 function connect(world, credentials) {
-    return createClient({ baseUrl: world.baseUrl, fetchFn: recorder(world), timelineSupport: true, ...credentials });
+    return createClient({
+        baseUrl: world.baseUrl,
+        fetchFn: recorder(world),
+        timelineSupport: true,
+        ...credentials,
+    });
 }
 
 // fetch() that remembers what was asked and answered, for the report of a failed step.

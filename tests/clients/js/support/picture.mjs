@@ -24,6 +24,11 @@ export function picture(colour) {
     const pixels = deflateSync(Buffer.concat(Array(HEIGHT).fill(row)));
     const signature = Buffer.from("\x89PNG\r\n\x1a\n", "latin1");
     return new Uint8Array(
-        Buffer.concat([signature, chunk("IHDR", header), chunk("IDAT", pixels), chunk("IEND", Buffer.alloc(0))]),
+        Buffer.concat([
+            signature,
+            chunk("IHDR", header),
+            chunk("IDAT", pixels),
+            chunk("IEND", Buffer.alloc(0)),
+        ]),
     );
 }
