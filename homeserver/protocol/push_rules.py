@@ -26,8 +26,10 @@ from homeserver.protocol.json_types import JsonObject
 MAX_RULES_PER_KIND: Final = 2_000
 MAX_RULESET_BYTES: Final = 512 * 1024
 MAX_SEARCHES: Final = 100
-"""How many of a user's conditions may search through a text rather than compare it. The dearest pattern takes
-some milliseconds for a body of 64 KiB, so this bounds what one user's rules can cost per event."""
+"""How many of a user's patterns may search through a text rather than be compared with it. This bounds what
+one user's rules can cost per event, whose body may be 64 KiB long."""
+SEARCHES_OF_A_QUESTION_MARK: Final = 10
+"""What a pattern with `?` counts for: its engine is slower, some milliseconds for the longest body."""
 MAX_CONDITIONS: Final = 32
 MAX_ACTIONS: Final = 16
 MAX_STRING_LENGTH: Final = 512
@@ -495,7 +497,10 @@ def _within_limits(rules: PushRules) -> PushRules:
     if any(len(own) > MAX_RULES_PER_KIND for own in rules.own.values()):
         raise TooManyRules(f"There can be at most {MAX_RULES_PER_KIND} push rules of a kind.")
     if sum(_searches(kind, rule) for kind, own in rules.own.items() for rule in own) > MAX_SEARCHES:
-        raise TooManyRules(f"There can be at most {MAX_SEARCHES} patterns that search through texts.")
+        raise TooManyRules(
+            f"There can be at most {MAX_SEARCHES} patterns that search through texts; one with '?' counts "
+            f"as {SEARCHES_OF_A_QUESTION_MARK}."
+        )
     try:
         size = len(orjson.dumps(stored_content(rules)))
     except orjson.JSONEncodeError as error:
@@ -506,14 +511,19 @@ def _within_limits(rules: PushRules) -> PushRules:
 
 
 def _searches(kind: RuleKind, rule: PushRule) -> int:
-    """How many conditions of the rule have to look through a text."""
-    return (kind is RuleKind.CONTENT) + sum(map(_is_search, rule.conditions))
+    """How many searches through a text the rule counts for."""
+    if kind is RuleKind.CONTENT:
+        return _searches_of(rule.pattern)
+    searches = 0
+    for condition in rule.conditions:
+        match condition:
+            case {"kind": "contains_display_name"}:
+                searches += 1
+            case {"kind": "event_match", "key": key, "pattern": str(pattern)}:
+                if key == "content.body" or "*" in pattern or "?" in pattern:
+                    searches += _searches_of(pattern)
+    return searches
 
 
-def _is_search(condition: JsonObject) -> bool:
-    match condition:
-        case {"kind": "contains_display_name"} | {"kind": "event_match", "key": "content.body"}:
-            return True
-        case {"kind": "event_match", "pattern": str(pattern)}:
-            return "*" in pattern or "?" in pattern
-    return False
+def _searches_of(pattern: str) -> int:
+    return SEARCHES_OF_A_QUESTION_MARK if "?" in pattern else 1

@@ -34,7 +34,7 @@ from homeserver.protocol.push_rules import (
 USER = "@alice:example.com"
 SPEC = Path(__file__).parents[3] / "shared" / "spec"
 NOTHING = PushRules()
-QUIET = {"actions": []}
+QUIET: dict[str, Any] = {"actions": []}
 
 
 def ids(rules: PushRules, kind: RuleKind) -> list[str]:
@@ -327,6 +327,11 @@ def test_patterns_that_search_a_text_are_counted_over_all_kinds() -> None:
     add_rule(rules, RuleKind.OVERRIDE, "x", {"actions": [], "conditions": searching[:2] + comparing})
     with pytest.raises(TooManyRules):
         add_rule(rules, RuleKind.OVERRIDE, "x", {"actions": [], "conditions": searching})
+    with pytest.raises(TooManyRules):
+        add_rule(rules, RuleKind.CONTENT, "x", {"pattern": "tea?", "actions": []})
+    for n in range(8):
+        rules = delete_rule(rules, RuleKind.CONTENT, f"{n}")
+    add_rule(rules, RuleKind.CONTENT, "x", {"pattern": "tea?", "actions": []})
 
 
 def test_the_size_of_all_rules_together_is_bounded() -> None:
@@ -448,7 +453,7 @@ edits = st.tuples(
 
 
 @given(st.lists(edits, max_size=8))
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 def test_any_edits_give_rules_or_a_typed_error_and_the_stored_form_gives_the_rules_back(
     edits: list[Any],
 ) -> None:
@@ -477,6 +482,6 @@ def test_any_edits_give_rules_or_a_typed_error_and_the_stored_form_gives_the_rul
     json_values
     | st.fixed_dictionaries({"global": st.dictionaries(st.sampled_from(list(RuleKind)), json_values)})
 )
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 def test_any_stored_content_is_read(content: Any) -> None:
     ruleset(parse_stored(content), USER)
