@@ -40,7 +40,7 @@ class Receipts:
         event = await self._event(room, event_id)
         if thread_id is not None:
             await self._check_thread(room, event, thread_id)
-        before = room.receipts.get((user_id, kind, thread_id))
+        before = room.receipts.get(user_id, {}).get((kind, thread_id))
         if before is not None and before.position >= event.position:
             return
         entry = Entry(

@@ -77,8 +77,10 @@ class Room:
         self.timeline_after = 0
         self.joined: set[str] = set()
         self.invited: set[str] = set()
-        self.receipts: dict[tuple[str, str, str | None], Receipt] = {}
-        """(user, kind, thread) → newest receipt."""
+        self.receipts: dict[str, dict[tuple[str, str | None], Receipt]] = {}
+        """User → (kind, thread) → newest receipt."""
+        self.receipt_seqs: dict[str, int] = {}
+        """User → seq of the newest of their receipts."""
         self.receipt_order: list[Receipt] = []
         """The newest receipts in order, all above `receipts_after`."""
         self.receipts_after = 0
@@ -190,7 +192,8 @@ class Room:
             self.invited.discard(user_id)
 
     def apply_receipt(self, receipt: Receipt) -> None:
-        self.receipts[receipt.user_id, receipt.kind, receipt.thread_id] = receipt
+        self.receipts.setdefault(receipt.user_id, {})[receipt.kind, receipt.thread_id] = receipt
+        self.receipt_seqs[receipt.user_id] = max(receipt.seq, self.receipt_seqs.get(receipt.user_id, 0))
         self.receipt_order.append(receipt)
         if len(self.receipt_order) > 2 * RECEIPTS_KEPT:
             self.receipts_after = self.receipt_order[RECEIPTS_KEPT - 1].seq

@@ -13,6 +13,7 @@ import msgspec
 import orjson
 
 from homeserver.clock import Clock
+from homeserver.push.unread import Counts, Unread
 from homeserver.rooms.bundling import Bundling
 from homeserver.rooms.ephemeral import EphemeralClock, Typing
 from homeserver.rooms.room import Room
@@ -45,18 +46,6 @@ class SyncRequest(msgspec.Struct, frozen=True):
     full_state: bool = False
     use_state_after: bool = False
     filter: Filter = EVERYTHING
-
-
-class UnreadCounts(msgspec.Struct, frozen=True):
-    """Unread notifications of one user in one room; `threads` by root event id (main, others apart)."""
-
-    notifications: int = 0
-    highlights: int = 0
-    threads: dict[str, tuple[int, int]] = {}
-
-
-class Unread(Protocol):
-    async def counts(self, user: User, room: Room, *, by_thread: bool) -> UnreadCounts: ...
 
 
 class KeyCounts(msgspec.Struct, frozen=True):
@@ -327,18 +316,13 @@ class _Answer:
         )
 
     async def _unread_json(self, room: Room) -> bytes:
+        unread = await self._engine._unread.counts(self._user, room)
         by_thread = self._filter.timeline.unread_thread_notifications
-        counts = await self._engine._unread.counts(self._user, room, by_thread=by_thread)
-        json = b'"unread_notifications":{"highlight_count":%d,"notification_count":%d}' % (
-            counts.highlights,
-            counts.notifications,
-        )
-        if by_thread and counts.threads:
-            threads = {
-                root: {"highlight_count": highlights, "notification_count": notifications}
-                for root, (notifications, highlights) in counts.threads.items()
-            }
-            json += b',"unread_thread_notifications":' + orjson.dumps(threads)
+        json = b'"unread_notifications":' + counts_json(unread.main() if by_thread else unread.total())
+        threads = unread.apart() if by_thread else {}
+        if threads:
+            shown = (orjson.dumps(root) + b":" + counts_json(counts) for root, counts in threads.items())
+            json += b',"unread_thread_notifications":{' + b",".join(shown) + b"}"
         return json
 
     async def _was_joined(self, room: Room, after: int) -> bool:
@@ -502,6 +486,10 @@ class _Answer:
             field + events_object(event.render(self._now) for event in state),
             b'"account_data":' + events_object(self.account_data(room_id, self._filter.account_data.matches)),
         )
+
+
+def counts_json(counts: Counts) -> bytes:
+    return b'{"highlight_count":%d,"notification_count":%d}' % (counts.highlights, counts.notifications)
 
 
 class Wanted(Protocol):

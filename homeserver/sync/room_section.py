@@ -61,14 +61,18 @@ def receipts_event(room: Room, after: int, upto: int, user_id: str) -> bytes | N
     order = room.receipt_order
     if not order or order[-1].seq <= after:
         return None
-    newest = order if after >= room.receipts_after else sorted(room.receipts.values())
+    newest = (
+        order
+        if after >= room.receipts_after
+        else sorted(receipt for of_user in room.receipts.values() for receipt in of_user.values())
+    )
     content: dict[str, dict[str, dict[str, dict[str, object]]]] = {}
     for receipt in newest:
         if not after < receipt.seq <= upto:
             continue
         if receipt.kind == "m.read.private" and receipt.user_id != user_id:
             continue
-        if room.receipts.get((receipt.user_id, receipt.kind, receipt.thread_id)) is not receipt:
+        if room.receipts[receipt.user_id].get((receipt.kind, receipt.thread_id)) is not receipt:
             continue
         shown: dict[str, object] = {"ts": receipt.ts}
         if receipt.thread_id is not None:

@@ -1,0 +1,1 @@
+"""What users are notified of: their push rules, unread counts, notifications and pushers."""

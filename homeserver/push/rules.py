@@ -1,0 +1,40 @@
+"""The push rules of users, compiled once per edit (spec: client-server "Push Rules").
+
+They are kept as account data `m.push_rules`; what is stored holds only what a user changed.
+"""
+
+from collections import OrderedDict
+
+import orjson
+
+from homeserver.protocol.push_evaluation import CompiledRules, compile_rules
+from homeserver.protocol.push_rules import PushRules, parse_stored
+from homeserver.users.users import AccountDatum, User
+
+PUSH_RULES = "m.push_rules"
+KEPT = 20_000
+
+
+class UserPushRules:
+    """Compiled rules by user, kept while the account data behind them is the same."""
+
+    def __init__(self) -> None:
+        self._compiled: OrderedDict[str, tuple[AccountDatum | None, CompiledRules]] = OrderedDict()
+
+    def of(self, user: User) -> CompiledRules:
+        """The user's rules, ready to evaluate."""
+        datum = user.account_data.get(("", PUSH_RULES))
+        kept = self._compiled.get(user.user_id)
+        if kept is not None and kept[0] is datum:
+            return kept[1]
+        compiled = compile_rules(stored_rules(user), user.user_id)
+        self._compiled[user.user_id] = (datum, compiled)
+        if len(self._compiled) > KEPT:
+            self._compiled.popitem(last=False)
+        return compiled
+
+
+def stored_rules(user: User) -> PushRules:
+    """What the user made of the default rules."""
+    datum = user.account_data.get(("", PUSH_RULES))
+    return parse_stored(orjson.loads(datum.content) if datum is not None and datum.content else {})

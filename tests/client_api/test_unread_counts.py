@@ -1,0 +1,77 @@
+"""Unread and highlight counts in /sync (spec: client-server "Receiving notifications")."""
+
+from typing import Any
+
+from tests.client_api.conftest import Client, Server
+
+THREADED = {"room": {"timeline": {"unread_thread_notifications": True}}}
+
+
+async def room_of_two(alice: Client, bob: Client) -> str:
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    carol = await alice.create_room()
+    assert carol
+    await bob.sync()
+    return room_id
+
+
+async def unread(client: Client, room_id: str, **options: Any) -> tuple[int, int]:
+    body = await client.sync(full=True, **options)
+    counts = body["rooms"]["join"][room_id]["unread_notifications"]
+    return counts["notification_count"], counts["highlight_count"]
+
+
+async def test_messages_count_until_they_are_read(alice: Client, bob: Client) -> None:
+    room_id = await room_of_two(alice, bob)
+    first = await alice.send(room_id)
+    last = await alice.send(room_id)
+    body = await bob.sync()
+    assert body["rooms"]["join"][room_id]["unread_notifications"]["notification_count"] == 2
+    await bob.post(f"/rooms/{room_id}/receipt/m.read/{first}")
+    assert await unread(bob, room_id) == (1, 0)
+    await bob.post(f"/rooms/{room_id}/receipt/m.read.private/{last}")
+    assert await unread(bob, room_id) == (0, 0)
+
+
+async def test_mention_highlights_only_the_one_mentioned(alice: Client, bob: Client, carol: Client) -> None:
+    room_id = await room_of_two(alice, bob)
+    await carol.join(room_id)
+    await alice.send(room_id, {"msgtype": "m.text", "body": "hey", "m.mentions": {"user_ids": [bob.user_id]}})
+    assert await unread(bob, room_id) == (1, 1)
+    assert await unread(carol, room_id) == (1, 0)
+    assert await unread(alice, room_id) == (0, 0)
+
+
+async def test_writing_marks_what_stands_before_as_read(alice: Client, bob: Client) -> None:
+    room_id = await room_of_two(alice, bob)
+    await alice.send(room_id)
+    await bob.send(room_id)
+    assert await unread(bob, room_id) == (0, 0)
+
+
+async def test_threads_count_apart(alice: Client, bob: Client) -> None:
+    room_id = await room_of_two(alice, bob)
+    root = await alice.send(room_id, "root")
+    relates = {"m.relates_to": {"rel_type": "m.thread", "event_id": root}}
+    reply = await alice.send(room_id, {"msgtype": "m.text", "body": "in thread", **relates})
+    section = (await bob.sync(full=True, filter=THREADED))["rooms"]["join"][room_id]
+    assert section["unread_notifications"]["notification_count"] == 1
+    assert section["unread_thread_notifications"][root]["notification_count"] == 1
+    await bob.post(f"/rooms/{room_id}/receipt/m.read/{reply}", {"thread_id": root})
+    section = (await bob.sync(full=True, filter=THREADED))["rooms"]["join"][room_id]
+    assert section["unread_notifications"]["notification_count"] == 1
+    assert root not in section.get("unread_thread_notifications", {})
+    assert await unread(bob, room_id) == (1, 0)
+
+
+async def test_counts_are_the_same_after_a_restart(server: Server, alice: Client, bob: Client) -> None:
+    room_id = await room_of_two(alice, bob)
+    read = await alice.send(room_id)
+    await bob.post(f"/rooms/{room_id}/receipt/m.read/{read}")
+    for _ in range(3):
+        await alice.send(room_id)
+    await server.restart()
+    again = server.client()
+    again.token, again.user_id = bob.token, bob.user_id
+    assert await unread(again, room_id) == (3, 0)
