@@ -164,7 +164,7 @@ def _from_environment(environ: Mapping[str, str], problems: list[Problem]) -> _V
     options = {option.variable: option for option in OPTIONS.options()}
     values: _Values = {}
     for name, text in sorted(environ.items()):
-        if not name.startswith(PREFIX) or name.startswith(TEST_PREFIX) or not text:
+        if not name.startswith(PREFIX) or name.startswith(TEST_PREFIX) or not text.strip():
             continue
         option = options.get(name)
         if option is None:
@@ -181,7 +181,7 @@ def _from_environment(environ: Mapping[str, str], problems: list[Problem]) -> _V
 def _from_variable(text: str, option: Option) -> Tree:
     """A list is JSON, or items parted by commas; a group is JSON; everything else is text as it stands."""
     if takes(option.type, inspect.VarTupleType, inspect.DictType):
-        if text.lstrip().startswith(("[", "{")):
+        if text.lstrip()[0] + text.rstrip()[-1] in ("[]", "{}"):
             root = yaml.compose(text, yaml.SafeLoader)
             assert root is not None, "a document that begins with a bracket is not empty"
             return _tree(root)

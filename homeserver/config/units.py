@@ -20,7 +20,7 @@ class _Quantity(int):
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read `<number><unit>`, e.g. `5m`; `0` needs no unit."""
-        match = re.fullmatch(r"(\d{1,15}) ?([A-Za-z]{0,2})", text.strip())
+        match = re.fullmatch(r"([0-9]{1,15}) ?([A-Za-z]{0,2})", text.strip())
         if match is not None:
             number, unit = int(match[1]), match[2]
             if unit in cls.UNITS:
@@ -80,7 +80,7 @@ class Address:
     @property
     def is_loopback(self) -> bool:
         """Can only this machine connect to it?"""
-        return self.host in ("localhost", "::1") or bool(re.fullmatch(r"127(\.\d{1,3}){3}", self.host))
+        return self.host in ("localhost", "::1") or bool(re.fullmatch(r"127(\.[0-9]{1,3}){3}", self.host))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Address) and (self.host, self.port) == (other.host, other.port)
