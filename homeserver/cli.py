@@ -139,12 +139,12 @@ def _load(arguments: argparse.Namespace) -> Config:
 
 
 def _serve(arguments: argparse.Namespace) -> None:
+    config = _load(arguments)
     # The server is imported here, so that the other commands start at once.
     import uvloop
 
     from homeserver.app import serve
 
-    config = _load(arguments)
     logs.configure(config.log.level, config.log.format)
     _allow_many_connections()
     with suppress(KeyboardInterrupt):
