@@ -10,12 +10,16 @@ Paths are relative to `/_matrix/client/v3` (and its old name r0) unless they beg
 `mount` registers them on aiohttp's router with the answers that the spec wants around them: CORS on
 everything, 404 and 405 as M_UNRECOGNIZED before any authentication, one JSON form for all errors
 (spec: client-server "API Standards").
+
+Before its handler a request passes the `Gate`: who calls, whether that account may do this now
+(guests, locked and suspended accounts), and whether the rate limit that the route names has room.
+All of it comes before the body is read.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from enum import Enum
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypedDict, TypeVar, Unpack
 
 import msgspec
 import orjson
@@ -23,9 +27,12 @@ import structlog
 from aiohttp import web
 from multidict import CIMultiDict
 
+from client_api.client_address import ClientAddresses, subscriber
 from homeserver.errors import MatrixError, bad_json, invalid_param, missing_param
 from homeserver.protocol.identifiers import InvalidIdentifier
 from homeserver.protocol.json_types import JsonObject
+from homeserver.rate_limits import RateLimits
+from homeserver.users.accounts import check_not_suspended, check_unlocked
 from homeserver.users.sessions import Session, Sessions
 from storage.errors import StoreUnavailable
 
@@ -63,15 +70,24 @@ class Answer(NamedTuple):
 Result = JsonObject | msgspec.Struct | bytes | Answer | web.StreamResponse
 
 
+class Gate(NamedTuple):
+    """What requests pass before they reach a handler."""
+
+    sessions: Sessions
+    limits: RateLimits
+    addresses: ClientAddresses
+
+
 class Call:
     """One request, as handlers see it."""
 
-    __slots__ = ("_raw", "_session", "request")
+    __slots__ = ("_gate", "_raw", "_session", "request")
 
-    def __init__(self, request: web.Request, session: Session | None, raw: bytes) -> None:
+    def __init__(self, request: web.Request, session: Session | None, raw: bytes, gate: Gate) -> None:
         self.request = request
         self._session = session
         self._raw = raw
+        self._gate = gate
 
     @property
     def session(self) -> Session:
@@ -152,42 +168,51 @@ class Call:
         return self._raw
 
     @property
-    def remote(self) -> str | None:
-        return self.request.remote
+    def address(self) -> str:
+        """The client's IP address, "" when there is none."""
+        return self._gate.addresses.of(self.request)
 
-    @property
-    def user_agent(self) -> str | None:
-        return self.request.headers.get("User-Agent")
+    def charge(self, limit: str, cost: int = 1) -> None:
+        """Charge a rate limit to the caller: the user, or without one the client's address. Raises 429."""
+        caller = self._session.user_id if self._session is not None else subscriber(self.address)
+        self._gate.limits.charge(limit, caller, cost)
 
 
 Handler = Callable[[Any, Call], Awaitable[Result]]
 
 
-class Route(NamedTuple):
-    method: str
-    path: str
+class Options(TypedDict, total=False):
+    """What a route may say of itself."""
+
     auth: Auth
-    name: str
+    """Who may call it; Auth.USER unless said."""
+    limit: str
+    """The rate limit (an option of `rate_limits`) charged to the user, or without one to the address."""
+    good_standing: bool
+    """Not for suspended accounts (spec: "Account suspension")."""
+    while_locked: bool
+    """Also for locked accounts (spec: "Account locking")."""
     quick: bool
     """The handler makes at most one change, which a vanished client cannot cut in half."""
     streams: bool
     """The handler reads the body itself."""
 
 
-def route(
-    method: str,
-    *paths: str,
-    auth: Auth = Auth.USER,
-    quick: bool = False,
-    streams: bool = False,
-) -> Callable[[Handler], Handler]:
+class Route(NamedTuple):
+    method: str
+    path: str
+    name: str
+    options: Options
+
+
+def route(method: str, *paths: str, **options: Unpack[Options]) -> Callable[[Handler], Handler]:
     """Declare a handler for one or more paths."""
 
     def declare(handler: Handler) -> Handler:
         declared: list[Route] = getattr(handler, "weft_routes", [])
         for path in paths:
             full = (path,) if path.startswith(("/_", "/.")) else versions_of(path)
-            declared.extend(Route(method, p, auth, handler.__name__, quick, streams) for p in full)
+            declared.extend(Route(method, p, handler.__name__, options) for p in full)
         handler.weft_routes = declared  # type: ignore[attr-defined]
         return handler
 
@@ -198,20 +223,21 @@ def versions_of(path: str) -> tuple[str, str]:
     return f"/_matrix/client/v3{path}", f"/_matrix/client/r0{path}"
 
 
-def get(*paths: str, auth: Auth = Auth.USER) -> Callable[[Handler], Handler]:
-    return route("GET", *paths, auth=auth, quick=True)
+def get(*paths: str, **options: Unpack[Options]) -> Callable[[Handler], Handler]:
+    options.setdefault("quick", True)
+    return route("GET", *paths, **options)
 
 
-def put(*paths: str, auth: Auth = Auth.USER, quick: bool = False) -> Callable[[Handler], Handler]:
-    return route("PUT", *paths, auth=auth, quick=quick)
+def put(*paths: str, **options: Unpack[Options]) -> Callable[[Handler], Handler]:
+    return route("PUT", *paths, **options)
 
 
-def post(*paths: str, auth: Auth = Auth.USER, quick: bool = False) -> Callable[[Handler], Handler]:
-    return route("POST", *paths, auth=auth, quick=quick)
+def post(*paths: str, **options: Unpack[Options]) -> Callable[[Handler], Handler]:
+    return route("POST", *paths, **options)
 
 
-def delete(*paths: str, auth: Auth = Auth.USER) -> Callable[[Handler], Handler]:
-    return route("DELETE", *paths, auth=auth)
+def delete(*paths: str, **options: Unpack[Options]) -> Callable[[Handler], Handler]:
+    return route("DELETE", *paths, **options)
 
 
 class Routes:
@@ -227,7 +253,7 @@ class Routes:
         return found
 
 
-def mount(app: web.Application, modules: Iterable[Routes], sessions: Sessions) -> None:
+def mount(app: web.Application, modules: Iterable[Routes], gate: Gate) -> None:
     """Register all routes of all modules on an application."""
     ordered = sorted(modules, key=lambda module: not module.HOT)
     by_path: dict[str, list[tuple[Route, Callable[[Call], Awaitable[Result]]]]] = {}
@@ -237,7 +263,7 @@ def mount(app: web.Application, modules: Iterable[Routes], sessions: Sessions) -
     for path, declared_here in by_path.items():
         resource = app.router.add_resource(path)
         for declared, handler in declared_here:
-            served = _serve(declared, handler, sessions)
+            served = _serve(declared, handler, gate)
             resource.add_route(declared.method, served)
             if declared.method == "GET":
                 resource.add_route("HEAD", served)
@@ -246,25 +272,46 @@ def mount(app: web.Application, modules: Iterable[Routes], sessions: Sessions) -
 
 
 def _serve(
-    declared: Route, handler: Callable[[Call], Awaitable[Result]], sessions: Sessions
+    declared: Route, handler: Callable[[Call], Awaitable[Result]], gate: Gate
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    auth, quick, streams = declared.auth, declared.quick, declared.streams
+    options = declared.options
+    auth = options.get("auth", Auth.USER)
+    limit = gate.limits[options["limit"]] if "limit" in options else None
+    good_standing = options.get("good_standing", False)
+    while_locked = options.get("while_locked", False)
+    streams = options.get("streams", False)
+    whole = not (options.get("quick", False) or streams)
     reads_body = declared.method in ("PUT", "POST", "DELETE") and not streams
+    tells = declared.method == "GET"
+    sessions = gate.sessions
 
     async def answer(request: web.Request) -> web.StreamResponse:
         try:
             session = None
             if auth is not Auth.NONE:
                 session = await _session_of(request, sessions, auth)
+                if session is not None:
+                    if not while_locked:
+                        check_unlocked(session.account)
+                    if good_standing:
+                        check_not_suspended(session.account)
+            if limit is not None:
+                limit.charge(
+                    session.user_id if session is not None else subscriber(gate.addresses.of(request))
+                )
             raw = await request.read() if reads_body else b""
-            call = Call(request, session, raw)
-            if quick or streams:
-                result = await handler(call)
-            else:
+            call = Call(request, session, raw, gate)
+            if whole:
                 # A client that hangs up must not stop a change half-way.
                 result = await asyncio.shield(asyncio.ensure_future(handler(call)))
+            else:
+                result = await handler(call)
             if session is not None:
-                await sessions.seen(session, request.remote, request.headers.get("User-Agent"))
+                if tells:
+                    # What was gathered while the session was being ended is no longer for its device.
+                    await sessions.confirm(session)
+                if sessions.unseen(session):
+                    sessions.seen(session, gate.addresses.of(request), request.headers.get("User-Agent"))
             return result if isinstance(result, web.StreamResponse) else response_of(result)
         except Exception as error:
             return error_response(error, request)
@@ -276,6 +323,7 @@ async def _session_of(request: web.Request, sessions: Sessions, auth: Auth) -> S
     header = request.headers.get("Authorization")
     token = header[7:] if header is not None and header.startswith("Bearer ") else None
     if token is None:
+        # Gone from the specification after v1.19, which is what this server speaks.
         token = request.query.get("access_token")
     if not token:
         if auth is Auth.OPTIONAL:
@@ -317,7 +365,8 @@ def error_response(error: Exception, request: web.Request) -> web.Response:
     retry_after_ms = error.extra.get("retry_after_ms")
     if isinstance(retry_after_ms, int):
         headers["Retry-After"] = str(-(-retry_after_ms // 1000))
-    body = orjson.dumps({"errcode": error.errcode, "error": error.error, **error.extra})
+    standard = {"errcode": error.errcode, "error": error.error} if error.errcode else {}
+    body = orjson.dumps({**standard, **error.extra})
     return web.Response(body=body, status=error.status, headers=headers, content_type="application/json")
 
 

@@ -5,7 +5,8 @@ import msgspec
 from client_api.http import Auth, Call, Result, Routes, post
 from homeserver.clock import Clock
 from homeserver.users.accounts import Accounts
-from homeserver.users.sessions import Sessions, new_device_id
+from homeserver.users.sessions import Sessions
+from homeserver.users.tokens import new_device_id
 
 
 class RegisterBody(msgspec.Struct):

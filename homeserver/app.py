@@ -11,8 +11,9 @@ import structlog
 from aiohttp import web
 
 from client_api.account_data import AccountDataRoutes
+from client_api.client_address import ClientAddresses
 from client_api.events import HistoryRoutes, SendRoutes, StateRoutes
-from client_api.http import Routes, mount
+from client_api.http import Gate, Routes, mount
 from client_api.profiles import ProfileRoutes
 from client_api.receipts import ReceiptRoutes, TypingRoutes
 from client_api.registration import RegistrationRoutes
@@ -28,6 +29,7 @@ from homeserver.key_file import load_or_create
 from homeserver.push.rules import UserPushRules
 from homeserver.push.unread import Unread
 from homeserver.push.verdicts import Verdicts
+from homeserver.rate_limits import RateLimits
 from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.authoring import Author
 from homeserver.rooms.bundling import Bundling
@@ -49,6 +51,7 @@ from homeserver.sync.wakeup import Wakeup
 from homeserver.users.account_data import AccountData
 from homeserver.users.accounts import Accounts
 from homeserver.users.invite_permission import InvitePermission
+from homeserver.users.last_seen import LastSeen
 from homeserver.users.passwords import Passwords
 from homeserver.users.presence import Presence
 from homeserver.users.profiles import Profiles
@@ -86,15 +89,26 @@ class App:
         self.passwords = Passwords(
             memory_kib=config.auth.argon2_memory // 1024, time_cost=config.auth.argon2_time_cost
         )
-        self.accounts = Accounts(collection(account_records.ACCOUNTS), self.passwords, server_name=name)
+        self.limits = RateLimits(config.rate_limits)
+        self.accounts = Accounts(
+            collection(account_records.ACCOUNTS),
+            self.passwords,
+            server_name=name,
+            password_min_length=config.auth.password_min_length,
+        )
+        self.last_seen = LastSeen(collection(account_records.DEVICES_SEEN))
         self.sessions = Sessions(
             self.accounts,
             collection(account_records.DEVICES),
             collection(account_records.ACCESS_TOKENS),
             collection(account_records.REFRESH_TOKENS),
+            self.last_seen,
+            self.users.append,
             now=now,
             access_lifetime_ms=config.auth.access_token_lifetime,
+            refresh_lifetime_ms=config.auth.refresh_token_lifetime,
         )
+        self.users.follow(self.sessions.on_user_entry)
         self.profiles = Profiles(collection(profile_records.PROFILES))
         author = Author(name, load_or_create(config.signing_key_path), now)
         visibility = Visibility(store.log)
@@ -176,7 +190,8 @@ class App:
 
     def web_application(self) -> web.Application:
         app = web.Application(client_max_size=self.config.limits.max_body_size)
-        mount(app, self.modules, self.sessions)
+        gate = Gate(self.sessions, self.limits, ClientAddresses(self.config.trusted_proxies))
+        mount(app, self.modules, gate)
         return app
 
     async def close(self) -> None:

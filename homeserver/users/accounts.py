@@ -1,5 +1,7 @@
 """Accounts: who exists here, and how they prove it (spec: client-server "Legacy API")."""
 
+from collections.abc import Callable
+
 import msgspec
 
 from homeserver.errors import MatrixError, invalid_param
@@ -11,14 +13,26 @@ from storage.records.accounts import Account
 
 MAX_PASSWORD = 512
 
+IsReserved = Callable[[str], bool]
+"""Whether a user id lies where only an application service may make accounts."""
+
 
 class Accounts:
     """The accounts of this server."""
 
-    def __init__(self, accounts: Collection[Account], passwords: Passwords, *, server_name: str) -> None:
+    def __init__(
+        self,
+        accounts: Collection[Account],
+        passwords: Passwords,
+        *,
+        server_name: str,
+        password_min_length: int = 1,
+    ) -> None:
         self._accounts = accounts
         self._passwords = passwords
+        self._password_min_length = password_min_length
         self.server_name = server_name
+        self.reserved: list[IsReserved] = []
 
     async def get(self, user_id: str) -> Account | None:
         return await self._accounts.get(user_id)
@@ -26,19 +40,25 @@ class Accounts:
     def user_id(self, localpart: str) -> str:
         return f"@{localpart}:{self.server_name}"
 
+    def is_local(self, user_id: str) -> bool:
+        return user_id.endswith(":" + self.server_name)
+
     def full_user_id(self, user: str) -> str:
         """A user id from what a person types at login: the id itself or its localpart."""
         return user if user.startswith("@") else self.user_id(user.lower() if user.isascii() else user)
 
     def check_localpart(self, localpart: str) -> str:
-        """The user id of a new account. Raises 400 M_INVALID_USERNAME."""
+        """The user id of a new account, in lower case. Raises 400 M_INVALID_USERNAME or M_EXCLUSIVE."""
         try:
-            return check_user_id(self.user_id(check_new_localpart(localpart)))
+            user_id = check_user_id(self.user_id(check_new_localpart(localpart.lower())))
         except InvalidIdentifier as error:
             raise MatrixError(400, "M_INVALID_USERNAME", str(error)) from error
+        if any(reserved(user_id) for reserved in self.reserved):
+            raise MatrixError(400, "M_EXCLUSIVE", "This user name is reserved for an application service")
+        return user_id
 
     async def available(self, localpart: str) -> str:
-        """The user id, free to register. Raises 400 M_INVALID_USERNAME or M_USER_IN_USE."""
+        """The user id, free to register. Raises 400 M_INVALID_USERNAME, M_EXCLUSIVE or M_USER_IN_USE."""
         user_id = self.check_localpart(localpart)
         if await self._accounts.get(user_id) is not None:
             raise user_in_use()
@@ -53,19 +73,17 @@ class Accounts:
         is_admin: bool = False,
         is_guest: bool = False,
         appservice: str | None = None,
+        agreed_to: dict[str, str] | None = None,
     ) -> Account:
-        """Raises 400 M_USER_IN_USE, M_INVALID_PARAM for an over-long password."""
-        hashed = None
-        if password is not None:
-            check_password(password)
-            hashed = await self._passwords.hash(password)
+        """Raises 400 M_USER_IN_USE, M_INVALID_PARAM for a password that can be none."""
         account = Account(
             user_id=user_id,
             created_ts=now,
-            password=hashed,
+            password=await self._hash(password) if password is not None else None,
             is_admin=is_admin,
             is_guest=is_guest,
             appservice=appservice,
+            agreed_to=agreed_to or {},
         )
         try:
             await self._accounts.insert(account)
@@ -73,16 +91,27 @@ class Accounts:
             raise user_in_use() from error
         return account
 
+    def check_new_password(self, password: str) -> None:
+        """Raises 400 M_WEAK_PASSWORD for one that is shorter than passwords have to be here."""
+        if len(password) < self._password_min_length:
+            raise MatrixError(
+                400, "M_WEAK_PASSWORD", f"A password has at least {self._password_min_length} characters"
+            )
+
     async def password_matches(self, user_id: str, password: str) -> bool:
-        """Takes equally long whether or not the account is there."""
+        """Takes equally long whether or not there is such an account, and whatever its state."""
         account = await self._accounts.get(user_id)
-        stored = account.password if account is not None and not account.deactivated else None
-        return await self._passwords.verify(stored, password[:MAX_PASSWORD])
+        stored = account.password if account is not None else None
+        return await self._passwords.verify(stored, password[:MAX_PASSWORD]) and len(password) <= MAX_PASSWORD
 
     async def set_password(self, user_id: str, password: str) -> None:
-        check_password(password)
-        hashed = await self._passwords.hash(password)
-        await self.update(user_id, password=hashed)
+        """Raises 400 M_INVALID_PARAM for a password that can be none."""
+        await self.update(user_id, password=await self._hash(password))
+
+    async def _hash(self, password: str) -> str:
+        if not 1 <= len(password) <= MAX_PASSWORD:
+            raise invalid_param(f"A password has 1 to {MAX_PASSWORD} characters")
+        return await self._passwords.hash(password)
 
     async def update(self, user_id: str, **changes: object) -> Account:
         """Change fields of an account by compare-and-set. Raises KeyError for an unknown one."""
@@ -95,11 +124,16 @@ class Accounts:
                 return changed
 
 
-def check_password(password: str) -> None:
-    if not password:
-        raise invalid_param("The password is empty")
-    if len(password) > MAX_PASSWORD:
-        raise invalid_param(f"A password may have {MAX_PASSWORD} characters at most")
+def check_unlocked(account: Account) -> None:
+    """Raises 401 M_USER_LOCKED (spec: client-server "Account locking")."""
+    if account.locked:
+        raise MatrixError(401, "M_USER_LOCKED", "This account has been locked", soft_logout=True)
+
+
+def check_not_suspended(account: Account) -> None:
+    """Raises 403 M_USER_SUSPENDED (spec: client-server "Account suspension")."""
+    if account.suspended:
+        raise MatrixError(403, "M_USER_SUSPENDED", "You cannot do this while your account is suspended")
 
 
 def user_in_use() -> MatrixError:

@@ -1,28 +1,44 @@
 """Sessions: access tokens, refresh tokens, and the devices that they belong to.
 
-Tokens are random and stored as SHA-256 digests. The sessions in use are cached; whatever ends one
-(logout, deactivation, password change) goes through here, so the cache never outlives it.
+Tokens are random and stored as digests. The sessions in use are cached. Whatever ends a session or
+changes an account says so in the user's log (`tell_changed`), which all replicas follow: each drops
+what it has cached of that user, so that the next request reads what is true now.
 
 spec: client-server "Client Authentication", "Refreshing access tokens", "Soft logout"
 """
 
-import hashlib
-import secrets
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from homeserver.clock import Clock
-from homeserver.errors import MatrixError
-from homeserver.users.accounts import Accounts
+from homeserver.errors import MatrixError, invalid_param
+from homeserver.users.accounts import Accounts, check_unlocked
+from homeserver.users.last_seen import LastSeen
+from homeserver.users.tokens import digest_of, new_device_id, new_token
 from storage.collection import Collection
+from storage.log import Entry, Kind
 from storage.records.accounts import AccessToken, Account, Device, RefreshToken
 
 CACHED_SESSIONS = 50_000
+CACHED_FOR_MS = 10 * 60_000
+"""A net beneath `tell_changed`: after a crash at the wrong moment a replica may not have been told."""
 SEEN_EVERY_MS = 60_000
 MAX_DEVICES = 500
+MAX_DEVICE_ID_BYTES = 255
 MAX_NAME = 100
+MAX_ACCESS_TOKENS = 5
+"""Of one device at a time; several live while a refresh is under way."""
+
+SESSIONS_CHANGED = "sessions_changed"
+"""Notice type in a user's log: sessions of the user ended, or the account changed."""
+
+OnDevice = Callable[[str, str], Awaitable[None]]
+"""Called with a user id and a device id."""
+AppendNotice = Callable[[str, Sequence[Entry]], Awaitable[int]]
+"""Appends to the user's log (`Users.append`)."""
 
 
 class Session(msgspec.Struct):
@@ -33,8 +49,10 @@ class Session(msgspec.Struct):
     account: Account
     digest: str
     expires_ts: int | None
-    seen_ts: int = 0
-    """When the device's last-seen was written."""
+    check_ts: int
+    """From when on the cached session is not to be trusted: it expires, or should be read again."""
+    unseen_from: int = 0
+    """When to note again that the device is here."""
 
 
 class NewSession(NamedTuple):
@@ -53,59 +71,102 @@ class Sessions:
         devices: Collection[Device],
         access_tokens: Collection[AccessToken],
         refresh_tokens: Collection[RefreshToken],
+        last_seen: LastSeen,
+        append_notice: AppendNotice,
         *,
         now: Clock,
         access_lifetime_ms: int,
+        refresh_lifetime_ms: int | None,
     ) -> None:
         self._accounts = accounts
-        self.devices = devices
+        self._devices = devices
         self._access = access_tokens
         self._refresh = refresh_tokens
+        self._last_seen = last_seen
+        self._append_notice = append_notice
         self._now = now
         self._access_lifetime_ms = access_lifetime_ms
+        self._refresh_lifetime_ms = refresh_lifetime_ms
         self._cache: OrderedDict[str, Session] = OrderedDict()
-        self._ended: OrderedDict[str, None] = OrderedDict()
-        """Tokens that ended lately: a look-up that began before must not bring one back."""
+        self._of_user: dict[str, set[str]] = {}
+        self._changes = 0
+        self.on_device_gone: list[OnDevice] = []
+        """Called after a device's tokens have ended and before it is deleted itself, for what goes with it
+        (keys, messages, pushers). May be called for a device of which some of that is gone already."""
+        self.check_device_id: list[OnDevice] = []
+        """Called before a device is made; raises 403 when its id may not be used."""
+
+    # Being authenticated
 
     async def authenticate(self, token: str) -> Session:
-        """The session of an access token.
-
-        Raises 401 M_UNKNOWN_TOKEN (soft logout when it only expired) or M_USER_LOCKED.
-        """
+        """The session of an access token. Raises 401 M_UNKNOWN_TOKEN, a soft logout when it only expired."""
         digest = digest_of(token)
         session = self._cache.get(digest)
-        if session is None:
+        if session is None or session.check_ts <= self._now():
             session = await self._load(digest)
-        if session.expires_ts is not None and session.expires_ts <= self._now():
-            raise unknown_token("The access token has expired", soft_logout=True)
         return session
+
+    async def confirm(self, session: Session) -> None:
+        """Raises 401 M_UNKNOWN_TOKEN when the session has ended since it was authenticated."""
+        if self._cache.get(session.digest) is not session:
+            await self._load(session.digest)
 
     async def _load(self, digest: str) -> Session:
+        changes = self._changes
         record = await self._access.get(digest)
         account = await self._accounts.get(record.user_id) if record is not None else None
-        if record is None or account is None or account.deactivated or digest in self._ended:
+        if record is None or account is None or account.deactivated:
             raise unknown_token("Unknown access token", soft_logout=False)
-        session = Session(record.user_id, record.device_id, account, digest, record.expires_ts)
-        self._cache[digest] = session
-        if len(self._cache) > CACHED_SESSIONS:
-            self._cache.popitem(last=False)
+        now = self._now()
+        if record.expires_ts is not None and record.expires_ts <= now:
+            raise unknown_token("The access token has expired", soft_logout=True)
+        if record.replaces is not None:
+            # The client has the new tokens: the old refresh token has done its duty.
+            await self._refresh.delete(record.replaces)
+            await self._access.replace_if(record, msgspec.structs.replace(record, replaces=None))
+        check_ts = min(now + CACHED_FOR_MS, record.expires_ts or now + CACHED_FOR_MS)
+        session = Session(record.user_id, record.device_id, account, digest, record.expires_ts, check_ts)
+        if changes == self._changes:
+            self._cache_session(session)
         return session
 
-    async def seen(self, session: Session, ip: str | None, user_agent: str | None) -> None:
-        """Note that the device was here, at most once a minute."""
-        now = self._now()
-        if now - session.seen_ts < SEEN_EVERY_MS:
+    def _cache_session(self, session: Session) -> None:
+        self._cache[session.digest] = session
+        self._of_user.setdefault(session.user_id, set()).add(session.digest)
+        if len(self._cache) > CACHED_SESSIONS:
+            self._uncache(next(iter(self._cache.values())))
+
+    def _uncache(self, session: Session) -> None:
+        del self._cache[session.digest]
+        digests = self._of_user[session.user_id]
+        digests.discard(session.digest)
+        if not digests:
+            del self._of_user[session.user_id]
+
+    async def tell_changed(self, user_id: str) -> None:
+        """Let all replicas read the user's sessions and account anew."""
+        notice = Entry(kind=Kind.NOTICE, stream=user_id, type=SESSIONS_CHANGED, key="", ts=self._now())
+        await self._append_notice(user_id, [notice])
+
+    def on_user_entry(self, entry: Entry) -> None:
+        """Follows the users' logs."""
+        if entry.kind is not Kind.NOTICE or entry.type != SESSIONS_CHANGED:
             return
-        session.seen_ts = now
-        device = await self.devices.get(session.user_id, session.device_id)
-        if device is not None:
-            changed = msgspec.structs.replace(
-                device,
-                last_seen_ts=now,
-                last_seen_ip=ip,
-                last_seen_user_agent=user_agent[:200] if user_agent else None,
-            )
-            await self.devices.replace_if(device, changed)
+        # A look-up that began before must not be cached: what it read may be from before the change.
+        self._changes += 1
+        for digest in list(self._of_user.get(entry.stream, ())):
+            self._uncache(self._cache[digest])
+
+    def unseen(self, session: Session) -> bool:
+        """Whether it is time to note that the session's device is here."""
+        return session.unseen_from <= self._now()
+
+    def seen(self, session: Session, address: str, user_agent: str | None) -> None:
+        now = self._now()
+        session.unseen_from = now + SEEN_EVERY_MS
+        self._last_seen.note(session.user_id, session.device_id, now, address, user_agent or "")
+
+    # Beginning
 
     async def open(
         self,
@@ -115,25 +176,34 @@ class Sessions:
         display_name: str | None,
         with_refresh_token: bool,
     ) -> NewSession:
-        """Log in: a new device, or a new token for one that is there (its old tokens end)."""
-        now = self._now()
+        """Log in: a new device, or a new token for one that is there (its old tokens end).
+
+        Raises 400 for a device id that is none, 403 for one too many devices or for an id that may not be.
+        """
         if device_id is None:
             device_id = new_device_id()
-        elif not 1 <= len(device_id.encode()) <= 255:
-            raise MatrixError(400, "M_INVALID_PARAM", "device_id: 1 to 255 bytes")
-        device = await self.devices.get(user_id, device_id)
-        if device is None:
-            if await self.devices.count("key", (user_id,)) >= MAX_DEVICES:
+        elif not 1 <= len(device_id.encode("utf-8", "surrogatepass")) <= MAX_DEVICE_ID_BYTES:
+            raise invalid_param(f"device_id: 1 to {MAX_DEVICE_ID_BYTES} bytes")
+        if await self._devices.get(user_id, device_id) is None:
+            for check in self.check_device_id:
+                await check(user_id, device_id)
+            if await self._devices.count("key", (user_id,)) >= MAX_DEVICES:
                 raise MatrixError(403, "M_FORBIDDEN", f"An account may have {MAX_DEVICES} devices at most")
-            name = display_name[:MAX_NAME] if display_name is not None else None
-            await self.devices.put(
-                Device(user_id=user_id, device_id=device_id, display_name=name, created_ts=now)
+            await self._devices.put(
+                Device(
+                    user_id=user_id,
+                    device_id=device_id,
+                    display_name=display_name[:MAX_NAME] if display_name else None,
+                    created_ts=self._now(),
+                )
             )
-        else:
-            await self._end_tokens(user_id, device_id)
+        elif await self._end_tokens(user_id, device_id):
+            await self.tell_changed(user_id)
         return await self._issue(user_id, device_id, with_refresh_token=with_refresh_token)
 
-    async def _issue(self, user_id: str, device_id: str, *, with_refresh_token: bool) -> NewSession:
+    async def _issue(
+        self, user_id: str, device_id: str, *, with_refresh_token: bool, replaces: str | None = None
+    ) -> NewSession:
         now = self._now()
         access = new_token()
         refresh: str | None = None
@@ -151,78 +221,88 @@ class Sessions:
                 device_id=device_id,
                 created_ts=now,
                 expires_ts=now + lifetime if lifetime is not None else None,
-                refresh_digest=digest_of(refresh) if refresh is not None else None,
+                replaces=replaces,
             )
         )
         return NewSession(access, device_id, lifetime, refresh)
 
-    async def refresh(self, token: str) -> NewSession:
-        """New tokens for a refresh token. Raises 401 M_UNKNOWN_TOKEN.
+    # Going on
 
-        The old refresh token stays good until one of the new ones is used, so that an answer lost
-        on the way costs no session (spec: "the old refresh token remains valid until …").
+    async def refresh(self, token: str) -> NewSession:
+        """New tokens for a refresh token.
+
+        The old refresh token stays good until one of the new tokens is used, so that an answer lost on
+        the way costs no session. Old access tokens are left to expire: other requests may be under way.
+
+        Raises 401 M_UNKNOWN_TOKEN or M_USER_LOCKED.
         """
         digest = digest_of(token)
-        record = await self._refresh.get(digest)
-        if record is None:
-            raise unknown_token("Unknown refresh token", soft_logout=False)
+        while True:
+            record = await self._refresh.get(digest)
+            account = await self._accounts.get(record.user_id) if record is not None else None
+            if record is None or account is None or account.deactivated:
+                raise unknown_token("Unknown refresh token", soft_logout=False)
+            check_unlocked(account)
+            if (
+                self._refresh_lifetime_ms is not None
+                and record.created_ts + self._refresh_lifetime_ms <= self._now()
+            ):
+                raise unknown_token("The refresh token has expired", soft_logout=True)
+            user_id, device_id = record.user_id, record.device_id
+            await self._end_predecessors(record)
+            session = await self._issue(user_id, device_id, with_refresh_token=True, replaces=digest)
+            assert session.refresh_token is not None
+            next_digest = digest_of(session.refresh_token)
+            if await self._refresh.replace_if(
+                record, msgspec.structs.replace(record, next_digest=next_digest)
+            ):
+                if record.next_digest is not None:
+                    await self._refresh.delete(record.next_digest)
+                await self._drop_old_access_tokens(user_id, device_id)
+                return session
+            # Used twice at the same moment: the tokens just made are nobody's.
+            await self._refresh.delete(next_digest)
+            await self._access.delete(digest_of(session.access_token))
+
+    async def _end_predecessors(self, record: RefreshToken) -> None:
         for old in await self._refresh.find("by_device", (record.user_id, record.device_id)):
-            if old.next_digest == digest:
+            if old.next_digest == record.digest:
                 await self._refresh.delete(old.digest)
-        if record.next_digest is not None:
-            await self._refresh.delete(record.next_digest)
-        for access in await self._access.find("by_device", (record.user_id, record.device_id)):
-            await self._forget(access.digest)
-        session = await self._issue(record.user_id, record.device_id, with_refresh_token=True)
-        assert session.refresh_token is not None
-        changed = msgspec.structs.replace(record, next_digest=digest_of(session.refresh_token))
-        await self._refresh.replace_if(record, changed)
-        return session
 
-    async def end_device(self, user_id: str, device_id: str) -> bool:
-        """Log one device out and delete it. False if there was none."""
-        await self._end_tokens(user_id, device_id)
-        return await self.devices.delete(user_id, device_id)
+    async def _drop_old_access_tokens(self, user_id: str, device_id: str) -> None:
+        tokens = await self._access.find("by_device", (user_id, device_id))
+        tokens.sort(key=lambda access: access.created_ts)
+        now = self._now()
+        for access in tokens[:-MAX_ACCESS_TOKENS]:
+            await self._access.delete(access.digest)
+        for access in tokens[-MAX_ACCESS_TOKENS:]:
+            if access.expires_ts is not None and access.expires_ts <= now:
+                await self._access.delete(access.digest)
 
-    async def end_all(self, user_id: str, *, but_device: str | None = None) -> list[str]:
-        """Log all devices out (but one); their ids."""
-        ended = [d.device_id for d in await self.devices.find("key", (user_id,)) if d.device_id != but_device]
-        for device_id in ended:
-            await self.end_device(user_id, device_id)
-        return ended
+    # Ending
 
-    def account_changed(self, account: Account) -> None:
-        """Let cached sessions of an account see its new state; none when it is deactivated."""
-        for digest, session in list(self._cache.items()):
-            if session.user_id == account.user_id:
-                if account.deactivated:
-                    del self._cache[digest]
-                else:
-                    session.account = account
+    async def end_device(self, user_id: str, *device_ids: str) -> None:
+        """Log devices out and delete them with all that is their own; nothing for one that is not there."""
+        for device_id in device_ids:
+            await self._end_tokens(user_id, device_id)
+        await self.tell_changed(user_id)
+        for device_id in device_ids:
+            for on_device_gone in self.on_device_gone:
+                await on_device_gone(user_id, device_id)
+            await self._last_seen.forget(user_id, device_id)
+            # The device goes last: until then it is still listed, and can be deleted again.
+            await self._devices.delete(user_id, device_id)
 
-    async def _end_tokens(self, user_id: str, device_id: str) -> None:
-        for access in await self._access.find("by_device", (user_id, device_id)):
-            await self._forget(access.digest)
-        await self._refresh.delete_where("by_device", (user_id, device_id))
+    async def end_all(self, user_id: str, *, but_device: str | None = None) -> None:
+        """Log all devices out (but one) and delete them."""
+        devices = await self._devices.find("key", (user_id,))
+        await self.end_device(user_id, *(d.device_id for d in devices if d.device_id != but_device))
 
-    async def _forget(self, digest: str) -> None:
-        self._ended[digest] = None
-        if len(self._ended) > CACHED_SESSIONS:
-            self._ended.popitem(last=False)
-        self._cache.pop(digest, None)
-        await self._access.delete(digest)
-
-
-def digest_of(token: str) -> str:
-    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def new_token() -> str:
-    return "weft_" + secrets.token_urlsafe(32)
-
-
-def new_device_id() -> str:
-    return "".join(secrets.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ") for _ in range(10))
+    async def _end_tokens(self, user_id: str, device_id: str) -> int:
+        """How many there were."""
+        return await self._refresh.delete_where(
+            "by_device", (user_id, device_id)
+        ) + await self._access.delete_where("by_device", (user_id, device_id))
 
 
 def unknown_token(error: str, *, soft_logout: bool) -> MatrixError:

@@ -1,4 +1,7 @@
-"""Accounts, their devices and the tokens by which they are reached."""
+"""Accounts, their devices and the tokens by which they are reached.
+
+Whatever grants access is kept as the hex SHA-256 of the secret: a copy of the store logs nobody in.
+"""
 
 from storage.collection import CollectionSpec, Index, Record
 
@@ -16,34 +19,41 @@ class Account(Record, frozen=True):
     locked: bool = False
     suspended: bool = False
     appservice: str | None = None
+    agreed_to: dict[str, str] = {}
+    """Policies accepted at registration, by their id: the version that was shown."""
 
 
 class Device(Record, frozen=True):
-    """One session of a user. `last_seen_ts` is ms, written at most once a minute."""
+    """One session of a user."""
 
     user_id: str
     device_id: str
     display_name: str | None = None
     created_ts: int = 0
-    last_seen_ts: int | None = None
-    last_seen_ip: str | None = None
-    last_seen_user_agent: str | None = None
+
+
+class DeviceSeen(Record, frozen=True):
+    """When and from where a device was last here. Apart from the device, because it changes all the time."""
+
+    user_id: str
+    device_id: str
+    ts: int
+    address: str = ""
+    user_agent: str = ""
 
 
 class AccessToken(Record, frozen=True):
-    """`digest` is the hex SHA-256 of the token: a copy of the store logs nobody in."""
-
     digest: str
     user_id: str
     device_id: str
     created_ts: int
     expires_ts: int | None = None
-    refresh_digest: str | None = None
-    """The refresh token that was issued with it."""
+    replaces: str | None = None
+    """The refresh token that ends when this access token is first used."""
 
 
 class RefreshToken(Record, frozen=True):
-    """Used once: `next_digest` is the one that replaced it (spec: client-server "Refreshing access tokens")."""
+    """Used once; `next_digest` is the one that replaced it (spec: "Refreshing access tokens")."""
 
     digest: str
     user_id: str
@@ -52,22 +62,92 @@ class RefreshToken(Record, frozen=True):
     next_digest: str | None = None
 
 
-class LoginToken(Record, frozen=True):
-    """A short-lived token for `m.login.token`, used once."""
+class Expiring(Record, frozen=True):
+    """Base of what is good until a certain time, and may be deleted after it."""
 
-    digest: str
-    user_id: str
     expires_ts: int
 
 
+class LoginToken(Expiring, frozen=True):
+    """For `m.login.token`, used once."""
+
+    digest: str
+    user_id: str
+
+
+class OpenIdToken(Expiring, frozen=True):
+    """By which another service may learn who a user is (spec: client-server "OpenID")."""
+
+    digest: str
+    user_id: str
+
+
+class RegistrationToken(Record, frozen=True):
+    """Lets people register (spec: client-server "Token-authenticated registration").
+
+    `uses_allowed` and `expires_ts` None: without limit. Kept as it is: who may read it may make new ones.
+    """
+
+    token: str
+    created_ts: int
+    uses_allowed: int | None = None
+    used: int = 0
+    expires_ts: int | None = None
+
+
+class RegistrationNonce(Expiring, frozen=True):
+    """Handed out to those who will prove that they know the shared secret, used once."""
+
+    nonce: str
+
+
+class UiaSession(Expiring, frozen=True):
+    """A request under way through user-interactive authentication.
+
+    `parameters` is the request's body, enciphered by the session's id, of which only the digest is kept.
+    """
+
+    digest: str
+    operation: str
+    """Method and path of the request."""
+    owner: str
+    """Whose request it is: user and device, or the address of a stranger."""
+    created_ts: int
+    flows: tuple[tuple[str, ...], ...]
+    user_id: str | None = None
+    parameters: bytes = b""
+    completed: dict[str, str] = {}
+    """Stage → what it proved (the registration token, the policies' versions), in the order of completion."""
+
+
+_BY_EXPIRY = Index("by_expiry", ("expires_ts",))
+
 ACCOUNTS = CollectionSpec("accounts", Account, ("user_id",))
 DEVICES = CollectionSpec("devices", Device, ("user_id", "device_id"))
+DEVICES_SEEN = CollectionSpec("devices_seen", DeviceSeen, ("user_id", "device_id"))
 ACCESS_TOKENS = CollectionSpec(
     "access_tokens", AccessToken, ("digest",), (Index("by_device", ("user_id", "device_id")),)
 )
 REFRESH_TOKENS = CollectionSpec(
     "refresh_tokens", RefreshToken, ("digest",), (Index("by_device", ("user_id", "device_id")),)
 )
-LOGIN_TOKENS = CollectionSpec("login_tokens", LoginToken, ("digest",))
+LOGIN_TOKENS = CollectionSpec("login_tokens", LoginToken, ("digest",), (_BY_EXPIRY,))
+OPENID_TOKENS = CollectionSpec("openid_tokens", OpenIdToken, ("digest",), (_BY_EXPIRY,))
+REGISTRATION_TOKENS = CollectionSpec("registration_tokens", RegistrationToken, ("token",))
+REGISTRATION_NONCES = CollectionSpec("registration_nonces", RegistrationNonce, ("nonce",), (_BY_EXPIRY,))
+UIA_SESSIONS = CollectionSpec(
+    "uia_sessions", UiaSession, ("digest",), (_BY_EXPIRY, Index("by_owner", ("owner", "created_ts")))
+)
 
-SPECS = (ACCOUNTS, DEVICES, ACCESS_TOKENS, REFRESH_TOKENS, LOGIN_TOKENS)
+SPECS = (
+    ACCOUNTS,
+    DEVICES,
+    DEVICES_SEEN,
+    ACCESS_TOKENS,
+    REFRESH_TOKENS,
+    LOGIN_TOKENS,
+    OPENID_TOKENS,
+    REGISTRATION_TOKENS,
+    REGISTRATION_NONCES,
+    UIA_SESSIONS,
+)
