@@ -168,7 +168,7 @@ async def _bench(arguments: argparse.Namespace) -> int:
         }
         arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(raw), indent=1) + b"\n")
     complete = bool(targets) and (arguments.no_weft or "Weft" in summaries)
-    return 0 if complete and not any(summary.mistake_count for summary in summaries.values()) else 1
+    return 0 if complete and not any(summary.mistakes for summary in summaries.values()) else 1
 
 
 def _print(about: Sequence[str], summaries: dict[str, Summary]) -> None:
@@ -181,9 +181,9 @@ def _print(about: Sequence[str], summaries: dict[str, Summary]) -> None:
     if any(row.driver_share > BUSY_DRIVER for summary in summaries.values() for row in summary.rows.values()):
         print(f"*: the driver used more than {BUSY_DRIVER:.0%} of its core, so it may be what was measured.")
     for name, summary in summaries.items():
-        print(f"wrong answers of {name}: {summary.mistake_count}")
-        for what in summary.mistakes:
-            print(f"  {what}")
+        print(f"wrong answers of {name}: {sum(summary.mistakes.values())}")
+        for what, count in summary.mistakes.items():
+            print(f"  {count} × {what}")
 
 
 def _list(cores: set[int]) -> str:

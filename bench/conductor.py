@@ -6,6 +6,7 @@ Each server has a driver process of its own, on another core than the servers wh
 import asyncio
 import os
 import sys
+import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 
@@ -66,7 +67,7 @@ class Driver:
                 return message
         except (TimeoutError, EOFError, ServerFailed) as error:
             await self.close()
-            return Outcome(mistakes=[f"given up: {type(error).__name__} {error}"], mistake_count=1)
+            return Outcome(mistakes={f"given up: {type(error).__name__} {error}": 1})
 
     async def close(self) -> None:
         process, self._process = self._process, None
@@ -136,10 +137,12 @@ async def conduct(
                 if scenario.needs_restart and target.server is None:
                     continue
                 _progress(f"{step}/{len(plan)} {scenario.name}: {target.name}")
+                begun = time.perf_counter()
                 target.thaw()
                 outcome = await driver.run(scenario.name)
                 target.freeze()
-                outcome.mistakes = [f"{scenario.name}: {what}" for what in outcome.mistakes]
+                outcome.scenario = scenario.name
+                outcome.seconds = time.perf_counter() - begun
                 target.outcomes.append(outcome)
     finally:
         _progress("")

@@ -11,7 +11,7 @@ import msgspec
 import uvloop
 
 from bench.crowd import Crowds
-from bench.load import Load, TooManyMistakes
+from bench.load import Load
 from bench.matrix import WrongAnswer
 from bench.results import Attach, FromDriver, Outcome, Restart, Restarted, Run, ToDriver
 from bench.scenarios import SCENARIOS, Scenario
@@ -63,10 +63,7 @@ async def _drive() -> None:
                 prepared[command.scenario] = scenario
             await prepared[command.scenario].measure()
         except (WrongAnswer, OSError) as error:
-            load.outcome.mistake_count += 1
-            load.outcome.mistakes.append(f"given up: {error}")
-        except TooManyMistakes:
-            load.outcome.mistakes.append("given up: too many wrong answers")
+            load.mistake(f"given up: {error}")
         load.hang_up()
         _write(load.outcome)
 

@@ -19,14 +19,11 @@ from bench.results import Figure, Outcome, Restarted, Row, quantile
 from bench.sizes import Sizes
 
 _SETUP_AT_ONCE = 8
-_MISTAKES_SHOWN = 5
-_MISTAKES_BORNE = 50
+_FEWEST_OPS = 4
+_MISTAKES_BORNE = 10
+_KINDS_KEPT = 20
 
 T = TypeVar("T")
-
-
-class TooManyMistakes(Exception):
-    """So many wrong answers that going on tells nothing."""
 
 
 class Section:
@@ -152,7 +149,7 @@ class Load:
         used = proc.cpu_seconds(pids) - cpu if section.cpu_seconds is None else section.cpu_seconds
         ops = len(section.latencies)
         if not ops:
-            self.mistake(f"{name}: no operation was done")
+            self.mistake(f"{name}: not one operation succeeded")
             return
         timed = section.seconds or seconds
         self.outcome.rows.append(
@@ -175,20 +172,23 @@ class Load:
         request: Callable[[int, int], bytes],
         check: Callable[[int, int, Response], None],
         *,
-        max_ops: int | None = None,
+        fewest: int = _FEWEST_OPS,
+        most: int | None = None,
     ) -> None:
         """A timed section: workers that send one request after the other until time or operations end.
 
         `request` and `check` get the worker's number and the operation's; `check` raises WrongAnswer.
         """
-        most = min(max_ops or self.sizes.max_ops, self.sizes.max_ops)
+        most = self.sizes.max_ops if most is None else most
         numbers = iter(range(most))
         connections = await self._connect(min(concurrency, most))
         try:
             async with self.section(name) as section:
                 stop = time.perf_counter() + self.sizes.seconds
+                wrong_answers = 0
 
                 async def worker(who: int, connection: Connection) -> None:
+                    nonlocal wrong_answers
                     for number in numbers:
                         data = request(who, number)
                         begun = time.perf_counter()
@@ -197,9 +197,12 @@ class Load:
                             check(who, number, response)
                         except WrongAnswer as wrong:
                             self.mistake(f"{name}: {wrong}")
+                            wrong_answers += 1
+                            if wrong_answers >= _MISTAKES_BORNE:
+                                return
                         else:
                             section.add(response.at - begun)
-                        if response.at > stop:
+                        if response.at > stop and number + 1 >= fewest:
                             return
 
                 await asyncio.gather(*(worker(who, each) for who, each in enumerate(connections)))
@@ -227,12 +230,11 @@ class Load:
         self.outcome.figures.append(Figure(name, unit, value))
 
     def mistake(self, what: str) -> None:
-        """Counts a wrong answer. Raises TooManyMistakes when there is no end of them."""
-        self.outcome.mistake_count += 1
-        if len(self.outcome.mistakes) < _MISTAKES_SHOWN:
-            self.outcome.mistakes.append(what)
-        if self.outcome.mistake_count > _MISTAKES_BORNE:
-            raise TooManyMistakes
+        """Counts a wrong answer."""
+        mistakes = self.outcome.mistakes
+        if what not in mistakes and len(mistakes) >= _KINDS_KEPT:
+            what = "others"
+        mistakes[what] = mistakes.get(what, 0) + 1
 
 
 def account_of(answer: JsonObject, localpart: str) -> Account:

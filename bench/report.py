@@ -4,6 +4,7 @@ Ratios say how many times better the first server is: 2.0 is twice the throughpu
 CPU or memory; below 1 it is worse.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 
@@ -27,27 +28,27 @@ class Summary(msgspec.Struct, frozen=True):
 
     rows: dict[str, Row]
     figures: dict[str, Figure]
-    mistakes: list[str]
-    mistake_count: int
+    mistakes: dict[str, int]
 
 
 def summarize(outcomes: Sequence[Outcome]) -> Summary:
     """Medians over the rounds, each value for itself; mistakes are summed."""
     rows: dict[str, list[Row]] = {}
     figures: dict[str, list[Figure]] = {}
+    mistakes: Counter[str] = Counter()
     for outcome in outcomes:
         for row in outcome.rows:
             rows.setdefault(row.name, []).append(row)
         for figure in outcome.figures:
             figures.setdefault(figure.name, []).append(figure)
+        mistakes.update({f"{outcome.scenario}: {what}": count for what, count in outcome.mistakes.items()})
     return Summary(
         rows={name: _median_row(several) for name, several in rows.items()},
         figures={
             name: msgspec.structs.replace(several[0], value=median(figure.value for figure in several))
             for name, several in figures.items()
         },
-        mistakes=[what for outcome in outcomes for what in outcome.mistakes],
-        mistake_count=sum(outcome.mistake_count for outcome in outcomes),
+        mistakes=dict(mistakes),
     )
 
 

@@ -34,9 +34,9 @@ class Outcome(msgspec.Struct, tag=True):
 
     rows: list[Row] = []
     figures: list[Figure] = []
-    notes: list[str] = []
-    mistakes: list[str] = []  # the first few
-    mistake_count: int = 0
+    mistakes: dict[str, int] = {}  # what was wrong, and how often
+    scenario: str = ""
+    seconds: float = 0.0  # that it all took, set-up included
 
 
 class Attach(msgspec.Struct, frozen=True):

@@ -26,14 +26,16 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
 
 QUICK = Sizes(
     rounds=1,
-    seconds=0.6,
-    polls=200,
-    hold_seconds=3.0,
-    long_room=300,
-    big_room=200,
+    seconds=0.5,
+    fanout=(20, 100),
+    first_sync=(10, 20),
+    polls=100,
+    hold_seconds=2.0,
+    long_room=200,
+    big_room=100,
     joins=10,
-    fill=300,
-    changes=100,
+    fill=200,
+    changes=60,
 )
 DEFAULT = Sizes()
 FULL = Sizes(

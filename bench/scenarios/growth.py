@@ -33,7 +33,7 @@ class Growth(Scenario):
             if parsed(response).get("room_id") != room:
                 raise WrongAnswer("a join answers with another room")
 
-        await self.load.loop(name, 1, request, check, max_ops=len(joiners))
+        await self.load.loop(name, 1, request, check, fewest=len(joiners), most=len(joiners))
 
     async def _sends(self, name: str, user: Account, room: str) -> None:
         sender = Sender(self.load, [user], [room], self.load.new_name())

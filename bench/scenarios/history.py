@@ -70,4 +70,4 @@ class Rooms(Scenario):
                 raise WrongAnswer(f"/{what} shows {found} of {members} members")
 
         name = f"{what} of a room with {crowd.size}"
-        await self.load.loop(name, 1, request, check, max_ops=_REPEATS)
+        await self.load.loop(name, 1, request, check, most=_REPEATS)

@@ -3,8 +3,8 @@
 from bench.matrix import text
 from bench.scenarios.scenario import Scenario
 
-_ROOMS = 10
-_USERS = 10
+_ROOMS = 4
+_USERS = 4
 
 
 class Storage(Scenario):

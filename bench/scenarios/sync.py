@@ -13,7 +13,7 @@ _FEWEST_EVENTS = 3
 
 _MEMBERS = 5
 _MESSAGES = 5
-_REPEATS = 4
+_REPEATS = 20
 
 
 class IncrementalSync(Scenario):
@@ -102,14 +102,16 @@ class FirstSync(Scenario):
         few, many = self.sizes.first_sync
         everywhere, *crew = await self.load.accounts(2 * _MEMBERS - 1)
         first, second = crew[: _MEMBERS - 1], crew[_MEMBERS - 1 :]
-        self.rooms: list[str] = []
-        for number in range(many):
+        self.rooms = [""] * many
+
+        async def make(number: int) -> None:
             members = [everywhere, *(first if number < few else second)]
-            room = await self.load.room(members)
+            room = self.rooms[number] = await self.load.room(members)
             for message in range(_MESSAGES):
                 sender = members[message % _MEMBERS]
                 await self.load.call(self.load.api.send(sender, room, room, message))
-            self.rooms.append(room)
+
+        await self.load.each(range(many), make)
         self.accounts = {few: first[0], many: everywhere}
 
     async def measure(self) -> None:
@@ -128,7 +130,7 @@ class FirstSync(Scenario):
             self._check(parsed(response), self.rooms[:count], lazy)
 
         name = f"first sync, {count} rooms, {'lazy' if lazy else 'all'} members"
-        await self.load.loop(name, 1, request, check, max_ops=_REPEATS)
+        await self.load.loop(name, 1, request, check, most=_REPEATS)
 
     @staticmethod
     def _check(answer: JsonObject, rooms: list[str], lazy: bool) -> None:
