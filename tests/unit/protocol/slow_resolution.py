@@ -9,7 +9,7 @@ import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
 
-from homeserver.protocol.event_auth import AuthError, check_auth
+from homeserver.protocol.event_auth import AuthError, check_auth, lookup_in
 from homeserver.protocol.events import Event
 from homeserver.protocol.power_levels import PowerLevels
 from homeserver.protocol.room_versions import RoomVersion
@@ -43,12 +43,15 @@ class Version2:
         conflicted = {state[key] for state in states for key in state if key not in unconflicted}
         if not conflicted:
             return unconflicted
-        chains = [set().union(*(self.chain(e) | {e} for e in state.values())) for state in states]
-        full = conflicted | (set.union(*chains) - set.intersection(*chains))
+        chains: list[set[str]] = [
+            set().union(*(self.chain(e) | {e} for e in state.values())) for state in states
+        ]
+        union: set[str] = set().union(*chains)
+        full = conflicted | {e for e in union if not all(e in chain for chain in chains)}
         if self.replays_subgraph:
             full |= {
                 e
-                for e in set().union(*chains)
+                for e in union
                 if any(e in self.chain(above) for above in conflicted)
                 and any(below in self.chain(e) for below in conflicted)
             }
@@ -91,7 +94,7 @@ class Version2:
             if self.replays_subgraph:
                 create = "$" + event.room_id[1:]
             level = 0
-            if create in self.events:
+            if create is not None and create in self.events:
                 pl = self.of_type(e, "m.room.power_levels")
                 content = self.events[pl].content if pl else None
                 level = PowerLevels(self.version, content, self.events[create]).user_level(event.sender)
@@ -127,12 +130,10 @@ class Version2:
             }
             if self.replays_subgraph and (create := self.events.get("$" + self.events[e].room_id[1:])):
                 own["m.room.create", ""] = create
-            known = {
-                **own,
-                **{key: self.events[value] for key, value in state.items() if value in self.events},
-            }
+            known: dict[tuple[str, str | None], Event] = {**own}
+            known.update({key: self.events[value] for key, value in state.items() if value in self.events})
             try:
-                check_auth(self.version, self.events[e], lambda t, k, known=known: known.get((t, k)))
+                check_auth(self.version, self.events[e], lookup_in(known.values()))
             except AuthError:
                 continue
             state[self.events[e].state_tuple] = e

@@ -224,13 +224,14 @@ def test_auth_events_are_selected_as_the_specification_lists_them(version: str) 
     for membership in ("join", "knock"):
         assert keys("m.room.member", USER, membership=membership) == base | {JOIN_RULES}
     assert keys("m.room.member", OTHER, membership="invite") == base | {JOIN_RULES, member(OTHER)}
-    for membership in ("leave", "ban", "strange", None):
-        assert keys("m.room.member", OTHER, membership=membership) == base | {member(OTHER)}
+    for other in ("leave", "ban", "strange", None):
+        assert keys("m.room.member", OTHER, membership=other) == base | {member(OTHER)}
     invite = base | {JOIN_RULES, member(OTHER)}
     assert keys("m.room.member", OTHER, membership="invite", third_party_invite=signed) == invite | {
         ("m.room.third_party_invite", "t")
     }
-    for broken in (None, [], {}, {"signed": []}, {"signed": {}}, {"signed": {"token": 5}}):
+    unreadable: list[Any] = [None, [], {}, {"signed": []}, {"signed": {}}, {"signed": {"token": 5}}]
+    for broken in unreadable:
         assert keys("m.room.member", OTHER, membership="invite", third_party_invite=broken) == invite
     authorised = keys("m.room.member", USER, membership="join", join_authorised_via_users_server=ADMIN)
     assert authorised == base | {JOIN_RULES} | ({member(ADMIN)} if version in since(8) else set())

@@ -1,10 +1,10 @@
 """Authorisation rules on membership, one case for each branch of the rule."""
 
+import time
 from typing import Any
 
 import pytest
 
-from homeserver.protocol import event_auth
 from homeserver.protocol.signing import SigningKey, sign_json
 
 from .auth_room import ADMIN, CREATE_ID, CREATOR, MOD, OTHER, USER, VERSIONS, AuthRoom, since, until
@@ -142,7 +142,8 @@ def test_a_restricted_join_is_authorised_by_a_joined_user_who_may_invite(
     room.allows_member(USER, USER, "join", **{via: MOD})
     room.member(USER, "leave")
     room.allows_member(USER, USER, "join", **{via: MOD})
-    for nobody in (None, 5, [], OTHER, "nobody"):
+    nobodies: list[Any] = [None, 5, [], OTHER, "nobody"]
+    for nobody in nobodies:
         room.refuses_member("join: it is not authorised", USER, USER, "join", **{via: nobody})
     room.refuses_member("join: it is not authorised", USER, USER, "join")
     room.levels(invite=51)
@@ -254,16 +255,15 @@ def test_a_third_party_invite_is_used_by_its_maker_only(version: str) -> None:
     room.refuses_member("made by another", CREATOR, USER, "invite", third_party_invite=signed_invite())
 
 
-def test_the_work_for_one_third_party_invite_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_work_for_one_third_party_invite_is_bounded() -> None:
     many_keys = {"public_keys": [{"public_key": WRONG_KEY.verify_key_base64}] * 500}
     room = third_party_room("12", keys=many_keys)
     invite = signed_invite()
     invite["signed"]["signatures"] = {f"id{n}": invite["signed"]["signatures"]["id"] for n in range(200)}
-    tried = []
-    real = event_auth.verify_json_signature
-    monkeypatch.setattr(event_auth, "verify_json_signature", lambda *a: tried.append(a) or real(*a))
+    started = time.process_time()
     room.refuses_member("no signature matches", ADMIN, USER, "invite", third_party_invite=invite)
-    assert len(tried) == event_auth.MAX_THIRD_PARTY_CHECKS
+    # Each of the 100,000 pairs of a signature and a key would take some 60 microseconds to try.
+    assert time.process_time() - started < 1
 
 
 # --- leave, kick, unban -----------------------------------------------------------------------------

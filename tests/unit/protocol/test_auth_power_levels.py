@@ -92,7 +92,8 @@ def test_floats_are_cut_off_at_the_point_in_rooms_that_know_floats(version: str)
 def test_only_integers_are_levels_since_version_10(version: str) -> None:
     room_version = ROOM_VERSIONS[version]
     assert parse_level(room_version, -5) == -5
-    for value in ("50", 50.0, True, None, [], {}):
+    no_levels: list[Any] = ["50", 50.0, True, None, [], {}]
+    for value in no_levels:
         assert parse_level(room_version, value) is None
         assert view(version, {"users": {USER: value}, "users_default": 4}).user_level(USER) == 4
 
@@ -108,7 +109,7 @@ def test_any_content_reads_as_some_levels(version: str, content: Any) -> None:
 # --- changing ---------------------------------------------------------------------------------------
 
 
-def change(room: AuthRoom, sender: str = MOD, users: Any = None, **content: Any) -> tuple[Any, ...]:
+def change(room: AuthRoom, sender: Any = MOD, users: Any = None, **content: Any) -> tuple[Any, ...]:
     """The arguments of a power levels event that keeps the room's users but for `users`."""
     kept = (
         dict(room.state["m.room.power_levels", ""].content["users"]) if isinstance(users, dict | None) else {}
@@ -183,7 +184,8 @@ def test_tables_must_hold_integers_since_version_10(version: str, table: str, va
 @pytest.mark.parametrize("version", until(9))
 @pytest.mark.parametrize("name", NAMED_LEVELS)
 def test_what_is_no_level_is_not_brought_in_until_version_9_either(version: str, name: str) -> None:
-    for value in ("x", None, [], True):
+    no_levels: list[Any] = ["x", None, [], True]
+    for value in no_levels:
         room = moderated_room(version)
         room.refuses(f"power levels: {name}", *change(room, ADMIN, **{name: value}))
 
@@ -215,7 +217,7 @@ def test_named_levels_change_only_below_the_senders_power(version: str, name: st
     room.allows(*change(room, events={"m.room.power_levels": 0}, **{name: 50}))
     room.refuses(f"power levels: {name} would be 51", *change(room, **{name: 51}))
     room = moderated_room(version, **({"events": {"m.room.power_levels": 0}} | {name: 51}))
-    kept = {"events": {"m.room.power_levels": 0}}
+    kept: dict[str, Any] = {"events": {"m.room.power_levels": 0}}
     room.allows(*change(room, **kept, **{name: 51}))
     for after in ({name: 50}, {name: 52}, {}):
         room.refuses(f"power levels: {name} is 51", *change(room, **kept, **after))
@@ -224,7 +226,7 @@ def test_named_levels_change_only_below_the_senders_power(version: str, name: st
 @every_version
 def test_event_levels_change_only_below_the_senders_power(version: str) -> None:
     room = moderated_room(version, events={"low": 50, "high": 51})
-    now = {"m.room.power_levels": 0, "low": 50, "high": 51}
+    now: Any = {"m.room.power_levels": 0, "low": 50, "high": 51}
     room.allows(*change(room, events=now))
     room.allows(*change(room, events=now | {"low": 10, "new": 50}))
     room.allows(*change(room, events={"m.room.power_levels": 0, "high": 51}))
@@ -238,7 +240,7 @@ def test_event_levels_change_only_below_the_senders_power(version: str) -> None:
 @every_version
 def test_notification_levels_are_guarded_since_version_6(version: str) -> None:
     room = moderated_room(version, notifications={"room": 51})
-    kept = {"events": {"m.room.power_levels": 0}}
+    kept: dict[str, Any] = {"events": {"m.room.power_levels": 0}}
     room.allows(*change(room, **kept, notifications={"room": 51, "new": 50}))
     for after in ({"room": 50}, {}, {"room": 51, "new": 51}):
         event = change(room, **kept, notifications=after)
@@ -251,7 +253,7 @@ def test_notification_levels_are_guarded_since_version_6(version: str) -> None:
 @every_version
 def test_users_are_changed_only_by_those_above_them(version: str) -> None:
     room = moderated_room(version, users={USER: 49, OTHER: 50})
-    kept = {"events": {"m.room.power_levels": 0}}
+    kept: dict[str, Any] = {"events": {"m.room.power_levels": 0}}
     room.allows(*change(room, users={USER: 50}, **kept))
     room.allows(*change(room, users={USER: 0, "@new:a": 50}, **kept))
     room.refuses(f"users {USER} would be 51", *change(room, users={USER: 51}, **kept))
@@ -267,7 +269,7 @@ def test_users_are_changed_only_by_those_above_them(version: str) -> None:
 @every_version
 def test_users_may_lower_themselves_but_not_raise(version: str) -> None:
     room = moderated_room(version)
-    kept = {"events": {"m.room.power_levels": 0}}
+    kept: dict[str, Any] = {"events": {"m.room.power_levels": 0}}
     room.allows(*change(room, users={MOD: 0}, **kept))
     room.refuses(f"users {MOD} would be 51", *change(room, users={MOD: 51}, **kept))
 
