@@ -1,16 +1,19 @@
 """Appends inside the writer's transaction: who is first, what is double, and the rows that come of it."""
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import cache
+from itertools import chain
 from typing import Any
 
-from storage.errors import Conflict, Duplicate, StoreError, StoreUnavailable
+from storage.errors import Conflict, StoreError, StoreUnavailable
 from storage.log import Entry, Kind
 from storage.sqlite.bodies import Bodies
-from storage.sqlite.event_ids import Packed, pack, prefix
+from storage.sqlite.doubles import Doubles
+from storage.sqlite.event_ids import Packed, pack
 from storage.sqlite.names import WrittenNames
-from storage.sqlite.schema import EVENT_PREFIX, MAX_SEQ, SEQ_BITS, TXN_PREFIX, line_of, row_id
-from storage.sqlite.statements import halving, padded, placeholders, values_list
+from storage.sqlite.schema import MAX_SEQ, line_of, row_id
+from storage.sqlite.statements import halving, values_list
 
 ROWS_PER_INSERT = 32
 
@@ -50,60 +53,37 @@ class Appender:
 
     def append(self, appends: Sequence[Append]) -> list[int | StoreError]:
         """The new tail for each that is stored, Conflict or Duplicate for the others."""
-        known = self._known(appends)
-        rows: list[Row] = []
-        current: dict[tuple[int, int, int, int], Row] = {}
+        packed = [_packed_ids(append.entries) for append in appends]
+        doubles = Doubles(
+            self._db,
+            [event_id for ids in packed for event_id in ids if event_id is not None],
+            [entry.txn for append in appends for entry in append.entries if entry.txn is not None],
+        )
+        accepted: list[tuple[int, int, Entry, Packed | None]] = []
         outcomes: list[int | StoreError] = []
-        for append in appends:
-            error = self._refusal(append, known)
+        for append, event_ids in zip(appends, packed, strict=True):
+            error = self._refusal(append) or doubles.among(append.shard, append.entries, event_ids)
             if error is not None:
                 outcomes.append(error)
                 continue
             seq = append.expected
-            for entry in append.entries:
+            for entry, event_id in zip(append.entries, event_ids, strict=True):
                 seq += 1
-                row = self._row(append.shard, seq, entry)
-                rows.append(row)
-                _note(known, append.shard, seq, entry)
-                if row[4] is not None and row[5] is not None:
-                    _note_current(current, row)
+                accepted.append((append.shard, seq, entry, event_id))
+                doubles.add(append.shard, seq, event_id, entry.txn)
             self._tails[append.shard] = seq
             outcomes.append(seq)
-        self._insert(rows, current.values())
+        contents = self._bodies.pack([entry.body + entry.meta for _, _, entry, _ in accepted])
+        insert(self._db, [self._row(*of, *content) for of, content in zip(accepted, contents, strict=True)])
         return outcomes
 
-    def _refusal(self, append: Append, known: "_Known") -> StoreError | None:
+    def _refusal(self, append: Append) -> StoreError | None:
         tail = self._tail(append.shard)
         if append.expected != tail:
             return Conflict(append.shard, tail)
         if tail + len(append.entries) > MAX_SEQ:
             return StoreUnavailable(f"Shard {append.shard} is full")
-        seen: _Known = {}
-        for index, entry in enumerate(append.entries):
-            for by, value in _identities(entry):
-                seq = known.get((append.shard, value))
-                if seq is None and (append.shard, value) in seen:
-                    seq = 0
-                if seq is not None:
-                    return Duplicate(index, seq, by)
-                seen[append.shard, value] = 0
         return None
-
-    def _known(self, appends: Iterable[Append]) -> "_Known":
-        """Which of the event ids and transactions are in the log, in any shard."""
-        known: _Known = {}
-        entries = [entry for append in appends for entry in append.entries]
-        events = {prefix(pack(e.event_id)) for e in entries if e.event_id is not None}
-        txns = {e.txn[:8] for e in entries if e.txn is not None}
-        for column, expression, values in (("event_id", EVENT_PREFIX, events), ("txn", TXN_PREFIX, txns)):
-            for chunk in padded(values):
-                for number, value in self._db.execute(
-                    f"SELECT id, {column} FROM entry"
-                    f" WHERE {column} IS NOT NULL AND {expression} IN ({placeholders(len(chunk))})",
-                    chunk,
-                ):
-                    known[number >> SEQ_BITS, (column, value)] = number & MAX_SEQ
-        return known
 
     def _tail(self, shard: int) -> int:
         tail = self._tails.get(shard)
@@ -111,9 +91,16 @@ class Appender:
             tail = self._tails[shard] = read_tail(self._db, shard)
         return tail
 
-    def _row(self, shard: int, seq: int, entry: Entry) -> Row:
+    def _row(
+        self,
+        shard: int,
+        seq: int,
+        entry: Entry,
+        event_id: Packed | None,
+        content: bytes,
+        dictionary: int | None,
+    ) -> Row:
         id_of = self._names.id_of
-        content, dictionary = self._bodies.pack(entry.body + entry.meta)
         return (
             row_id(shard, seq),
             id_of(entry.stream, shard),
@@ -122,7 +109,7 @@ class Appender:
             None if entry.type is None else id_of(entry.type),
             None if entry.key is None else id_of(entry.key),
             None if entry.sender is None else id_of(entry.sender),
-            None if entry.event_id is None else pack(entry.event_id),
+            event_id,
             None if entry.target is None else pack(entry.target),
             None if entry.rel_type is None else id_of(entry.rel_type),
             entry.txn,
@@ -132,25 +119,41 @@ class Appender:
             content,
         )
 
-    def _insert(self, rows: Sequence[Row], current: Iterable[Row]) -> None:
-        for run in halving(rows, ROWS_PER_INSERT):
-            self._db.execute(
-                f"INSERT INTO entry ({_ENTRY_COLUMNS}) VALUES {values_list(len(run[0]), len(run))}",
-                [value for row in run for value in row],
-            )
-        upsert_current(self._db, list(current))
+
+def _packed_ids(entries: Sequence[Entry]) -> list[Packed | None]:
+    return [None if entry.event_id is None else pack(entry.event_id) for entry in entries]
 
 
-def upsert_current(db: sqlite3.Connection, rows: Sequence[Row]) -> None:
-    """Make these the newest entries under their keys, where they are (backfilled ones are not)."""
+def insert(db: sqlite3.Connection, rows: Sequence[Row]) -> None:
+    """Store rows of entries, and make them current under their keys where they are the newest."""
     for run in halving(rows, ROWS_PER_INSERT):
-        db.execute(
-            f"INSERT INTO current ({_CURRENT_COLUMNS}) VALUES {values_list(len(run[0]), len(run))}"
-            " ON CONFLICT (stream, line, type, key) DO UPDATE SET id = excluded.id, pos = excluded.pos,"
-            " kind = excluded.kind, event_id = excluded.event_id, sender = excluded.sender"
-            " WHERE (excluded.pos, excluded.id) > (current.pos, current.id)",
-            [value for row in run for value in row],
-        )
+        db.execute(_insert_entries(len(run)), list(chain.from_iterable(run)))
+    newest: dict[tuple[int, int, int, int], Row] = {}
+    for row in rows:
+        number, stream, kind, pos, type, key, sender, event_id, target = row[:9]
+        if type is None or key is None:
+            continue
+        at = (stream, line_of(Kind(kind)), type, key)
+        known = newest.get(at)
+        if known is None or (pos, number) > (known[5], known[4]):
+            newest[at] = (*at, number, pos, kind, target if event_id is None else event_id, sender)
+    for run in halving(list(newest.values()), ROWS_PER_INSERT):
+        db.execute(_upsert_current(len(run)), list(chain.from_iterable(run)))
+
+
+@cache
+def _insert_entries(count: int) -> str:
+    return f"INSERT INTO entry ({_ENTRY_COLUMNS}) VALUES {values_list(15, count)}"
+
+
+@cache
+def _upsert_current(count: int) -> str:
+    return (
+        f"INSERT INTO current ({_CURRENT_COLUMNS}) VALUES {values_list(9, count)}"
+        " ON CONFLICT (stream, line, type, key) DO UPDATE SET id = excluded.id, pos = excluded.pos,"
+        " kind = excluded.kind, event_id = excluded.event_id, sender = excluded.sender"
+        " WHERE (excluded.pos, excluded.id) > (current.pos, current.id)"
+    )
 
 
 def read_tail(db: sqlite3.Connection, shard: int) -> int:
@@ -162,29 +165,3 @@ def read_tail(db: sqlite3.Connection, shard: int) -> int:
     ).fetchone()
     tail: int = row[0]
     return tail
-
-
-_Known = dict[tuple[int, tuple[str, Packed]], int]
-"""(shard, what must be unique in it) → seq."""
-
-
-def _identities(entry: Entry) -> Iterable[tuple[str, tuple[str, Packed]]]:
-    if entry.event_id is not None:
-        yield "event_id", ("event_id", pack(entry.event_id))
-    if entry.txn is not None:
-        yield "txn", ("txn", entry.txn)
-
-
-def _note(known: _Known, shard: int, seq: int, entry: Entry) -> None:
-    for _, value in _identities(entry):
-        known[shard, value] = seq
-
-
-def _note_current(current: dict[tuple[int, int, int, int], Row], row: Row) -> None:
-    number, stream, kind, pos, type, key, sender, event_id, target = row[:9]
-    line = line_of(Kind(kind))
-    at = (stream, line, type, key)
-    newest = current.get(at)
-    if newest is None or (pos, number) > (newest[5], newest[4]):
-        value = target if event_id is None else event_id
-        current[at] = (*at, number, pos, kind, value, sender)

@@ -5,15 +5,18 @@ adds it at opening, and writes with the newest from then on.
 """
 
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 
 import zstandard
 
+from storage.errors import StoreUnavailable
+
 LEVEL = 3
 SMALLEST = 24
 """Bytes below which nothing is gained."""
-MAX_BODY_BYTES = 16 * 1024 * 1024
-"""What one stored body may inflate to: a damaged file must not take the memory."""
+MANY = 8
+"""From so many bodies on it pays to compress them in one call, which has its price."""
 
 _SHIPPED = Path(__file__).parent / "dictionaries"
 
@@ -37,7 +40,7 @@ class Bodies:
         for number, content in db.execute("SELECT id, content FROM dictionary ORDER BY id"):
             dictionary = zstandard.ZstdCompressionDict(content)
             self._decompressors[number] = zstandard.ZstdDecompressor(
-                dict_data=dictionary, format=zstandard.FORMAT_ZSTD1_MAGICLESS, max_window_size=1 << 27
+                dict_data=dictionary, format=zstandard.FORMAT_ZSTD1_MAGICLESS
             )
             self._number: int = number
         parameters = zstandard.ZstdCompressionParameters.from_level(
@@ -49,15 +52,27 @@ class Bodies:
         )
         self._compressor = zstandard.ZstdCompressor(dict_data=dictionary, compression_params=parameters)
 
-    def pack(self, body: bytes) -> tuple[bytes, int | None]:
-        """The stored bytes, and the number of the dictionary or None if they are stored as they are."""
-        if len(body) >= SMALLEST:
-            packed = self._compressor.compress(body)
-            if len(packed) < len(body):
-                return packed, self._number
-        return body, None
+    def pack(self, bodies: Sequence[bytes]) -> list[tuple[bytes, int | None]]:
+        """For each, the stored bytes and the number of the dictionary, None if stored as they are."""
+        packed = iter(self._compress([body for body in bodies if len(body) >= SMALLEST]))
+        stored: list[tuple[bytes, int | None]] = []
+        for body in bodies:
+            small = next(packed) if len(body) >= SMALLEST else body
+            stored.append((small, self._number) if len(small) < len(body) else (body, None))
+        return stored
+
+    def _compress(self, bodies: "list[bytes | bytearray | memoryview[int]]") -> list[bytes]:
+        if len(bodies) < MANY:
+            return [self._compressor.compress(body) for body in bodies]
+        # Each call gives up the interpreter lock, and gets it back late when the server is busy.
+        packed = self._compressor.multi_compress_to_buffer(bodies)
+        return [packed[i].tobytes() for i in range(len(packed))]
 
     def unpack(self, stored: bytes, number: int | None) -> bytes:
+        """What was packed. Raises StoreUnavailable when it is damaged."""
         if number is None:
             return stored
-        return self._decompressors[number].decompress(stored, max_output_size=MAX_BODY_BYTES)
+        try:
+            return self._decompressors[number].decompress(stored)
+        except zstandard.ZstdError as error:
+            raise StoreUnavailable(f"A stored body is damaged: restore a backup ({error})") from error

@@ -11,19 +11,21 @@ Packed = bytes | str
 
 PREFIX_BYTES = 8
 
-_FROM_URL_SAFE = str.maketrans("-_+/", "+/!!")
+# "+" and "/" are not of the URL-safe alphabet: they become something that no hash has.
+_FROM_URL_SAFE = bytes.maketrans(b"-_+/", b"+/!!")
 _TO_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 
 def pack(event_id: str) -> Packed:
     """The stored form: exactly one for each id, and `unpack` gives the id back."""
     if len(event_id) == 44 and event_id[0] == "$" and event_id.isascii():
+        text = event_id[1:].encode("ascii").translate(_FROM_URL_SAFE) + b"="
         try:
-            packed = a2b_base64(event_id[1:].translate(_FROM_URL_SAFE) + "=")
+            packed = a2b_base64(text)
         except Error:
             return event_id
-        # The two spare bits of the last character, or characters that were skipped, would be lost.
-        if unpack(packed) == event_id:
+        # Characters that were skipped, or the two spare bits of the last one, would be lost.
+        if b2a_base64(packed, newline=False) == text:
             return packed
     return event_id
 

@@ -15,7 +15,7 @@ def rewrite_entry(
     bodies: Bodies, shard: int, seq: int, body: bytes, meta: bytes
 ) -> Callable[[sqlite3.Connection], None]:
     def work(db: sqlite3.Connection) -> None:
-        content, dictionary = bodies.pack(body + meta)
+        ((content, dictionary),) = bodies.pack([body + meta])
         db.execute(
             "UPDATE entry SET content = ?, dictionary = ?, meta_size = ? WHERE id = ?",
             (content, dictionary, len(meta) or None, row_id(shard, seq)),

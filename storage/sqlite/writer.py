@@ -26,6 +26,8 @@ MAX_PENDING = 20_000
 MAX_BATCH = 512
 WAL_LIMIT_BYTES = 64 * 1024 * 1024
 """Above this the writer waits for readers and empties the write-ahead log."""
+WAL_CHECKED_EVERY = 32
+"""Commits."""
 
 Work = Callable[[sqlite3.Connection], R]
 """A write. It raises a StoreError only before it has changed anything that must not stay."""
@@ -110,13 +112,16 @@ class Writer:
     # What follows runs in the thread.
 
     def _serve(self) -> None:
+        commits = 0
         while (batch := self._batches.get()) is not None:
             self._commit(batch)
             try:
                 self._loop.call_soon_threadsafe(self._settle, batch)
             except RuntimeError:  # The loop was closed without closing the store.
                 break
-            self._bound_wal()
+            commits += 1
+            if commits % WAL_CHECKED_EVERY == 0:
+                self._bound_wal()
         self._db.close()
 
     def _commit(self, batch: list[Request[Any]]) -> None:
