@@ -99,7 +99,7 @@ $(JS_CLIENT)/node_modules/.installed: $(JS_CLIENT)/package-lock.json
 # --- Checking ---
 
 test: lint $(JS_CLIENT)/node_modules/.installed
-	@$(BIN)/python -m pytest --cov $(ARGS)
+	@$(BIN)/python -m pytest $(ARGS) --cov
 
 lint: $(VENV)/.development
 	@$(BIN)/ruff check .

@@ -1,0 +1,32 @@
+"""The project's own settings: nothing that is in the tree escapes the checks."""
+
+import tomllib
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+CHECKED_OTHERWISE = {"tests", "bench"}
+
+
+def test_every_package_is_type_checked_measured_and_held_to_the_import_rules() -> None:
+    tools = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["tool"]
+    packages = {path.parent.name for path in REPOSITORY.glob("*/__init__.py")} - CHECKED_OTHERWISE
+    assert set(tools["mypy"]["packages"]) == packages
+    assert set(tools["coverage"]["run"]["source"]) == packages
+    assert set(tools["importlinter"]["root_packages"]) == packages
+
+
+def test_lock_files_name_no_registry_and_hash_every_package() -> None:
+    for name in ("requirements.lock", "requirements-dev.lock"):
+        text = (REPOSITORY / name).read_text("utf-8")
+        assert "://" not in text
+        pinned = [line for line in text.splitlines() if "==" in line and not line.lstrip().startswith("#")]
+        assert pinned
+        assert all(line.endswith(" \\") for line in pinned)
+
+
+def test_development_runs_on_the_versions_that_servers_run_on() -> None:
+    def pins(name: str) -> set[str]:
+        lines = (REPOSITORY / name).read_text("utf-8").splitlines()
+        return {line.split(" ")[0] for line in lines if "==" in line and not line.startswith((" ", "#"))}
+
+    assert pins("requirements.lock") <= pins("requirements-dev.lock")
