@@ -9,6 +9,7 @@ from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.creation import NewRoom
 from homeserver.rooms.membership import Membership
 from homeserver.rooms.new_room import NewRooms
+from homeserver.rooms.upgrade import Upgrade
 from homeserver.users.users import Users
 
 
@@ -25,11 +26,24 @@ class Target(msgspec.Struct):
     reason: str | None = None
 
 
+class UpgradeBody(msgspec.Struct):
+    new_version: str
+    additional_creators: list[str] = []
+
+
 class RoomRoutes(Routes):
-    def __init__(self, new_rooms: NewRooms, membership: Membership, aliases: Aliases, users: Users) -> None:
+    def __init__(
+        self,
+        new_rooms: NewRooms,
+        membership: Membership,
+        aliases: Aliases,
+        upgrade: Upgrade,
+        users: Users,
+    ) -> None:
         self._new_rooms = new_rooms
         self._membership = membership
         self._aliases = aliases
+        self._upgrade = upgrade
         self._users = users
 
     @post("/createRoom")
@@ -88,6 +102,19 @@ class RoomRoutes(Routes):
         body = call.json(Target)
         await self._membership.unban(call.path("room_id"), call.user_id, body.user_id, reason=body.reason)
         return {}
+
+    @post("/rooms/{room_id}/forget")
+    async def forget(self, call: Call) -> Result:
+        await self._membership.forget(call.path("room_id"), call.user_id)
+        return {}
+
+    @post("/rooms/{room_id}/upgrade")
+    async def upgrade(self, call: Call) -> Result:
+        body = call.json(UpgradeBody)
+        replacement = await self._upgrade.upgrade(
+            call.path("room_id"), call.user_id, body.new_version, body.additional_creators
+        )
+        return {"replacement_room": replacement}
 
     @get("/joined_rooms")
     async def joined_rooms(self, call: Call) -> Result:

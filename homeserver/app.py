@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +12,26 @@ from aiohttp import web
 
 from client_api.account_data import AccountDataRoutes
 from client_api.client_address import ClientAddresses
+from client_api.directory import AliasRoutes, DirectoryRoutes
 from client_api.events import HistoryRoutes, SendRoutes, StateRoutes
 from client_api.http import Gate, Routes, mount
 from client_api.profiles import ProfileRoutes
+from client_api.push_rules import PushRuleRoutes
 from client_api.receipts import ReceiptRoutes, TypingRoutes
 from client_api.registration import RegistrationRoutes
 from client_api.relations import RelationRoutes
 from client_api.rooms import RoomRoutes
+from client_api.spaces import SpaceRoutes
 from client_api.syncing import SyncRoutes
 from client_api.versions import VersionRoutes
-from homeserver.bus.consumer import Consumer
+from homeserver.bus.consumer import Consumer, Handle
 from homeserver.clock import Clock, system_clock
 from homeserver.config import Config
 from homeserver.consumers.redactions import Redactions
+from homeserver.consumers.successors import Successors
 from homeserver.key_file import load_or_create
-from homeserver.push.rules import UserPushRules
+from homeserver.push.rules import PUSH_RULES, UserPushRules, shown_push_rules
+from homeserver.push.settings import PushRuleSettings
 from homeserver.push.unread import Unread
 from homeserver.push.verdicts import Verdicts
 from homeserver.rate_limits import RateLimits
@@ -34,6 +39,7 @@ from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.authoring import Author
 from homeserver.rooms.bundling import Bundling
 from homeserver.rooms.creation import Creation
+from homeserver.rooms.directory import Directory
 from homeserver.rooms.ephemeral import EphemeralClock, Typing
 from homeserver.rooms.history import History
 from homeserver.rooms.membership import Membership
@@ -44,6 +50,9 @@ from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.sending import Sending
+from homeserver.rooms.spaces import Hierarchy
+from homeserver.rooms.summary import Summaries
+from homeserver.rooms.upgrade import Upgrade
 from homeserver.rooms.visibility import Visibility
 from homeserver.sync.device_lists import DeviceLists
 from homeserver.sync.engine import KeyCounts, SyncEngine
@@ -62,12 +71,18 @@ from storage.log import Entry, Kind, ShardMap
 from storage.records import accounts as account_records
 from storage.records import cursors as cursor_records
 from storage.records import profiles as profile_records
+from storage.records import rooms as room_records
 from storage.sqlite import open_store
 from storage.store import Store
 
 log = structlog.get_logger(__name__)
 
-SPECS: Sequence[CollectionSpec[Any]] = (*account_records.SPECS, *profile_records.SPECS, *cursor_records.SPECS)
+SPECS: Sequence[CollectionSpec[Any]] = (
+    *account_records.SPECS,
+    *profile_records.SPECS,
+    *room_records.SPECS,
+    *cursor_records.SPECS,
+)
 
 
 class App:
@@ -81,6 +96,7 @@ class App:
         shards = store.info.shards
         epoch = store.info.epoch
 
+        self.consumers: list[Consumer] = []
         self.rooms = Rooms(store.log, shards, memory_budget=config.limits.room_cache)
         self.users = Users(store.log, shards, server_name=name, max_users=config.limits.user_cache // 4096)
         self.wakeup = Wakeup()
@@ -116,34 +132,37 @@ class App:
         history = History(self.rooms, visibility, bundling, epoch=epoch, now=now)
         relations = Relations(self.rooms, history, visibility)
         permission = InvitePermission(self.users)
-        membership = Membership(self.rooms, author, self.profiles, permission)
-        aliases = Aliases(collection(profile_records.ALIASES), self.rooms, server_name=name)
+        membership = Membership(self.rooms, self.users, author, self.profiles, permission)
+        aliases = Aliases(collection(room_records.ALIASES), self.rooms, server_name=name)
         creation = Creation(self.rooms, author, default_version=config.rooms.default_version)
+        directory = Directory(
+            collection(room_records.PUBLISHED),
+            self.rooms,
+            anyone_publishes=config.rooms.allow_publishing,
+        )
+        self._consume_rooms("directory", directory.wants, directory.handle)
+        summaries = Summaries(self.rooms, aliases, membership)
         new_rooms = NewRooms(
             creation,
             membership,
             aliases,
-            collection(profile_records.PUBLISHED),
+            directory,
             self.profiles,
             permission,
         )
         redactions = Redactions(store.log, self.rooms.stored)
-        self.redactions = Consumer(
-            "redactions",
-            store.log,
-            collection(cursor_records.CURSORS),
-            wants=redactions.wants,
-            handle=redactions.handle,
-        )
-        self.rooms.feed(self.redactions.on_entries)
-        sending = Sending(self.rooms, author, aliases, permission, relations, self.redactions)
-        account_data = AccountData(self.users, now)
+        pruned = self._consume_rooms("redactions", redactions.wants, redactions.handle)
+        sending = Sending(self.rooms, author, aliases, permission, relations, pruned)
+        account_data = AccountData(self.users, now, shown={PUSH_RULES: shown_push_rules})
+        successors = Successors(self.rooms, self.users, account_data)
+        self._consume_rooms("successors", successors.wants, successors.handle)
 
         async def profile_changed(user_id: str) -> None:
             user = await self.users.get(user_id)
             await membership.refresh_profiles(user_id, user.rooms("join"))
 
         self.profiles.on_member_change.append(profile_changed)
+        upgrade = Upgrade(self.rooms, author, creation, aliases, directory, self.profiles, successors)
         receipts = Receipts(self.rooms, account_data, now)
         presence = Presence()
         push_rules = UserPushRules()
@@ -159,6 +178,7 @@ class App:
             key_counts=self,
             unread=unread,
             presence=presence,
+            account_data=account_data,
             bundling=bundling,
             epoch=epoch,
             now=now,
@@ -171,22 +191,34 @@ class App:
             SyncRoutes(self.engine, collection(profile_records.FILTERS), presence),
             StateRoutes(history),
             HistoryRoutes(history),
-            RoomRoutes(new_rooms, membership, aliases, self.users),
+            RoomRoutes(new_rooms, membership, aliases, upgrade, self.users),
+            AliasRoutes(aliases, history, name),
+            DirectoryRoutes(directory, name, without_login=config.rooms.directory_without_login),
+            SpaceRoutes(summaries, Hierarchy(self.rooms, summaries)),
             RelationRoutes(relations),
             ReceiptRoutes(receipts),
             TypingRoutes(self.typing, self.rooms),
             AccountDataRoutes(account_data),
+            PushRuleRoutes(PushRuleSettings(self.users, account_data)),
             ProfileRoutes(self.profiles, self.accounts),
             RegistrationRoutes(self.accounts, self.sessions, now),
             VersionRoutes(),
         ]
 
+    def _consume_rooms(self, name: str, wants: Callable[[Entry], bool], handle: Handle) -> Consumer:
+        """A consumer of the room shards, fed from now on and started with the server."""
+        cursors = self.store.collection(cursor_records.CURSORS)
+        consumer = Consumer(name, self.store.log, cursors, wants=wants, handle=handle)
+        self.rooms.feed(consumer.on_entries)
+        self.consumers.append(consumer)
+        return consumer
+
     async def start(self) -> None:
         await self.rooms.start()
         await self.users.start()
-        await self.redactions.start(
-            dict(zip(self.rooms.shards.room_shards(), self.rooms.tails(), strict=True))
-        )
+        tails = dict(zip(self.rooms.shards.room_shards(), self.rooms.tails(), strict=True))
+        for consumer in self.consumers:
+            await consumer.start(tails)
 
     def web_application(self) -> web.Application:
         app = web.Application(client_max_size=self.config.limits.max_body_size)
@@ -199,7 +231,8 @@ class App:
         self.wakeup.wake_all()
         for writer in (*self.rooms.writers.values(), *self.users.writers.values()):
             await writer.drain()
-        await self.redactions.close()
+        for consumer in self.consumers:
+            await consumer.close()
         await self.engine.to_device.settle()
         self.passwords.close()
         await self.store.close()

@@ -8,7 +8,7 @@ from homeserver.rooms.room import Room
 from homeserver.rooms.rooms import Rooms
 from storage.collection import Collection
 from storage.errors import AlreadyExists
-from storage.records.profiles import RoomAlias
+from storage.records.rooms import RoomAlias
 
 MAX_ALIASES_PER_ROOM = 200
 

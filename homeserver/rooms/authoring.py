@@ -5,7 +5,7 @@ its batch is committed, so what the auth rules say is said about the state the e
 (spec: server-server "Authorization rules"; client-server "Sending events to a room").
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from secrets import token_urlsafe
 
 import msgspec
@@ -59,7 +59,7 @@ class Author:
         """The id of a room that begins with `create`: its hash, or a random one before version 12."""
         if not version.room_id_is_create_hash:
             return f"!{token_urlsafe(14)}:{self.server_name}"
-        event, _ = self._build(version, None, RoomHead(), create, [])
+        event, _ = self._build(version, None, RoomHead(), create, {})
         return event.room_id
 
     def _build(
@@ -68,8 +68,12 @@ class Author:
         room_id: str | None,
         head: RoomHead,
         template: EventTemplate,
-        auth_events: Sequence[str],
+        auth_events: Mapping[str, str | None],
     ) -> tuple[Event, bytes]:
+        hashes = None
+        if not version.event_ids_are_hashes:
+            hashes = {event_id: hash for event_id, hash in auth_events.items() if hash is not None}
+            hashes.update(head.tip_hashes)
         return build_event(
             version,
             room_id=room_id,
@@ -78,12 +82,13 @@ class Author:
             state_key=template.state_key,
             content=template.content,
             prev_events=head.tips,
-            auth_events=auth_events,
+            auth_events=list(auth_events),
             depth=min(head.depth + 1, MAX_DEPTH),
             origin_server_ts=self.now() if template.ts is None else template.ts,
             redacts=template.redacts,
             server_name=self.server_name,
             key=self.key,
+            reference_hashes=hashes,
         )
 
     def draft(
@@ -97,7 +102,9 @@ class Author:
         is_create = template.type == "m.room.create" and not head.tips
         lookup = head.lookup
         keys = auth_event_keys(version, template.type, template.sender, template.state_key, template.content)
-        auth_events = [known.event_id for key in keys if (known := lookup(*key)) is not None]
+        auth_events = {
+            known.event_id: known.reference_hash for key in keys if (known := lookup(*key)) is not None
+        }
         try:
             room_id = None if is_create and version.room_id_is_create_hash else room.room_id
             event, body = self._build(version, room_id, head, template, auth_events)

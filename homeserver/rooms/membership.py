@@ -15,6 +15,8 @@ from homeserver.rooms.authoring import Author, EventTemplate, RoomProposal, chec
 from homeserver.rooms.redaction import power_levels
 from homeserver.rooms.room import Room, RoomHead
 from homeserver.rooms.rooms import Rooms
+from homeserver.users.users import FORGOTTEN, Users
+from storage.log import Entry, Kind
 
 
 class MemberProfiles(Protocol):
@@ -33,9 +35,15 @@ class Membership:
     """Changes of membership that local users ask for."""
 
     def __init__(
-        self, rooms: Rooms, author: Author, profiles: MemberProfiles, permission: InvitePermission
+        self,
+        rooms: Rooms,
+        users: Users,
+        author: Author,
+        profiles: MemberProfiles,
+        permission: InvitePermission,
     ) -> None:
         self._rooms = rooms
+        self._users = users
         self._author = author
         self._profiles = profiles
         self._permission = permission
@@ -113,6 +121,24 @@ class Membership:
         if room.membership_of(user_id) != "ban":
             raise forbidden("The user is not banned")
         await self._set(room, actor, user_id, _plain("leave", reason))
+
+    async def forget(self, room_id: str, user_id: str) -> None:
+        """Hide a room that was left from the user's lists. Raises 400 while the user is in it, 404."""
+        user = await self._users.get(user_id)
+        ref = user.memberships.get(room_id)
+        if ref is None:
+            raise not_found("You were never in this room")
+        if ref.membership not in ("leave", "ban"):
+            raise MatrixError(400, "M_UNKNOWN", "Leave the room first")
+        entry = Entry(
+            kind=Kind.NOTICE,
+            stream=user_id,
+            type=FORGOTTEN,
+            key=room_id,
+            body=str(ref.position).encode(),
+            ts=self._author.now(),
+        )
+        await self._users.append(user_id, [entry])
 
     async def refresh_profile(self, room_id: str, user_id: str) -> None:
         """Carry a changed profile into the member event of a joined room."""

@@ -4,9 +4,8 @@ from homeserver.errors import MatrixError, invalid_param
 from homeserver.protocol.identifiers import InvalidIdentifier, check_user_id
 from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.creation import Creation, NewRoom, with_additional_creators
+from homeserver.rooms.directory import Directory
 from homeserver.rooms.membership import InvitePermission, MemberProfiles, Membership
-from storage.collection import Collection
-from storage.records.profiles import PublishedRoom
 
 
 class NewRooms:
@@ -17,14 +16,14 @@ class NewRooms:
         creation: Creation,
         membership: Membership,
         aliases: Aliases,
-        published: Collection[PublishedRoom],
+        directory: Directory,
         profiles: MemberProfiles,
         permission: InvitePermission,
     ) -> None:
         self._creation = creation
         self._membership = membership
         self._aliases = aliases
-        self._published = published
+        self._directory = directory
         self._profiles = profiles
         self._permission = permission
 
@@ -48,7 +47,7 @@ class NewRooms:
         if alias is not None:
             await self._aliases.create(alias, room.room_id, creator)
         if request.visibility == "public":
-            await self._published.put(PublishedRoom(room_id=room.room_id, members=1))
+            await self._directory.publish(room.room_id, True)
         for invitee in dict.fromkeys(request.invite):
             if invitee != creator:
                 await self._membership.invite(room.room_id, creator, invitee, is_direct=request.is_direct)

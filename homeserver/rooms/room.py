@@ -9,6 +9,7 @@ spec: client-server "Events", "Types of room events"; DESIGN of state as a timel
 """
 
 from bisect import bisect_right
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import immutables
@@ -24,6 +25,7 @@ from storage.log import Entry, Kind
 StateKey = tuple[str, str]
 StateMap = immutables.Map[StateKey, RoomEvent]
 
+NO_HASHES: Mapping[str, str] = {}
 EMPTY_STATE: StateMap = immutables.Map()
 TIMELINE_KEPT = 100
 RECEIPTS_KEPT = 200
@@ -35,6 +37,8 @@ class RoomHead(NamedTuple):
     state: StateMap = EMPTY_STATE
     tips: tuple[str, ...] = ()
     depth: int = 0
+    tip_hashes: Mapping[str, str] = NO_HASHES
+    """Reference hashes of the tips, in the room versions that name them (1 and 2)."""
 
     def lookup(self, type: str, state_key: str) -> RoomEvent | None:
         """The current state event of a key; the `StateLookup` of the auth rules."""
@@ -45,7 +49,8 @@ class RoomHead(NamedTuple):
         state = self.state
         if event.state_key is not None:
             state = state.set((event.type, event.state_key), event)
-        return RoomHead(state, tips or (event.event_id,), max(self.depth, depth))
+        hashes = {event.event_id: event.reference_hash} if event.reference_hash is not None else NO_HASHES
+        return RoomHead(state, tips or (event.event_id,), max(self.depth, depth), hashes)
 
 
 class Receipt(NamedTuple):

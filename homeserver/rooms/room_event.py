@@ -12,7 +12,12 @@ put in by `render`.
 import orjson
 
 from homeserver.protocol.json_types import JsonObject
+from homeserver.protocol.room_versions import ROOM_VERSIONS
+from homeserver.protocol.signing import reference_hash
 from storage.log import Entry
+
+_CHOSEN_IDS = ROOM_VERSIONS["1"]
+"""Version 2 makes its hashes in the same way; in later versions PDUs have no `event_id`."""
 
 _MEMBERSHIP_AGE = b',"unsigned":{"membership":"join","age":'
 _NO_UNSIGNED = b"}}"
@@ -27,6 +32,7 @@ class RoomEvent:
         "front",
         "position",
         "redacts",
+        "reference_hash",
         "rel_type",
         "relates_to",
         "sender",
@@ -52,6 +58,7 @@ class RoomEvent:
         relates_to: str | None,
         rel_type: str | None,
         txn: "ClientTransaction | None",
+        reference_hash: str | None = None,
     ) -> None:
         self.position = position
         self.event_id = event_id
@@ -65,6 +72,8 @@ class RoomEvent:
         self.relates_to = relates_to
         self.rel_type = rel_type
         self.txn = txn
+        self.reference_hash = reference_hash
+        """What other events name beside the id, in the room versions where ids are no hashes."""
         self._content: JsonObject | None = None
 
     @property
@@ -198,4 +207,5 @@ def make_room_event(
         relates_to=entry.target,
         rel_type=entry.rel_type,
         txn=txn,
+        reference_hash=reference_hash(_CHOSEN_IDS, pdu) if "event_id" in pdu else None,
     )

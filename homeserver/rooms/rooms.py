@@ -161,6 +161,7 @@ class Rooms:
             state.finish(),
             meta.tips or (newest.event_id or "",),
             orjson.loads(newest.body).get("depth", 0),
+            {view.event_id: view.reference_hash for view in room.timeline[-1:] if view.reference_hash},
         )
         receipts = await log.current(shard, room_id, Kind.RECEIPT)
         for entry in await log.entries(shard, [ref.seq for ref in receipts]):

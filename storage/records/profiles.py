@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from storage.collection import CollectionSpec, Index, Record
+from storage.collection import CollectionSpec, Record
 
 
 class Profile(Record, frozen=True):
@@ -20,27 +20,6 @@ class StoredFilter(Record, frozen=True):
     body: bytes
 
 
-class RoomAlias(Record, frozen=True):
-    """A local alias of a room."""
-
-    alias: str
-    room_id: str
-    creator: str
-
-
-class PublishedRoom(Record, frozen=True):
-    """A room in the public directory. `members` orders it; refreshed as the room changes."""
-
-    room_id: str
-    listed: int = 1
-    members: int = 0
-
-
 PROFILES = CollectionSpec("profiles", Profile, ("user_id",))
 FILTERS = CollectionSpec("filters", StoredFilter, ("user_id", "filter_id"))
-ALIASES = CollectionSpec("aliases", RoomAlias, ("alias",), (Index("by_room", ("room_id",)),))
-PUBLISHED = CollectionSpec(
-    "published_rooms", PublishedRoom, ("room_id",), (Index("by_members", ("listed", "members")),)
-)
-
-SPECS = (PROFILES, FILTERS, ALIASES, PUBLISHED)
+SPECS = (PROFILES, FILTERS)

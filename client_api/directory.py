@@ -1,0 +1,109 @@
+"""Aliases and the public directory (spec: client-server "Room aliases", "Published rooms")."""
+
+from typing import Literal
+
+import msgspec
+
+from client_api.http import Auth, Call, Result, Routes, delete, get, post, put
+from homeserver.errors import forbidden
+from homeserver.rooms.aliases import Aliases
+from homeserver.rooms.directory import Directory, remote_directory
+from homeserver.rooms.history import History
+
+
+class AliasBody(msgspec.Struct):
+    room_id: str
+
+
+class VisibilityBody(msgspec.Struct):
+    visibility: Literal["public", "private"] = "public"
+
+
+class DirectoryFilter(msgspec.Struct):
+    generic_search_term: str | None = None
+    room_types: list[str | None] | None = None
+
+
+class SearchBody(msgspec.Struct):
+    filter: DirectoryFilter = msgspec.field(default_factory=DirectoryFilter)
+    limit: int | None = None
+    since: str | None = None
+    include_all_networks: bool = False
+    third_party_instance_id: str | None = None
+
+
+class AliasRoutes(Routes):
+    def __init__(self, aliases: Aliases, history: History, server_name: str) -> None:
+        self._aliases = aliases
+        self._history = history
+        self._server_name = server_name
+
+    @get("/directory/room/{alias}", auth=Auth.NONE)
+    async def resolve(self, call: Call) -> Result:
+        record = await self._aliases.resolve(call.path("alias"))
+        return {"room_id": record.room_id, "servers": [self._server_name]}
+
+    @put("/directory/room/{alias}")
+    async def create(self, call: Call) -> Result:
+        await self._aliases.create(call.path("alias"), call.json(AliasBody).room_id, call.user_id)
+        return {}
+
+    @delete("/directory/room/{alias}")
+    async def remove(self, call: Call) -> Result:
+        await self._aliases.delete(call.path("alias"), call.user_id, as_admin=call.session.account.is_admin)
+        return {}
+
+    @get("/rooms/{room_id}/aliases")
+    async def of_room(self, call: Call) -> Result:
+        room = (await self._history.access(call.path("room_id"), call.user_id)).room
+        if call.user_id not in room.joined and room.history_visibility != "world_readable":
+            raise forbidden("You are not in this room")
+        return {"aliases": await self._aliases.of_room(room.room_id)}
+
+
+class DirectoryRoutes(Routes):
+    def __init__(self, directory: Directory, server_name: str, *, without_login: bool) -> None:
+        self._directory = directory
+        self._server_name = server_name
+        self._without_login = without_login
+
+    @get("/directory/list/room/{room_id}", auth=Auth.NONE)
+    async def visibility(self, call: Call) -> Result:
+        published = await self._directory.is_published(call.path("room_id"))
+        return {"visibility": "public" if published else "private"}
+
+    @put("/directory/list/room/{room_id}")
+    async def set_visibility(self, call: Call) -> Result:
+        await self._directory.set_published(
+            call.path("room_id"),
+            call.user_id,
+            call.json(VisibilityBody).visibility == "public",
+            is_admin=call.session.account.is_admin,
+        )
+        return {}
+
+    @get("/publicRooms", auth=Auth.OPTIONAL)
+    async def public_rooms(self, call: Call) -> Result:
+        self._check(call)
+        limit = call.int_query("limit", 100, least=0, most=500)
+        return await self._directory.page(
+            search=None, room_types=None, limit=limit or None, since=call.query("since")
+        )
+
+    @post("/publicRooms", auth=Auth.GUEST)
+    async def search(self, call: Call) -> Result:
+        self._check(call)
+        body = call.json(SearchBody)
+        return await self._directory.page(
+            search=body.filter.generic_search_term,
+            room_types=body.filter.room_types,
+            limit=body.limit,
+            since=body.since,
+        )
+
+    def _check(self, call: Call) -> None:
+        if call.optional_session is None and not self._without_login:
+            raise forbidden("Log in to see the room directory")
+        server = call.query("server")
+        if server is not None and server != self._server_name:
+            raise remote_directory(server)

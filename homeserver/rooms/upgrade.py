@@ -1,0 +1,161 @@
+"""Replacing a room by one of another version (spec: client-server "Room Upgrades")."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from homeserver.consumers.successors import Successors
+from homeserver.errors import MatrixError, forbidden
+from homeserver.protocol.json_types import JsonObject
+from homeserver.protocol.power_levels import CREATOR_LEVEL
+from homeserver.protocol.room_versions import RoomVersion
+from homeserver.rooms.aliases import Aliases
+from homeserver.rooms.authoring import Author, EventTemplate, RoomProposal
+from homeserver.rooms.creation import Creation
+from homeserver.rooms.directory import Directory
+from homeserver.rooms.membership import MemberProfiles
+from homeserver.rooms.redaction import power_levels
+from homeserver.rooms.room import Room, RoomHead
+from homeserver.rooms.rooms import Rooms
+
+TRANSFERRED = (
+    "m.room.server_acl",
+    "m.room.encryption",
+    "m.room.name",
+    "m.room.avatar",
+    "m.room.topic",
+    "m.room.guest_access",
+    "m.room.history_visibility",
+    "m.room.join_rules",
+)
+
+
+class Upgrade:
+    """Upgrades rooms in the name of local users."""
+
+    def __init__(
+        self,
+        rooms: Rooms,
+        author: Author,
+        creation: Creation,
+        aliases: Aliases,
+        directory: Directory,
+        profiles: MemberProfiles,
+        successors: Successors,
+    ) -> None:
+        self._rooms = rooms
+        self._author = author
+        self._creation = creation
+        self._aliases = aliases
+        self._directory = directory
+        self._profiles = profiles
+        self._successors = successors
+
+    async def upgrade(
+        self, room_id: str, user_id: str, new_version: str, additional_creators: Sequence[str]
+    ) -> str:
+        """The replacement's id. Raises 400 M_UNSUPPORTED_ROOM_VERSION, 403 without the power."""
+        version = self._creation.version_of(new_version)
+        old = await self._rooms.get(room_id)
+        if old is None or user_id not in old.joined:
+            raise forbidden("You are not in this room")
+        levels = power_levels(old.version, old.head.lookup)
+        if levels.user_level(user_id) < levels.event_level("m.room.tombstone", is_state=True):
+            raise forbidden("You may not upgrade this room")
+        if additional_creators and not version.privileged_creators:
+            raise MatrixError(400, "M_BAD_JSON", "This room version has no additional creators")
+        member = {"membership": "join", **await self._profiles.member_profile(user_id)}
+        creation_content = _creation_content(old, additional_creators)
+        new = await self._creation.create_with(
+            version,
+            user_id,
+            creation_content,
+            self._first_events(old, version, user_id, member, creation_content),
+        )
+        await self._close_old(old, new.room_id, user_id)
+        await self._aliases.move(old.room_id, new.room_id)
+        if await self._directory.is_published(old.room_id):
+            await self._directory.publish(new.room_id, True, is_admin=True)
+            await self._directory.publish(old.room_id, False)
+        await self._successors.carry_over(user_id, old.room_id, new.room_id)
+        return new.room_id
+
+    def _first_events(
+        self, old: Room, version: RoomVersion, user_id: str, member: JsonObject, creation: JsonObject
+    ) -> list[EventTemplate]:
+        state = old.head.state
+
+        def copied(type: str, state_key: str = "") -> EventTemplate:
+            return EventTemplate(type, user_id, state[type, state_key].content, state_key=state_key)
+
+        new_levels = _new_power_levels(old, version, user_id, creation)
+        # Whatever the copied levels say, the upgrader has to be able to write the rest of the state.
+        working = {**new_levels, "users": {**new_levels.get("users", {})}}
+        if not version.privileged_creators:
+            working["users"][user_id] = max(100, int(working["users"].get(user_id, 0)))
+        events = [
+            EventTemplate("m.room.member", user_id, member, state_key=user_id),
+            EventTemplate("m.room.power_levels", user_id, working, state_key=""),
+        ]
+        events += [copied(type) for type in TRANSFERRED if (type, "") in state]
+        events += [
+            copied(type, key)
+            for type, key in state
+            if (type == "m.space.child" and state[type, key].content.get("via"))
+            or (type == "m.room.member" and state[type, key].membership == "ban")
+        ]
+        if ("m.room.canonical_alias", "") in state:
+            events.append(copied("m.room.canonical_alias"))
+        if working != new_levels:
+            events.append(EventTemplate("m.room.power_levels", user_id, new_levels, state_key=""))
+        return events
+
+    async def _close_old(self, old: Room, new_room_id: str, user_id: str) -> None:
+        tombstone = {"body": "This room has been replaced", "replacement_room": new_room_id}
+
+        def decide(head: RoomHead) -> list[EventTemplate]:
+            events = [EventTemplate("m.room.tombstone", user_id, tombstone, state_key="")]
+            if ("m.room.canonical_alias", "") in head.state:
+                events.append(EventTemplate("m.room.canonical_alias", user_id, {}, state_key=""))
+            levels = power_levels(old.version, head.lookup)
+            current = head.state.get(("m.room.power_levels", ""))
+            needed = levels.event_level("m.room.power_levels", is_state=True)
+            if current is not None and levels.user_level(user_id) >= max(50, needed):
+                content = dict(current.content)
+                floor = max(50, int(content.get("users_default", 0)) + 1)
+                content["events_default"] = max(floor, int(content.get("events_default", 0)))
+                content["invite"] = max(floor, int(content.get("invite", 0)))
+                events.append(EventTemplate("m.room.power_levels", user_id, content, state_key=""))
+            return events
+
+        await self._rooms.submit(old, RoomProposal(self._author, old, decide))
+
+
+def _creation_content(old: Room, additional_creators: Sequence[str]) -> JsonObject:
+    content: JsonObject = {"predecessor": {"room_id": old.room_id, "event_id": old.head.tips[0]}}
+    create = old.state_content("m.room.create")
+    for kept in ("type", "m.federate"):
+        if kept in create:
+            content[kept] = create[kept]
+    if additional_creators:
+        content["additional_creators"] = list(additional_creators)
+    return content
+
+
+def _new_power_levels(old: Room, version: RoomVersion, user_id: str, creation: JsonObject) -> JsonObject:
+    """The old levels; creators that stand above all levels are not among the users any more."""
+    levels: JsonObject = msgspec.convert(old.state_content("m.room.power_levels"), dict)
+    users = levels.get("users")
+    users = dict(users) if isinstance(users, dict) else {}
+    if version.privileged_creators:
+        for creator in (user_id, *creation.get("additional_creators", [])):
+            users.pop(creator, None)
+        events = levels.get("events")
+        raised = dict(events) if isinstance(events, dict) else {}
+        raised["m.room.tombstone"] = max(150, int(raised.get("m.room.tombstone", 0)))
+        levels["events"] = raised
+    elif old.version.privileged_creators:
+        mine = power_levels(old.version, old.head.lookup).user_level(user_id)
+        users[user_id] = 100 if mine >= CREATOR_LEVEL else mine
+    levels["users"] = users
+    return levels

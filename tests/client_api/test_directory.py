@@ -1,0 +1,138 @@
+"""Aliases, the public directory, summaries, spaces, upgrades (spec: the client-server modules)."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+from tests.client_api.conftest import Client
+
+
+async def until(client: Client, there: Callable[[Any], bool]) -> Any:
+    """The directory once it says so: it follows rooms a moment behind."""
+    async with asyncio.timeout(5):
+        while not there((body := await client.get("/publicRooms"))["chunk"]):
+            await asyncio.sleep(0.01)
+    return body
+
+
+async def test_alias_resolves_joins_and_is_deleted(alice: Client, bob: Client) -> None:
+    room_id = await alice.create_room(preset="public_chat", room_alias_name="home")
+    alias = quote("#home:localhost")
+    assert (await bob.get(f"/directory/room/{alias}"))["room_id"] == room_id
+    assert (await bob.post(f"/join/{alias}"))["room_id"] == room_id
+    assert (await bob.get(f"/rooms/{room_id}/aliases"))["aliases"] == ["#home:localhost"]
+    await bob.call("DELETE", f"/directory/room/{alias}", expect=403)
+    await alice.delete(f"/directory/room/{alias}")
+    await bob.call("GET", f"/directory/room/{alias}", expect=404)
+
+
+async def test_alias_is_taken_once(alice: Client) -> None:
+    room_id = await alice.create_room(room_alias_name="home")
+    alias = quote("#home:localhost")
+    await alice.call("PUT", f"/directory/room/{alias}", {"room_id": room_id}, expect=409)
+    reply = await alice.call("POST", "/createRoom", {"room_alias_name": "home"}, expect=400)
+    assert reply.errcode == "M_ROOM_IN_USE"
+
+
+async def test_canonical_alias_must_point_to_the_room(alice: Client) -> None:
+    await alice.create_room(room_alias_name="elsewhere")
+    room_id = await alice.create_room()
+    reply = await alice.call(
+        "PUT",
+        f"/rooms/{room_id}/state/m.room.canonical_alias",
+        {"alias": "#elsewhere:localhost"},
+        expect=400,
+    )
+    assert reply.errcode == "M_BAD_ALIAS"
+
+
+async def test_directory_lists_searches_and_pages(alice: Client, bob: Client) -> None:
+    ids = [
+        await alice.create_room(visibility="public", name=f"Room {n}", topic="cheese" if n == 1 else "wine")
+        for n in range(3)
+    ]
+    await alice.create_room(name="hidden")
+    await bob.join(ids[2])
+    body = await until(bob, lambda rooms: rooms[0]["num_joined_members"] == 2)
+    assert {room["room_id"] for room in body["chunk"]} == set(ids)
+    assert body["chunk"][0]["room_id"] == ids[2]
+    assert body["chunk"][0]["num_joined_members"] == 2
+    found = await bob.post("/publicRooms", {"filter": {"generic_search_term": "CHEESE"}})
+    assert [room["room_id"] for room in found["chunk"]] == [ids[1]]
+    first = await bob.get("/publicRooms", query={"limit": 2})
+    second = await bob.get("/publicRooms", query={"limit": 2, "since": first["next_batch"]})
+    assert {room["room_id"] for room in first["chunk"] + second["chunk"]} == set(ids)
+    assert "next_batch" not in second
+
+
+async def test_directory_follows_the_room(alice: Client) -> None:
+    room_id = await alice.create_room(visibility="public", name="old")
+    await alice.set_state(room_id, "m.room.name", {"name": "new"})
+    await until(alice, lambda rooms: rooms[0]["name"] == "new")
+    await alice.put(f"/directory/list/room/{room_id}", {"visibility": "private"})
+    assert (await alice.get(f"/directory/list/room/{room_id}"))["visibility"] == "private"
+    assert (await alice.get("/publicRooms"))["chunk"] == []
+
+
+async def test_member_without_power_does_not_publish(alice: Client, bob: Client) -> None:
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    await bob.call("PUT", f"/directory/list/room/{room_id}", {"visibility": "public"}, expect=403)
+
+
+async def test_summary_is_for_those_who_may_join(alice: Client, bob: Client) -> None:
+    open_room = await alice.create_room(preset="public_chat", name="open")
+    closed = await alice.create_room(name="closed")
+    summary = await bob.get(f"/_matrix/client/v1/room_summary/{open_room}")
+    assert (summary["name"], summary["num_joined_members"]) == ("open", 1)
+    await bob.call("GET", f"/_matrix/client/v1/room_summary/{closed}", expect=404)
+    mine = await alice.get(f"/_matrix/client/v1/room_summary/{closed}")
+    assert mine["membership"] == "join"
+
+
+async def test_space_tree_is_walked_in_order_and_paged(alice: Client, bob: Client) -> None:
+    space = {"type": "m.space"}
+    root = await alice.create_room(preset="public_chat", name="root", creation_content=space)
+    sub = await alice.create_room(preset="public_chat", name="sub", creation_content=space)
+    leaf = await alice.create_room(preset="public_chat", name="leaf")
+    hidden = await alice.create_room(name="hidden")
+    other = await alice.create_room(preset="public_chat", name="other")
+    for parent, child, order in ((root, other, "b"), (root, sub, "a"), (root, hidden, "c"), (sub, leaf, "a")):
+        await alice.set_state(parent, "m.space.child", {"via": ["localhost"], "order": order}, child)
+    await alice.set_state(leaf, "m.space.child", {"via": ["localhost"]}, root)
+    path = f"/_matrix/client/v1/rooms/{root}/hierarchy"
+    body = await bob.get(path)
+    assert [room["room_id"] for room in body["rooms"]] == [root, sub, leaf, other]
+    assert [child["state_key"] for child in body["rooms"][0]["children_state"]] == [sub, other, hidden]
+    shallow = await bob.get(path, query={"max_depth": 1})
+    assert [room["room_id"] for room in shallow["rooms"]] == [root, sub, other]
+    first = await bob.get(path, query={"limit": 3})
+    second = await bob.get(path, query={"limit": 3, "from": first["next_batch"]})
+    assert [room["room_id"] for room in first["rooms"] + second["rooms"]] == [root, sub, leaf, other]
+    token = first["next_batch"]
+    await bob.call("GET", f"{path}?from={token}&suggested_only=true", expect=400)
+
+
+async def test_upgrade_moves_state_alias_and_tags(alice: Client, bob: Client) -> None:
+    old = await alice.create_room(
+        preset="public_chat", name="name", topic="topic", room_alias_name="home", room_version="10"
+    )
+    await bob.join(old)
+    await alice.put(f"/user/{alice.user_id}/rooms/{old}/tags/m.favourite", {})
+    new = (await alice.post(f"/rooms/{old}/upgrade", {"new_version": "12"}))["replacement_room"]
+    tombstone = await bob.get(f"/rooms/{old}/state/m.room.tombstone")
+    assert tombstone["replacement_room"] == new
+    await bob.join(new)
+    create = await bob.get(f"/rooms/{new}/state/m.room.create")
+    assert create["predecessor"]["room_id"] == old
+    assert (await bob.get(f"/rooms/{new}/state/m.room.name"))["name"] == "name"
+    assert (await bob.get(f"/directory/room/{quote('#home:localhost')}"))["room_id"] == new
+    assert (await alice.get(f"/user/{alice.user_id}/rooms/{new}/tags"))["tags"] == {"m.favourite": {}}
+    await bob.call("PUT", f"/rooms/{old}/send/m.room.message/1", {"body": "late"}, expect=403)
+
+
+async def test_upgrade_needs_the_power_to_send_a_tombstone(alice: Client, bob: Client) -> None:
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    await bob.call("POST", f"/rooms/{room_id}/upgrade", {"new_version": "12"}, expect=403)
