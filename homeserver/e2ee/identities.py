@@ -1,0 +1,295 @@
+"""Identity keys: what every user publishes of devices and cross-signing keys.
+
+They lie in the log of the user who made them, each under a key of its own, so that publishing a key
+and saying that it changed are one act. The consumer of `device_announcements` follows these entries
+and passes the word on to those who share rooms with the user; after a crash it goes on where it was.
+
+    type            key             body
+    device          device id       device keys with all signatures that others may see; empty: gone
+    device_name     device id       {"display_name": …}; empty: none
+    cross_signing   ""              {"master": …, "self_signing": …, "user_signing": …}
+    signature       another user    {"key_id": their master key, "signatures": {own key: signature}}
+
+The users asked for lately are in memory in the form in which they are shown, so that /keys/query
+joins bytes.
+
+spec: client-server "Device keys", "Cross-signing"
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import NamedTuple
+from weakref import WeakValueDictionary
+
+import orjson
+
+from homeserver.clock import Clock
+from homeserver.e2ee.key_objects import MASTER, CrossSigningKey
+from homeserver.protocol.json_types import JsonObject
+from homeserver.shard_writer import Appended, Drafts
+from homeserver.users.users import Users
+from storage.log import Entry, Kind, Log, ShardMap
+
+DEVICE = "device"
+DEVICE_NAME = "device_name"
+CROSS_SIGNING = "cross_signing"
+SIGNATURE = "signature"
+
+LOAD_ATTEMPTS = 20
+ENTRIES_AT_ONCE = 500
+IDENTITY_SIZE = 3_000
+"""Bytes of memory for an identity besides its devices, roughly."""
+
+
+class Draft(NamedTuple):
+    """An entry to be: its type, key and content; None deletes."""
+
+    type: str
+    key: str
+    content: JsonObject | None
+
+
+class Identity:
+    """What one user has published, as the log has it."""
+
+    def __init__(self, user_id: str) -> None:
+        self.user_id = user_id
+        self.last_seq = 0
+        self.devices: dict[str, bytes] = {}
+        """Device id → the JSON of its keys."""
+        self.names: dict[str, str] = {}
+        """Device id → display name."""
+        self.keys: dict[str, CrossSigningKey] = {}
+        """Cross-signing keys by usage."""
+        self.signed: dict[str, JsonObject] = {}
+        """Another user → this user's signatures on that one's master key."""
+        self._shown_devices: bytes | None = None
+        self._shown_keys: dict[str, bytes] = {}
+
+    def copy(self) -> "Identity":
+        copy = Identity(self.user_id)
+        copy.last_seq = self.last_seq
+        copy.devices = dict(self.devices)
+        copy.names = dict(self.names)
+        copy.keys = self.keys
+        copy.signed = dict(self.signed)
+        return copy
+
+    def apply(self, entry: Entry) -> None:
+        """Take one entry of the user's log; seen ones are passed over."""
+        if entry.seq <= self.last_seq:
+            return
+        self.last_seq = entry.seq
+        type, key = entry.type or "", entry.key or ""
+        content = orjson.loads(entry.body) if entry.body and type != DEVICE else {}
+        if type == DEVICE:
+            self._shown_devices = None
+            if entry.body:
+                self.devices[key] = entry.body
+            else:
+                self.devices.pop(key, None)
+        elif type == DEVICE_NAME:
+            self._shown_devices = None
+            if content:
+                self.names[key] = content["display_name"]
+            else:
+                self.names.pop(key, None)
+        elif type == CROSS_SIGNING:
+            self._shown_keys = {}
+            self.keys = {
+                usage: CrossSigningKey(json, next(iter(json["keys"].values())))
+                for usage, json in content.items()
+            }
+        elif type == SIGNATURE:
+            self.signed[key] = content
+
+    def size(self) -> int:
+        """Bytes of memory, roughly; devices are there as stored and as shown."""
+        return IDENTITY_SIZE + 2 * sum(map(len, self.devices.values())) + 500 * len(self.signed)
+
+    def device(self, device_id: str) -> JsonObject | None:
+        """A device's keys, parsed anew; None when it has none."""
+        body = self.devices.get(device_id)
+        return orjson.loads(body) if body is not None else None
+
+    # As others see it
+
+    def shown_device(self, device_id: str) -> bytes | None:
+        """The JSON of a device's keys with its display name; None for a device that has none."""
+        body = self.devices.get(device_id)
+        if body is None:
+            return None
+        name = self.names.get(device_id)
+        unsigned = b"{}" if name is None else b'{"device_display_name":' + orjson.dumps(name) + b"}"
+        return body[:-1] + b',"unsigned":' + unsigned + b"}"
+
+    def shown_devices(self, wanted: Sequence[str] = ()) -> bytes:
+        """The JSON object of all devices, or of those wanted that there are."""
+        if wanted:
+            return json_object((id, self.shown_device(id)) for id in dict.fromkeys(wanted))
+        if self._shown_devices is None:
+            self._shown_devices = json_object((id, self.shown_device(id)) for id in self.devices)
+        return self._shown_devices
+
+    def shown_key(self, usage: str) -> bytes | None:
+        """The JSON of a cross-signing key, None when there is none."""
+        found = self._shown_keys.get(usage)
+        if found is None and usage in self.keys:
+            found = self._shown_keys[usage] = orjson.dumps(self.keys[usage].json)
+        return found
+
+    def shown_master(self, viewer: "Identity | None") -> bytes | None:
+        """The master key, with the viewer's own signature on it: nobody else is shown that one."""
+        key = self.keys.get(MASTER)
+        signed = viewer.signed.get(self.user_id) if viewer is not None else None
+        if key is None or viewer is None or signed is None or signed["key_id"] != key.key_id:
+            return self.shown_key(MASTER)
+        signatures = {**key.json.get("signatures", {}), viewer.user_id: signed["signatures"]}
+        return orjson.dumps({**key.json, "signatures": signatures})
+
+
+def json_object(members: Iterable[tuple[str, bytes | None]]) -> bytes:
+    """A JSON object of members that are JSON already; None leaves one out."""
+    shown = (orjson.dumps(name) + b":" + value for name, value in members if value is not None)
+    return b"{" + b",".join(shown) + b"}"
+
+
+Change = Callable[[Identity], Sequence[Draft]]
+"""What to publish, given what is published when it is committed. May raise MatrixError."""
+
+
+class Identities:
+    """The identities asked for lately, kept up by the log, within a budget of bytes."""
+
+    def __init__(self, users: Users, log: Log, shards: ShardMap, now: Clock, *, budget: int) -> None:
+        self._users = users
+        self._log = log
+        self._shards = shards
+        self._now = now
+        self._budget = budget
+        self._size = 0
+        self._kept: OrderedDict[str, tuple[Identity, int]] = OrderedDict()
+        """User → identity and what size it was reckoned to have, least recently used first."""
+        self._alive: WeakValueDictionary[str, Identity] = WeakValueDictionary()
+        """One object per user: a proposal under way holds the very one that follows the log."""
+        self._loading: dict[str, asyncio.Task[Identity]] = {}
+        self._changed_while_loading: set[str] = set()
+        self.on_published: Callable[[str], Awaitable[None]] | None = None
+        """Called with the user id before `change` returns, to pass on the word of it."""
+        users.follow(self._on_entry)
+
+    async def get(self, user_id: str) -> Identity:
+        """What a user has published; an empty identity for one who has published nothing."""
+        kept = self._kept.get(user_id)
+        if kept is not None:
+            self._kept.move_to_end(user_id)
+            return kept[0]
+        identity = self._alive.get(user_id)
+        if identity is not None:
+            self._keep(identity)
+            return identity
+        task = self._loading.get(user_id)
+        if task is None:
+            task = asyncio.create_task(self._load(user_id), name="load-identity")
+            self._loading[user_id] = task
+            task.add_done_callback(lambda _: self._loading.pop(user_id, None))
+        return await asyncio.shield(task)
+
+    async def change(self, user_id: str, change: Change) -> bool:
+        """Publish what `change` says of the identity; False when that is nothing.
+
+        Raises what `change` raises, and 503 when the log cannot take it.
+        """
+        identity = await self.get(user_id)
+        published = await self._users.submit(user_id, _Publish(identity, change, self._now()))
+        if self.on_published is not None:
+            # Also when there was nothing new: an earlier attempt may have died before it told anyone.
+            await self.on_published(user_id)
+        return published
+
+    # Memory
+
+    def _on_entry(self, entry: Entry) -> None:
+        if entry.kind is not Kind.DEVICE_LIST:
+            return
+        user_id = entry.stream
+        if user_id in self._loading:
+            self._changed_while_loading.add(user_id)
+        identity = self._alive.get(user_id)
+        if identity is not None:
+            identity.apply(entry)
+            if user_id in self._kept:
+                self._keep(identity)
+
+    def _keep(self, identity: Identity) -> None:
+        before = self._kept.pop(identity.user_id, None)
+        size = identity.size()
+        self._size += size - (before[1] if before is not None else 0)
+        self._kept[identity.user_id] = (identity, size)
+        while self._size > self._budget and len(self._kept) > 1:
+            _, (_, size) = self._kept.popitem(last=False)
+            self._size -= size
+
+    async def _load(self, user_id: str) -> Identity:
+        for _ in range(LOAD_ATTEMPTS):
+            self._changed_while_loading.discard(user_id)
+            identity = await self._read(user_id)
+            if user_id not in self._changed_while_loading:
+                break
+        self._changed_while_loading.discard(user_id)
+        self._alive[user_id] = identity
+        self._keep(identity)
+        return identity
+
+    async def _read(self, user_id: str) -> Identity:
+        shard = self._shards.of_user(user_id)
+        identity = Identity(user_id)
+        refs = await self._log.current(shard, user_id, Kind.DEVICE_LIST)
+        seqs = sorted(ref.seq for ref in refs)
+        for i in range(0, len(seqs), ENTRIES_AT_ONCE):
+            for entry in await self._log.entries(shard, seqs[i : i + ENTRIES_AT_ONCE]):
+                identity.apply(entry)
+        return identity
+
+
+class _Publish:
+    """The proposal behind `Identities.change`: made on the identity as it is when it is committed."""
+
+    def __init__(self, identity: Identity, change: Change, now: int) -> None:
+        self._identity = identity
+        self._change = change
+        self._now = now
+        self._published = False
+
+    def build(self, drafts: Drafts, next_seq: int) -> list[Appended]:
+        user_id = self._identity.user_id
+        name = f"identity\0{user_id}"
+        identity: Identity = drafts.get(name, self._identity)
+        changes = self._change(identity)
+        self._published = bool(changes)
+        if not changes:
+            return []
+        entries = [
+            Entry(
+                kind=Kind.DEVICE_LIST,
+                stream=user_id,
+                type=draft.type,
+                key=draft.key,
+                body=orjson.dumps(draft.content) if draft.content is not None else b"",
+                ts=self._now,
+                seq=next_seq + i,
+            )
+            for i, draft in enumerate(changes)
+        ]
+        drafted = identity.copy()
+        for entry in entries:
+            drafted.apply(entry)
+        drafts[name] = drafted
+        return [Appended(entry) for entry in entries]
+
+    def result(self) -> bool:
+        return self._published
+
+    def duplicate(self, existing: Entry) -> bool:
+        return False

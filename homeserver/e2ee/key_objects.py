@@ -1,0 +1,200 @@
+"""Keys as clients upload them: what they must look like, and whose signatures they carry.
+
+Functions of values. What passes here is shown to other users and sent to other servers, so it is held
+to canonical JSON and to sizes that cannot choke anybody.
+
+spec: client-server "Key algorithms", "Device keys", "Cross-signing"
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import orjson
+
+from homeserver.errors import MatrixError, invalid_param, too_large
+from homeserver.protocol.canonical_json import InvalidJson, check_value
+from homeserver.protocol.json_types import JsonObject
+from homeserver.protocol.signing import InvalidSignature, decode_base64, verify_json_signature
+
+MAX_OBJECT_BYTES = 16 * 1024
+"""Of a device's or a cross-signing key's JSON; a usual one has about 1,000."""
+MAX_DEPTH = 10
+MAX_NAME_BYTES = 255
+MAX_ALGORITHMS = 50
+
+MAX_ONE_TIME_KEYS = 250
+"""In one upload, and unclaimed of one device; clients keep 50."""
+MAX_ONE_TIME_KEY_BYTES = 4 * 1024
+MAX_FALLBACK_KEYS = 10
+
+PUBLIC_KEY_BYTES = 32
+
+MASTER, SELF_SIGNING, USER_SIGNING = "master", "self_signing", "user_signing"
+USAGES = (MASTER, SELF_SIGNING, USER_SIGNING)
+
+
+class NamedKey(NamedTuple):
+    """A one-time or fallback key; `json` is the key object (or string) as JSON."""
+
+    algorithm: str
+    key_id: str
+    json: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.algorithm}:{self.key_id}"
+
+
+class CrossSigningKey(NamedTuple):
+    """A cross-signing key's JSON with its one public key, and the id under which it signs."""
+
+    json: JsonObject
+    public_key: str
+
+    @property
+    def key_id(self) -> str:
+        return f"ed25519:{self.public_key}"
+
+
+def check_device_keys(keys: JsonObject, user_id: str, device_id: str) -> JsonObject:
+    """The identity keys of this very device, without `unsigned` and without foreign signatures.
+
+    Raises 400 for a wrong shape or owner, and M_INVALID_SIGNATURE unless the device's own Ed25519
+    key, where there is one, has signed them.
+    """
+    _check_canonical(keys, "device_keys")
+    if keys.get("user_id") != user_id:
+        raise invalid_param("device_keys: user_id is not yours")
+    if keys.get("device_id") != device_id:
+        raise invalid_param("device_keys: device_id is not that of this session")
+    _check_strings(keys.get("algorithms"), "device_keys: algorithms")
+    public_keys = keys.get("keys")
+    if not isinstance(public_keys, dict) or not public_keys:
+        raise invalid_param("device_keys: keys must be an object that is not empty")
+    for name, public_key in public_keys.items():
+        algorithm, colon, owner = name.partition(":")
+        if not algorithm or not colon or owner != device_id or not isinstance(public_key, str):
+            raise invalid_param("device_keys: keys must be strings named algorithm:device_id")
+        if algorithm in ("ed25519", "curve25519"):
+            _check_public_key(public_key, f"device_keys: {algorithm}")
+    signer = f"ed25519:{device_id}"
+    signatures = signatures_by(keys, user_id)
+    signing_key = public_keys.get(signer)
+    if signing_key is not None:
+        verify(keys, user_id, signer, signing_key)
+    own = {signer: signatures[signer]} if signer in signatures else {}
+    return {**body_of(keys), "signatures": {user_id: own}}
+
+
+def check_cross_signing_key(key: JsonObject, usage: str, user_id: str) -> CrossSigningKey:
+    """A user's key for this usage. Signatures are only checked for their shape. Raises 400."""
+    what = f"{usage}_key"
+    _check_canonical(key, what)
+    if key.get("user_id") != user_id:
+        raise invalid_param(f"{what}: user_id is not yours")
+    usages = key.get("usage")
+    if not isinstance(usages, list) or usage not in usages:
+        raise invalid_param(f"{what}: usage does not say {usage}")
+    _check_strings(usages, f"{what}: usage")
+    public_keys = key.get("keys")
+    if not isinstance(public_keys, dict) or len(public_keys) != 1:
+        raise invalid_param(f"{what}: there must be exactly one key")
+    ((name, public_key),) = public_keys.items()
+    if not isinstance(public_key, str) or name != f"ed25519:{public_key}":
+        raise invalid_param(f"{what}: the key must be named ed25519: and itself")
+    _check_public_key(public_key, what)
+    signatures_by(key, user_id)
+    return CrossSigningKey(key, public_key)
+
+
+def check_named_keys(keys: Mapping[str, Any], what: str, *, most: int) -> list[NamedKey]:
+    """One-time or fallback keys by `algorithm:key_id`. Raises 400."""
+    if len(keys) > most:
+        raise too_many(f"{what}: at most {most} keys at once")
+    try:
+        check_value(dict(keys), max_depth=MAX_DEPTH)
+    except InvalidJson as error:
+        raise invalid_param(f"{what}: {error}") from None
+    return [_named_key(name, key, what) for name, key in keys.items()]
+
+
+def _named_key(name: str, key: object, what: str) -> NamedKey:
+    algorithm, _, key_id = name.partition(":")
+    if not algorithm or not key_id or len(name.encode()) > MAX_NAME_BYTES:
+        raise invalid_param(f"{what}: {name[:MAX_NAME_BYTES]!r} is not algorithm:key_id")
+    if algorithm.startswith("signed_"):
+        if not isinstance(key, dict) or not isinstance(key.get("key"), str):
+            raise invalid_param(f"{what}: {name} must be an object with a key")
+        if not isinstance(key.get("signatures"), dict):
+            raise invalid_param(f"{what}: {name} must be signed")
+    elif not isinstance(key, (str, dict)):
+        raise invalid_param(f"{what}: {name} must be a string or an object")
+    json = orjson.dumps(key, option=orjson.OPT_SORT_KEYS)
+    if len(json) > MAX_ONE_TIME_KEY_BYTES:
+        raise too_large(f"{what}: {name} has more than {MAX_ONE_TIME_KEY_BYTES} bytes")
+    return NamedKey(algorithm, key_id, json.decode())
+
+
+def body_of(key: JsonObject) -> JsonObject:
+    """What signatures are taken over: all but `signatures` and `unsigned`."""
+    return {name: value for name, value in key.items() if name not in ("signatures", "unsigned")}
+
+
+def signatures_by(key: JsonObject, user_id: str) -> dict[str, str]:
+    """A user's signatures on an object, by the id of the key that made them. Raises 400 for another shape."""
+    signatures = key.get("signatures", {})
+    if not isinstance(signatures, dict):
+        raise invalid_param("signatures must be an object")
+    own = signatures.get(user_id, {})
+    if not isinstance(own, dict) or not all(isinstance(signature, str) for signature in own.values()):
+        raise invalid_param("signatures must be strings by user and key")
+    return own
+
+
+def with_signatures(key: JsonObject, user_id: str, signatures: Mapping[str, str]) -> JsonObject:
+    """The object with these signatures of a user added to those it has."""
+    present = key.get("signatures", {})
+    return {**key, "signatures": {**present, user_id: {**present.get(user_id, {}), **signatures}}}
+
+
+def verify(key: JsonObject, user_id: str, signer: str, public_key: str) -> None:
+    """Raises 400 M_INVALID_SIGNATURE unless the user's key `signer` signed the object."""
+    try:
+        verify_json_signature(key, user_id, signer, public_key)
+    except InvalidSignature as error:
+        raise invalid_signature(str(error)) from None
+
+
+def invalid_signature(error: str) -> MatrixError:
+    return MatrixError(400, "M_INVALID_SIGNATURE", error)
+
+
+def too_many(error: str) -> MatrixError:
+    return MatrixError(400, "M_TOO_LARGE", error)
+
+
+def _check_canonical(key: JsonObject, what: str) -> None:
+    try:
+        check_value(key, max_depth=MAX_DEPTH)
+    except InvalidJson as error:
+        raise invalid_param(f"{what}: {error}") from None
+    if len(orjson.dumps(key)) > MAX_OBJECT_BYTES:
+        raise too_large(f"{what}: more than {MAX_OBJECT_BYTES} bytes")
+
+
+def _check_strings(value: object, what: str) -> None:
+    if not isinstance(value, list) or len(value) > MAX_ALGORITHMS or not _all_strings(value):
+        raise invalid_param(f"{what} must be a list of at most {MAX_ALGORITHMS} strings")
+
+
+def _all_strings(values: Iterable[object]) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+def _check_public_key(public_key: str, what: str) -> None:
+    try:
+        size = len(decode_base64(public_key))
+    except ValueError:
+        size = 0
+    if size != PUBLIC_KEY_BYTES:
+        raise invalid_param(f"{what}: not the Base64 of {PUBLIC_KEY_BYTES} bytes")

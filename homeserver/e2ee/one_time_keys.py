@@ -1,0 +1,262 @@
+"""One-time and fallback keys: uploaded by devices, handed out to whoever opens a channel to them.
+
+A one-time key leaves the store in the act that hands it out, so nobody gets it twice. A client that
+has not heard the answer to an upload repeats it; what was claimed in between must not come back, so
+the newest uploads of a device are remembered beyond the keys themselves.
+
+How many keys a device has left is told in each of its syncs, from memory. Claims made here and
+uploads made anywhere (they are noted in the user's log) drop what is remembered; claims made by
+another replica are noticed within a minute.
+
+spec: client-server "One-time and fallback keys", POST /keys/upload, POST /keys/claim
+"""
+
+import asyncio
+from base64 import b64encode
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from hashlib import blake2b
+from typing import NamedTuple
+
+import msgspec
+import structlog
+
+from homeserver.clock import Clock
+from homeserver.e2ee.key_objects import MAX_ONE_TIME_KEYS, NamedKey, too_many
+from homeserver.errors import MatrixError
+from homeserver.sync.engine import KeyCounts
+from homeserver.users.users import Users
+from storage.collection import Collection
+from storage.errors import AlreadyExists
+from storage.log import Entry, Kind
+from storage.records.keys import FallbackKey, OneTimeEpoch, OneTimeKey, OneTimeUploads
+
+log = structlog.get_logger(__name__)
+
+ONE_TIME_KEYS = "one_time_keys"
+"""Notice type in a user's log: the device under the entry's key has uploaded keys."""
+
+COUNTED_FOR_MS = 60_000
+CACHED_COUNTS = 50_000
+MAX_ALGORITHMS = 10
+"""Of one device's one-time keys, and of its fallback keys."""
+MAX_CLAIMS = 20_000
+CLAIMS_AT_ONCE = 500
+
+Wanted = Mapping[str, Mapping[str, str]]
+"""User → device → algorithm."""
+Claimed = dict[str, dict[str, dict[str, str]]]
+"""User → device → `algorithm:key_id` → the key's JSON."""
+
+
+class _Counted(NamedTuple):
+    counts: KeyCounts
+    until: int
+
+
+class OneTimeKeys:
+    """The keys of all local devices."""
+
+    def __init__(
+        self,
+        keys: Collection[OneTimeKey],
+        uploads: Collection[OneTimeUploads],
+        fallback: Collection[FallbackKey],
+        epochs: Collection[OneTimeEpoch],
+        users: Users,
+        now: Clock,
+    ) -> None:
+        self._keys = keys
+        self._uploads = uploads
+        self._fallback = fallback
+        self._epochs = epochs
+        self._users = users
+        self._now = now
+        self._counted: OrderedDict[tuple[str, str], _Counted] = OrderedDict()
+        self._counting: dict[tuple[str, str], object] = {}
+        """Counts under way that nothing has overtaken, by device."""
+        users.follow(self._on_entry)
+
+    async def start(self, epoch: str) -> None:
+        """Drop all one-time keys when the store is another one than they were uploaded to.
+
+        A restored store has keys that were handed out since it was copied (HARDENING 33); devices
+        see that they have none left and upload new ones.
+        """
+        known = await self._epochs.get("")
+        if known is None or known.epoch != epoch:
+            dropped = await self._keys.delete_where("key", ())
+            await self._epochs.put(OneTimeEpoch(name="", epoch=epoch))
+            if dropped:
+                log.warning("one-time keys of another epoch of the store were dropped", count=dropped)
+
+    # Uploading
+
+    async def upload(
+        self, user_id: str, device_id: str, one_time: Sequence[NamedKey], fallback: Sequence[NamedKey]
+    ) -> None:
+        """Store keys; those that are there already stay as they are.
+
+        Raises 400 when there is another key under the same name, or too many keys; nothing is stored then.
+        """
+        new_fallback = await self._new_fallback(user_id, device_id, fallback)
+        new = await self._note(user_id, device_id, one_time)
+        if new:
+            uploaded = self._now()
+            await self._keys.put_many([_one_time_key(user_id, device_id, key, uploaded) for key in new])
+        if new_fallback:
+            await self._fallback.put_many(new_fallback)
+        if new or new_fallback:
+            notice = Entry(
+                kind=Kind.NOTICE, stream=user_id, type=ONE_TIME_KEYS, key=device_id, ts=self._now()
+            )
+            await self._users.append(user_id, [notice])
+
+    async def _note(self, user_id: str, device_id: str, keys: Sequence[NamedKey]) -> list[NamedKey]:
+        """Note what is being uploaded, before it is; returns those that have not been before."""
+        while True:
+            known = await self._uploads.get(user_id, device_id)
+            recent = known.recent if known is not None else {}
+            new = {key.name: key for key in keys if recent.get(key.name) != _digest(key)}
+            if not new:
+                return []
+            await self._check_new(user_id, device_id, new, recent)
+            digests = {name: digest for name, digest in recent.items() if name not in new}
+            digests.update((name, _digest(key)) for name, key in new.items())
+            newest = dict(list(digests.items())[-MAX_ONE_TIME_KEYS:])
+            uploads = OneTimeUploads(user_id=user_id, device_id=device_id, recent=newest)
+            if known is not None:
+                if await self._uploads.replace_if(known, uploads):
+                    return list(new.values())
+            else:
+                with suppress(AlreadyExists):
+                    await self._uploads.insert(uploads)
+                    return list(new.values())
+
+    async def _check_new(
+        self, user_id: str, device_id: str, new: Mapping[str, NamedKey], recent: Mapping[str, str]
+    ) -> None:
+        again = [(user_id, device_id, k.algorithm, k.key_id) for name, k in new.items() if name in recent]
+        for present in await self._keys.get_many(again) if again else ():
+            name = f"{present.algorithm}:{present.key_id}"
+            raise MatrixError(400, "M_UNKNOWN", f"One-time key {name} already exists with another value")
+        counts = (await self.counts(user_id, device_id)).one_time
+        if sum(counts.values()) + len(new) > MAX_ONE_TIME_KEYS:
+            raise too_many(f"A device may have {MAX_ONE_TIME_KEYS} unclaimed one-time keys at most")
+        if len({*counts, *(key.algorithm for key in new.values())}) > MAX_ALGORITHMS:
+            raise too_many(f"A device may have one-time keys of {MAX_ALGORITHMS} algorithms at most")
+
+    async def _new_fallback(
+        self, user_id: str, device_id: str, keys: Sequence[NamedKey]
+    ) -> list[FallbackKey]:
+        """Those that are not there; the same key again stays marked as used, or nobody would replace it."""
+        if not keys:
+            return []
+        stored = await self._fallback.find("key", (user_id, device_id), limit=MAX_ALGORITHMS)
+        present = {key.algorithm: (key.key_id, key.key) for key in stored}
+        if len({*present, *(key.algorithm for key in keys)}) > MAX_ALGORITHMS:
+            raise too_many(f"A device may have fallback keys of {MAX_ALGORITHMS} algorithms at most")
+        return [
+            FallbackKey(
+                user_id=user_id,
+                device_id=device_id,
+                algorithm=key.algorithm,
+                key_id=key.key_id,
+                key=key.json,
+            )
+            for key in keys
+            if present.get(key.algorithm) != (key.key_id, key.json)
+        ]
+
+    # Claiming
+
+    async def claim(self, wanted: Wanted) -> Claimed:
+        """Hand out a key for each device that has one, the oldest first, a fallback key if need be.
+
+        Raises 400 for too many.
+        """
+        targets = [(user, device, wanted[user][device]) for user in wanted for device in wanted[user]]
+        if len(targets) > MAX_CLAIMS:
+            raise too_many(f"At most {MAX_CLAIMS} keys at once")
+        claimed: Claimed = {}
+        for i in range(0, len(targets), CLAIMS_AT_ONCE):
+            some = targets[i : i + CLAIMS_AT_ONCE]
+            keys = await asyncio.gather(*(self._claim_one(*target) for target in some))
+            for (user_id, device_id, _), key in zip(some, keys, strict=True):
+                if key is not None:
+                    claimed.setdefault(user_id, {})[device_id] = {f"{key.algorithm}:{key.key_id}": key.key}
+        return claimed
+
+    async def _claim_one(
+        self, user_id: str, device_id: str, algorithm: str
+    ) -> OneTimeKey | FallbackKey | None:
+        key = await self._keys.take("by_age", (user_id, device_id, algorithm))
+        if key is not None:
+            self._recount((user_id, device_id))
+            return key
+        fallback = await self._fallback.get(user_id, device_id, algorithm)
+        if fallback is not None and not fallback.used:
+            # Should it be replaced at this moment, the new one is unused still, and that is right.
+            await self._fallback.replace_if(fallback, msgspec.structs.replace(fallback, used=True))
+            self._recount((user_id, device_id))
+        return fallback
+
+    # Counting
+
+    async def counts(self, user_id: str, device_id: str) -> KeyCounts:
+        """What a device has left; from memory as long as nothing happens to it."""
+        device = (user_id, device_id)
+        counted = self._counted.get(device)
+        if counted is not None and counted.until > self._now():
+            return counted.counts
+        count = self._counting[device] = object()
+        counts = await self._count(user_id, device_id)
+        if self._counting.get(device) is count:
+            del self._counting[device]
+            self._counted[device] = _Counted(counts, self._now() + COUNTED_FOR_MS)
+            self._counted.move_to_end(device)
+            if len(self._counted) > CACHED_COUNTS:
+                self._counted.popitem(last=False)
+        return counts
+
+    async def _count(self, user_id: str, device_id: str) -> KeyCounts:
+        one_time: dict[str, int] = {}
+        algorithm: str | None = None
+        while found := await self._keys.find("by_age", (user_id, device_id), after=algorithm, limit=1):
+            algorithm = found[0].algorithm
+            one_time[algorithm] = await self._keys.count("by_age", (user_id, device_id, algorithm))
+        fallback = await self._fallback.find("key", (user_id, device_id), limit=MAX_ALGORITHMS)
+        return KeyCounts(one_time, tuple(key.algorithm for key in fallback if not key.used))
+
+    def _recount(self, device: tuple[str, str]) -> None:
+        self._counted.pop(device, None)
+        self._counting.pop(device, None)
+
+    def _on_entry(self, entry: Entry) -> None:
+        if entry.type == ONE_TIME_KEYS and entry.kind is Kind.NOTICE:
+            self._recount((entry.stream, entry.key or ""))
+
+    # The end
+
+    async def forget(self, user_id: str, device_id: str) -> None:
+        """Drop all keys of a device that is gone, or that has other identity keys now."""
+        await self._keys.delete_where("key", (user_id, device_id))
+        await self._fallback.delete_where("key", (user_id, device_id))
+        await self._uploads.delete(user_id, device_id)
+        self._recount((user_id, device_id))
+
+
+def _one_time_key(user_id: str, device_id: str, key: NamedKey, uploaded: int) -> OneTimeKey:
+    return OneTimeKey(
+        user_id=user_id,
+        device_id=device_id,
+        algorithm=key.algorithm,
+        key_id=key.key_id,
+        key=key.json,
+        uploaded=uploaded,
+    )
+
+
+def _digest(key: NamedKey) -> str:
+    return b64encode(blake2b(key.json.encode(), digest_size=9).digest()).decode()
