@@ -8,7 +8,7 @@ from collections import OrderedDict
 import orjson
 
 from homeserver.protocol.push_evaluation import CompiledRules, compile_rules
-from homeserver.protocol.push_rules import PushRules, parse_stored
+from homeserver.protocol.push_rules import PushRules, parse_stored, ruleset
 from homeserver.users.users import AccountDatum, User
 
 PUSH_RULES = "m.push_rules"
@@ -37,4 +37,13 @@ class UserPushRules:
 def stored_rules(user: User) -> PushRules:
     """What the user made of the default rules."""
     datum = user.account_data.get(("", PUSH_RULES))
-    return parse_stored(orjson.loads(datum.content) if datum is not None and datum.content else {})
+    return _parse(datum.content if datum is not None else b"")
+
+
+def shown_push_rules(user_id: str, stored: bytes) -> bytes:
+    """The content of `m.push_rules` that clients see: what is stored, merged with the default rules."""
+    return orjson.dumps({"global": ruleset(_parse(stored), user_id)})
+
+
+def _parse(stored: bytes) -> PushRules:
+    return parse_stored(orjson.loads(stored) if stored else {})

@@ -29,6 +29,7 @@ from homeserver.sync.timeline import TimelineSlice, newest_events
 from homeserver.sync.to_device import ToDeviceQueue
 from homeserver.sync.token import SyncToken, decode_sync_token, encode_position
 from homeserver.sync.wakeup import Wakeup
+from homeserver.users.account_data import AccountData
 from homeserver.users.invite_permission import blocks_invites
 from homeserver.users.users import MembershipRef, User, Users
 
@@ -81,6 +82,7 @@ class SyncEngine:
         key_counts: DeviceKeyCounts,
         unread: Unread,
         presence: PresenceUpdates,
+        account_data: AccountData,
         bundling: Bundling,
         epoch: str,
         now: Clock,
@@ -95,6 +97,7 @@ class SyncEngine:
         self._key_counts = key_counts
         self._unread = unread
         self._presence = presence
+        self._account_data = account_data
         self._bundling = bundling
         self._epoch = epoch
         self._now = now
@@ -226,27 +229,26 @@ class _Answer:
 
     def _rooms_with_account_data(self) -> set[str]:
         after = self._since.user if self._since else 0
-        if self._user.account_data_seq <= after:
-            return set()
-        return {
-            room_id
-            for (room_id, _), datum in self._user.account_data.items()
-            if after < datum.seq <= self._upto.user
-        }
+        # At first there is some global data for everyone.
+        changed = {""} if self._since is None else set()
+        if self._user.account_data_seq > after:
+            changed.update(
+                room_id
+                for (room_id, _), datum in self._user.account_data.items()
+                if after < datum.seq <= self._upto.user
+            )
+        return changed
 
     def account_data(self, room_id: str, wanted: "Wanted") -> list[bytes]:
         """Changed account data events of a room ("": global)."""
         if room_id not in self._changed_account_data:
             return []
-        after = self._since.user if self._since else 0
+        after = self._since.user if self._since else None
+        changes = self._engine._account_data.changes(self._user, room_id, after, self._upto.user)
         return [
-            b'{"type":' + orjson.dumps(type) + b',"content":' + (datum.content or b"{}") + b"}"
-            for (where, type), datum in self._user.account_data.items()
-            if where == room_id
-            and after < datum.seq <= self._upto.user
-            and wanted(type)
-            # Deleted data is news only to those who knew it.
-            and (datum.content or after)
+            b'{"type":' + orjson.dumps(type) + b',"content":' + content + b"}"
+            for type, content in changes
+            if wanted(type)
         ]
 
     # Joined rooms

@@ -2,9 +2,13 @@
 
 Each piece is an entry of the user's log under (type, room). A change that depends on what is there
 (tags, push rules) is made when it is committed, so two devices never overwrite each other's.
+
+Some global types are stored in another form than clients see, or are there for users who never set
+them (push rules, which are stored as the difference from the defaults). `shown` says how for each of
+them; whatever goes out to clients passes through `get` or `changes`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 
 import orjson
 
@@ -22,19 +26,43 @@ MAX_TYPE_BYTES = 255
 Change = Callable[[JsonObject], JsonObject | None]
 """From the content that is there ({} for none) to the new one; None deletes it."""
 
+Shown = Callable[[str, bytes], bytes]
+"""From a user id and the stored content, b"" for none, to the content that clients see."""
+
 
 class AccountData:
-    """Reads and changes account data of local users."""
+    """Reads and changes account data of local users; `shown` is by type, for global data."""
 
-    def __init__(self, users: Users, now: Clock) -> None:
+    def __init__(self, users: Users, now: Clock, *, shown: Mapping[str, Shown]) -> None:
         self._users = users
         self._now = now
+        self._shown = shown
 
     async def get(self, user_id: str, type: str, room_id: str = "") -> JsonObject | None:
-        """None when there is none."""
-        user = await self._users.get(user_id)
+        """A piece as clients see it, None when there is none."""
+        content = self._content(await self._users.get(user_id), type, room_id)
+        return orjson.loads(content) if content else None
+
+    def changes(self, user: User, room_id: str, after: int | None, upto: int) -> Iterator[tuple[str, bytes]]:
+        """(type, content as clients see it) of what changed in the user's log after `after`, up to `upto`.
+
+        With `after` None: all there is. What was deleted since has the content {}.
+        """
+        for (where, type), datum in user.account_data.items():
+            if where == room_id and (after or 0) < datum.seq <= upto:
+                content = self._content(user, type, room_id)
+                if content or after is not None:
+                    yield type, content or b"{}"
+        if after is None and room_id == "":
+            for type, shown in self._shown.items():
+                if ("", type) not in user.account_data:
+                    yield type, shown(user.user_id, b"")
+
+    def _content(self, user: User, type: str, room_id: str) -> bytes:
         datum = user.account_data.get((room_id, type))
-        return orjson.loads(datum.content) if datum is not None and datum.content else None
+        stored = datum.content if datum is not None else b""
+        shown = self._shown.get(type) if room_id == "" else None
+        return stored if shown is None else shown(user.user_id, stored)
 
     async def set(self, user_id: str, type: str, content: JsonObject | None, room_id: str = "") -> None:
         """Replace (or with None delete) a piece. Raises 400 beyond the limits."""
