@@ -105,7 +105,8 @@ def loads_strict(data: bytes, *, max_depth: int = MAX_DEPTH) -> JsonObject:
     """Parses the JSON object in `data`.
 
     Raises InvalidJson if it is not an object, holds a key twice, NaN, an infinity or a lone
-    surrogate, or is nested deeper than `max_depth`. Floats are left in: not all JSON is events.
+    surrogate, or is nested deeper than `max_depth` (`MAX_DEPTH` at most). Floats are left in: not all
+    JSON is events.
     """
     try:
         value = orjson.loads(data)
@@ -113,6 +114,7 @@ def loads_strict(data: bytes, *, max_depth: int = MAX_DEPTH) -> JsonObject:
         raise InvalidJson(f"not JSON: {error}") from None
     if type(value) is not dict:
         raise InvalidJson("not a JSON object")
+    max_depth = min(max_depth, MAX_DEPTH)
     if data.count(b"{") + data.count(b"[") > max_depth:
         check_depth(value, max_depth=max_depth)
     _check_keys_unique(data, value)
@@ -129,10 +131,7 @@ def _check_keys_unique(data: bytes, value: JsonObject) -> None:
         if data.count(b":") != orjson.dumps(value).count(b":"):
             raise InvalidJson("an object has the same key twice")
         return
-    try:
-        json.loads(data.decode(), object_pairs_hook=_unique)
-    except RecursionError:
-        raise InvalidJson("objects and lists are nested too deep") from None
+    json.loads(data.decode(), object_pairs_hook=_unique)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> JsonObject:

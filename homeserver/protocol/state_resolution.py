@@ -14,6 +14,7 @@ power event pulls in those events of the full conflicted set that it reaches thr
 
 import hashlib
 import heapq
+import math
 from collections import ChainMap, Counter
 from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 
@@ -279,32 +280,43 @@ def _power_order(room: _Room, chosen: Collection[str], events: Mapping[str, Even
     return ordered
 
 
-def _mainline_order(room: _Room, events: Sequence[Event], power_levels: str | None) -> list[Event]:
+def _mainline_order(room: _Room, events: Iterable[Event], power_levels: str | None) -> list[Event]:
     """The mainline ordering based on a power levels event, from smallest to largest."""
-    mainline: list[str] = []
-    positions: dict[str, int] = {}
-    current = None if power_levels is None else room.get(power_levels)
-    while current is not None and current.event_id not in positions:
-        positions[current.event_id] = 0
-        mainline.append(current.event_id)
-        current = room.power_levels_of(current)
-    # The oldest is 1, so that 0 is left for those that do not rest on the mainline at all: they are
-    # smaller than all others, as is the greater position in the specification's counting.
-    positions = {event_id: i for i, event_id in enumerate(reversed(mainline), start=1)}
+    mainline = _Mainline(room, power_levels)
+    return sorted(events, key=lambda e: (-mainline.position_of(e), e.origin_server_ts, e.event_id))
 
-    def position(event: Event) -> int:
+
+class _Mainline:
+    """The mainline of a power levels event, walked back no further than is asked for."""
+
+    def __init__(self, room: _Room, power_levels: str | None) -> None:
+        self._room = room
+        self._length = 0
+        self._next = None if power_levels is None else room.get(power_levels)
+        self._positions: dict[str, float] = {}
+        """Of power levels events, on the mainline and off it."""
+
+    def position_of(self, event: Event) -> float:
+        """The mainline position of an event: the smaller the later, infinite if it rests on none of it."""
         walked: list[str] = []
-        found: Event | None = event
-        while found is not None and found.event_id not in positions:
+        current = self._room.power_levels_of(event)
+        while current is not None and not self._knows(current.event_id):
             # Set at once, so that a circle ends the walk like the end of a chain.
-            positions[found.event_id] = 0
-            walked.append(found.event_id)
-            found = room.power_levels_of(found)
-        where = 0 if found is None else positions[found.event_id]
-        positions.update(dict.fromkeys(walked, where))
-        return where
+            self._positions[current.event_id] = math.inf
+            walked.append(current.event_id)
+            current = self._room.power_levels_of(current)
+        position = math.inf if current is None else self._positions[current.event_id]
+        self._positions.update(dict.fromkeys(walked, position))
+        return position
 
-    return sorted(events, key=lambda event: (position(event), event.origin_server_ts, event.event_id))
+    def _knows(self, event_id: str) -> bool:
+        while event_id not in self._positions and self._next is not None:
+            self._positions[self._next.event_id] = self._length
+            self._length += 1
+            self._next = self._room.power_levels_of(self._next)
+            if self._next is not None and self._next.event_id in self._positions:
+                self._next = None
+        return event_id in self._positions
 
 
 def _iterative_auth_checks(

@@ -117,13 +117,14 @@ def test_nesting_is_bounded_at_the_limit_that_is_asked_for() -> None:
         check_value({"a": nested_lists(MAX_DEPTH)})
 
 
-@pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 5_000, 30_000])
-def test_deeply_nested_text_is_refused_and_not_fatal(depth: int) -> None:
+@pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 300, 1_000, 5_000, 30_000])
+@pytest.mark.parametrize("limit", [MAX_DEPTH, 100_000])
+def test_deeply_nested_text_is_refused_and_not_fatal(depth: int, limit: int) -> None:
     data = b'{"a":' * depth + b"1" + b"}" * depth
     with pytest.raises(InvalidJson):
-        loads_strict(data)
+        loads_strict(data, max_depth=limit)
     with pytest.raises(InvalidJson):
-        loads_strict(b'{"\\u003a":' + b"[" * depth + b"]" * depth + b"}")
+        loads_strict(b'{"\\u003a":' + b"[" * depth + b"]" * depth + b"}", max_depth=limit)
 
 
 def test_many_brackets_side_by_side_are_not_depth() -> None:

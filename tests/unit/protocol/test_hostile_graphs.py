@@ -179,7 +179,9 @@ def test_auth_events_in_a_circle_end_like_any_others(version: str) -> None:
 def test_what_a_large_room_agrees_on_is_not_read(version: str) -> None:
     """A conflict about one topic in a room of many members costs what the conflict does."""
     room = Hostile(version)
-    levels = room.levels("PL", [])
+    levels = room.levels("PL0", [])
+    for n in range(1, 500):
+        levels = room.levels(f"PL{n}", [levels], n)
     room.base[LEVELS] = levels
     old_topic = room.add("T1", "m.room.topic", "", {}, [levels], 1)
     new_topic = room.add("T2", "m.room.topic", "", {}, [levels], 2)
@@ -194,4 +196,5 @@ def test_what_a_large_room_agrees_on_is_not_read(version: str) -> None:
     with seconds(2):
         resolved = resolve(room.version, states, fetch)
     assert resolved == states[1]
-    assert len(asked) <= 8
+    # From version 12 on it matters what lies between the conflicting events, down to the create event.
+    assert len(asked) <= (510 if version == "12" else 8)

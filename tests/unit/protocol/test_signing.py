@@ -100,6 +100,15 @@ def test_a_wrong_or_missing_signature_is_refused(
         signing.verify_json_signature(obj, entity, key_id, key.verify_key_base64)
 
 
+@pytest.mark.parametrize("value", ["\ud800", float("nan")])
+def test_what_cannot_be_encoded_verifies_as_nothing(value: Any) -> None:
+    with pytest.raises(InvalidSignature):
+        signing.verify_json_signature(altered(b=value), "domain", "ed25519:1", KEY.verify_key_base64)
+    _, pdu = signed_event(V12)
+    with pytest.raises(InvalidSignature):
+        signing.verify_event_signatures(V12, {**pdu, "origin_server_ts": value}, known("a"))
+
+
 @pytest.mark.parametrize(
     "key",
     [
