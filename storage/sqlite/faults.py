@@ -17,10 +17,14 @@ _PLAIN = {
 }
 
 
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's extended result code, 0 when the error did not come from SQLite itself."""
+    return getattr(error, "sqlite_errorcode", 0)
+
+
 def primary_code(error: sqlite3.Error) -> int:
     """SQLite's primary result code, 0 when the error did not come from SQLite itself."""
-    code: int = getattr(error, "sqlite_errorcode", None) or 0
-    return code & 0xFF
+    return _code(error) & 0xFF
 
 
 def is_environmental(error: BaseException) -> bool:
@@ -35,7 +39,7 @@ def store_error(error: sqlite3.Error) -> StoreError:
 
 
 def commit_error(error: sqlite3.Error) -> StoreError:
-    """The port's error for a COMMIT that failed: what could not be synced may still be on the disk."""
-    if primary_code(error) == sqlite3.SQLITE_IOERR:
+    """The port's error for a COMMIT that failed: what was written but not synced may outlive a crash."""
+    if _code(error) in (sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC):
         return OutcomeUnknown(f"{_PLAIN[sqlite3.SQLITE_IOERR]} ({error})")
     return store_error(error)

@@ -85,7 +85,8 @@ def _open(path: Path, server_name: str, shards: ShardMap, tables: Sequence[Table
 def _prepare(
     db: sqlite3.Connection, server_name: str, shards: ShardMap, tables: Sequence[Table[Any]]
 ) -> StoreInfo:
-    db.execute("PRAGMA journal_mode = WAL").fetchone()
+    if db.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+        raise StoreRefused("The store's file system cannot hold it: put it on a local disk")
     db.execute("PRAGMA synchronous = FULL")
     db.execute("PRAGMA secure_delete = ON")  # What was redacted or purged leaves the file.
     db.execute("PRAGMA temp_store = MEMORY")
@@ -136,6 +137,7 @@ class SqliteStore:
 
     def __init__(self, path: Path, parts: _Parts, tables: Sequence[Table[Any]]) -> None:
         self._path = path
+        self._closed = False
         self._lock = parts.lock
         self._info = parts.info
         self._readers = readers = parts.readers
@@ -162,6 +164,9 @@ class SqliteStore:
         return total
 
     async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
         await self._readers.close()
         await self._writer.close()
         self._lock.release()

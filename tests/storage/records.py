@@ -10,7 +10,7 @@ class Person(Record, frozen=True):
     email: str | None = None
     age: int | None = None
     city: str | None = None
-    notes: dict[str, Any] = {}  # noqa: RUF012 (msgspec copies it)
+    notes: dict[str, Any] = {}
 
 
 class Key(Record, frozen=True):
