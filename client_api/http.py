@@ -145,9 +145,7 @@ class Call:
         try:
             return msgspec.json.decode(self._raw or b"{}", type=kind)
         except msgspec.ValidationError as error:
-            if "missing required field" in str(error):
-                raise MatrixError(400, "M_MISSING_PARAM", str(error)) from error
-            raise bad_json(str(error)) from error
+            raise _wrong_content(error) from error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise MatrixError(400, "M_NOT_JSON", f"The body is not JSON: {error}") from error
         except RecursionError as error:
@@ -176,6 +174,20 @@ class Call:
         """Charge a rate limit to the caller: the user, or without one the client's address. Raises 429."""
         caller = self._session.user_id if self._session is not None else subscriber(self.address)
         self._gate.limits.charge(limit, caller, cost)
+
+
+def converted(content: JsonObject, kind: type[T]) -> T:
+    """A JSON object as a struct. Raises 400 M_BAD_JSON or M_MISSING_PARAM."""
+    try:
+        return msgspec.convert(content, kind)
+    except msgspec.ValidationError as error:
+        raise _wrong_content(error) from error
+
+
+def _wrong_content(error: msgspec.ValidationError) -> MatrixError:
+    if "missing required field" in str(error):
+        return missing_param(str(error))
+    return bad_json(str(error))
 
 
 Handler = Callable[[Any, Call], Awaitable[Result]]

@@ -1,38 +1,105 @@
-"""Registration (spec: client-server "Account registration")."""
+"""Registration (spec: client-server "Account registration", "Token-authenticated registration")."""
 
 import msgspec
 
-from client_api.http import Auth, Call, Result, Routes, post
-from homeserver.clock import Clock
+from client_api.http import Auth, Call, Result, Routes, converted, get, post
+from client_api.login import APPSERVICE, not_an_appservice, session_answer
+from client_api.uia import InteractiveAuth
+from homeserver.errors import invalid_param, missing_param
+from homeserver.protocol.json_types import JsonObject
 from homeserver.users.accounts import Accounts
+from homeserver.users.registration import Registration
 from homeserver.users.sessions import Sessions
-from homeserver.users.tokens import new_device_id
+from storage.records.accounts import Account
 
 
-class RegisterBody(msgspec.Struct):
-    username: str | None = None
-    password: str | None = None
+class DeviceWishes(msgspec.Struct):
     device_id: str | None = None
     initial_device_display_name: str | None = None
     inhibit_login: bool = False
     refresh_token: bool = False
 
 
+class GuestBody(msgspec.Struct):
+    initial_device_display_name: str | None = None
+
+
+class RegisterBody(DeviceWishes):
+    username: str | None = None
+    password: str | None = None
+    guest_access_token: str | None = None
+
+
 class RegistrationRoutes(Routes):
-    def __init__(self, accounts: Accounts, sessions: Sessions, now: Clock) -> None:
+    def __init__(
+        self,
+        registration: Registration,
+        accounts: Accounts,
+        sessions: Sessions,
+        interactive: InteractiveAuth,
+    ) -> None:
+        self._registration = registration
         self._accounts = accounts
         self._sessions = sessions
-        self._now = now
+        self._interactive = interactive
 
-    @post("/register", auth=Auth.NONE)
+    @post("/register", auth=Auth.NONE, limit="registration_check")
     async def register(self, call: Call) -> Result:
-        body = call.json(RegisterBody)
-        user_id = await self._accounts.available(body.username or new_device_id().lower())
-        await self._accounts.create(user_id, body.password, now=self._now())
-        session = await self._sessions.open(
-            user_id,
-            device_id=body.device_id,
-            display_name=body.initial_device_display_name,
-            with_refresh_token=body.refresh_token,
+        kind = call.query("kind") or "user"
+        if kind == "guest":
+            return await self._register_guest(call)
+        if kind != "user":
+            raise invalid_param("kind: user or guest")
+        if call.json(JsonObject).get("type") == APPSERVICE:
+            raise not_an_appservice(call)
+        self._registration.check_open()
+        passed = await self._interactive.stranger(call, self._registration.flows, self._check)
+        body = passed.parameters
+        if body.password is None:
+            raise missing_param("The password is missing")
+        call.charge("registration")
+        account = await self._registration.register(
+            body.username, body.password, passed.proofs, guest_access_token=body.guest_access_token
         )
-        return {"user_id": user_id, "access_token": session.access_token, "device_id": session.device_id}
+        return await first_session(self._sessions, account, body)
+
+    async def _register_guest(self, call: Call) -> Result:
+        call.charge("registration")
+        account = await self._registration.register_guest()
+        name = call.json(GuestBody).initial_device_display_name
+        return await first_session(self._sessions, account, DeviceWishes(initial_device_display_name=name))
+
+    async def _check(self, parameters: JsonObject) -> RegisterBody:
+        body = converted(parameters, RegisterBody)
+        if body.username is not None:
+            await self._registration.check_name(body.username, body.guest_access_token)
+        if body.password is not None:
+            self._accounts.check_new_password(body.password)
+        return body
+
+    @get("/register/available", auth=Auth.NONE, limit="registration_check")
+    async def available(self, call: Call) -> Result:
+        self._registration.check_open()
+        await self._accounts.available(call.required_query("username"))
+        return {"available": True}
+
+    @get(
+        "/_matrix/client/v1/register/m.login.registration_token/validity",
+        auth=Auth.NONE,
+        limit="registration_check",
+    )
+    async def token_validity(self, call: Call) -> Result:
+        return {"valid": await self._registration.token_is_valid(call.required_query("token"))}
+
+
+async def first_session(sessions: Sessions, account: Account, wishes: DeviceWishes) -> JsonObject:
+    """What one gets who has registered: the account, and a session unless that is not wanted."""
+    if wishes.inhibit_login:
+        return {"user_id": account.user_id}
+    session = await sessions.open(
+        account.user_id,
+        device_id=wishes.device_id,
+        display_name=wishes.initial_device_display_name,
+        with_refresh_token=wishes.refresh_token,
+    )
+    return session_answer(account.user_id, session)

@@ -10,6 +10,35 @@ from typing import Any
 import structlog
 from aiohttp import web
 
+from client_api.account import AccountRoutes
+from client_api.admin.registration import SecretRegistrationRoutes
+from client_api.capabilities import CapabilityRoutes
+from client_api.contacts import ContactRoutes
+from client_api.devices import DeviceRoutes
+from client_api.login import LoginRoutes
+from client_api.openid import OpenIdRoutes
+from client_api.pages import AssetRoutes
+from client_api.server_administration import ServerAdministrationRoutes
+from client_api.uia import FallbackRoutes, InteractiveAuth
+from client_api.well_known import WellKnownRoutes
+from homeserver.users.deactivation import Deactivation
+from homeserver.users.devices import Devices
+from homeserver.users.logins import Logins
+from homeserver.users.moderation import Moderation
+from homeserver.users.openid import OpenId
+from homeserver.users.registration import Registration
+from homeserver.users.registration_tokens import RegistrationTokens
+from homeserver.users.uia import Stage, Uia
+from homeserver.users.uia_stages import (
+    DUMMY,
+    PASSWORD,
+    REGISTRATION_TOKEN,
+    TERMS,
+    DummyStage,
+    PasswordStage,
+    RegistrationTokenStage,
+    TermsStage,
+)
 from client_api.account_data import AccountDataRoutes
 from client_api.client_address import ClientAddresses
 from client_api.directory import AliasRoutes, DirectoryRoutes
@@ -96,7 +125,9 @@ class App:
         shards = store.info.shards
         epoch = store.info.epoch
 
+        self._tasks: list[asyncio.Task[None]] = []
         self.consumers: list[Consumer] = []
+        self.user_consumers: list[Consumer] = []
         self.rooms = Rooms(store.log, shards, memory_budget=config.limits.room_cache)
         self.users = Users(store.log, shards, server_name=name, max_users=config.limits.user_cache // 4096)
         self.wakeup = Wakeup()
@@ -186,6 +217,38 @@ class App:
         self.rooms.follow(self.users.on_room_entry)
         self.rooms.follow(self._wake_for_room_entry)
         self.users.follow(self._wake_for_user_entry)
+        devices = Devices(collection(account_records.DEVICES), self.last_seen, self.sessions)
+        deactivation = Deactivation(
+            self.accounts,
+            self.sessions,
+            self.users,
+            membership,
+            account_data,
+            self.profiles,
+            store.log,
+            now,
+        )
+        self._consume_users("deactivation", deactivation.wants, deactivation.handle)
+        self.registration_tokens = RegistrationTokens(collection(account_records.REGISTRATION_TOKENS), now)
+        registration = Registration(
+            config.registration,
+            self.accounts,
+            self.sessions,
+            self.registration_tokens,
+            collection(account_records.REGISTRATION_NONCES),
+            now,
+        )
+        logins = Logins(self.accounts, collection(account_records.LOGIN_TOKENS), self.limits, now)
+        terms = TermsStage(config.registration.terms)
+        stages: dict[str, Stage] = {
+            DUMMY: DummyStage(),
+            PASSWORD: PasswordStage(logins),
+            REGISTRATION_TOKEN: RegistrationTokenStage(self.registration_tokens),
+            TERMS: terms,
+        }
+        uia = Uia(collection(account_records.UIA_SESSIONS), stages, now)
+        interactive = InteractiveAuth(uia, password_login=config.auth.password_login)
+        self.openid = OpenId(collection(account_records.OPENID_TOKENS), now)
         self.modules: list[Routes] = [
             SendRoutes(sending),
             SyncRoutes(self.engine, collection(profile_records.FILTERS), presence),
@@ -201,7 +264,29 @@ class App:
             AccountDataRoutes(account_data),
             PushRuleRoutes(PushRuleSettings(self.users, account_data)),
             ProfileRoutes(self.profiles, self.accounts),
-            RegistrationRoutes(self.accounts, self.sessions, now),
+            RegistrationRoutes(registration, self.accounts, self.sessions, interactive),
+            SecretRegistrationRoutes(registration, self.sessions, self.profiles, name),
+            LoginRoutes(
+                logins,
+                self.sessions,
+                interactive,
+                server_name=name,
+                password_login=config.auth.password_login,
+                login_tokens=config.auth.login_tokens,
+            ),
+            AccountRoutes(self.accounts, self.sessions, deactivation, interactive),
+            DeviceRoutes(devices, interactive),
+            ContactRoutes(),
+            OpenIdRoutes(self.openid, name),
+            ServerAdministrationRoutes(Moderation(self.accounts, self.sessions), devices),
+            CapabilityRoutes(
+                default_room_version=config.rooms.default_version,
+                password_login=config.auth.password_login,
+                login_tokens=config.auth.login_tokens,
+            ),
+            FallbackRoutes(uia, terms, name),
+            AssetRoutes(),
+            WellKnownRoutes(config.well_known, config.public_url),
             VersionRoutes(),
         ]
 
@@ -213,12 +298,22 @@ class App:
         self.consumers.append(consumer)
         return consumer
 
+    def _consume_users(self, name: str, wants: Callable[[Entry], bool], handle: Handle) -> Consumer:
+        """The same of the user shards."""
+        cursors = self.store.collection(cursor_records.CURSORS)
+        consumer = Consumer(name, self.store.log, cursors, wants=wants, handle=handle)
+        self.users.feed(consumer.on_entries)
+        self.user_consumers.append(consumer)
+        return consumer
+
     async def start(self) -> None:
         await self.rooms.start()
         await self.users.start()
-        tails = dict(zip(self.rooms.shards.room_shards(), self.rooms.tails(), strict=True))
         for consumer in self.consumers:
-            await consumer.start(tails)
+            await consumer.start({shard: writer.tail for shard, writer in self.rooms.writers.items()})
+        for consumer in self.user_consumers:
+            await consumer.start({shard: writer.tail for shard, writer in self.users.writers.items()})
+        self._tasks.append(asyncio.create_task(self.last_seen.keep_writing(), name="last-seen"))
 
     def web_application(self) -> web.Application:
         app = web.Application(client_max_size=self.config.limits.max_body_size)
@@ -229,9 +324,13 @@ class App:
     async def close(self) -> None:
         """Finish what is in flight, then close the store."""
         self.wakeup.wake_all()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.last_seen.write()
         for writer in (*self.rooms.writers.values(), *self.users.writers.values()):
             await writer.drain()
-        for consumer in self.consumers:
+        for consumer in (*self.consumers, *self.user_consumers):
             await consumer.close()
         await self.engine.to_device.settle()
         self.passwords.close()

@@ -104,9 +104,9 @@ class Accounts:
         stored = account.password if account is not None else None
         return await self._passwords.verify(stored, password[:MAX_PASSWORD]) and len(password) <= MAX_PASSWORD
 
-    async def set_password(self, user_id: str, password: str) -> None:
-        """Raises 400 M_INVALID_PARAM for a password that can be none."""
-        await self.update(user_id, password=await self._hash(password))
+    async def set_password(self, user_id: str, password: str, **changes: object) -> Account:
+        """Set the password, and other fields with it. Raises 400 M_INVALID_PARAM for what is no password."""
+        return await self.update(user_id, password=await self._hash(password), **changes)
 
     async def _hash(self, password: str) -> str:
         if not 1 <= len(password) <= MAX_PASSWORD:

@@ -84,6 +84,12 @@ class User:
         datum = self.account_data.get(("", type))
         return orjson.loads(datum.content) if datum is not None and datum.content else {}
 
+    def room_tags(self, room_id: str) -> JsonObject:
+        """The user's tags of a room."""
+        datum = self.account_data.get((room_id, "m.tag"))
+        tags = orjson.loads(datum.content).get("tags") if datum is not None and datum.content else None
+        return tags if isinstance(tags, dict) else {}
+
     def rooms(self, membership: str) -> list[str]:
         """The rooms in which the user is `join`, `invite`, `knock` …"""
         return [room_id for room_id, ref in self.memberships.items() if ref.membership == membership]
@@ -109,6 +115,7 @@ class Users:
         self._changed_while_loading: set[str] = set()
         self._max_users = max_users
         self._followers: list[OnUserEntry] = []
+        self._consumers: list[Callable[[int, Sequence[Appended]], None]] = []
 
     async def start(self) -> None:
         """Begin to follow the user shards."""
@@ -118,6 +125,10 @@ class Users:
 
     def follow(self, follower: OnUserEntry) -> None:
         self._followers.append(follower)
+
+    def feed(self, consumer: Callable[[int, Sequence[Appended]], None]) -> None:
+        """`consumer` is given each batch of entries after it was applied here."""
+        self._consumers.append(consumer)
 
     def is_local(self, user_id: str) -> bool:
         return user_id.endswith(self._suffix)
@@ -161,6 +172,8 @@ class Users:
                 self._changed_while_loading.add(entry.stream)
             for follower in self._followers:
                 follower(entry)
+        for consumer in self._consumers:
+            consumer(shard, appended)
 
     def on_room_entry(self, shard: int, entry: Entry, room: Room | None, view: RoomEvent | None) -> None:
         """Keep memberships in step; follows the room shards."""

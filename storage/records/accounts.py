@@ -111,10 +111,11 @@ class UiaSession(Expiring, frozen=True):
     operation: str
     """Method and path of the request."""
     owner: str
-    """Whose request it is: user and device, or the address of a stranger."""
+    """Whose sessions are counted together: a user's, or those of one address."""
     created_ts: int
     flows: tuple[tuple[str, ...], ...]
     user_id: str | None = None
+    device_id: str | None = None
     parameters: bytes = b""
     completed: dict[str, str] = {}
     """Stage → what it proved (the registration token, the policies' versions), in the order of completion."""

@@ -1,0 +1,64 @@
+"""One's own account: who am I, password, deactivation (spec: client-server "Account management")."""
+
+import msgspec
+
+from client_api.http import Auth, Call, Result, Routes, converted, get, post
+from client_api.uia import InteractiveAuth
+from homeserver.protocol.json_types import JsonObject
+from homeserver.users.accounts import Accounts
+from homeserver.users.deactivation import Deactivation
+from homeserver.users.sessions import Sessions
+
+
+class PasswordBody(msgspec.Struct):
+    new_password: str
+    logout_devices: bool = True
+
+
+class DeactivateBody(msgspec.Struct):
+    erase: bool = False
+
+
+class AccountRoutes(Routes):
+    def __init__(
+        self,
+        accounts: Accounts,
+        sessions: Sessions,
+        deactivation: Deactivation,
+        interactive: InteractiveAuth,
+    ) -> None:
+        self._accounts = accounts
+        self._sessions = sessions
+        self._deactivation = deactivation
+        self._interactive = interactive
+
+    @get("/account/whoami", auth=Auth.GUEST, limit="request")
+    async def whoami(self, call: Call) -> Result:
+        session = call.session
+        return {
+            "user_id": session.user_id,
+            "device_id": session.device_id,
+            "is_guest": session.account.is_guest,
+        }
+
+    @post("/account/password", limit="request")
+    async def change_password(self, call: Call) -> Result:
+        body = await self._interactive.confirm_checked(call, self._check_password)
+        await self._accounts.set_password(call.user_id, body.new_password)
+        if body.logout_devices:
+            await self._sessions.end_all(call.user_id, but_device=call.session.device_id)
+        else:
+            await self._sessions.tell_changed(call.user_id)
+        return {}
+
+    async def _check_password(self, parameters: JsonObject) -> PasswordBody:
+        body = converted(parameters, PasswordBody)
+        self._accounts.check_new_password(body.new_password)
+        return body
+
+    @post("/account/deactivate", limit="request")
+    async def deactivate(self, call: Call) -> Result:
+        body = await self._interactive.confirm(call, DeactivateBody)
+        await self._deactivation.deactivate(call.user_id, erase=body.erase)
+        # There are no third-party identifiers that an identity server would have to forget.
+        return {"id_server_unbind_result": "success"}

@@ -1,0 +1,36 @@
+"""What this server lets the one who asks do (spec: client-server "Capabilities negotiation")."""
+
+from client_api.http import Auth, Call, Result, Routes, get
+from homeserver.protocol.json_types import JsonObject
+from homeserver.protocol.room_versions import ROOM_VERSIONS
+
+
+class CapabilityRoutes(Routes):
+    def __init__(self, *, default_room_version: str, password_login: bool, login_tokens: bool) -> None:
+        self._room_versions = {
+            "default": default_room_version,
+            "available": dict.fromkeys(ROOM_VERSIONS, "stable"),
+        }
+        self._password_login = password_login
+        self._login_tokens = login_tokens
+
+    @get("/capabilities", auth=Auth.GUEST, limit="request")
+    async def capabilities(self, call: Call) -> Result:
+        account = call.session.account
+        with_password = self._password_login and account.password is not None
+        profile_fields: JsonObject = {"enabled": True}
+        if account.is_guest:
+            profile_fields["allowed"] = ["displayname"]
+        found: JsonObject = {
+            "m.change_password": {"enabled": with_password},
+            "m.room_versions": self._room_versions,
+            "m.profile_fields": profile_fields,
+            "m.set_displayname": {"enabled": True},
+            "m.set_avatar_url": {"enabled": not account.is_guest},
+            "m.3pid_changes": {"enabled": False},
+            "m.get_login_token": {"enabled": self._login_tokens and with_password},
+            "m.forget_forced_upon_leave": {"enabled": False},
+        }
+        if account.is_admin:
+            found["m.account_moderation"] = {"lock": True, "suspend": True}
+        return {"capabilities": found}

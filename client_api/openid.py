@@ -1,0 +1,22 @@
+"""OpenID tokens (spec: client-server "OpenID")."""
+
+from client_api.http import Call, Result, Routes, post
+from homeserver.errors import forbidden
+from homeserver.users.openid import LIFETIME_MS, OpenId
+
+
+class OpenIdRoutes(Routes):
+    def __init__(self, openid: OpenId, server_name: str) -> None:
+        self._openid = openid
+        self._server_name = server_name
+
+    @post("/user/{user_id}/openid/request_token", limit="request")
+    async def request_token(self, call: Call) -> Result:
+        if call.path("user_id") != call.user_id:
+            raise forbidden("You can only get a token for yourself")
+        return {
+            "access_token": await self._openid.issue(call.user_id),
+            "token_type": "Bearer",
+            "matrix_server_name": self._server_name,
+            "expires_in": LIFETIME_MS // 1000,
+        }

@@ -1,0 +1,151 @@
+"""Making accounts: open or by token, for guests, and by the shared secret.
+
+spec: client-server "Account registration", "Guest Access"; the shared secret is `homeserver.shared_secret`.
+"""
+
+import hmac
+import secrets
+from collections.abc import Mapping
+
+import orjson
+
+from homeserver.clock import Clock
+from homeserver.config.options import Registration as Options
+from homeserver.errors import MatrixError, forbidden
+from homeserver.shared_secret import registration_mac
+from homeserver.users.accounts import Accounts
+from homeserver.users.registration_tokens import RegistrationTokens
+from homeserver.users.sessions import Sessions
+from homeserver.users.tokens import keep_until_expiry
+from homeserver.users.uia import Flow
+from homeserver.users.uia_stages import DUMMY, REGISTRATION_TOKEN, TERMS
+from storage.collection import Collection
+from storage.records.accounts import Account, RegistrationNonce
+
+NONCE_LIFETIME_MS = 60_000
+GUEST_DIGITS = 12
+NEW_NAME_LETTERS = 10
+
+
+class Registration:
+    def __init__(
+        self,
+        options: Options,
+        accounts: Accounts,
+        sessions: Sessions,
+        tokens: RegistrationTokens,
+        nonces: Collection[RegistrationNonce],
+        now: Clock,
+    ) -> None:
+        self._options = options
+        self._accounts = accounts
+        self._sessions = sessions
+        self._tokens = tokens
+        self._nonces = nonces
+        self._now = now
+        stages = (REGISTRATION_TOKEN,) * options.requires_token + (TERMS,) * bool(options.terms)
+        self.flows: tuple[Flow, ...] = (stages or (DUMMY,),)
+
+    def check_open(self) -> None:
+        """Raises 403 M_FORBIDDEN unless people can register by themselves."""
+        if not self._options.enabled:
+            raise forbidden("Registration is closed on this server")
+
+    async def token_is_valid(self, token: str) -> bool:
+        """Raises 403 M_FORBIDDEN when registration is closed."""
+        self.check_open()
+        return await self._tokens.is_valid(token)
+
+    async def check_name(self, username: str, guest_access_token: str | None = None) -> str:
+        """The user id for a name that is free, or is the guest's own whose token this is.
+
+        Raises 400 M_INVALID_USERNAME, M_EXCLUSIVE or M_USER_IN_USE, 403 for another's token.
+        """
+        if guest_access_token is None:
+            return await self._accounts.available(username)
+        session = await self._sessions.authenticate(guest_access_token)
+        user_id = self._accounts.check_localpart(username)
+        if not session.account.is_guest or session.user_id != user_id:
+            raise forbidden("This is not the access token of that guest")
+        return user_id
+
+    async def register(
+        self,
+        username: str | None,
+        password: str,
+        proofs: Mapping[str, str],
+        *,
+        guest_access_token: str | None = None,
+    ) -> Account:
+        """The new account of one who passed `flows` with these proofs. Raises as `check_name` does."""
+        localpart = username if username is not None else new_localpart()
+        user_id = await self.check_name(localpart, guest_access_token)
+        token = proofs.get(REGISTRATION_TOKEN)
+        # A crash before the account is made loses a use of the token, never makes two accounts of one.
+        if token is not None and not await self._tokens.use(token):
+            raise MatrixError(401, "M_UNAUTHORIZED", "The registration token has been used up")
+        agreed_to: dict[str, str] = orjson.loads(proofs[TERMS]) if TERMS in proofs else {}
+        try:
+            if guest_access_token is not None:
+                return await self._upgrade_guest(user_id, password, agreed_to)
+            return await self._accounts.create(user_id, password, now=self._now(), agreed_to=agreed_to)
+        except MatrixError:
+            if token is not None:
+                await self._tokens.give_back(token)
+            raise
+
+    async def _upgrade_guest(self, user_id: str, password: str, agreed_to: dict[str, str]) -> Account:
+        account = await self._accounts.set_password(user_id, password, is_guest=False, agreed_to=agreed_to)
+        await self._sessions.tell_changed(user_id)
+        return account
+
+    async def register_guest(self) -> Account:
+        """Raises 403 M_GUEST_ACCESS_FORBIDDEN where guests are not let in."""
+        if not self._options.guests:
+            raise MatrixError(403, "M_GUEST_ACCESS_FORBIDDEN", "This server has no guests")
+        localpart = "".join(secrets.choice("0123456789") for _ in range(GUEST_DIGITS))
+        user_id = await self._accounts.available(localpart)
+        return await self._accounts.create(user_id, None, now=self._now(), is_guest=True)
+
+    # By the shared secret
+
+    async def new_nonce(self) -> str:
+        """Something to prove the knowledge of the shared secret on, once. Raises 400 where there is none."""
+        self._shared_secret()
+        nonce, now = secrets.token_hex(64), self._now()
+        record = RegistrationNonce(nonce=nonce, expires_ts=now + NONCE_LIFETIME_MS)
+        await keep_until_expiry(self._nonces, record, now)
+        return nonce
+
+    async def register_by_secret(
+        self,
+        *,
+        nonce: str,
+        mac: str,
+        username: str,
+        password: str,
+        admin: bool,
+        user_type: str | None,
+    ) -> Account:
+        """Raises 400 for a nonce that is not good any more, 403 for a wrong proof, 400 as `check_name`."""
+        secret = self._shared_secret()
+        record = await self._nonces.get(nonce)
+        if record is None or record.expires_ts <= self._now() or not await self._nonces.delete(nonce):
+            raise MatrixError(400, "M_UNKNOWN", "unrecognised nonce")
+        wanted = registration_mac(
+            secret, nonce=nonce, username=username, password=password, admin=admin, user_type=user_type
+        )
+        if not hmac.compare_digest(wanted.encode(), mac.encode()):
+            raise forbidden("HMAC incorrect")
+        user_id = await self._accounts.available(username)
+        return await self._accounts.create(user_id, password, now=self._now(), is_admin=admin)
+
+    def _shared_secret(self) -> str:
+        if self._options.shared_secret is None:
+            raise MatrixError(400, "M_UNKNOWN", "Shared secret registration is not enabled")
+        return self._options.shared_secret
+
+
+def new_localpart() -> str:
+    """A name for one who did not choose any."""
+    return "".join(secrets.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(NEW_NAME_LETTERS))
