@@ -1,19 +1,38 @@
-"""Whose devices a client must look up again (spec: client-server "Tracking the device list for a user")."""
+"""Whose devices a client must look up again (spec: client-server "Tracking the device list for a user").
+
+Two things make somebody's devices news to a user: they changed (a DEVICE_LIST entry in one of the
+room shards, all of which every since-token covers), or the two have come to share a room. Both are
+kept in order as they pass by, so that a sync looks only at what lies between its two positions. A
+token from before that memory begins is answered from the log.
+"""
 
 from bisect import bisect_right
-from typing import NamedTuple
+from collections import OrderedDict
+from typing import Generic, NamedTuple, TypeVar
 
+from homeserver.clock import Clock
+from homeserver.e2ee.identities import SIGNATURE
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
 from homeserver.shard_writer import Append
-from homeserver.users.users import User
+from homeserver.sync.token import SyncToken
+from homeserver.users.users import User, Users, membership_in
 from storage.log import Entry, Kind
 
+STREAM = "device_lists"
+"""The stream of DEVICE_LIST entries in a room shard; the key is the user."""
+
 CHANGES_KEPT = 10_000
+PAGE = 1_000
+CACHED = 50_000
+
+T = TypeVar("T")
 
 
 class DeviceListChanges(NamedTuple):
+    """Users whose devices are to be looked up, and users with whom no room is shared any more."""
+
     changed: set[str]
     left: set[str]
 
@@ -22,123 +41,225 @@ class DeviceListChanges(NamedTuple):
 
 
 class DeviceLists:
-    """Follows the DEVICE_LIST entries of the room shards, and the joins that make users share rooms."""
+    """Follows what changes devices and memberships; says what of it concerns a user."""
 
-    def __init__(self, rooms: Rooms) -> None:
+    def __init__(self, rooms: Rooms, users: Users, now: Clock) -> None:
         self._rooms = rooms
-        self._changes: dict[int, list[tuple[int, str]]] = {}
-        self._complete_after: dict[int, int] = {}
-        rooms.follow(self._on_entry)
+        self._users = users
+        self._now = now
+        self._devices: dict[int, _Recent[str]] = {}
+        """Room shard → users whose devices changed."""
+        self._members: dict[int, _Recent[tuple[str, str]]] = {}
+        """Room shard → (room, user) who joined, or left having been joined."""
+        self._signed: OrderedDict[str, int] = OrderedDict()
+        """User → the newest entry with a signature of theirs on another user's key; 0 for none."""
+        self._elsewhere: OrderedDict[str, frozenset[str]] = OrderedDict()
+        """Remote user → rooms in which they are or have been."""
+        self._moves = 0
+        """Counts member events: a look-up that one of them has overtaken is not kept."""
+        rooms.follow(self._on_room_entry)
+        users.follow(self._on_user_entry)
 
-    async def announce(self, user: User, now: int) -> None:
+    async def announce(self, user_id: str) -> None:
         """Tell everybody who shares a room with the user that the user's devices or keys changed."""
-        shards = {self._rooms.shards.of_room(room_id) for room_id in user.rooms("join")}
-        shards.add(self._rooms.shards.of_room(user.user_id))
-        entry = Entry(kind=Kind.DEVICE_LIST, stream=user.user_id, type="", key=user.user_id, ts=now)
-        for shard in sorted(shards):
-            await self._rooms.writers[shard].submit(Append([entry]))
+        entry = Entry(kind=Kind.DEVICE_LIST, stream=STREAM, type="", key=user_id, ts=self._now())
+        await self._rooms.writers[self._rooms.shards.of_room(user_id)].submit(Append([entry]))
 
-    def _on_entry(self, shard: int, entry: Entry, room: Room | None, view: RoomEvent | None) -> None:
-        if entry.kind is not Kind.DEVICE_LIST:
-            return
-        changes = self._changes.setdefault(shard, [])
-        changes.append((entry.seq, entry.stream))
-        if len(changes) > 2 * CHANGES_KEPT:
-            self._complete_after[shard] = changes[CHANGES_KEPT - 1][0]
-            del changes[:CHANGES_KEPT]
-
-    async def since(self, user: User, after: tuple[int, ...], upto: tuple[int, ...]) -> DeviceListChanges:
-        """What changed for `user` between two positions (of each room shard)."""
-        changed: set[str] = set()
-        left: set[str] = set()
-        candidates: set[str] = set()
+    async def since(self, user: User, after: SyncToken, upto: SyncToken) -> DeviceListChanges:
+        """What changed for `user` between two positions."""
+        announced: set[str] = set()
+        moved: set[tuple[str, str]] = set()
         for shard in self._rooms.shards.room_shards():
-            candidates.update(await self._changed_users(user, shard, after[shard], upto[shard]))
-        for user_id in candidates:
-            if user_id == user.user_id or self.share_room(user, user_id):
-                changed.add(user_id)
-        await self._membership_changes(user, after, upto, changed, left)
-        return DeviceListChanges(changed, left - changed)
+            low, high = after.rooms[shard], upto.rooms[shard]
+            if low < high:
+                announced |= await self._announced(shard, low, high)
+                moved |= await self._moved(user, shard, low, high)
+        changed = await self._signed_between(user, after.user, upto.user)
+        gone: set[str] = set()
+        for room_id, who in moved:
+            await self._note_move(user, room_id, who, changed, gone)
+        announced -= changed
+        if user.user_id in announced:
+            changed.add(user.user_id)
+            announced.discard(user.user_id)
+        for other in announced:
+            if await self.shares_room(user, other):
+                changed.add(other)
+        return DeviceListChanges(changed, await self._without_room(user, gone - changed))
 
-    def share_room(self, user: User, other: str) -> bool:
-        """Whether both are joined to some room in memory; rooms not loaded are loaded by `since`."""
-        return any(
-            (room := self._rooms.cached(room_id)) is not None and other in room.joined
-            for room_id in user.rooms("join")
-        )
+    async def shares_room(self, user: User, other: str) -> bool:
+        """Whether both are joined to some room."""
+        if self._users.is_local(other):
+            theirs = (await self._users.get(other)).memberships
+            return any(ref.membership == "join" and _is_in(user, room_id) for room_id, ref in theirs.items())
+        for room_id in await self._rooms_of(other):
+            if _is_in(user, room_id):
+                room = await self._rooms.get(room_id)
+                if room is not None and other in room.joined:
+                    return True
+        return False
 
-    async def _changed_users(self, user: User, shard: int, after: int, upto: int) -> set[str]:
-        if after >= upto:
-            return set()
-        complete_after = self._complete_after.get(shard, self._rooms.started_at[shard])
-        if after >= complete_after:
-            changes = self._changes.get(shard, [])
-            start = bisect_right(changes, after, key=lambda change: change[0])
-            end = bisect_right(changes, upto, key=lambda change: change[0])
-            found = {user_id for _, user_id in changes[start:end]}
-        else:
-            found = await self._look_up(user, shard, after)
-        if found:
-            for room_id in user.rooms("join"):
-                await self._rooms.get(room_id)
+    # What changed
+
+    async def _announced(self, shard: int, after: int, upto: int) -> set[str]:
+        recent = self._recent(self._devices, shard)
+        if after >= recent.complete_after:
+            return set(recent.between(after, upto))
+        found: set[str] = set()
+        while True:
+            page = await self._rooms.log.page(
+                shard, STREAM, kind=Kind.DEVICE_LIST, after=after, before=upto + 1, limit=PAGE
+            )
+            found.update(entry.key for entry in page if entry.key is not None)
+            if len(page) < PAGE:
+                return found
+            after = page[-1].seq
+
+    async def _moved(self, user: User, shard: int, after: int, upto: int) -> set[tuple[str, str]]:
+        """(room, who): moves of the user, and of others in the user's rooms."""
+        recent = self._recent(self._members, shard)
+        if after >= recent.complete_after:
+            return {
+                (room_id, who) for room_id, who in recent.between(after, upto) if room_id in user.memberships
+            }
+        found: set[tuple[str, str]] = set()
+        for room_id, ref in user.memberships.items():
+            if self._rooms.shards.of_room(room_id) != shard:
+                continue
+            if after < ref.since <= upto or after < ref.position <= upto:
+                if ref.membership in ("join", "leave", "ban"):
+                    found.add((room_id, user.user_id))
+            elif ref.membership == "join":
+                room = await self._rooms.get(room_id)
+                if room is not None and room.last_seq > after:
+                    found.update((room_id, e.state_key or "") for e in _members_between(room, after, upto))
         return found
 
-    async def _look_up(self, user: User, shard: int, after: int) -> set[str]:
-        """For a client that was away since before this process began: ask for each user it shares with."""
-        sharing = {user.user_id}
-        for room_id in user.rooms("join"):
+    async def _signed_between(self, user: User, after: int, upto: int) -> set[str]:
+        """Users whose keys the user has signed: the user's devices are shown the signatures."""
+        newest = self._signed.get(user.user_id)
+        if newest is not None and newest <= after:
+            return set()
+        refs = await self._rooms.log.current(user.shard, user.user_id, Kind.DEVICE_LIST)
+        signed = {ref.key: ref.seq for ref in refs if ref.type == SIGNATURE}
+        self._remember_signed(user.user_id, max((newest or 0, *signed.values())))
+        return {other for other, seq in signed.items() if after < seq <= upto}
+
+    async def _note_move(self, user: User, room_id: str, who: str, changed: set[str], gone: set[str]) -> None:
+        """Sort a move by how things are now: a later one comes with a later answer."""
+        room = await self._rooms.get(room_id)
+        if room is None:
+            return
+        if who == user.user_id:
+            (changed if who in room.joined else gone).update(room.joined)
+        elif user.user_id in room.joined:
+            (changed if who in room.joined else gone).add(who)
+
+    # Who shares rooms
+
+    async def _without_room(self, user: User, others: set[str]) -> set[str]:
+        """Those of `others` with whom the user shares no room (they may be many: a room's members)."""
+        joined = user.rooms("join")
+        # Those that are in memory may settle it for everybody.
+        joined.sort(key=lambda room_id: self._rooms.cached(room_id) is None)
+        for room_id in joined:
+            if not others:
+                break
             room = await self._rooms.get(room_id)
             if room is not None:
-                sharing |= room.joined
-        found: set[str] = set()
-        for user_id in sharing:
-            refs = await self._rooms.log.current(shard, user_id, Kind.DEVICE_LIST)
-            if any(ref.seq > after for ref in refs):
-                found.add(user_id)
-        return found
+                others = others - room.joined
+        return others
 
-    async def _membership_changes(
-        self,
-        user: User,
-        after: tuple[int, ...],
-        upto: tuple[int, ...],
-        changed: set[str],
-        left: set[str],
-    ) -> None:
-        for room_id, ref in user.memberships.items():
-            shard = self._rooms.shards.of_room(room_id)
-            low, high = after[shard], upto[shard]
-            if ref.membership == "join":
-                last = self._rooms.activity.get(room_id, 0)
-                if last <= low and low >= self._rooms.started_at[shard]:
-                    continue
-                room = await self._rooms.get(room_id)
-                if room is None:
-                    continue
-                if ref.since > low:
-                    changed |= room.joined
-                    continue
-                for event in _member_changes(room, low, high):
-                    who = event.state_key or ""
-                    if event.membership == "join":
-                        changed.add(who)
-                    elif not self.share_room(user, who):
-                        left.add(who)
-            elif low < ref.position <= high and ref.membership in ("leave", "ban"):
-                room = await self._rooms.get(room_id)
-                if room is not None:
-                    left |= {who for who in room.joined if not self.share_room(user, who)}
+    async def _rooms_of(self, remote: str) -> frozenset[str]:
+        """Rooms in which a user of another server is or has been."""
+        known = self._elsewhere.get(remote)
+        if known is not None:
+            return known
+        moves, rooms = self._moves, set[str]()
+        for shard in self._rooms.shards.room_shards():
+            rooms.update(await self._rooms.log.streams_keyed(shard, Kind.EVENT, "m.room.member", remote))
+        known = frozenset(rooms)
+        if moves == self._moves:
+            self._elsewhere[remote] = known
+            if len(self._elsewhere) > CACHED:
+                self._elsewhere.popitem(last=False)
+        return known
+
+    # Following
+
+    def _on_room_entry(self, shard: int, entry: Entry, room: Room | None, view: RoomEvent | None) -> None:
+        if entry.kind is Kind.DEVICE_LIST:
+            self._recent(self._devices, shard).add(entry.seq, entry.key or "")
+        elif entry.type == "m.room.member" and entry.pos is None and entry.key is not None:
+            if _joins_or_leaves(view) if view is not None else _may_join_or_leave(entry):
+                self._recent(self._members, shard).add(entry.seq, (entry.stream, entry.key))
+            self._moves += 1
+            self._elsewhere.pop(entry.key, None)
+
+    def _on_user_entry(self, entry: Entry) -> None:
+        if entry.kind is Kind.DEVICE_LIST and entry.type == SIGNATURE:
+            self._remember_signed(entry.stream, entry.seq)
+
+    def _remember_signed(self, user_id: str, seq: int) -> None:
+        self._signed[user_id] = seq
+        if len(self._signed) > CACHED:
+            self._signed.popitem(last=False)
+
+    def _recent(self, of_shards: "dict[int, _Recent[T]]", shard: int) -> "_Recent[T]":
+        recent = of_shards.get(shard)
+        if recent is None:
+            recent = of_shards[shard] = _Recent(self._rooms.started_at[shard])
+        return recent
 
 
-def _member_changes(room: Room, low: int, high: int) -> list[RoomEvent]:
-    """Member events between two positions that changed the membership (not only the profile)."""
-    if low >= room.timeline_after:
-        recent = room.timeline[room.first_after(low) : room.first_after(high)]
-    else:
-        recent = [event for event in room.head.state.values() if low < event.position <= high]
+class _Recent(Generic[T]):
+    """The newest things of a shard in order, all of those above `complete_after`."""
+
+    def __init__(self, complete_after: int) -> None:
+        self.complete_after = complete_after
+        self._seqs: list[int] = []
+        self._things: list[T] = []
+
+    def add(self, seq: int, thing: T) -> None:
+        self._seqs.append(seq)
+        self._things.append(thing)
+        if len(self._seqs) > 2 * CHANGES_KEPT:
+            self.complete_after = self._seqs[CHANGES_KEPT - 1]
+            del self._seqs[:CHANGES_KEPT]
+            del self._things[:CHANGES_KEPT]
+
+    def between(self, after: int, upto: int) -> list[T]:
+        """Those with after < seq ≤ upto; `after` is not below `complete_after`."""
+        seqs = self._seqs
+        if not seqs or seqs[-1] <= after:
+            return []
+        return self._things[bisect_right(seqs, after) : bisect_right(seqs, upto)]
+
+
+def _joins_or_leaves(member: RoomEvent) -> bool:
+    """Whether a member event makes somebody joined or no longer joined; profile changes do neither."""
+    before = member.unsigned().get("prev_content", {}).get("membership")
+    return before != member.membership and "join" in (before, member.membership)
+
+
+def _may_join_or_leave(entry: Entry) -> bool:
+    """The same where it is not known what was before."""
+    return entry.kind is Kind.STATE or membership_in(entry) in ("join", "leave", "ban")
+
+
+def _members_between(room: Room, after: int, upto: int) -> list[RoomEvent]:
+    """Member events between two positions, among them all by which somebody joined or left."""
+    if after >= room.timeline_after:
+        recent = room.timeline[room.first_after(after) : room.first_after(upto)]
+        return [event for event in recent if event.type == "m.room.member" and _joins_or_leaves(event)]
+    # The latest of several is there, whatever came before it.
     return [
         event
-        for event in recent
-        if event.type == "m.room.member"
-        and event.unsigned().get("prev_content", {}).get("membership") != event.membership
+        for event in room.head.state.values()
+        if event.type == "m.room.member" and after < event.position <= upto
     ]
+
+
+def _is_in(user: User, room_id: str) -> bool:
+    ref = user.memberships.get(room_id)
+    return ref is not None and ref.membership == "join"

@@ -101,7 +101,7 @@ class SyncEngine:
         self._bundling = bundling
         self._epoch = epoch
         self._now = now
-        self.to_device = ToDeviceQueue(rooms.log)
+        self.to_device = ToDeviceQueue(rooms.log, now)
         self.known_members = KnownMembers()
 
     # Tokens
@@ -162,8 +162,8 @@ class SyncEngine:
         if messages:
             parts.append(b'"to_device":' + events_object(messages))
         lists = None
-        if since is not None and since.rooms != upto.rooms:
-            lists = await self._device_lists.since(user, since.rooms, upto.rooms)
+        if since is not None:
+            lists = await self._device_lists.since(user, since, upto)
             if lists:
                 shown = {"changed": sorted(lists.changed), "left": sorted(lists.left)}
                 parts.append(b'"device_lists":' + orjson.dumps(shown))

@@ -1,12 +1,18 @@
 """Messages waiting for a device: delivered in order, dropped once the device has acknowledged them.
 
-A sync whose since-token is past a message acknowledges it (spec: client-server "Send-to-Device messaging").
+A sync whose since-token is past a message acknowledges it: from then on it is shown no more. It
+leaves the log some time later, for as long as it is there its sender's transaction is known, and a
+request repeated after a lost answer or a crash stores nothing twice.
+
+spec: client-server "Send-to-Device messaging"
 """
 
 import asyncio
+from collections import OrderedDict
 
 import structlog
 
+from homeserver.clock import Clock
 from homeserver.users.users import User
 from storage.errors import StoreError
 from storage.log import Kind, Log
@@ -15,14 +21,43 @@ log = structlog.get_logger(__name__)
 
 PAGE = 100
 TYPE = "to_device"
+KEPT_MS = 10 * 60_000
+"""How long a message stays in the log at least, counted from its arrival."""
+MAX_WAITING = 10_000
+"""For one device that fetches none; more are not stored."""
+QUEUES_KEPT = 100_000
+
+
+class _Queue:
+    """What is remembered of one device's queue."""
+
+    __slots__ = ("acknowledged", "drop_from_ts", "dropped", "waiting")
+
+    def __init__(self) -> None:
+        self.acknowledged = 0
+        """The device has everything up to here."""
+        self.dropped = 0
+        """Everything up to here has left the log."""
+        self.drop_from_ts = 0
+        """When to look again for what may leave it (ms)."""
+        self.waiting = 0
+        """Messages stored since the device last acknowledged any, as far as this process knows."""
 
 
 class ToDeviceQueue:
     """Reads and empties the queues in the users' logs."""
 
-    def __init__(self, log_port: Log) -> None:
+    def __init__(self, log_port: Log, now: Clock) -> None:
         self._log = log_port
+        self._now = now
+        self._queues: OrderedDict[tuple[str, str], _Queue] = OrderedDict()
         self._cleaning: set[asyncio.Task[None]] = set()
+
+    def has_room(self, user_id: str, device_id: str) -> bool:
+        """Whether another message for a device may be stored; counts it."""
+        queue = self._queue(user_id, device_id)
+        queue.waiting += 1
+        return queue.waiting <= MAX_WAITING
 
     async def waiting(
         self, user: User, device_id: str, after: int, upto: int, limit: int = PAGE
@@ -31,7 +66,11 @@ class ToDeviceQueue:
 
         It reaches to `upto` unless there are more messages than one answer holds.
         """
-        if user.last_to_device.get(device_id, 0) <= after:
+        newest = user.last_to_device.get(device_id, 0)
+        if newest <= after:
+            return [], upto
+        after = max(after, self._queue(user.user_id, device_id).acknowledged)
+        if newest <= after:
             return [], upto
         entries = await self._log.keyed(
             user.shard,
@@ -47,33 +86,75 @@ class ToDeviceQueue:
         return [entry.body for entry in entries], reached
 
     def acknowledge(self, user: User, device_id: str, upto: int) -> None:
-        """The device has everything up to `upto`: drop it, in the background."""
-        if user.to_device_kept_from.get(device_id, 0) >= min(upto, user.last_to_device.get(device_id, 0)):
+        """The device has everything up to `upto`: show it no more, and drop it in good time."""
+        newest = user.last_to_device.get(device_id)
+        if newest is None:
             return
-        user.to_device_kept_from[device_id] = upto
-        task = asyncio.create_task(self._drop(user, device_id, upto), name="drop-to-device")
-        self._cleaning.add(task)
-        task.add_done_callback(self._cleaning.discard)
+        queue = self._queue(user.user_id, device_id)
+        acknowledged = max(queue.acknowledged, min(upto, newest))
+        if acknowledged > queue.acknowledged:
+            queue.acknowledged = acknowledged
+            queue.waiting = 0
+        if acknowledged <= queue.dropped:
+            return
+        now = self._now()
+        if queue.drop_from_ts == 0:
+            queue.drop_from_ts = now + KEPT_MS
+        elif queue.drop_from_ts <= now:
+            queue.drop_from_ts = 0
+            task = asyncio.create_task(
+                self._drop(user, device_id, queue, now - KEPT_MS), name="drop-to-device"
+            )
+            self._cleaning.add(task)
+            task.add_done_callback(self._cleaning.discard)
 
-    async def _drop(self, user: User, device_id: str, upto: int) -> None:
+    async def _drop(self, user: User, device_id: str, queue: _Queue, arrived_before: int) -> None:
+        upto = queue.acknowledged
         try:
-            while True:
-                entries = await self._log.keyed(
-                    user.shard,
-                    user.user_id,
-                    kind=Kind.TO_DEVICE,
-                    type=TYPE,
-                    key=device_id,
-                    before=upto + 1,
-                    limit=PAGE,
-                )
-                if not entries:
-                    return
-                await self._log.remove(user.shard, [entry.seq for entry in entries])
+            if await self._remove(user, device_id, upto, arrived_before):
+                queue.dropped = upto
         except StoreError as error:
             log.warning("acknowledged messages stay for now", error=str(error))
+
+    async def _remove(self, user: User, device_id: str, upto: int, arrived_before: int | None) -> bool:
+        """Remove messages with seq ≤ upto, the old ones or all; False when some are left."""
+        while True:
+            entries = await self._log.keyed(
+                user.shard,
+                user.user_id,
+                kind=Kind.TO_DEVICE,
+                type=TYPE,
+                key=device_id,
+                before=upto + 1,
+                limit=PAGE,
+            )
+            old = [e.seq for e in entries if arrived_before is None or e.ts <= arrived_before]
+            if old:
+                await self._log.remove(user.shard, old)
+            if len(old) < len(entries):
+                return False
+            if len(entries) < PAGE:
+                return True
+
+    async def forget(self, user: User, device_id: str) -> None:
+        """Drop everything that waits for a device that is gone."""
+        self._queues.pop((user.user_id, device_id), None)
+        newest = user.last_to_device.get(device_id)
+        if newest is not None:
+            await self._remove(user, device_id, newest, None)
 
     async def settle(self) -> None:
         """Wait for what is being dropped (shutdown)."""
         if self._cleaning:
             await asyncio.wait(self._cleaning)
+
+    def _queue(self, user_id: str, device_id: str) -> _Queue:
+        key = (user_id, device_id)
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = self._queues[key] = _Queue()
+            if len(self._queues) > QUEUES_KEPT:
+                self._queues.popitem(last=False)
+        else:
+            self._queues.move_to_end(key)
+        return queue

@@ -1,0 +1,153 @@
+"""Sending messages to devices (spec: client-server "Send-to-Device messaging").
+
+A message is an entry of its recipient's log under the device's id. It carries the transaction it was
+sent in, so a request that is repeated adds only what an earlier attempt did not get to.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import orjson
+import structlog
+from msgspec.structs import replace
+
+from homeserver.clock import Clock
+from homeserver.e2ee.key_objects import too_many
+from homeserver.errors import invalid_param, too_large
+from homeserver.protocol.json_types import JsonObject
+from homeserver.shard_writer import Appended, Drafts
+from homeserver.sync.to_device import TYPE, ToDeviceQueue
+from homeserver.users.users import Users
+from storage.collection import Collection
+from storage.log import Entry, Kind, Log, ShardMap, transaction_digest
+from storage.records.accounts import Device
+
+log = structlog.get_logger(__name__)
+
+ALL_DEVICES = "*"
+MAX_MESSAGE_BYTES = 64 * 1024
+"""Of one event's JSON; messages that carry keys have one to four thousand."""
+MAX_MESSAGES = 10_000
+"""In one request, wildcards counted by the devices they stand for."""
+MAX_REQUEST_BYTES = 32 * 1024 * 1024
+"""Of all the events that one request makes."""
+MAX_ID_BYTES = 255
+ENTRIES_AT_ONCE = 500
+
+Messages = Mapping[str, Mapping[str, JsonObject]]
+"""User → device (or `*`) → content."""
+
+
+class Sender(NamedTuple):
+    """Who sends, and in which transaction."""
+
+    user_id: str
+    device_id: str
+    txn_id: str
+
+
+class ToDevice:
+    """Stores messages for the devices of local users. Those for other servers' users are passed over."""
+
+    def __init__(
+        self,
+        users: Users,
+        log_port: Log,
+        shards: ShardMap,
+        devices: Collection[Device],
+        queue: ToDeviceQueue,
+        now: Clock,
+    ) -> None:
+        self._users = users
+        self._log = log_port
+        self._shards = shards
+        self._devices = devices
+        self._queue = queue
+        self._now = now
+
+    async def send(self, sender: Sender, type: str, messages: Messages) -> None:
+        """Deliver, once per transaction, to those of the devices that exist.
+
+        Raises 400 or 413 beyond the limits; nothing is sent then.
+        """
+        if len(type.encode()) > MAX_ID_BYTES or len(sender.txn_id.encode()) > MAX_ID_BYTES:
+            raise invalid_param(f"Event type and transaction id may have {MAX_ID_BYTES} bytes at most")
+        local = {user: of_user for user, of_user in messages.items() if self._users.is_local(user)}
+        if sum(map(len, local.values())) > MAX_MESSAGES:
+            raise too_many(f"At most {MAX_MESSAGES} messages at once")
+        targets = await self._targets(local)
+        by_shard: dict[int, list[Entry]] = {}
+        now, size = self._now(), 0
+        made: dict[int, bytes] = {}
+        for (user_id, device_id), content in targets.items():
+            body = made.get(id(content))
+            if body is None:
+                body = made[id(content)] = _event(sender.user_id, type, content)
+            size += len(body)
+            txn = _transaction(sender, type, user_id, device_id)
+            by_shard.setdefault(self._shards.of_user(user_id), []).append(
+                Entry(
+                    kind=Kind.TO_DEVICE, stream=user_id, body=body, type=TYPE, key=device_id, txn=txn, ts=now
+                )
+            )
+        if len(targets) > MAX_MESSAGES or size > MAX_REQUEST_BYTES:
+            raise too_many("Too many or too large messages at once")
+        await asyncio.gather(*(self._deliver(shard, entries) for shard, entries in by_shard.items()))
+
+    async def _targets(self, messages: Messages) -> dict[tuple[str, str], JsonObject]:
+        """(user, device) → content, for each device that exists."""
+        named = [
+            (user_id, device_id)
+            for user_id, of_user in messages.items()
+            for device_id in of_user
+            if device_id != ALL_DEVICES
+        ]
+        known = {(d.user_id, d.device_id) for d in await self._devices.get_many(named)} if named else set()
+        # One message for each device: the one that names it, whatever the wildcard says.
+        targets: dict[tuple[str, str], JsonObject] = {}
+        for user_id, of_user in messages.items():
+            if ALL_DEVICES in of_user:
+                for device in await self._devices.find("key", (user_id,)):
+                    targets[user_id, device.device_id] = of_user[ALL_DEVICES]
+            for device_id, content in of_user.items():
+                if (user_id, device_id) in known:
+                    targets[user_id, device_id] = content
+        return targets
+
+    async def _deliver(self, shard: int, entries: Sequence[Entry]) -> None:
+        admitted = [e for e in entries if self._queue.has_room(e.stream, e.key or "")]
+        if len(admitted) < len(entries):
+            log.warning("to-device queues are full", dropped=len(entries) - len(admitted))
+        for i in range(0, len(admitted), ENTRIES_AT_ONCE):
+            waiting: Sequence[Entry] = admitted[i : i + ENTRIES_AT_ONCE]
+            while waiting and not await self._users.submit(waiting[0].stream, _Delivery(waiting)):
+                waiting = [e for e in waiting if await self._log.by_txn(shard, e.txn or b"") is None]
+
+
+class _Delivery:
+    """A proposal of messages; its result is whether they are stored, False when some were there before."""
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self._entries = entries
+
+    def build(self, drafts: Drafts, next_seq: int) -> list[Appended]:
+        return [Appended(replace(entry, seq=next_seq + i)) for i, entry in enumerate(self._entries)]
+
+    def result(self) -> bool:
+        return True
+
+    def duplicate(self, existing: Entry) -> bool:
+        return False
+
+
+def _event(sender: str, type: str, content: JsonObject) -> bytes:
+    body = orjson.dumps({"content": content, "sender": sender, "type": type})
+    if len(body) > MAX_MESSAGE_BYTES:
+        raise too_large(f"A message may have {MAX_MESSAGE_BYTES} bytes at most")
+    return body
+
+
+def _transaction(sender: Sender, type: str, user_id: str, device_id: str) -> bytes:
+    endpoint = f"sendToDevice\0{type}\0{user_id}\0{device_id}"
+    return transaction_digest(sender.user_id, sender.device_id, endpoint, sender.txn_id)
