@@ -11,48 +11,31 @@ import structlog
 from aiohttp import web
 
 from client_api.account import AccountRoutes
+from client_api.account_data import AccountDataRoutes
 from client_api.admin.registration import SecretRegistrationRoutes
 from client_api.capabilities import CapabilityRoutes
+from client_api.client_address import ClientAddresses
 from client_api.contacts import ContactRoutes
 from client_api.devices import DeviceRoutes
-from client_api.login import LoginRoutes
-from client_api.openid import OpenIdRoutes
-from client_api.pages import AssetRoutes
-from client_api.server_administration import ServerAdministrationRoutes
-from client_api.uia import FallbackRoutes, InteractiveAuth
-from client_api.well_known import WellKnownRoutes
-from homeserver.users.deactivation import Deactivation
-from homeserver.users.devices import Devices
-from homeserver.users.logins import Logins
-from homeserver.users.moderation import Moderation
-from homeserver.users.openid import OpenId
-from homeserver.users.registration import Registration
-from homeserver.users.registration_tokens import RegistrationTokens
-from homeserver.users.uia import Stage, Uia
-from homeserver.users.uia_stages import (
-    DUMMY,
-    PASSWORD,
-    REGISTRATION_TOKEN,
-    TERMS,
-    DummyStage,
-    PasswordStage,
-    RegistrationTokenStage,
-    TermsStage,
-)
-from client_api.account_data import AccountDataRoutes
-from client_api.client_address import ClientAddresses
 from client_api.directory import AliasRoutes, DirectoryRoutes
 from client_api.events import HistoryRoutes, SendRoutes, StateRoutes
 from client_api.http import Gate, Routes, mount
+from client_api.login import LoginRoutes
+from client_api.openid import OpenIdRoutes
+from client_api.pages import AssetRoutes
 from client_api.profiles import ProfileRoutes
 from client_api.push_rules import PushRuleRoutes
 from client_api.receipts import ReceiptRoutes, TypingRoutes
 from client_api.registration import RegistrationRoutes
 from client_api.relations import RelationRoutes
 from client_api.rooms import RoomRoutes
+from client_api.server_administration import ServerAdministrationRoutes
+from client_api.sliding_sync import SlidingSyncRoutes
 from client_api.spaces import SpaceRoutes
 from client_api.syncing import SyncRoutes
+from client_api.uia import FallbackRoutes, InteractiveAuth
 from client_api.versions import VersionRoutes
+from client_api.well_known import WellKnownRoutes
 from homeserver.bus.consumer import Consumer, Handle
 from homeserver.clock import Clock, system_clock
 from homeserver.config import Config
@@ -84,16 +67,37 @@ from homeserver.rooms.summary import Summaries
 from homeserver.rooms.upgrade import Upgrade
 from homeserver.rooms.visibility import Visibility
 from homeserver.sync.device_lists import DeviceLists
-from homeserver.sync.engine import KeyCounts, SyncEngine
+from homeserver.sync.engine import DeviceKeyCounts, KeyCounts, SyncEngine
+from homeserver.sync.sliding.engine import SlidingSync
+from homeserver.sync.sliding.extensions import ExtensionSections
+from homeserver.sync.sliding.rooms import RoomSections
 from homeserver.sync.wakeup import Wakeup
 from homeserver.users.account_data import AccountData
 from homeserver.users.accounts import Accounts
+from homeserver.users.deactivation import Deactivation
+from homeserver.users.devices import Devices
 from homeserver.users.invite_permission import InvitePermission
 from homeserver.users.last_seen import LastSeen
+from homeserver.users.logins import Logins
+from homeserver.users.moderation import Moderation
+from homeserver.users.openid import OpenId
 from homeserver.users.passwords import Passwords
 from homeserver.users.presence import Presence
 from homeserver.users.profiles import Profiles
+from homeserver.users.registration import Registration
+from homeserver.users.registration_tokens import RegistrationTokens
 from homeserver.users.sessions import Sessions
+from homeserver.users.uia import Stage, Uia
+from homeserver.users.uia_stages import (
+    DUMMY,
+    PASSWORD,
+    REGISTRATION_TOKEN,
+    TERMS,
+    DummyStage,
+    PasswordStage,
+    RegistrationTokenStage,
+    TermsStage,
+)
 from homeserver.users.users import Users
 from storage.collection import CollectionSpec
 from storage.log import Entry, Kind, ShardMap
@@ -198,6 +202,8 @@ class App:
         presence = Presence()
         push_rules = UserPushRules()
         unread = Unread(self.rooms, push_rules, Verdicts())
+        device_lists = DeviceLists(self.rooms, self.users, now)
+        key_counts: DeviceKeyCounts = self
         self.engine = SyncEngine(
             rooms=self.rooms,
             users=self.users,
@@ -205,14 +211,28 @@ class App:
             visibility=visibility,
             typing=self.typing,
             ephemeral=clock,
-            device_lists=DeviceLists(self.rooms),
-            key_counts=self,
+            device_lists=device_lists,
+            key_counts=key_counts,
             unread=unread,
             presence=presence,
             account_data=account_data,
             bundling=bundling,
             epoch=epoch,
             now=now,
+        )
+        sliding = SlidingSync(
+            rooms=self.rooms,
+            users=self.users,
+            wakeup=self.wakeup,
+            sync=self.engine,
+            sections=RoomSections(self.rooms, visibility, bundling, unread, now),
+            extensions=ExtensionSections(
+                to_device=self.engine.to_device,
+                device_lists=device_lists,
+                key_counts=key_counts,
+                account_data=account_data,
+                typing=self.typing,
+            ),
         )
         self.rooms.follow(self.users.on_room_entry)
         self.rooms.follow(self._wake_for_room_entry)
@@ -252,6 +272,7 @@ class App:
         self.modules: list[Routes] = [
             SendRoutes(sending),
             SyncRoutes(self.engine, collection(profile_records.FILTERS), presence),
+            SlidingSyncRoutes(sliding, presence),
             StateRoutes(history),
             HistoryRoutes(history),
             RoomRoutes(new_rooms, membership, aliases, upgrade, self.users),

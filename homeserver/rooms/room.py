@@ -27,6 +27,17 @@ StateMap = immutables.Map[StateKey, RoomEvent]
 
 NO_HASHES: Mapping[str, str] = {}
 EMPTY_STATE: StateMap = immutables.Map()
+BUMPING = frozenset(
+    {
+        "m.room.create",
+        "m.room.message",
+        "m.room.encrypted",
+        "m.sticker",
+        "m.call.invite",
+        "m.poll.start",
+        "m.beacon_info",
+    }
+)
 TIMELINE_KEPT = 100
 RECEIPTS_KEPT = 200
 
@@ -93,6 +104,8 @@ class Room:
         """Serialized pieces that many syncs share; emptied by every change."""
         self.size = 2000
         self.created_ts = 0
+        self.bumped_at = 0
+        """Position of the newest event that people would call activity (MSC4186 "bump stamp")."""
 
     # What the room is
 
@@ -176,11 +189,17 @@ class Room:
                 self.created_ts = view.ts
         elif view.redacts is not None:
             self._redact(view)
-        self.timeline.append(view)
-        self.size += view.size()
+        self.add_to_timeline(view)
         if len(self.timeline) > 2 * TIMELINE_KEPT:
             self._trim()
         return view
+
+    def add_to_timeline(self, event: RoomEvent) -> None:
+        """Add the newest event."""
+        self.timeline.append(event)
+        self.size += event.size()
+        if event.type in BUMPING and event.position > 0:
+            self.bumped_at = event.position
 
     def note_member(self, member: RoomEvent) -> None:
         """Keep `joined` and `invited` in step with a current member event."""

@@ -152,8 +152,9 @@ class Rooms:
                 room.size += view.size()
                 if ref.type == "m.room.member":
                     room.note_member(view)
-        room.timeline = [by_id[entry.event_id or ""] for entry in page if entry.pos is None]
-        room.size += sum(view.size() for view in room.timeline)
+        for entry in page:
+            if entry.pos is None:
+                room.add_to_timeline(by_id[entry.event_id or ""])
         room.timeline_after = page[0].position - 1 if len(page) == LOADED_TIMELINE else 0
         newest = page[-1]
         meta = decode_meta(newest.meta)

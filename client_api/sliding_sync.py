@@ -1,0 +1,28 @@
+"""Simplified sliding sync (MSC4186), at the path that clients use today."""
+
+from typing import ClassVar
+
+from client_api.http import Call, Result, Routes, route
+from homeserver.sync.sliding.engine import SlidingSync
+from homeserver.sync.sliding.request import SlidingRequest
+from homeserver.users.presence import Presence
+
+PATH = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
+
+
+class SlidingSyncRoutes(Routes):
+    HOT: ClassVar[bool] = True
+
+    def __init__(self, sliding: SlidingSync, presence: Presence) -> None:
+        self._sliding = sliding
+        self._presence = presence
+
+    @route("POST", PATH, quick=True)
+    async def poll(self, call: Call) -> Result:
+        request = call.json(SlidingRequest)
+        session, pos = call.session, call.query("pos") or None
+        timeout = call.int_query("timeout", 0)
+        user_id, device_id = session.user_id, session.device_id
+        await self._presence.seen_syncing(user_id, call.query("set_presence") or "online")
+        del call, session
+        return await self._sliding.poll(user_id, device_id, request, pos=pos, timeout=timeout)

@@ -1,0 +1,145 @@
+"""The poll of simplified sliding sync (MSC4186): answers at once when there is news, else waits."""
+
+import asyncio
+
+import orjson
+
+from homeserver.rooms.room import Room
+from homeserver.rooms.rooms import Rooms
+from homeserver.sync.engine import MAX_TIMEOUT_MS, SyncEngine
+from homeserver.sync.room_section import Reader
+from homeserver.sync.sliding.connection import Connections, SentRoom, Snapshot
+from homeserver.sync.sliding.extensions import ExtensionSections, Looked
+from homeserver.sync.sliding.lists import Listed, matching, rooms_of, window
+from homeserver.sync.sliding.request import SlidingRequest
+from homeserver.sync.sliding.rooms import RoomSections, Wish
+from homeserver.sync.token import SyncToken
+from homeserver.sync.wakeup import Wakeup
+from homeserver.users.users import User, Users
+
+MAX_ROOMS_PER_ANSWER = 200
+
+
+class SlidingSync:
+    """Answers sliding-sync requests of all devices."""
+
+    def __init__(
+        self,
+        *,
+        rooms: Rooms,
+        users: Users,
+        wakeup: Wakeup,
+        sync: SyncEngine,
+        sections: RoomSections,
+        extensions: ExtensionSections,
+    ) -> None:
+        self._rooms = rooms
+        self._users = users
+        self._wakeup = wakeup
+        self._sync = sync
+        self._sections = sections
+        self._extensions = extensions
+        self._connections = Connections()
+
+    async def poll(
+        self, user_id: str, device_id: str, request: SlidingRequest, *, pos: str | None, timeout: int
+    ) -> bytes:
+        """The answer as JSON bytes; `timeout` in ms. Raises 400, M_UNKNOWN_POS among them."""
+        request.check()
+        connection = self._connections.get(user_id, device_id, request.conn_id, pos)
+        before = connection.snapshot(pos) if pos is not None else None
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + min(max(timeout, 0), MAX_TIMEOUT_MS) / 1000
+        while True:
+            user = await self._users.get(user_id)
+            upto = self._sync.position(user)
+            answer, after, news = await self._answer(user, device_id, request, before, upto)
+            if news or before is None or loop.time() >= deadline:
+                new_pos = connection.remember(after)
+                return b'{"pos":"' + new_pos.encode() + b'",' + answer + b"}"
+            if self._sync.position(user) == upto:
+                del user, answer, after
+                slot = f"{device_id} {request.conn_id}"
+                await self._wakeup.wait(user_id, slot, deadline - loop.time())
+
+    async def _answer(
+        self, user: User, device_id: str, request: SlidingRequest, before: Snapshot | None, upto: SyncToken
+    ) -> tuple[bytes, Snapshot, bool]:
+        """(the answer behind `pos`, what the client has then, whether it shows anything new)."""
+        listed = await rooms_of(self._rooms, user)
+        looked, wishes, counts = await self._looked(user, request, listed)
+        sent = dict(before.rooms) if before is not None else {}
+        ignored = user.global_data("m.ignored_user_list").get("ignored_users")
+        reader = Reader(
+            user.user_id, device_id, frozenset(ignored) if isinstance(ignored, dict) else frozenset()
+        )
+        results: list[bytes] = []
+        new_rooms: dict[str, Room] = {}
+        for room, ref in listed:
+            wish = wishes.get(room.room_id)
+            if wish is None:
+                continue
+            had = sent.get(room.room_id)
+            if ref.membership == "join":
+                looked.joined[room.room_id] = room
+                if len(results) >= MAX_ROOMS_PER_ANSWER:
+                    continue
+                result, now_sent = await self._sections.joined(user, reader, room, ref, wish, had)
+                if had is None or not had.live:
+                    new_rooms[room.room_id] = room
+            elif had is None or had.live or had.upto < ref.position:
+                result = self._sections.invited(user, room, ref)
+                now_sent = SentRoom(ref.position, 0, (), live=False)
+            else:
+                continue
+            sent[room.room_id] = now_sent
+            if result is not None:
+                results.append(room.room_id_json + b":" + result)
+        results += await self._left(user, reader, sent)
+        sections, news = await self._extensions.sections(
+            user, device_id, request.extensions, looked, new_rooms, before.position if before else None, upto
+        )
+        if before is not None and before.lists != counts:
+            news = True
+        parts = [
+            b'"lists":' + orjson.dumps({name: {"count": count} for name, count in counts.items()}),
+            b'"rooms":{' + b",".join(results) + b"}",
+            b'"extensions":{'
+            + b",".join(b'"' + name.encode() + b'":' + body for name, body in sections.items())
+            + b"}",
+        ]
+        if request.txn_id is not None:
+            parts.append(b'"txn_id":' + orjson.dumps(request.txn_id))
+        return b",".join(parts), Snapshot(upto, sent, counts), bool(results) or news
+
+    async def _looked(
+        self, user: User, request: SlidingRequest, listed: list[Listed]
+    ) -> tuple[Looked, dict[str, Wish], dict[str, int]]:
+        """(rooms by list and subscription, what is wanted of each, the lists' lengths)."""
+        looked = Looked()
+        wishes: dict[str, Wish] = {}
+        counts: dict[str, int] = {}
+        for name, wanted in request.lists.items():
+            in_list = await matching(self._rooms, user, listed, wanted.filters)
+            counts[name] = len(in_list)
+            shown = window(in_list, wanted)
+            looked.by_list[name] = {room.room_id for room, _ in shown}
+            for room, _ in shown:
+                wishes.setdefault(room.room_id, Wish(user.user_id)).add(wanted)
+        for room_id, config in request.room_subscriptions.items():
+            looked.subscribed.add(room_id)
+            wishes.setdefault(room_id, Wish(user.user_id)).add(config)
+        return looked, wishes, counts
+
+    async def _left(self, user: User, reader: Reader, sent: dict[str, SentRoom]) -> list[bytes]:
+        """Rooms that the client follows and the user has left since."""
+        results: list[bytes] = []
+        for room_id in list(sent):
+            ref = user.memberships.get(room_id)
+            if ref is None or ref.membership in ("join", "invite", "knock"):
+                continue
+            del sent[room_id]
+            room = await self._rooms.get(room_id)
+            if room is not None:
+                results.append(room.room_id_json + b":" + await self._sections.left(user, reader, room, ref))
+        return results

@@ -1,0 +1,182 @@
+"""The extensions of sliding sync: to-device, e2ee, account data, receipts, typing (MSC3884, 3885, 3959–61)."""
+
+from collections.abc import Mapping
+
+import orjson
+
+from homeserver.errors import invalid_param
+from homeserver.rooms.ephemeral import Typing
+from homeserver.rooms.room import Room
+from homeserver.sync.device_lists import DeviceLists
+from homeserver.sync.engine import DeviceKeyCounts
+from homeserver.sync.room_section import receipts_event
+from homeserver.sync.sliding.request import Extension, Extensions
+from homeserver.sync.to_device import PAGE, ToDeviceQueue
+from homeserver.sync.token import SyncToken
+from homeserver.users.account_data import AccountData
+from homeserver.users.users import User
+
+
+class Looked:
+    """The rooms that a client looks at: by list, and by subscription."""
+
+    def __init__(self) -> None:
+        self.by_list: dict[str, set[str]] = {}
+        self.subscribed: set[str] = set()
+        self.joined: dict[str, Room] = {}
+
+    def chosen(self, extension: Extension) -> dict[str, Room]:
+        """The joined rooms that an extension is for; "*" stands for all lists or all subscriptions."""
+        names = extension.lists
+        room_ids: set[str] = set()
+        for name, ids in self.by_list.items():
+            if names is None or "*" in names or name in names:
+                room_ids |= ids
+        wanted = extension.rooms
+        if wanted is None or "*" in wanted:
+            room_ids |= self.subscribed
+        else:
+            room_ids |= self.subscribed & set(wanted)
+        return {room_id: self.joined[room_id] for room_id in room_ids if room_id in self.joined}
+
+
+class ExtensionSections:
+    """Makes the `extensions` of an answer."""
+
+    def __init__(
+        self,
+        *,
+        to_device: ToDeviceQueue,
+        device_lists: DeviceLists,
+        key_counts: DeviceKeyCounts,
+        account_data: AccountData,
+        typing: Typing,
+    ) -> None:
+        self._to_device = to_device
+        self._device_lists = device_lists
+        self._key_counts = key_counts
+        self._account_data = account_data
+        self._typing = typing
+
+    async def sections(
+        self,
+        user: User,
+        device_id: str,
+        wanted: Extensions,
+        looked: Looked,
+        new_rooms: Mapping[str, Room],
+        since: SyncToken | None,
+        upto: SyncToken,
+    ) -> tuple[dict[str, bytes], bool]:
+        """(name → JSON, whether any of them is news)."""
+        sections: dict[str, bytes] = {}
+        news = False
+        if wanted.to_device.enabled:
+            sections["to_device"], some = await self._messages(user, device_id, wanted, upto)
+            news |= some
+        if wanted.e2ee.enabled:
+            sections["e2ee"], some = await self._e2ee(user, device_id, since, upto)
+            news |= some
+        if wanted.account_data.enabled:
+            rooms = looked.chosen(wanted.account_data)
+            body = self._account_data_json(user, rooms, new_rooms, since, upto)
+            if body is not None:
+                sections["account_data"] = body
+                news = True
+        if wanted.receipts.enabled:
+            body = self._receipts(user, looked.chosen(wanted.receipts), new_rooms, since, upto)
+            if body is not None:
+                sections["receipts"] = body
+                news = True
+        if wanted.typing.enabled:
+            body = self._typing_json(looked.chosen(wanted.typing), new_rooms, since)
+            if body is not None:
+                sections["typing"] = body
+                news = True
+        return sections, news
+
+    async def _messages(
+        self, user: User, device_id: str, wanted: Extensions, upto: SyncToken
+    ) -> tuple[bytes, bool]:
+        after = 0
+        if wanted.to_device.since is not None:
+            digits = wanted.to_device.since
+            if not digits.isascii() or not digits.isdigit() or len(digits) > 16:
+                raise invalid_param("to_device.since: not a token of this server")
+            after = int(digits)
+            self._to_device.acknowledge(user, device_id, after)
+        limit = max(1, min(wanted.to_device.limit, PAGE))
+        messages, reached = await self._to_device.waiting(user, device_id, after, upto.user, limit)
+        body = b'{"next_batch":"%d","events":[%b]}' % (reached, b",".join(messages))
+        return body, bool(messages)
+
+    async def _e2ee(
+        self, user: User, device_id: str, since: SyncToken | None, upto: SyncToken
+    ) -> tuple[bytes, bool]:
+        counts = await self._key_counts.counts(user.user_id, device_id)
+        parts = [
+            b'"device_one_time_keys_count":' + orjson.dumps(counts.one_time),
+            b'"device_unused_fallback_key_types":' + orjson.dumps(list(counts.unused_fallback)),
+        ]
+        news = False
+        if since is not None and since.rooms != upto.rooms:
+            changes = await self._device_lists.since(user, since, upto)
+            if changes:
+                news = True
+                shown = {"changed": sorted(changes.changed), "left": sorted(changes.left)}
+                parts.append(b'"device_lists":' + orjson.dumps(shown))
+        return b"{" + b",".join(parts) + b"}", news
+
+    def _account_data_json(
+        self,
+        user: User,
+        rooms: Mapping[str, Room],
+        new_rooms: Mapping[str, Room],
+        since: SyncToken | None,
+        upto: SyncToken,
+    ) -> bytes | None:
+        after = since.user if since is not None else None
+        everything = self._events(user, "", after, upto.user)
+        by_room: list[bytes] = []
+        for room_id in rooms:
+            events = self._events(user, room_id, None if room_id in new_rooms else after, upto.user)
+            if events:
+                by_room.append(orjson.dumps(room_id) + b":[" + b",".join(events) + b"]")
+        if not everything and not by_room:
+            return None
+        return b'{"global":[%b],"rooms":{%b}}' % (b",".join(everything), b",".join(by_room))
+
+    def _events(self, user: User, room_id: str, after: int | None, upto: int) -> list[bytes]:
+        return [
+            b'{"type":' + orjson.dumps(type) + b',"content":' + content + b"}"
+            for type, content in self._account_data.changes(user, room_id, after, upto)
+        ]
+
+    def _receipts(
+        self,
+        user: User,
+        rooms: Mapping[str, Room],
+        new_rooms: Mapping[str, Room],
+        since: SyncToken | None,
+        upto: SyncToken,
+    ) -> bytes | None:
+        found: list[bytes] = []
+        for room_id, room in rooms.items():
+            after = 0 if since is None or room_id in new_rooms else since.rooms[room.shard]
+            event = receipts_event(room, after, upto.rooms[room.shard], user.user_id)
+            if event is not None:
+                found.append(orjson.dumps(room_id) + b":" + event)
+        return b'{"rooms":{' + b",".join(found) + b"}}" if found else None
+
+    def _typing_json(
+        self, rooms: Mapping[str, Room], new_rooms: Mapping[str, Room], since: SyncToken | None
+    ) -> bytes | None:
+        found: list[bytes] = []
+        for room_id in rooms:
+            if since is None or room_id in new_rooms:
+                shown = bool(self._typing.users(room_id))
+            else:
+                shown = self._typing.changed.get(room_id, 0) > since.ephemeral
+            if shown:
+                found.append(orjson.dumps(room_id) + b":" + self._typing.event(room_id))
+        return b'{"rooms":{' + b",".join(found) + b"}}" if found else None

@@ -1,0 +1,103 @@
+"""Which rooms a list holds, and in which order (MSC4186 "Room list", "Filters")."""
+
+from collections.abc import Sequence
+
+from homeserver.rooms.room import Room
+from homeserver.rooms.rooms import Rooms
+from homeserver.sync.sliding.request import ListFilters, RoomList
+from homeserver.users.invite_permission import blocks_invites
+from homeserver.users.users import MembershipRef, User
+
+Listed = tuple[Room, MembershipRef]
+
+
+async def rooms_of(rooms: Rooms, user: User) -> list[Listed]:
+    """The user's rooms (joined, invited, knocked), the one with the newest activity first."""
+    ignored = user.global_data("m.ignored_user_list").get("ignored_users")
+    hides_invites = blocks_invites(user)
+    found: list[Listed] = []
+    for room_id, ref in list(user.memberships.items()):
+        if ref.membership not in ("join", "invite", "knock"):
+            continue
+        if ref.membership == "invite" and (
+            hides_invites or (isinstance(ignored, dict) and ref.sender in ignored)
+        ):
+            continue
+        room = await rooms.get(room_id)
+        if room is not None:
+            found.append((room, ref))
+    found.sort(key=recency, reverse=True)
+    return found
+
+
+def recency(listed: Listed) -> int:
+    """The bump stamp: the newest event that people would call activity, or the own membership's."""
+    room, ref = listed
+    return max(room.bumped_at, ref.position) if ref.membership == "join" else ref.position
+
+
+def window(listed: Sequence[Listed], wanted: RoomList) -> list[Listed]:
+    """The rooms in the list's ranges; all of them when it names none."""
+    if wanted.ranges is None:
+        return list(listed)
+    indexes = sorted({i for low, high in wanted.ranges for i in range(low, min(high + 1, len(listed)))})
+    return [listed[i] for i in indexes]
+
+
+async def matching(rooms: Rooms, user: User, listed: Sequence[Listed], filters: ListFilters) -> list[Listed]:
+    """The rooms that the filters let through, in the same order."""
+    direct = direct_rooms(user) if filters.is_dm is not None else frozenset()
+    in_spaces = await _children_of(rooms, filters.spaces) if filters.spaces is not None else None
+    return [item for item in listed if _matches(user, item, filters, item[0].room_id in direct, in_spaces)]
+
+
+def direct_rooms(user: User) -> frozenset[str]:
+    """The rooms that the user's m.direct names."""
+    lists = user.global_data("m.direct").values()
+    return frozenset(
+        room_id for ids in lists if isinstance(ids, list) for room_id in ids if isinstance(room_id, str)
+    )
+
+
+async def _children_of(rooms: Rooms, spaces: Sequence[str]) -> set[str]:
+    children: set[str] = set()
+    for space_id in spaces:
+        space = await rooms.get(space_id)
+        if space is not None:
+            children.update(
+                key
+                for (type, key), event in space.head.state.items()
+                if type == "m.space.child" and isinstance(event.content.get("via"), list)
+            )
+    return children
+
+
+def _matches(
+    user: User, item: Listed, filters: ListFilters, is_direct: bool, in_spaces: set[str] | None
+) -> bool:
+    room, ref = item
+    if filters.is_dm is not None and is_direct != filters.is_dm:
+        return False
+    if filters.is_invite is not None and (ref.membership == "invite") != filters.is_invite:
+        return False
+    if filters.is_encrypted is not None and room.is_encrypted != filters.is_encrypted:
+        return False
+    if in_spaces is not None and room.room_id not in in_spaces:
+        return False
+    if filters.room_types is not None or filters.not_room_types:
+        room_type = room.state_content("m.room.create").get("type")
+        if room_type in filters.not_room_types:
+            return False
+        if filters.room_types is not None and room_type not in filters.room_types:
+            return False
+    if filters.room_name_like is not None:
+        name = room.state_content("m.room.name").get("name")
+        if not isinstance(name, str) or filters.room_name_like.casefold() not in name.casefold():
+            return False
+    if filters.tags is not None or filters.not_tags:
+        tags = user.room_tags(room.room_id)
+        if filters.tags is not None and not any(tag in tags for tag in filters.tags):
+            return False
+        if any(tag in tags for tag in filters.not_tags):
+            return False
+    return True

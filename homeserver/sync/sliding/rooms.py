@@ -1,0 +1,221 @@
+"""One room of a sliding-sync answer (MSC4186 "Room results"), as JSON bytes."""
+
+from collections.abc import Sequence
+
+import orjson
+
+from homeserver.clock import Clock
+from homeserver.push.unread import Unread
+from homeserver.rooms.bundling import Bundling
+from homeserver.rooms.room import Room
+from homeserver.rooms.room_event import RoomEvent
+from homeserver.rooms.rooms import Rooms
+from homeserver.rooms.stripped import stripped_state
+from homeserver.rooms.visibility import Visibility
+from homeserver.sync.engine import heroes
+from homeserver.sync.filter import RoomEventFilter
+from homeserver.sync.room_section import Reader, render_events
+from homeserver.sync.sliding.connection import SentRoom
+from homeserver.sync.sliding.lists import direct_rooms, recency
+from homeserver.sync.sliding.request import MAX_TIMELINE, RoomConfig, StatePatterns
+from homeserver.sync.timeline import TimelineSlice, newest_events
+from homeserver.sync.token import encode_position
+from homeserver.users.users import MembershipRef, User
+
+EVERYTHING = RoomEventFilter()
+SHOWN_TYPES = frozenset({"m.room.name", "m.room.avatar", "m.room.member", "m.room.canonical_alias"})
+
+
+class Wish:
+    """What all lists and subscriptions together want of one room."""
+
+    def __init__(self, user_id: str) -> None:
+        self.timeline_limit = 0
+        self.patterns = StatePatterns(user_id)
+        self.include_heroes = False
+
+    def add(self, config: RoomConfig) -> None:
+        self.timeline_limit = max(self.timeline_limit, min(config.timeline_limit, MAX_TIMELINE))
+        self.patterns.add(config.required_state)
+        self.include_heroes |= config.include_heroes
+
+
+class RoomSections:
+    """Makes room results."""
+
+    def __init__(
+        self,
+        rooms: Rooms,
+        visibility: Visibility,
+        bundling: Bundling,
+        unread: Unread,
+        now: Clock,
+    ) -> None:
+        self._rooms = rooms
+        self._visibility = visibility
+        self._bundling = bundling
+        self._unread = unread
+        self._now = now
+
+    async def joined(
+        self, user: User, reader: Reader, room: Room, ref: MembershipRef, wish: Wish, sent: SentRoom | None
+    ) -> tuple[bytes | None, SentRoom]:
+        """(the result or None when there is nothing new, what the client has of the room then)."""
+        upto = room.last_seq
+        signature = wish.patterns.signature()
+        grown = sent is not None and (sent.timeline_limit < wish.timeline_limit or sent.state != signature)
+        initial = sent is None or not sent.live
+        after = 0 if sent is None or initial else sent.upto
+        if not initial and not grown and after >= upto:
+            assert sent is not None
+            return None, sent
+        more_timeline = sent is not None and not initial and sent.timeline_limit < wish.timeline_limit
+        timeline = await self._timeline(room, 0 if more_timeline else after, upto, wish, initial=initial)
+        events = timeline.events
+        if ref.since > after and not room.always_shared:
+            line = await self._visibility.sight_line(room, user.user_id)
+            events = [event for event in events if line.sees(event)]
+        events = [e for e in events if e.sender not in reader.ignored or e.state_key is not None]
+        known = sent.members if sent is not None and not initial else frozenset()
+        whole_state = initial or (sent is not None and sent.state != signature)
+        state, members = self._state(room, wish.patterns, events, known, 0 if whole_state else after)
+        changed = [event for event in room.head.state.values() if event.position > after] if after else None
+        parts = self._face(user, room, wish, changed)
+        now_sent = SentRoom(
+            upto, max(wish.timeline_limit, sent.timeline_limit if sent else 0), signature, members
+        )
+        own_receipt = room.receipt_seqs.get(user.user_id, 0) > after
+        if not (initial or grown or events or state or parts or own_receipt):
+            return None, now_sent
+        if initial:
+            parts.append(b'"initial":true')
+        if more_timeline:
+            parts.append(b'"unstable_expanded_timeline":true')
+        if state:
+            parts.append(b'"required_state":[' + b",".join(e.render(self._now()) for e in state) + b"]")
+        if events:
+            live = sum(event.position > after for event in events) if after else 0
+            parts.append(await self._timeline_json(user, reader, room, timeline, events))
+            parts.append(b'"num_live":%d' % live)
+        elif initial and timeline.limited:
+            parts.append(b'"limited":true,"prev_batch":"%b"' % encode_position(timeline.start).encode())
+        unread = (await self._unread.counts(user, room)).total()
+        parts.append(
+            b'"notification_count":%d,"highlight_count":%d,"joined_count":%d,"invited_count":%d,"bump_stamp":%d'
+            % (
+                unread.notifications,
+                unread.highlights,
+                len(room.joined),
+                len(room.invited),
+                recency((room, ref)),
+            )
+        )
+        return b"{" + b",".join(parts) + b"}", now_sent
+
+    def invited(self, user: User, room: Room, ref: MembershipRef) -> bytes:
+        """An invite or a knock: stripped state only."""
+        events = b",".join(stripped_state(room, user.user_id))
+        parts = [
+            b'"initial":true',
+            b'"invite_state":[' + events + b"]",
+            b'"stripped_state":[' + events + b"]",
+            b'"membership":' + orjson.dumps(ref.membership),
+            b'"joined_count":%d,"invited_count":%d,"bump_stamp":%d'
+            % (len(room.joined), len(room.invited), ref.position),
+            *self._face(user, room, None, None),
+        ]
+        return b"{" + b",".join(parts) + b"}"
+
+    async def left(self, user: User, reader: Reader, room: Room, ref: MembershipRef) -> bytes:
+        """The leave of a room that the client was following: its member event, and no more."""
+        events = await self._rooms.stored.by_id(room.room_id, [ref.event_id])
+        rendered = [event.render(self._now(), membership=ref.membership) for event in events.values()]
+        body = b",".join(rendered)
+        return b'{"required_state":[%b],"timeline":[%b],"num_live":1,"membership":%b,"bump_stamp":%d}' % (
+            body,
+            body,
+            orjson.dumps(ref.membership),
+            ref.position,
+        )
+
+    async def _timeline(
+        self, room: Room, after: int, upto: int, wish: Wish, *, initial: bool
+    ) -> TimelineSlice:
+        limit = wish.timeline_limit
+        if limit == 0 and initial:
+            return TimelineSlice([], True, upto)
+        return await newest_events(
+            self._rooms.stored, room, after=after, upto=upto, limit=max(limit, 1), wanted=EVERYTHING
+        )
+
+    async def _timeline_json(
+        self, user: User, reader: Reader, room: Room, timeline: TimelineSlice, events: list[RoomEvent]
+    ) -> bytes:
+        bundles = {}
+        if timeline.limited:
+            bundles = dict(await self._bundling.bundles(room, events, user.user_id, reader.ignored))
+        rendered = render_events(room, events, reader, self._now(), bundles)
+        return b'"timeline":[%b],"limited":%b,"prev_batch":"%b"' % (
+            b",".join(rendered),
+            b"true" if timeline.limited else b"false",
+            encode_position(timeline.start).encode(),
+        )
+
+    def _state(
+        self,
+        room: Room,
+        patterns: StatePatterns,
+        events: Sequence[RoomEvent],
+        known: frozenset[str],
+        after: int,
+    ) -> tuple[list[RoomEvent], frozenset[str]]:
+        """(wanted state set after a position, users whose member events the client has by lazy loading)."""
+        current = room.head.state
+        if patterns.only_exact:
+            wanted = [event for key in patterns.exact if (event := current.get(key)) is not None]
+        else:
+            wanted = [event for (type, key), event in current.items() if patterns.wants(type, key)]
+        state = [event for event in wanted if event.position > after]
+        if not patterns.lazy:
+            return state, known
+        needed = {event.sender for event in events} | {
+            event.state_key or "" for event in events if event.type == "m.room.member"
+        }
+        members = known | needed
+        have = {event.state_key for event in state if event.type == "m.room.member"}
+        for user_id in members:
+            event = current.get(("m.room.member", user_id))
+            if event is None or user_id in have:
+                continue
+            if user_id not in known or event.position > after:
+                state.append(event)
+        return state, members
+
+    def _face(
+        self, user: User, room: Room, wish: Wish | None, changed: Sequence[RoomEvent] | None
+    ) -> list[bytes]:
+        """Name, avatar, heroes: all of it at first, later only when something of it changed."""
+        if changed is not None and not any(event.type in SHOWN_TYPES for event in changed):
+            return []
+        shown: dict[str, object] = {}
+        name = room.state_content("m.room.name").get("name")
+        avatar = room.state_content("m.room.avatar").get("url")
+        if isinstance(name, str) and name:
+            shown["name"] = name
+        if isinstance(avatar, str) and avatar:
+            shown["avatar"] = avatar
+        if "name" not in shown or (wish is not None and wish.include_heroes):
+            shown["heroes"] = [_hero(room, user_id) for user_id in heroes(room, user.user_id)]
+        if room.room_id in direct_rooms(user):
+            shown["is_dm"] = True
+        return [orjson.dumps(shown)[1:-1]] if shown else []
+
+
+def _hero(room: Room, user_id: str) -> dict[str, str]:
+    content = room.state_content("m.room.member", user_id)
+    shown = {
+        "user_id": user_id,
+        "displayname": content.get("displayname"),
+        "avatar_url": content.get("avatar_url"),
+    }
+    return {key: value for key, value in shown.items() if isinstance(value, str)}

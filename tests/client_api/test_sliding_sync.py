@@ -1,0 +1,199 @@
+"""Simplified sliding sync (MSC4186) as Element X uses it."""
+
+import asyncio
+from typing import Any
+
+from tests.client_api.conftest import Client, Server
+
+PATH = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
+
+
+class Sliding:
+    """A client's connection."""
+
+    def __init__(self, client: Client, **request: Any) -> None:
+        self.client = client
+        self.request = request
+        self.pos: str | None = None
+
+    async def poll(self, timeout: int = 0, **changes: Any) -> Any:
+        self.request.update(changes)
+        query: dict[str, Any] = {"timeout": timeout}
+        if self.pos is not None:
+            query["pos"] = self.pos
+        # The endpoint is not in the specification, so its answers are not checked against it.
+        reply = await self.client.call("POST", PATH, self.request, query=query)
+        self.pos = reply.body["pos"]
+        return reply.body
+
+
+def whole_list(limit: int = 10, **more: Any) -> dict[str, Any]:
+    return {
+        "ranges": [[0, 19]],
+        "timeline_limit": limit,
+        "required_state": [["m.room.create", ""], ["m.room.member", "$LAZY"], ["m.room.member", "$ME"]],
+        **more,
+    }
+
+
+async def test_rooms_come_with_the_newest_activity_first(alice: Client) -> None:
+    first = await alice.create_room(name="first")
+    second = await alice.create_room(name="second")
+    await alice.send(first, "bump")
+    body = await Sliding(alice, lists={"all": whole_list()}).poll()
+    assert body["lists"]["all"]["count"] == 2
+    stamps = {room_id: room["bump_stamp"] for room_id, room in body["rooms"].items()}
+    assert stamps[first] > stamps[second]
+    assert body["rooms"][first]["name"] == "first"
+    assert body["rooms"][first]["initial"] is True
+
+
+async def test_only_the_window_is_sent_and_grows_on_demand(alice: Client) -> None:
+    rooms = [await alice.create_room(name=str(n)) for n in range(3)]
+    sliding = Sliding(alice, lists={"all": whole_list(ranges=[[0, 0]])})
+    assert list((await sliding.poll())["rooms"]) == [rooms[2]]
+    body = await sliding.poll(lists={"all": whole_list(ranges=[[0, 2]])})
+    assert set(body["rooms"]) == {rooms[0], rooms[1]}
+
+
+async def test_waiting_poll_returns_with_the_new_message_only(alice: Client, bob: Client) -> None:
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    sliding = Sliding(bob, lists={"all": whole_list()})
+    await sliding.poll()
+    assert (await sliding.poll())["rooms"] == {}
+    poll = asyncio.create_task(sliding.poll(timeout=20_000))
+    await asyncio.sleep(0.05)
+    event_id = await alice.send(room_id, "hi")
+    body = await asyncio.wait_for(poll, 5)
+    room = body["rooms"][room_id]
+    assert [event["event_id"] for event in room["timeline"]] == [event_id]
+    assert room["num_live"] == 1
+    assert "initial" not in room
+    assert room["notification_count"] == 1
+
+
+async def test_lost_answer_is_given_again(alice: Client) -> None:
+    room_id = await alice.create_room()
+    sliding = Sliding(alice, lists={"all": whole_list()})
+    await sliding.poll()
+    pos = sliding.pos
+    event_id = await alice.send(room_id)
+    for _ in range(2):
+        sliding.pos = pos
+        body = await sliding.poll()
+        assert [e["event_id"] for e in body["rooms"][room_id]["timeline"]] == [event_id]
+
+
+async def test_unknown_position_asks_the_client_to_begin_anew(server: Server, alice: Client) -> None:
+    sliding = Sliding(alice, lists={"all": whole_list()})
+    await sliding.poll()
+    await server.restart()
+    again = server.client()
+    again.token = alice.token
+    reply = await again.call("POST", PATH, sliding.request, query={"pos": sliding.pos}, expect=400)
+    assert reply.errcode == "M_UNKNOWN_POS"
+
+
+async def test_lazy_members_are_those_who_spoke(alice: Client, bob: Client, carol: Client) -> None:
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    await carol.join(room_id)
+    await bob.send(room_id, "hi")
+    sliding = Sliding(alice, lists={"all": whole_list(limit=1)})
+    room = (await sliding.poll())["rooms"][room_id]
+    members = {e["state_key"] for e in room["required_state"] if e["type"] == "m.room.member"}
+    assert members == {alice.user_id, bob.user_id}
+    await carol.send(room_id, "me too")
+    room = (await sliding.poll(timeout=1000))["rooms"][room_id]
+    assert [e["state_key"] for e in room["required_state"]] == [carol.user_id]
+
+
+async def test_invite_is_sent_stripped_and_once(alice: Client, bob: Client) -> None:
+    sliding = Sliding(bob, lists={"all": whole_list()})
+    await sliding.poll()
+    room_id = await alice.create_room(name="Come in", invite=[bob.user_id])
+    room = (await sliding.poll(timeout=1000))["rooms"][room_id]
+    types = {event["type"] for event in room["invite_state"]}
+    assert {"m.room.name", "m.room.create", "m.room.member"} <= types
+    assert "timeline" not in room
+    assert room_id not in (await sliding.poll())["rooms"]
+    await bob.join(room_id)
+    room = (await sliding.poll(timeout=1000))["rooms"][room_id]
+    assert room["initial"] is True
+    assert room["timeline"][-1]["state_key"] == bob.user_id
+
+
+async def test_left_room_is_told_once(alice: Client, bob: Client) -> None:
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    sliding = Sliding(bob, lists={"all": whole_list()})
+    await sliding.poll()
+    await alice.post(f"/rooms/{room_id}/kick", {"user_id": bob.user_id})
+    await alice.send(room_id, "secret")
+    room = (await sliding.poll(timeout=1000))["rooms"][room_id]
+    assert [e["content"]["membership"] for e in room["timeline"]] == ["leave"]
+    assert room_id not in (await sliding.poll())["rooms"]
+
+
+async def test_filters_tell_direct_chats_and_spaces_apart(alice: Client, bob: Client) -> None:
+    direct = await alice.create_room(is_direct=True, invite=[bob.user_id])
+    group = await alice.create_room(name="group")
+    space = await alice.create_room(name="space", creation_content={"type": "m.space"})
+    await alice.put(f"/user/{alice.user_id}/account_data/m.direct", {bob.user_id: [direct]})
+    await alice.set_state(space, "m.space.child", {"via": ["localhost"]}, group)
+
+    async def found(**filters: Any) -> set[str]:
+        body = await Sliding(alice, lists={"x": whole_list(filters=filters)}).poll()
+        return set(body["rooms"])
+
+    assert await found(is_dm=True) == {direct}
+    assert await found(is_dm=False, not_room_types=["m.space"]) == {group}
+    assert await found(room_types=["m.space"]) == {space}
+    assert await found(spaces=[space]) == {group}
+    assert await found(room_name_like="GRO") == {group}
+
+
+async def test_subscription_gives_more_of_one_room(alice: Client) -> None:
+    room_id = await alice.create_room(name="n", topic="t")
+    sent = [await alice.send(room_id, str(n)) for n in range(5)]
+    sliding = Sliding(alice, lists={"all": whole_list(limit=1)})
+    room = (await sliding.poll())["rooms"][room_id]
+    assert [e["event_id"] for e in room["timeline"]] == sent[-1:]
+    wanted = {"timeline_limit": 3, "required_state": [["m.room.topic", ""]]}
+    room = (await sliding.poll(room_subscriptions={room_id: wanted}))["rooms"][room_id]
+    assert [e["event_id"] for e in room["timeline"]] == sent[-3:]
+    assert room["unstable_expanded_timeline"] is True
+    assert "m.room.topic" in {e["type"] for e in room["required_state"]}
+
+
+async def test_extensions_carry_account_data_receipts_and_typing(alice: Client, bob: Client) -> None:
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    event_id = await alice.send(room_id)
+    enabled = {
+        name: {"enabled": True} for name in ("account_data", "receipts", "typing", "e2ee", "to_device")
+    }
+    sliding = Sliding(alice, lists={"all": whole_list()}, extensions=enabled)
+    body = await sliding.poll()
+    types = {event["type"] for event in body["extensions"]["account_data"]["global"]}
+    assert "m.push_rules" in types
+    await bob.post(f"/rooms/{room_id}/receipt/m.read/{event_id}")
+    await bob.put(f"/rooms/{room_id}/typing/{bob.user_id}", {"typing": True, "timeout": 5000})
+    await alice.put(f"/user/{alice.user_id}/rooms/{room_id}/tags/u.x", {})
+    extensions = (await sliding.poll(timeout=1000))["extensions"]
+    receipts = extensions["receipts"]["rooms"][room_id]["content"]
+    assert bob.user_id in receipts[event_id]["m.read"]
+    assert extensions["typing"]["rooms"][room_id]["content"]["user_ids"] == [bob.user_id]
+    assert extensions["account_data"]["rooms"][room_id][0]["type"] == "m.tag"
+
+
+async def test_request_beyond_its_bounds_is_refused(alice: Client) -> None:
+    for request in (
+        {"lists": {"a": whole_list(ranges=[[5, 1]])}},
+        {"lists": {str(n): whole_list() for n in range(101)}},
+        {"lists": {"a": whole_list(limit=-1)}},
+        {"conn_id": "x" * 65},
+        {"lists": []},
+    ):
+        await alice.call("POST", PATH, request, expect=400)

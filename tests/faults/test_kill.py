@@ -1,0 +1,109 @@
+"""`kill -9` at any moment loses nothing that was acknowledged, and doubles nothing (HARDENING 40, 46)."""
+
+import asyncio
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from tests.client_api.conftest import Client
+from tests.server_process import ServerProcess
+
+ROUNDS = int(os.environ.get("TEST_KILL_ROUNDS", "50"))
+SEED = int(os.environ.get("TEST_KILL_SEED", "20261121"))
+SENDERS = 8
+SENDERS_PER_ROOM = 4
+
+
+class Sender:
+    """Sends numbered messages one after another, repeating what got no answer under the same id."""
+
+    def __init__(self, client: Client, room_id: str, name: str) -> None:
+        self.client = client
+        self.room_id = room_id
+        self.name = name
+        self.number = 0
+        self.acknowledged: dict[int, str] = {}
+        self.tokens: list[tuple[str, int]] = []
+        """Since-tokens the server gave out, with the newest own message that they cover."""
+
+    async def run(self) -> None:
+        """Until the server is gone."""
+        try:
+            while True:
+                event_id = await self.client.send(
+                    self.room_id, f"{self.name}/{self.number}", txn=f"{self.name}-{self.number}"
+                )
+                self.acknowledged[self.number] = event_id
+                self.number += 1
+                if self.number % 10 == 0:
+                    body = await self.client.sync(full=True, filter={"room": {"timeline": {"limit": 1}}})
+                    self.tokens.append((body["next_batch"], self.number - 1))
+        except (TimeoutError, aiohttp.ClientError, ConnectionError):
+            return
+
+
+async def timeline_of(client: Client, room_id: str) -> list[dict[str, Any]]:
+    """All messages of a room, oldest first."""
+    events: list[dict[str, Any]] = []
+    query: dict[str, Any] = {"dir": "f", "limit": 500}
+    while True:
+        page = await client.get(f"/rooms/{room_id}/messages", query=query)
+        events += page["chunk"]
+        if "end" not in page:
+            return [event for event in events if event["type"] == "m.room.message"]
+        query["from"] = page["end"]
+
+
+async def check(sender: Sender, timeline: list[dict[str, Any]]) -> None:
+    """Every acknowledged message exactly once, in order; nothing of this sender twice."""
+    own = [e for e in timeline if e["content"]["body"].startswith(f"{sender.name}/")]
+    numbers = [int(e["content"]["body"].partition("/")[2]) for e in own]
+    assert numbers == sorted(set(numbers)), f"{sender.name}: doubled or out of order"
+    by_number = {number: event["event_id"] for number, event in zip(numbers, own, strict=True)}
+    for number, event_id in sender.acknowledged.items():
+        assert by_number.get(number) == event_id, f"{sender.name}/{number} was answered 200 and is gone"
+    if sender.tokens:
+        token, covered = sender.tokens[-1]
+        body = await sender.client.get(
+            "/sync", query={"since": token, "filter": '{"room":{"timeline":{"limit":1000}}}'}
+        )
+        joined = body.get("rooms", {}).get("join", {}).get(sender.room_id)
+        events = joined["timeline"]["events"] if joined is not None else []
+        later = [e for e in events if e.get("content", {}).get("body", "").startswith(f"{sender.name}/")]
+        shown = [int(e["content"]["body"].partition("/")[2]) for e in later]
+        assert shown == [n for n in numbers if n > covered], f"{sender.name}: an old token skips or repeats"
+
+
+async def test_kill_at_random_moments_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    random_moment = random.Random(SEED)
+    server = ServerProcess(tmp_path)
+    server.start()
+    try:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as http:
+            clients = [await Client(server.url, http).register(f"u{n}") for n in range(SENDERS)]
+            rooms = []
+            for n in range(0, SENDERS, SENDERS_PER_ROOM):
+                rooms.append(await clients[n].create_room(preset="public_chat"))
+                for other in clients[n + 1 : n + SENDERS_PER_ROOM]:
+                    await other.join(rooms[-1])
+            senders = [
+                Sender(client, rooms[n // SENDERS_PER_ROOM], f"s{n}") for n, client in enumerate(clients)
+            ]
+            for _ in range(ROUNDS):
+                running = [asyncio.create_task(sender.run()) for sender in senders]
+                await asyncio.sleep(random_moment.uniform(0.02, 0.4))
+                await asyncio.to_thread(server.kill)
+                await asyncio.gather(*running)
+                await asyncio.to_thread(server.start)
+                for n, room_id in enumerate(rooms):
+                    timeline = await timeline_of(clients[n * SENDERS_PER_ROOM], room_id)
+                    for sender in senders[n * SENDERS_PER_ROOM : (n + 1) * SENDERS_PER_ROOM]:
+                        await check(sender, timeline)
+            total = sum(len(sender.acknowledged) for sender in senders)
+            print(f"{ROUNDS} kills survived, {total} acknowledged events all there (seed {SEED})")
+            assert total > ROUNDS
+    finally:
+        server.stop()

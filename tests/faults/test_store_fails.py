@@ -1,0 +1,115 @@
+"""The store fails at step 1, 2, 3 … of each operation: no half-made change is ever seen (HARDENING 46)."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from homeserver.app import SPECS, App
+from homeserver.config import Config
+from storage.errors import StoreUnavailable
+from storage.log import ShardMap
+from storage.sqlite import open_store
+from tests.client_api.conftest import Client
+from tests.storage.faulty import FaultyStore
+
+MAX_STEPS = 40
+
+Operation = Callable[[Client, Client, str], Awaitable[None]]
+
+
+async def create_room(alice: Client, bob: Client, room_id: str) -> None:
+    await alice.create_room(name="new", topic="t", invite=[bob.user_id], room_alias_name="new")
+
+
+async def send(alice: Client, bob: Client, room_id: str) -> None:
+    await alice.send(room_id, "hello", txn="fixed")
+
+
+async def redact(alice: Client, bob: Client, room_id: str) -> None:
+    page = await alice.get(f"/rooms/{room_id}/messages", query={"dir": "b", "limit": 1})
+    await alice.put(f"/rooms/{room_id}/redact/{page['chunk'][0]['event_id']}/fixed", {})
+
+
+async def upgrade(alice: Client, bob: Client, room_id: str) -> None:
+    await alice.post(f"/rooms/{room_id}/upgrade", {"new_version": "11"})
+
+
+async def set_profile(alice: Client, bob: Client, room_id: str) -> None:
+    await alice.put(f"/profile/{alice.user_id}/displayname", {"displayname": "A"})
+
+
+async def register(alice: Client, bob: Client, room_id: str) -> None:
+    await Client(alice._base, alice._http).register("dave")
+
+
+async def receipt(alice: Client, bob: Client, room_id: str) -> None:
+    page = await alice.get(f"/rooms/{room_id}/messages", query={"dir": "b", "limit": 1})
+    await bob.post(f"/rooms/{room_id}/receipt/m.read/{page['chunk'][0]['event_id']}")
+
+
+async def attempt(operation: Awaitable[None]) -> str | None:
+    """Why a request of the operation was refused, None when all went well."""
+    try:
+        await operation
+    except AssertionError as error:
+        return str(error)
+    return None
+
+
+async def check_room(client: Client, room_id: str) -> None:
+    """What everybody may rely on in a room they are joined to."""
+    state: list[dict[str, Any]] = await client.get(f"/rooms/{room_id}/state")
+    types = {event["type"] for event in state}
+    assert {"m.room.create", "m.room.member", "m.room.power_levels", "m.room.join_rules"} <= types
+    page = await client.get(f"/rooms/{room_id}/messages", query={"dir": "b", "limit": 1000})
+    ids = [event["event_id"] for event in page["chunk"]]
+    assert len(ids) == len(set(ids))
+    bodies = [event["content"].get("body") for event in page["chunk"]]
+    assert bodies.count("hello") <= 1
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [create_room, send, redact, upgrade, set_profile, register, receipt],
+    ids=lambda f: f.__name__,
+)
+async def test_no_partial_change_is_visible_when_the_store_fails(
+    operation: Operation, tmp_path: Path
+) -> None:
+    config = Config.for_development("localhost", tmp_path, 8008)
+    real = await open_store(config.storage.uri, server_name="localhost", shards=ShardMap(1, 1), specs=SPECS)
+    faulty = FaultyStore(real, fail_at=None, error=StoreUnavailable("told to fail"))
+    app = App(config, faulty)
+    await app.start()
+    runner = web.AppRunner(app.web_application(), access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    base = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        async with aiohttp.ClientSession() as http:
+            alice = await Client(base, http).register("alice")
+            bob = await Client(base, http).register("bob")
+            room_id = await alice.create_room(preset="public_chat", room_version="10")
+            await bob.join(room_id)
+            await alice.send(room_id, "first")
+            for step in range(1, MAX_STEPS):
+                faulty.arm(step)
+                failure = await attempt(operation(alice, bob, room_id))
+                faulty.arm(None)
+                failed = failure is not None
+                assert failure is None or " 503 " in failure, failure
+                joined = (await alice.get("/joined_rooms"))["joined_rooms"]
+                for joined_id in joined:
+                    await check_room(alice, joined_id)
+                await alice.sync(full=True)
+                await bob.sync(full=True)
+                if not failed:
+                    break
+            assert not failed, "the operation needs more steps than it was given"
+    finally:
+        await runner.cleanup()
+        await app.close()
