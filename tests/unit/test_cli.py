@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import pytest
 import yaml
@@ -399,6 +399,35 @@ def test_serve_answers_until_it_is_told_to_end_and_ends_with_0(
     assert process.returncode == 0
     assert [json.loads(line)["event"] for line in told.splitlines()] == ["listening", "stopping"]
     assert (tmp_path / "data" / "signing.key").exists()
+
+
+def test_an_account_registered_on_a_running_server_can_log_in(
+    config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = free_port()
+    monkeypatch.setenv("WEFT_LISTEN", f"127.0.0.1:{port}")
+    with subprocess.Popen(weft("serve", "-c", str(config_file)), cwd=REPOSITORY) as process:
+        try:
+            wait_until_serving(process, port)
+            options = ["--admin", "--password-file", password_file(tmp_path, "Grüße, pizza")]
+            assert main(["register-user", "-c", str(config_file), *options, "alice"]) == 0
+            assert capsys.readouterr().out == "created @alice:example.org (administrator)\n"
+            login = {
+                "type": "m.login.password",
+                "identifier": {"type": "m.id.user", "user": "alice"},
+                "password": "Grüße, pizza",
+            }
+            request = Request(f"http://127.0.0.1:{port}/_matrix/client/v3/login", json.dumps(login).encode())
+            with urlopen(request, timeout=PATIENCE_S) as response:
+                session = json.load(response)
+            assert session["user_id"] == "@alice:example.org"
+            path = f"http://127.0.0.1:{port}/_matrix/client/v3/devices"
+            bearer = {"Authorization": f"Bearer {session['access_token']}"}
+            with urlopen(Request(path, headers=bearer), timeout=PATIENCE_S) as response:
+                devices = json.load(response)["devices"]
+            assert [device["device_id"] for device in devices] == [session["device_id"]]
+        finally:
+            process.terminate()
 
 
 def failed_start(environ: dict[str, str], *arguments: str) -> tuple[int, list[str]]:
