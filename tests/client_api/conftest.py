@@ -74,6 +74,10 @@ class Client:
         self.next_batch: str | None = None
         self._txn = 0
 
+    def stranger(self) -> "Client":
+        """Somebody on the same server who is not logged in."""
+        return Client(self._base, self._http)
+
     async def call(
         self,
         method: str,

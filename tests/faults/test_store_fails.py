@@ -1,5 +1,6 @@
 """The store fails at step 1, 2, 3 … of each operation: no half-made change is ever seen (HARDENING 46)."""
 
+import itertools
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,12 @@ async def set_profile(alice: Client, bob: Client, room_id: str) -> None:
     await alice.put(f"/profile/{alice.user_id}/displayname", {"displayname": "A"})
 
 
+names = (f"user{n}" for n in itertools.count())
+
+
 async def register(alice: Client, bob: Client, room_id: str) -> None:
-    await Client(alice._base, alice._http).register("dave")
+    # An account whose first login failed is there, and its password opens it: the next try needs a new name.
+    await alice.stranger().register(next(names))
 
 
 async def receipt(alice: Client, bob: Client, room_id: str) -> None:
