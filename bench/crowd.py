@@ -77,6 +77,7 @@ class Crowd:
         self.empty_answers = 0
         self._clients = [_Client(self, member) for member in members]
         self._sent = 0
+        self._known = False
         self._begun: dict[int, float] = {}
         self._missing: dict[int, int] = {}
         self._done = asyncio.Event()
@@ -99,9 +100,12 @@ class Crowd:
             client.expected = self._sent
 
         await self.load.each(self._clients, one)
+        self._known = True
 
     async def open(self, hold_seconds: float) -> None:
         """Starts all the polls from where the room stands now; returns when the server has them."""
+        if not self._known:
+            await self.catch_up()  # a first /sync may itself cause something to be told
         await self.catch_up()
         api = self.load.api
         connections = await connect(api.host, api.port, self.size)
@@ -114,6 +118,11 @@ class Crowd:
         """All clients hang up."""
         for client in self._clients:
             client.close()
+
+    async def send(self) -> None:
+        """Sends a message that nobody waits for."""
+        await self.load.call(self.load.api.send(self.sender, self.room, self.tag, self._sent))
+        self._sent += 1
 
     async def deliver(self, count: int, record: Callable[[float], None]) -> bool:
         """Sends messages one right after the other; returns when all clients have all of them.
@@ -171,9 +180,7 @@ class Crowds:
         if size not in self._made:
             accounts = await load.accounts(size + 1)
             room = await load.room(accounts)
-            crowd = Crowd(load, room, accounts[0], accounts[1:])
-            await crowd.catch_up()  # a first /sync may itself cause something to be told
-            self._made[size] = crowd
+            self._made[size] = Crowd(load, room, accounts[0], accounts[1:])
         return self._made[size]
 
     async def long_room(self, load: Load) -> tuple[Account, str]:

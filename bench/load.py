@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from bench import proc
 from bench.http1 import Connection, Response, connect
-from bench.matrix import Account, Api, JsonObject, WrongAnswer, parsed, text
+from bench.matrix import Account, Api, JsonObject, WrongAnswer, parsed, text, timeline_filter
 from bench.results import Figure, Outcome, Restarted, Row, quantile
 from bench.sizes import Sizes
 
@@ -106,7 +106,7 @@ class Load:
 
     async def since(self, account: Account, since: str = "") -> str:
         """Catches up by one short /sync; returns the token."""
-        request = self.api.sync(account, since, filter_json='{"room":{"timeline":{"limit":1}}}')
+        request = self.api.sync(account, since, filter_json=timeline_filter(1))
         return text(await self.call(request), "next_batch")
 
     # -- the server's processes

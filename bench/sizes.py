@@ -16,10 +16,10 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     first_sync: tuple[int, ...] = (10, 50)
     polls: int = 1000
     hold_seconds: float = 10.0
-    long_room: int = 1000  # messages in the room that is paged through
+    long_room: int = 500  # messages in the room that is paged through
     big_room: int = 500  # members
     joins: int = 20  # joins timed at each end of a room's growth
-    fill: int = 2000  # plain messages sent before the timed start
+    fill: int = 1000  # plain messages sent before the timed start
     changes: int = 200  # membership changes whose bytes are counted
     known_rooms: int = 200  # rooms whose memory is counted
 

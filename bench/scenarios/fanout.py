@@ -47,10 +47,19 @@ class Polls(Scenario):
     once = True
 
     async def prepare(self) -> None:
-        crowd = await self.crowds.get(self.load, self.sizes.polls)
-        if self.load.can_restart:
-            await self.load.restart()
-        await crowd.catch_up()  # the users and the room are in memory before the polls are counted
+        """Brings the users and the room into memory before the polls are counted."""
+        load, count = self.load, self.sizes.polls
+        crowd = await self.crowds.get(load, count)
+        await crowd.catch_up()
+        if load.can_restart:
+            await load.restart()
+        await crowd.send()
+        await load.quiet()
+        cpu = load.cpu_seconds()
+        await crowd.catch_up()
+        if load.can_restart:
+            cost = (load.cpu_seconds() - cpu) / count * 1000
+            load.figure(f"CPU of the first news after a restart, {count} users", "ms/user", cost)
 
     async def measure(self) -> None:
         load, count = self.load, self.sizes.polls
