@@ -53,7 +53,7 @@ class AliasRoutes(Routes):
         await self._aliases.delete(call.path("alias"), call.user_id, as_admin=call.session.account.is_admin)
         return {}
 
-    @get("/rooms/{room_id}/aliases")
+    @get("/rooms/{room_id}/aliases", limit="request")
     async def of_room(self, call: Call) -> Result:
         room = (await self._history.access(call.path("room_id"), call.user_id)).room
         if call.user_id not in room.joined and room.history_visibility != "world_readable":
@@ -82,7 +82,7 @@ class DirectoryRoutes(Routes):
         )
         return {}
 
-    @get("/publicRooms", auth=Auth.OPTIONAL)
+    @get("/publicRooms", auth=Auth.OPTIONAL, limit="search")
     async def public_rooms(self, call: Call) -> Result:
         self._check(call)
         limit = call.int_query("limit", 100, least=0, most=500)
@@ -90,7 +90,7 @@ class DirectoryRoutes(Routes):
             search=None, room_types=None, limit=limit or None, since=call.query("since")
         )
 
-    @post("/publicRooms", auth=Auth.GUEST)
+    @post("/publicRooms", auth=Auth.GUEST, limit="search")
     async def search(self, call: Call) -> Result:
         self._check(call)
         body = call.json(SearchBody)

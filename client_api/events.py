@@ -5,9 +5,12 @@ from typing import ClassVar
 
 import orjson
 
-from client_api.http import Answer, Call, Result, Routes, get, put
+from client_api.http import Answer, Auth, Call, Result, Routes, get, put
 from homeserver.rooms.history import History
 from homeserver.rooms.sending import Sending
+from homeserver.users.accounts import check_not_suspended
+
+REDACTION = "m.room.redaction"
 
 
 def _timestamp(call: Call) -> int | None:
@@ -23,24 +26,40 @@ class SendRoutes(Routes):
     def __init__(self, sending: Sending) -> None:
         self._sending = sending
 
-    @put("/rooms/{room_id}/send/{event_type}/{txn_id}", quick=True)
+    @put("/rooms/{room_id}/send/{event_type}/{txn_id}", quick=True, auth=Auth.GUEST, limit="message")
     async def send(self, call: Call) -> Result:
+        account, event_type = call.session.account, call.path("event_type")
+        if event_type != REDACTION:
+            check_not_suspended(account)
         event_id = await self._sending.send(
             call.path("room_id"),
             call.user_id,
-            call.path("event_type"),
+            event_type,
             call.content(),
             device_id=call.session.device_id,
             txn_id=call.path("txn_id"),
             ts=_timestamp(call),
+            redact_only_own=account.suspended,
         )
         return b'{"event_id":' + orjson.dumps(event_id) + b"}"
 
-    @put("/rooms/{room_id}/state/{event_type}/{state_key:[^{}/]*}", quick=True)
+    @put(
+        "/rooms/{room_id}/state/{event_type}/{state_key:[^{}/]*}",
+        quick=True,
+        auth=Auth.GUEST,
+        limit="message",
+        good_standing=True,
+    )
     async def set_state(self, call: Call) -> Result:
         return await self._set_state(call, call.path("state_key"))
 
-    @put("/rooms/{room_id}/state/{event_type}", quick=True)
+    @put(
+        "/rooms/{room_id}/state/{event_type}",
+        quick=True,
+        auth=Auth.GUEST,
+        limit="message",
+        good_standing=True,
+    )
     async def set_state_without_key(self, call: Call) -> Result:
         return await self._set_state(call, "")
 
@@ -55,7 +74,7 @@ class SendRoutes(Routes):
         )
         return {"event_id": event_id}
 
-    @put("/rooms/{room_id}/redact/{event_id}/{txn_id}", quick=True)
+    @put("/rooms/{room_id}/redact/{event_id}/{txn_id}", quick=True, limit="message")
     async def redact(self, call: Call) -> Result:
         event_id = await self._sending.redact(
             call.path("room_id"),
@@ -65,6 +84,7 @@ class SendRoutes(Routes):
             device_id=call.session.device_id,
             txn_id=call.path("txn_id"),
             ts=_timestamp(call),
+            only_own=call.session.account.suspended,
         )
         return {"event_id": event_id}
 
@@ -73,15 +93,15 @@ class StateRoutes(Routes):
     def __init__(self, history: History) -> None:
         self._history = history
 
-    @get("/rooms/{room_id}/state")
+    @get("/rooms/{room_id}/state", auth=Auth.GUEST)
     async def state(self, call: Call) -> Result:
         return await self._history.state(call.path("room_id"), call.user_id)
 
-    @get("/rooms/{room_id}/state/{event_type}/{state_key:[^{}/]*}")
+    @get("/rooms/{room_id}/state/{event_type}/{state_key:[^{}/]*}", auth=Auth.GUEST)
     async def state_event(self, call: Call) -> Result:
         return await self._state_event(call, call.path("state_key"))
 
-    @get("/rooms/{room_id}/state/{event_type}")
+    @get("/rooms/{room_id}/state/{event_type}", auth=Auth.GUEST)
     async def state_event_without_key(self, call: Call) -> Result:
         return await self._state_event(call, "")
 
@@ -94,7 +114,7 @@ class StateRoutes(Routes):
             whole=call.query("format") == "event",
         )
 
-    @get("/rooms/{room_id}/members")
+    @get("/rooms/{room_id}/members", auth=Auth.GUEST)
     async def members(self, call: Call) -> Result:
         return await self._history.members(
             call.path("room_id"),
@@ -113,7 +133,7 @@ class HistoryRoutes(Routes):
     def __init__(self, history: History) -> None:
         self._history = history
 
-    @get("/rooms/{room_id}/messages")
+    @get("/rooms/{room_id}/messages", auth=Auth.GUEST)
     async def messages(self, call: Call) -> Result:
         return await self._history.messages(
             call.path("room_id"),
@@ -125,7 +145,7 @@ class HistoryRoutes(Routes):
             filter_json=call.query("filter"),
         )
 
-    @get("/rooms/{room_id}/context/{event_id}")
+    @get("/rooms/{room_id}/context/{event_id}", auth=Auth.GUEST)
     async def context(self, call: Call) -> Result:
         return await self._history.context(
             call.path("room_id"),
@@ -135,11 +155,11 @@ class HistoryRoutes(Routes):
             filter_json=call.query("filter"),
         )
 
-    @get("/rooms/{room_id}/event/{event_id}")
+    @get("/rooms/{room_id}/event/{event_id}", auth=Auth.GUEST)
     async def event(self, call: Call) -> Result:
         return Answer(await self._history.event(call.path("room_id"), call.session, call.path("event_id")))
 
-    @get("/_matrix/client/v1/rooms/{room_id}/timestamp_to_event")
+    @get("/_matrix/client/v1/rooms/{room_id}/timestamp_to_event", limit="request")
     async def timestamp_to_event(self, call: Call) -> Result:
         return await self._history.timestamp_to_event(
             call.path("room_id"),

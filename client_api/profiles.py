@@ -1,7 +1,7 @@
 """Profiles (spec: client-server "Profiles")."""
 
 from client_api.http import Auth, Call, Result, Routes, delete, get, put
-from homeserver.errors import forbidden, missing_param, not_found
+from homeserver.errors import MatrixError, forbidden, missing_param, not_found
 from homeserver.protocol.identifiers import check_user_id
 from homeserver.users.accounts import Accounts
 from homeserver.users.profiles import Profiles
@@ -36,6 +36,8 @@ class ProfileRoutes(Routes):
         "/profile/{user_id}/{key}",
         "/_matrix/client/unstable/uk.tcpip.msc4133/profile/{user_id}/{key}",
         auth=Auth.GUEST,
+        limit="profile",
+        good_standing=True,
     )
     async def set_field(self, call: Call) -> Result:
         self._check_own(call)
@@ -45,7 +47,13 @@ class ProfileRoutes(Routes):
         await self._profiles.set(call.user_id, key, body[key])
         return {}
 
-    @delete("/profile/{user_id}/{key}", "/_matrix/client/unstable/uk.tcpip.msc4133/profile/{user_id}/{key}")
+    @delete(
+        "/profile/{user_id}/{key}",
+        "/_matrix/client/unstable/uk.tcpip.msc4133/profile/{user_id}/{key}",
+        auth=Auth.GUEST,
+        limit="profile",
+        good_standing=True,
+    )
     async def delete_field(self, call: Call) -> Result:
         self._check_own(call)
         await self._profiles.set(call.user_id, call.path("key"), None)
@@ -54,3 +62,5 @@ class ProfileRoutes(Routes):
     def _check_own(self, call: Call) -> None:
         if call.path("user_id") != call.user_id:
             raise forbidden("You may only change your own profile")
+        if call.session.account.is_guest and call.path("key") != "displayname":
+            raise MatrixError(403, "M_GUEST_ACCESS_FORBIDDEN", "Guests may only have a display name")

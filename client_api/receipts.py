@@ -24,7 +24,7 @@ class ReceiptRoutes(Routes):
     def __init__(self, receipts: Receipts) -> None:
         self._receipts = receipts
 
-    @post("/rooms/{room_id}/receipt/{kind}/{event_id}", quick=True)
+    @post("/rooms/{room_id}/receipt/{kind}/{event_id}", quick=True, limit="ephemeral")
     async def receipt(self, call: Call) -> Result:
         await self._receipts.mark(
             call.path("room_id"),
@@ -35,7 +35,7 @@ class ReceiptRoutes(Routes):
         )
         return {}
 
-    @post("/rooms/{room_id}/read_markers")
+    @post("/rooms/{room_id}/read_markers", limit="ephemeral")
     async def read_markers(self, call: Call) -> Result:
         await self._receipts.mark_all(call.path("room_id"), call.user_id, call.content())
         return {}
@@ -46,7 +46,7 @@ class TypingRoutes(Routes):
         self._typing = typing
         self._rooms = rooms
 
-    @put("/rooms/{room_id}/typing/{user_id}", quick=True)
+    @put("/rooms/{room_id}/typing/{user_id}", quick=True, limit="ephemeral")
     async def set_typing(self, call: Call) -> Result:
         if call.path("user_id") != call.user_id:
             raise forbidden("You may only tell of your own typing")

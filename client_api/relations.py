@@ -38,7 +38,7 @@ class RelationRoutes(Routes):
             recurse=call.bool_query("recurse"),
         )
 
-    @get(BASE + "/threads")
+    @get(BASE + "/threads", limit="request")
     async def threads(self, call: Call) -> Result:
         include = call.query("include") or "all"
         if include not in ("all", "participated"):

@@ -2,11 +2,12 @@
 
 import msgspec
 
-from client_api.http import Call, Result, Routes, get, post
+from client_api.http import Auth, Call, Result, Routes, get, post
 from homeserver.protocol.identifiers import check_user_id
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.creation import NewRoom
+from homeserver.rooms.guests import Guests
 from homeserver.rooms.membership import Membership
 from homeserver.rooms.new_room import NewRooms
 from homeserver.rooms.upgrade import Upgrade
@@ -38,77 +39,84 @@ class RoomRoutes(Routes):
         membership: Membership,
         aliases: Aliases,
         upgrade: Upgrade,
+        guests: Guests,
         users: Users,
     ) -> None:
         self._new_rooms = new_rooms
         self._membership = membership
         self._aliases = aliases
         self._upgrade = upgrade
+        self._guests = guests
         self._users = users
 
-    @post("/createRoom")
+    @post("/createRoom", limit="room_creation", good_standing=True)
     async def create_room(self, call: Call) -> Result:
-        return {"room_id": await self._new_rooms.create(call.user_id, call.json(NewRoom))}
+        wanted = call.json(NewRoom)
+        if wanted.invite:
+            call.charge("invite", len(wanted.invite))
+        return {"room_id": await self._new_rooms.create(call.user_id, wanted)}
 
-    @post("/join/{room_id_or_alias}")
+    @post("/join/{room_id_or_alias}", auth=Auth.GUEST, limit="join", good_standing=True)
     async def join_by_alias(self, call: Call) -> Result:
         room_id = await self._aliases.room_id(call.path("room_id_or_alias"))
         return await self._join(call, room_id)
 
-    @post("/rooms/{room_id}/join")
+    @post("/rooms/{room_id}/join", auth=Auth.GUEST, limit="join", good_standing=True)
     async def join(self, call: Call) -> Result:
         return await self._join(call, call.path("room_id"))
 
     async def _join(self, call: Call, room_id: str) -> Result:
         body = call.json(JoinBody)
+        if call.session.account.is_guest:
+            await self._guests.check_join(room_id)
         await self._membership.join(
             room_id, call.user_id, reason=body.reason, third_party_signed=body.third_party_signed
         )
         return {"room_id": room_id}
 
-    @post("/knock/{room_id_or_alias}")
+    @post("/knock/{room_id_or_alias}", limit="join", good_standing=True)
     async def knock(self, call: Call) -> Result:
         room_id = await self._aliases.room_id(call.path("room_id_or_alias"))
         await self._membership.knock(room_id, call.user_id, reason=call.json(Reason).reason)
         return {"room_id": room_id}
 
-    @post("/rooms/{room_id}/invite")
+    @post("/rooms/{room_id}/invite", limit="invite", good_standing=True)
     async def invite(self, call: Call) -> Result:
         body = call.json(Target)
         check_user_id(body.user_id)
         await self._membership.invite(call.path("room_id"), call.user_id, body.user_id, reason=body.reason)
         return {}
 
-    @post("/rooms/{room_id}/leave")
+    @post("/rooms/{room_id}/leave", auth=Auth.GUEST, limit="request")
     async def leave(self, call: Call) -> Result:
         await self._membership.leave(call.path("room_id"), call.user_id, reason=call.json(Reason).reason)
         return {}
 
-    @post("/rooms/{room_id}/kick")
+    @post("/rooms/{room_id}/kick", limit="message", good_standing=True)
     async def kick(self, call: Call) -> Result:
         body = call.json(Target)
         await self._membership.kick(call.path("room_id"), call.user_id, body.user_id, reason=body.reason)
         return {}
 
-    @post("/rooms/{room_id}/ban")
+    @post("/rooms/{room_id}/ban", limit="message", good_standing=True)
     async def ban(self, call: Call) -> Result:
         body = call.json(Target)
         check_user_id(body.user_id)
         await self._membership.ban(call.path("room_id"), call.user_id, body.user_id, reason=body.reason)
         return {}
 
-    @post("/rooms/{room_id}/unban")
+    @post("/rooms/{room_id}/unban", limit="message", good_standing=True)
     async def unban(self, call: Call) -> Result:
         body = call.json(Target)
         await self._membership.unban(call.path("room_id"), call.user_id, body.user_id, reason=body.reason)
         return {}
 
-    @post("/rooms/{room_id}/forget")
+    @post("/rooms/{room_id}/forget", limit="request")
     async def forget(self, call: Call) -> Result:
         await self._membership.forget(call.path("room_id"), call.user_id)
         return {}
 
-    @post("/rooms/{room_id}/upgrade")
+    @post("/rooms/{room_id}/upgrade", limit="room_creation", good_standing=True)
     async def upgrade(self, call: Call) -> Result:
         body = call.json(UpgradeBody)
         replacement = await self._upgrade.upgrade(

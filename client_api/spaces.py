@@ -16,6 +16,7 @@ class SpaceRoutes(Routes):
         "/_matrix/client/unstable/im.nheko.summary/summary/{room_id_or_alias}",
         "/_matrix/client/unstable/im.nheko.summary/rooms/{room_id_or_alias}/summary",
         auth=Auth.OPTIONAL,
+        limit="search",
     )
     async def summary(self, call: Call) -> Result:
         session = call.optional_session
@@ -23,7 +24,7 @@ class SpaceRoutes(Routes):
             call.path("room_id_or_alias"), session.user_id if session is not None else None
         )
 
-    @get("/_matrix/client/v1/rooms/{room_id}/hierarchy")
+    @get("/_matrix/client/v1/rooms/{room_id}/hierarchy", limit="search")
     async def hierarchy(self, call: Call) -> Result:
         suggested_only = call.bool_query("suggested_only")
         max_depth = call.int_query("max_depth", Hierarchy.MAX_DEPTH, most=Hierarchy.MAX_DEPTH)

@@ -6,7 +6,7 @@ from typing import ClassVar
 import msgspec
 import orjson
 
-from client_api.http import Call, Result, Routes, get, post
+from client_api.http import Auth, Call, Result, Routes, get, post
 from homeserver.errors import MatrixError, bad_json, forbidden, invalid_param, not_found
 from homeserver.sync.engine import SyncEngine, SyncRequest
 from homeserver.sync.filter import EVERYTHING, Filter
@@ -39,7 +39,7 @@ class SyncRoutes(Routes):
         self._presence = presence
         self._parsed: dict[tuple[str, str], Filter] = {}
 
-    @get("/sync")
+    @get("/sync", auth=Auth.GUEST)
     async def sync(self, call: Call) -> Result:
         session = call.session
         user_id, device_id = session.user_id, session.device_id

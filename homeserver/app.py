@@ -53,6 +53,7 @@ from homeserver.rooms.bundling import Bundling
 from homeserver.rooms.creation import Creation
 from homeserver.rooms.directory import Directory
 from homeserver.rooms.ephemeral import EphemeralClock, Typing
+from homeserver.rooms.guests import Guests
 from homeserver.rooms.history import History
 from homeserver.rooms.membership import Membership
 from homeserver.rooms.new_room import NewRooms
@@ -237,6 +238,8 @@ class App:
         self.rooms.follow(self.users.on_room_entry)
         self.rooms.follow(self._wake_for_room_entry)
         self.users.follow(self._wake_for_user_entry)
+        guests = Guests(self.rooms, self.accounts, membership)
+        self._consume_rooms("guests", guests.wants, guests.handle)
         devices = Devices(collection(account_records.DEVICES), self.last_seen, self.sessions)
         deactivation = Deactivation(
             self.accounts,
@@ -275,7 +278,7 @@ class App:
             SlidingSyncRoutes(sliding, presence),
             StateRoutes(history),
             HistoryRoutes(history),
-            RoomRoutes(new_rooms, membership, aliases, upgrade, self.users),
+            RoomRoutes(new_rooms, membership, aliases, upgrade, guests, self.users),
             AliasRoutes(aliases, history, name),
             DirectoryRoutes(directory, name, without_login=config.rooms.directory_without_login),
             SpaceRoutes(summaries, Hierarchy(self.rooms, summaries)),

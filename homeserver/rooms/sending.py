@@ -17,6 +17,7 @@ from homeserver.rooms.redaction import may_redact
 from homeserver.rooms.relations import Relations
 from homeserver.rooms.room import Room, RoomHead
 from homeserver.rooms.rooms import Rooms
+from homeserver.users.accounts import suspended
 from storage.log import transaction_digest
 
 
@@ -56,6 +57,7 @@ class Sending:
         device_id: str,
         txn_id: str,
         ts: int | None = None,
+        redact_only_own: bool = False,
     ) -> str:
         """Send a message event once per (user, device, room, type, transaction id); its event id."""
         if type == "m.room.redaction":
@@ -63,7 +65,14 @@ class Sending:
             if not isinstance(redacts, str):
                 raise invalid_param("content.redacts must name the event to redact")
             return await self.redact(
-                room_id, sender, redacts, content, device_id=device_id, txn_id=txn_id, ts=ts
+                room_id,
+                sender,
+                redacts,
+                content,
+                device_id=device_id,
+                txn_id=txn_id,
+                ts=ts,
+                only_own=redact_only_own,
             )
         room = await self.room_of(room_id)
         check_content(content)
@@ -96,14 +105,20 @@ class Sending:
         device_id: str,
         txn_id: str,
         ts: int | None = None,
+        only_own: bool = False,
     ) -> str:
-        """Redact an event of this room. Raises 404 for one that is not in it, 403 without the power."""
+        """Redact an event of this room (`only_own`: the sender is suspended and may only redact their own).
+
+        Raises 404 for one that is not in it, 403 without the power.
+        """
         room = await self.room_of(room_id)
         check_content(content)
         target = room.find(event_id) or (await self._rooms.stored.by_id(room_id, [event_id])).get(event_id)
         if target is None:
             raise not_found("There is no such event in this room")
         target_sender = target.sender
+        if only_own and target_sender != sender:
+            raise suspended()
         if room.version.redacts_in_content:
             content = {**content, "redacts": event_id}
         template = EventTemplate("m.room.redaction", sender, content, redacts=event_id, ts=ts)

@@ -133,7 +133,11 @@ def check_unlocked(account: Account) -> None:
 def check_not_suspended(account: Account) -> None:
     """Raises 403 M_USER_SUSPENDED (spec: client-server "Account suspension")."""
     if account.suspended:
-        raise MatrixError(403, "M_USER_SUSPENDED", "You cannot do this while your account is suspended")
+        raise suspended()
+
+
+def suspended() -> MatrixError:
+    return MatrixError(403, "M_USER_SUSPENDED", "You cannot do this while your account is suspended")
 
 
 def user_in_use() -> MatrixError:

@@ -1,0 +1,52 @@
+"""Guests in rooms: only where `m.room.guest_access` lets them in (spec: client-server "Guest Access")."""
+
+import structlog
+
+from homeserver.errors import MatrixError
+from homeserver.protocol.identifiers import localpart_of
+from homeserver.rooms.membership import Membership
+from homeserver.rooms.room import Room
+from homeserver.rooms.rooms import Rooms
+from homeserver.users.accounts import Accounts
+from storage.log import Entry, Kind
+
+log = structlog.get_logger(__name__)
+
+TYPE = "m.room.guest_access"
+
+
+class Guests:
+    def __init__(self, rooms: Rooms, accounts: Accounts, membership: Membership) -> None:
+        self._rooms = rooms
+        self._accounts = accounts
+        self._membership = membership
+
+    async def check_join(self, room_id: str) -> None:
+        """Raises 403 M_GUEST_ACCESS_FORBIDDEN unless guests may join the room."""
+        room = await self._rooms.get(room_id)
+        if room is None or not _lets_in(room):
+            raise MatrixError(403, "M_GUEST_ACCESS_FORBIDDEN", "Guests may not join this room")
+
+    # When a room closes to them, they have to leave
+
+    def wants(self, entry: Entry) -> bool:
+        return entry.type == TYPE and entry.key == "" and entry.kind in (Kind.EVENT, Kind.STATE)
+
+    async def handle(self, shard: int, entry: Entry) -> None:
+        room = await self._rooms.get(entry.stream)
+        if room is None or _lets_in(room):
+            return
+        for user_id in list(room.joined):
+            # All guests have numbers for names; few others do.
+            if not self._accounts.is_local(user_id) or not localpart_of(user_id).isdigit():
+                continue
+            account = await self._accounts.get(user_id)
+            if account is not None and account.is_guest:
+                try:
+                    await self._membership.leave(room.room_id, user_id)
+                except MatrixError as error:
+                    log.warning("guest not parted", room=room.room_id, user=user_id, error=error.error)
+
+
+def _lets_in(room: Room) -> bool:
+    return room.state_content(TYPE).get("guest_access") == "can_join"
