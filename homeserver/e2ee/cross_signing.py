@@ -78,6 +78,14 @@ class CrossSigning:
         if any(key.public_key == device_id for key in keys.values()):
             raise forbidden("The device id is a cross-signing key")
 
+    async def forget(self, user_id: str) -> None:
+        """Withdraw the keys of a user who is gone."""
+
+        def change(identity: Identity) -> Sequence[Draft]:
+            return (Draft(CROSS_SIGNING, "", None),) if identity.keys else ()
+
+        await self._identities.change(user_id, change)
+
     # Signatures
 
     async def sign(

@@ -37,6 +37,7 @@ CROSS_SIGNING = "cross_signing"
 SIGNATURE = "signature"
 
 LOAD_ATTEMPTS = 20
+LOADED_AT_ONCE = 100
 ENTRIES_AT_ONCE = 500
 IDENTITY_SIZE = 3_000
 """Bytes of memory for an identity besides its devices, roughly."""
@@ -195,6 +196,18 @@ class Identities:
             self._loading[user_id] = task
             task.add_done_callback(lambda _: self._loading.pop(user_id, None))
         return await asyncio.shield(task)
+
+    async def get_many(self, user_ids: Sequence[str]) -> dict[str, Identity]:
+        """The same for several users, in their order."""
+        found: dict[str, Identity] = {}
+        for i in range(0, len(user_ids), LOADED_AT_ONCE):
+            some = user_ids[i : i + LOADED_AT_ONCE]
+            missing = [user_id for user_id in some if user_id not in self._kept]
+            # Held here, so that none is evicted before it was used.
+            loaded = dict(zip(missing, await asyncio.gather(*map(self.get, missing)), strict=True))
+            for user_id in some:
+                found[user_id] = loaded.get(user_id) or await self.get(user_id)
+        return found
 
     async def change(self, user_id: str, change: Change) -> bool:
         """Publish what `change` says of the identity; False when that is nothing.

@@ -57,7 +57,7 @@ class CrossSigningKey(NamedTuple):
 
 
 def check_device_keys(keys: JsonObject, user_id: str, device_id: str) -> JsonObject:
-    """The identity keys of this very device, without `unsigned` and without foreign signatures.
+    """The identity keys of this very device, without `unsigned` and without other users' signatures.
 
     Raises 400 for a wrong shape or owner, and M_INVALID_SIGNATURE unless the device's own Ed25519
     key, where there is one, has signed them.
@@ -82,8 +82,7 @@ def check_device_keys(keys: JsonObject, user_id: str, device_id: str) -> JsonObj
     signing_key = public_keys.get(signer)
     if signing_key is not None:
         verify(keys, user_id, signer, signing_key)
-    own = {signer: signatures[signer]} if signer in signatures else {}
-    return {**body_of(keys), "signatures": {user_id: own}}
+    return {**body_of(keys), "signatures": {user_id: signatures}}
 
 
 def check_cross_signing_key(key: JsonObject, usage: str, user_id: str) -> CrossSigningKey:

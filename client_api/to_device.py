@@ -1,0 +1,27 @@
+"""Sending messages to devices (spec: client-server "Send-to-Device messaging")."""
+
+from typing import ClassVar
+
+import msgspec
+
+from client_api.http import Call, Result, Routes, put
+from homeserver.e2ee.to_device import Sender, ToDevice
+from homeserver.protocol.json_types import JsonObject
+
+
+class MessagesBody(msgspec.Struct):
+    messages: dict[str, dict[str, JsonObject]]
+
+
+class ToDeviceRoutes(Routes):
+    HOT: ClassVar[bool] = True
+
+    def __init__(self, to_device: ToDevice) -> None:
+        self._to_device = to_device
+
+    @put("/sendToDevice/{event_type}/{txn_id}")
+    async def send(self, call: Call) -> Result:
+        session = call.session
+        sender = Sender(session.user_id, session.device_id, call.path("txn_id"))
+        await self._to_device.send(sender, call.path("event_type"), call.json(MessagesBody).messages)
+        return {}

@@ -1,0 +1,24 @@
+"""Passes on the word that a user's identity keys changed, to those who share rooms with the user.
+
+The change is in the user's log; others follow room shards. An entry that is handled twice, after a
+crash, makes clients look once too often.
+"""
+
+from homeserver.e2ee.identities import SIGNATURE
+from homeserver.sync.device_lists import DeviceLists
+from storage.log import Entry, Kind
+
+
+class DeviceAnnouncements:
+    """The handler behind the consumer "device_announcements" of the user shards."""
+
+    def __init__(self, device_lists: DeviceLists) -> None:
+        self._device_lists = device_lists
+
+    @staticmethod
+    def wants(entry: Entry) -> bool:
+        # A signature on somebody else's key is nobody else's business.
+        return entry.kind is Kind.DEVICE_LIST and entry.type != SIGNATURE
+
+    async def handle(self, shard: int, entry: Entry) -> None:
+        await self._device_lists.announce(entry.stream)

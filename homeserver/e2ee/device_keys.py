@@ -1,0 +1,222 @@
+"""The keys of devices from upload to end: what /keys/upload, /keys/query and /keys/claim do.
+
+Keys of other servers' users are not known here yet: their servers are reported as failing.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+import orjson
+
+from homeserver.e2ee.identities import DEVICE, DEVICE_NAME, Draft, Identities, Identity, json_object
+from homeserver.e2ee.key_objects import (
+    MASTER,
+    MAX_FALLBACK_KEYS,
+    MAX_ONE_TIME_KEYS,
+    SELF_SIGNING,
+    USER_SIGNING,
+    NamedKey,
+    body_of,
+    check_device_keys,
+    check_named_keys,
+    signatures_by,
+    too_many,
+    verify,
+)
+from homeserver.e2ee.one_time_keys import OneTimeKeys
+from homeserver.errors import not_found
+from homeserver.protocol.identifiers import check_user_id, server_name_of
+from homeserver.protocol.json_types import JsonObject
+from homeserver.sync.to_device import ToDeviceQueue
+from homeserver.users.users import Users
+from storage.collection import Collection
+from storage.records.accounts import Device
+
+MAX_USERS = 20_000
+"""In one query."""
+
+
+class KeyUpload(msgspec.Struct, kw_only=True):
+    """What a device publishes, all of it optional."""
+
+    device_keys: JsonObject | None = None
+    one_time_keys: JsonObject = {}
+    fallback_keys: JsonObject = {}
+
+
+class CheckedUpload(NamedTuple):
+    """Keys of the right form."""
+
+    device_keys: JsonObject | None
+    one_time: list[NamedKey]
+    fallback: list[NamedKey]
+
+
+class DeviceKeys:
+    """Keys of the devices of local users."""
+
+    def __init__(
+        self,
+        identities: Identities,
+        one_time_keys: OneTimeKeys,
+        devices: Collection[Device],
+        queue: ToDeviceQueue,
+        users: Users,
+    ) -> None:
+        self._identities = identities
+        self._one_time_keys = one_time_keys
+        self._devices = devices
+        self._queue = queue
+        self._users = users
+
+    async def upload(self, user_id: str, device_id: str, upload: KeyUpload) -> dict[str, int]:
+        """Publish keys; how many one-time keys of each algorithm there are then.
+
+        Raises 400 for malformed keys, other keys under names that are taken, and beyond the limits;
+        nothing is stored then. 404 when the device has been deleted.
+        """
+        checked = await self.check(user_id, device_id, upload)
+        await self.store(user_id, device_id, checked)
+        return (await self._one_time_keys.counts(user_id, device_id)).one_time
+
+    async def check(self, user_id: str, device_id: str, upload: KeyUpload) -> "CheckedUpload":
+        """Raises 400 for malformed keys."""
+        keys = None
+        if upload.device_keys is not None:
+            keys = check_device_keys(upload.device_keys, user_id, device_id)
+            counting_signatures(await self._identities.get(user_id), keys)
+        return CheckedUpload(
+            keys,
+            check_named_keys(upload.one_time_keys, "one_time_keys", most=MAX_ONE_TIME_KEYS),
+            check_named_keys(upload.fallback_keys, "fallback_keys", most=MAX_FALLBACK_KEYS),
+        )
+
+    async def store(self, user_id: str, device_id: str, upload: "CheckedUpload") -> None:
+        """The rest of `upload`: identity keys last, since they are what others are told of."""
+        keys, name = upload.device_keys, None
+        if keys is not None:
+            device = await self._devices.get(user_id, device_id)
+            if device is None:
+                raise not_found("The device has been deleted")
+            name = device.display_name
+            present = (await self._identities.get(user_id)).device(device_id)
+            if present is not None and present["keys"] != keys["keys"]:
+                # One-time keys are signed by, and of use with, the old identity only.
+                await self._one_time_keys.forget(user_id, device_id)
+        await self._one_time_keys.upload(user_id, device_id, upload.one_time, upload.fallback)
+        if keys is not None:
+            await self._publish(user_id, device_id, keys, name)
+
+    async def _publish(self, user_id: str, device_id: str, keys: JsonObject, name: str | None) -> None:
+        def change(identity: Identity) -> Sequence[Draft]:
+            drafts: list[Draft] = []
+            signatures = counting_signatures(identity, keys)
+            present = identity.device(device_id)
+            if present is not None and body_of(present) == body_of(keys):
+                signatures = {**signatures_by(present, user_id), **signatures}
+            published = {**body_of(keys), "signatures": {user_id: signatures}}
+            if published != present:
+                drafts.append(Draft(DEVICE, device_id, published))
+            if name is not None and identity.names.get(device_id) != name:
+                drafts.append(Draft(DEVICE_NAME, device_id, {"display_name": name}))
+            return drafts
+
+        await self._identities.change(user_id, change)
+
+    async def query(self, viewer: str | None, wanted: Mapping[str, Sequence[str]]) -> bytes:
+        """Keys of users, of the devices listed or of all, as JSON. `viewer` sees what only they may see.
+
+        Raises 400 for too many users or what is no user id.
+        """
+        if len(wanted) > MAX_USERS:
+            raise too_many(f"At most {MAX_USERS} users at once")
+        local, failures = self._split(wanted)
+        found = await self._identities.get_many(local)
+        asking = await self._identities.get(viewer) if viewer is not None else None
+        own = found.get(viewer) if viewer is not None else None
+        return json_object(
+            (
+                ("device_keys", json_object((id, i.shown_devices(wanted[id])) for id, i in found.items())),
+                ("master_keys", json_object((id, i.shown_master(asking)) for id, i in found.items())),
+                (
+                    "self_signing_keys",
+                    json_object((id, i.shown_key(SELF_SIGNING)) for id, i in found.items()),
+                ),
+                (
+                    "user_signing_keys",
+                    json_object([(own.user_id, own.shown_key(USER_SIGNING))] if own is not None else ()),
+                ),
+                ("failures", orjson.dumps(failures)),
+            )
+        )
+
+    async def claim(self, wanted: Mapping[str, Mapping[str, str]]) -> bytes:
+        """One key for each device, as JSON. Raises 400 for too many devices or what is no user id."""
+        local, failures = self._split(wanted)
+        claimed = await self._one_time_keys.claim({user_id: wanted[user_id] for user_id in local})
+        return json_object(
+            (
+                ("one_time_keys", json_object((id, _of_devices(keys)) for id, keys in claimed.items())),
+                ("failures", orjson.dumps(failures)),
+            )
+        )
+
+    def _split(self, user_ids: Mapping[str, object]) -> tuple[list[str], dict[str, JsonObject]]:
+        """(the local ones, the servers of the others with why they are not asked)."""
+        local: list[str] = []
+        failures: dict[str, JsonObject] = {}
+        for user_id in user_ids:
+            if self._users.is_local(user_id):
+                local.append(user_id)
+            else:
+                server = server_name_of(check_user_id(user_id))
+                failures[server] = {"status": 503, "error": "Keys of this server cannot be fetched"}
+        return local, failures
+
+    # Devices that change
+
+    async def renamed(self, user_id: str, device_id: str, name: str) -> None:
+        """Show a device's new name beside its keys."""
+
+        def change(identity: Identity) -> Sequence[Draft]:
+            if device_id not in identity.devices or identity.names.get(device_id) == name:
+                return ()
+            return (Draft(DEVICE_NAME, device_id, {"display_name": name}),)
+
+        await self._identities.change(user_id, change)
+
+    async def forget(self, user_id: str, device_id: str) -> None:
+        """Drop the keys of a device that is going, and the messages that wait for it."""
+
+        def change(identity: Identity) -> Sequence[Draft]:
+            kinds = ((DEVICE, identity.devices), (DEVICE_NAME, identity.names))
+            return [Draft(kind, device_id, None) for kind, of_devices in kinds if device_id in of_devices]
+
+        await self._identities.change(user_id, change)
+        await self._one_time_keys.forget(user_id, device_id)
+        await self._queue.forget(await self._users.get(user_id), device_id)
+
+
+def counting_signatures(identity: Identity, keys: JsonObject) -> dict[str, str]:
+    """The owner's signatures on device keys that say something: the device's own, and by cross-signing.
+
+    Raises 400 M_INVALID_SIGNATURE for a wrong one of the latter.
+    """
+    own = f"ed25519:{keys['device_id']}"
+    signatures: dict[str, str] = {}
+    cross_signing = {k.key_id: k.public_key for u, k in identity.keys.items() if u in (MASTER, SELF_SIGNING)}
+    for signer, signature in signatures_by(keys, identity.user_id).items():
+        if signer in cross_signing:
+            verify(keys, identity.user_id, signer, cross_signing[signer])
+        elif signer != own:
+            continue
+        signatures[signer] = signature
+    return signatures
+
+
+def _of_devices(claimed: Mapping[str, Mapping[str, str]]) -> bytes:
+    return json_object(
+        (device_id, json_object((name, key.encode()) for name, key in keys.items()))
+        for device_id, keys in claimed.items()
+    )
