@@ -1,1 +1,4 @@
-"""The client-server API: one module per module of the spec; each route parses, authorizes, calls the domain."""
+"""The client-server API: one module per module of the spec.
+
+Each route parses, authorizes, calls one function of the domain and shapes the answer.
+"""

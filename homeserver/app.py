@@ -16,13 +16,18 @@ from client_api.admin.registration import SecretRegistrationRoutes
 from client_api.capabilities import CapabilityRoutes
 from client_api.client_address import ClientAddresses
 from client_api.contacts import ContactRoutes
+from client_api.dehydrated_devices import DehydratedDeviceRoutes
 from client_api.devices import DeviceRoutes
 from client_api.directory import AliasRoutes, DirectoryRoutes
 from client_api.events import HistoryRoutes, SendRoutes, StateRoutes
 from client_api.http import Gate, Routes, mount
+from client_api.key_backup import KeyBackupRoutes
+from client_api.keys import KeyRoutes
 from client_api.login import LoginRoutes
 from client_api.openid import OpenIdRoutes
 from client_api.pages import AssetRoutes
+from client_api.media import MediaRoutes
+from client_api.presence import PresenceRoutes
 from client_api.profiles import ProfileRoutes
 from client_api.push_rules import PushRuleRoutes
 from client_api.receipts import ReceiptRoutes, TypingRoutes
@@ -33,15 +38,27 @@ from client_api.server_administration import ServerAdministrationRoutes
 from client_api.sliding_sync import SlidingSyncRoutes
 from client_api.spaces import SpaceRoutes
 from client_api.syncing import SyncRoutes
+from client_api.to_device import ToDeviceRoutes
 from client_api.uia import FallbackRoutes, InteractiveAuth
 from client_api.versions import VersionRoutes
 from client_api.well_known import WellKnownRoutes
 from homeserver.bus.consumer import Consumer, Handle
 from homeserver.clock import Clock, system_clock
 from homeserver.config import Config
+from homeserver.consumers.device_announcements import DeviceAnnouncements
 from homeserver.consumers.redactions import Redactions
 from homeserver.consumers.successors import Successors
+from homeserver.e2ee.cross_signing import CrossSigning
+from homeserver.e2ee.dehydrated import DehydratedDevices
+from homeserver.e2ee.device_keys import DeviceKeys
+from homeserver.e2ee.identities import Identities
+from homeserver.e2ee.key_backup import KeyBackup
+from homeserver.e2ee.one_time_keys import OneTimeKeys
+from homeserver.e2ee.to_device import ToDevice
 from homeserver.key_file import load_or_create
+from homeserver.media.files import MediaFiles
+from homeserver.media.repository import MediaRepository
+from homeserver.media.thumbnails import Thumbnails
 from homeserver.push.rules import PUSH_RULES, UserPushRules, shown_push_rules
 from homeserver.push.settings import PushRuleSettings
 from homeserver.push.unread import Unread
@@ -68,7 +85,7 @@ from homeserver.rooms.summary import Summaries
 from homeserver.rooms.upgrade import Upgrade
 from homeserver.rooms.visibility import Visibility
 from homeserver.sync.device_lists import DeviceLists
-from homeserver.sync.engine import DeviceKeyCounts, KeyCounts, SyncEngine
+from homeserver.sync.engine import SyncEngine
 from homeserver.sync.sliding.engine import SlidingSync
 from homeserver.sync.sliding.extensions import ExtensionSections
 from homeserver.sync.sliding.rooms import RoomSections
@@ -104,6 +121,9 @@ from storage.collection import CollectionSpec
 from storage.log import Entry, Kind, ShardMap
 from storage.records import accounts as account_records
 from storage.records import cursors as cursor_records
+from storage.records import keys as key_records
+from storage.records import media as media_records
+from storage.records import presence as presence_records
 from storage.records import profiles as profile_records
 from storage.records import rooms as room_records
 from storage.sqlite import open_store
@@ -113,8 +133,11 @@ log = structlog.get_logger(__name__)
 
 SPECS: Sequence[CollectionSpec[Any]] = (
     *account_records.SPECS,
+    *presence_records.SPECS,
     *profile_records.SPECS,
     *room_records.SPECS,
+    *media_records.SPECS,
+    *key_records.SPECS,
     *cursor_records.SPECS,
 )
 
@@ -200,11 +223,28 @@ class App:
         self.profiles.on_member_change.append(profile_changed)
         upgrade = Upgrade(self.rooms, author, creation, aliases, directory, self.profiles, successors)
         receipts = Receipts(self.rooms, account_data, now)
-        presence = Presence()
+        self.presence = Presence(
+            collection(presence_records.PRESENCE),
+            self.rooms,
+            self.users,
+            self.profiles,
+            self.wakeup,
+            clock,
+            now,
+            enabled=config.presence.enabled,
+        )
+        self.profiles.on_member_change.append(self.presence.profile_changed)
         push_rules = UserPushRules()
         unread = Unread(self.rooms, push_rules, Verdicts())
         device_lists = DeviceLists(self.rooms, self.users, now)
-        key_counts: DeviceKeyCounts = self
+        self.one_time_keys = OneTimeKeys(
+            collection(key_records.ONE_TIME_KEYS),
+            collection(key_records.ONE_TIME_UPLOADS),
+            collection(key_records.FALLBACK_KEYS),
+            collection(key_records.ONE_TIME_EPOCH),
+            self.users,
+            now,
+        )
         self.engine = SyncEngine(
             rooms=self.rooms,
             users=self.users,
@@ -213,9 +253,9 @@ class App:
             typing=self.typing,
             ephemeral=clock,
             device_lists=device_lists,
-            key_counts=key_counts,
+            key_counts=self.one_time_keys,
             unread=unread,
-            presence=presence,
+            presence=self.presence,
             account_data=account_data,
             bundling=bundling,
             epoch=epoch,
@@ -230,12 +270,29 @@ class App:
             extensions=ExtensionSections(
                 to_device=self.engine.to_device,
                 device_lists=device_lists,
-                key_counts=key_counts,
+                key_counts=self.one_time_keys,
                 account_data=account_data,
                 typing=self.typing,
             ),
         )
+        files = MediaFiles(Path(config.media.path))
+        media = MediaRepository(
+            collection(media_records.MEDIA),
+            files,
+            server_name=name,
+            now=now,
+            max_upload_size=config.limits.max_upload_size,
+            unused_expires_after=config.media.unused_expires_after,
+            max_pending=config.media.max_pending_uploads,
+        )
+        self.thumbnails = Thumbnails(
+            files,
+            sizes=config.media.thumbnail_sizes,
+            dynamic=config.media.dynamic_thumbnails,
+            max_pixels=config.media.max_pixels,
+        )
         self.rooms.follow(self.users.on_room_entry)
+        self.rooms.follow(self.presence.on_room_entry)
         self.rooms.follow(self._wake_for_room_entry)
         self.users.follow(self._wake_for_user_entry)
         guests = Guests(self.rooms, self.accounts, membership)
@@ -251,6 +308,7 @@ class App:
             store.log,
             now,
         )
+        deactivation.on_deactivated.append(self.presence.forget)
         self._consume_users("deactivation", deactivation.wants, deactivation.handle)
         self.registration_tokens = RegistrationTokens(collection(account_records.REGISTRATION_TOKENS), now)
         registration = Registration(
@@ -274,8 +332,10 @@ class App:
         self.openid = OpenId(collection(account_records.OPENID_TOKENS), now)
         self.modules: list[Routes] = [
             SendRoutes(sending),
-            SyncRoutes(self.engine, collection(profile_records.FILTERS), presence),
-            SlidingSyncRoutes(sliding, presence),
+            *self._encryption(device_lists, devices, deactivation, interactive, now),
+            SyncRoutes(self.engine, collection(profile_records.FILTERS), self.presence),
+            SlidingSyncRoutes(sliding, self.presence),
+            MediaRoutes(media, self.thumbnails),
             StateRoutes(history),
             HistoryRoutes(history),
             RoomRoutes(new_rooms, membership, aliases, upgrade, guests, self.users),
@@ -287,6 +347,7 @@ class App:
             TypingRoutes(self.typing, self.rooms),
             AccountDataRoutes(account_data),
             PushRuleRoutes(PushRuleSettings(self.users, account_data)),
+            PresenceRoutes(self.presence),
             ProfileRoutes(self.profiles, self.accounts),
             RegistrationRoutes(registration, self.accounts, self.sessions, interactive),
             SecretRegistrationRoutes(registration, self.sessions, self.profiles, name),
@@ -314,6 +375,58 @@ class App:
             VersionRoutes(),
         ]
 
+    def _encryption(
+        self,
+        device_lists: DeviceLists,
+        devices: Devices,
+        deactivation: Deactivation,
+        interactive: InteractiveAuth,
+        now: Clock,
+    ) -> tuple[Routes, ...]:
+        """What keeps keys, backups and messages of devices, and the routes to it."""
+        collection, log_port, shards = self.store.collection, self.store.log, self.store.info.shards
+        known_devices, queue = collection(account_records.DEVICES), self.engine.to_device
+        identities = Identities(
+            self.users, log_port, shards, now, budget=self.config.limits.user_cache // 2
+        )
+        announcements = DeviceAnnouncements(device_lists)
+        announced = self._consume_users("device_announcements", announcements.wants, announcements.handle)
+        identities.on_published = lambda user_id: announced.settled(shards.of_user(user_id))
+        device_keys = DeviceKeys(identities, self.one_time_keys, known_devices, queue, self.users)
+        cross_signing = CrossSigning(identities, known_devices)
+        backup = KeyBackup(
+            collection(key_records.BACKUP_VERSIONS),
+            collection(key_records.BACKUPS),
+            collection(key_records.BACKUP_KEYS),
+            now,
+        )
+        dehydrated = DehydratedDevices(
+            collection(key_records.DEHYDRATED_DEVICES),
+            known_devices,
+            device_keys,
+            queue,
+            self.users,
+            now,
+            check_device_id=cross_signing.check_device_id,
+            end_device=self.sessions.end_device,
+        )
+        self.sessions.check_device_id.append(cross_signing.check_device_id)
+        self.sessions.on_device_gone += (device_keys.forget, dehydrated.forget)
+        devices.on_rename.append(device_keys.renamed)
+
+        async def deactivated(user_id: str, erase: bool) -> None:
+            await cross_signing.forget(user_id)
+            await backup.delete_all(user_id)
+
+        deactivation.on_deactivated.append(deactivated)
+        to_device = ToDevice(self.users, log_port, shards, known_devices, queue, now)
+        return (
+            ToDeviceRoutes(to_device),
+            KeyRoutes(device_keys, cross_signing, device_lists, self.engine, self.users, interactive),
+            KeyBackupRoutes(backup),
+            DehydratedDeviceRoutes(dehydrated),
+        )
+
     def _consume_rooms(self, name: str, wants: Callable[[Entry], bool], handle: Handle) -> Consumer:
         """A consumer of the room shards, fed from now on and started with the server."""
         cursors = self.store.collection(cursor_records.CURSORS)
@@ -337,7 +450,14 @@ class App:
             await consumer.start({shard: writer.tail for shard, writer in self.rooms.writers.items()})
         for consumer in self.user_consumers:
             await consumer.start({shard: writer.tail for shard, writer in self.users.writers.items()})
-        self._tasks.append(asyncio.create_task(self.last_seen.keep_writing(), name="last-seen"))
+        await self.one_time_keys.start(self.store.info.epoch)
+        await self.presence.start()
+        for work, name in (
+            (self.last_seen.keep_writing(), "last-seen"),
+            (self.presence.keep_looking(), "presence-look"),
+            (self.presence.keep_telling(), "presence-tell"),
+        ):
+            self._tasks.append(asyncio.create_task(work, name=name))
 
     def web_application(self) -> web.Application:
         app = web.Application(client_max_size=self.config.limits.max_body_size)
@@ -352,12 +472,14 @@ class App:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.last_seen.write()
+        await self.presence.write(everything=True)
         for writer in (*self.rooms.writers.values(), *self.users.writers.values()):
             await writer.drain()
         for consumer in (*self.consumers, *self.user_consumers):
             await consumer.close()
         await self.engine.to_device.settle()
         self.passwords.close()
+        self.thumbnails.close()
         await self.store.close()
 
     # Waking
@@ -372,15 +494,26 @@ class App:
     ) -> None:
         if room is not None:
             self.wakeup.wake_among(room.joined)
-        elif entry.kind is Kind.DEVICE_LIST:
-            user = self.users.cached(entry.stream)
-            for room_id in user.rooms("join") if user is not None else ():
-                self._wake_room(room_id)
-            self.wakeup.wake_user(entry.stream)
+        elif entry.kind is Kind.DEVICE_LIST and entry.key is not None:
+            self._wake_for_devices_of(entry.key)
         else:
             self.wakeup.wake_where(lambda user_id: self._is_in(user_id, entry.stream))
         if entry.type == "m.room.member" and entry.key is not None:
             self.wakeup.wake_user(entry.key)
+
+    def _wake_for_devices_of(self, user_id: str) -> None:
+        user = self.users.cached(user_id)
+        if user is not None:
+            for room_id in user.rooms("join"):
+                self._wake_room(room_id)
+            self.wakeup.wake_user(user_id)
+        else:
+            self.wakeup.wake_where(lambda other: self._may_share_room(other, user_id))
+
+    def _may_share_room(self, user_id: str, other: str) -> bool:
+        user = self.users.cached(user_id)
+        rooms = (self.rooms.cached(room_id) for room_id in user.rooms("join")) if user is not None else ()
+        return user is None or any(room is not None and other in room.joined for room in rooms)
 
     def _is_in(self, user_id: str, room_id: str) -> bool:
         user = self.users.cached(user_id)
@@ -388,11 +521,6 @@ class App:
 
     def _wake_for_user_entry(self, entry: Entry) -> None:
         self.wakeup.wake_user(entry.stream)
-
-    # Not there yet
-
-    async def counts(self, user_id: str, device_id: str) -> KeyCounts:
-        return KeyCounts()
 
 
 async def serve(config: Config) -> None:

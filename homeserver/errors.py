@@ -1,4 +1,4 @@
-"""The errors that the domain raises and every API answers with (client-server API, "Standard error response").
+"""The errors that the domain raises and every API answers with (spec: "Standard error response").
 
 MatrixError carries the HTTP status, the errcode and a sentence for people; the constructors below
 name the common ones, so that the same fault has the same answer on every path.

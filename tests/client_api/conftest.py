@@ -85,7 +85,7 @@ class Client:
         json: Any = None,
         *,
         query: dict[str, Any] | list[tuple[str, str]] | None = None,
-        data: bytes | None = None,
+        data: Any = None,
         headers: dict[str, str] | None = None,
         expect: int | None = 200,
     ) -> Reply:

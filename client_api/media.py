@@ -1,0 +1,197 @@
+"""The content repository (spec: client-server "Content repository").
+
+Downloads are for logged-in users; the old routes without login are frozen: they show nothing that
+was uploaded here (spec: "Unauthenticated media"). Whatever is shown is shown so that no script of a
+file runs in our origin (HARDENING 28).
+"""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import quote
+
+from aiohttp import web
+
+from client_api.http import CORS, Auth, Call, Result, Routes, get, post, route
+from homeserver.errors import MatrixError, invalid_param, missing_param, not_found
+from homeserver.media.repository import MediaRepository
+from homeserver.media.thumbnails import Thumbnails
+
+V1 = "/_matrix/client/v1/media"
+DEFAULT_WAIT_MS = 20_000
+MAX_SIDE = 8192
+
+INLINE = frozenset(
+    {
+        "text/css",
+        "text/plain",
+        "text/csv",
+        "application/json",
+        "application/ld+json",
+        "image/jpeg",
+        "image/gif",
+        "image/png",
+        "image/apng",
+        "image/webp",
+        "image/avif",
+        "video/mp4",
+        "video/webm",
+        "video/ogg",
+        "video/quicktime",
+        "audio/mp4",
+        "audio/webm",
+        "audio/aac",
+        "audio/mpeg",
+        "audio/ogg",
+        "audio/wave",
+        "audio/wav",
+        "audio/x-wav",
+        "audio/x-pn-wav",
+        "audio/flac",
+        "audio/x-flac",
+    }
+)
+"""Types that may be shown in place (spec: "Serving inline content"); all others are attachments."""
+
+SAFE_HEADERS = {
+    **CORS,
+    "Content-Security-Policy": (
+        "sandbox; default-src 'none'; script-src 'none'; plugin-types application/pdf; "
+        "style-src 'unsafe-inline'; media-src 'self'; object-src 'self';"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "cross-origin",
+    "Cache-Control": "private, max-age=31536000, immutable",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+class MediaRoutes(Routes):
+    def __init__(self, media: MediaRepository, thumbnails: Thumbnails) -> None:
+        self._media = media
+        self._thumbnails = thumbnails
+
+    # Uploading
+
+    @route(
+        "POST",
+        "/_matrix/media/v3/upload",
+        "/_matrix/media/r0/upload",
+        limit="media_create",
+        streams=True,
+        good_standing=True,
+    )
+    async def upload(self, call: Call) -> Result:
+        self._check_length(call)
+        media_id = await self._media.upload(
+            call.user_id,
+            _chunks(call),
+            content_type=call.request.headers.get("Content-Type"),
+            filename=call.query("filename"),
+        )
+        return {"content_uri": self._media.uri(media_id)}
+
+    @post("/_matrix/media/v1/create", limit="media_create", good_standing=True)
+    async def create(self, call: Call) -> Result:
+        reserved = await self._media.reserve(call.user_id)
+        return {
+            "content_uri": self._media.uri(reserved.media_id),
+            "unused_expires_at": reserved.expires_ts,
+        }
+
+    @route("PUT", "/_matrix/media/v3/upload/{server_name}/{media_id}", streams=True, good_standing=True)
+    async def fill(self, call: Call) -> Result:
+        if call.path("server_name") != self._media.server_name:
+            raise not_found("There is no such media id")
+        self._check_length(call)
+        await self._media.fill(
+            call.path("media_id"),
+            call.user_id,
+            _chunks(call),
+            content_type=call.request.headers.get("Content-Type"),
+            filename=call.query("filename"),
+        )
+        return {}
+
+    def _check_length(self, call: Call) -> None:
+        length = call.request.content_length
+        if length is not None and length > self._media.max_upload_size:
+            raise MatrixError(
+                413, "M_TOO_LARGE", f"A file may have {self._media.max_upload_size} bytes at most"
+            )
+
+    @get(f"{V1}/config", "/_matrix/media/v3/config", "/_matrix/media/r0/config", auth=Auth.GUEST)
+    async def config(self, call: Call) -> Result:
+        return {"m.upload.size": self._media.max_upload_size}
+
+    # Downloading
+
+    @get(
+        f"{V1}/download/{{server_name}}/{{media_id}}",
+        f"{V1}/download/{{server_name}}/{{media_id}}/{{filename}}",
+        auth=Auth.GUEST,
+    )
+    async def download(self, call: Call) -> Result:
+        media = await self._media.find(call.path("server_name"), call.path("media_id"), wait_ms=_wait(call))
+        filename = call.request.match_info.get("filename") or media.filename
+        assert media.digest is not None
+        return _file(self._media.files.path(media.digest), media.content_type, filename)
+
+    @get(f"{V1}/thumbnail/{{server_name}}/{{media_id}}", auth=Auth.GUEST)
+    async def thumbnail(self, call: Call) -> Result:
+        width = _side(call, "width")
+        height = _side(call, "height")
+        method = call.query("method") or "scale"
+        if method not in ("crop", "scale"):
+            raise invalid_param("method: crop or scale")
+        media = await self._media.find(call.path("server_name"), call.path("media_id"), wait_ms=_wait(call))
+        assert media.digest is not None
+        thumbnail = await self._thumbnails.get(media.digest, width, height, method)
+        return _file(thumbnail.path, thumbnail.content_type, "thumbnail")
+
+    @get(f"{V1}/preview_url", "/_matrix/media/v3/preview_url", "/_matrix/media/r0/preview_url")
+    async def preview_url(self, call: Call) -> Result:
+        raise not_found("This server makes no URL previews")
+
+    # The frozen routes
+
+    @get(
+        "/_matrix/media/v3/download/{server_name}/{media_id}",
+        "/_matrix/media/r0/download/{server_name}/{media_id}",
+        "/_matrix/media/v3/download/{server_name}/{media_id}/{filename}",
+        "/_matrix/media/r0/download/{server_name}/{media_id}/{filename}",
+        "/_matrix/media/v3/thumbnail/{server_name}/{media_id}",
+        "/_matrix/media/r0/thumbnail/{server_name}/{media_id}",
+        auth=Auth.NONE,
+    )
+    async def frozen(self, call: Call) -> Result:
+        raise not_found("Media is for logged-in users: use /_matrix/client/v1/media")
+
+
+async def _chunks(call: Call) -> AsyncIterator[bytes]:
+    async for chunk in call.request.content.iter_chunked(256 * 1024):
+        yield chunk
+
+
+def _wait(call: Call) -> int:
+    return call.int_query("timeout_ms", DEFAULT_WAIT_MS)
+
+
+def _side(call: Call, name: str) -> int:
+    if call.query(name) is None:
+        raise missing_param(f"Missing query parameter: {name}")
+    return call.int_query(name, 0, least=1, most=MAX_SIDE)
+
+
+def _file(path: Path, content_type: str, filename: str | None) -> web.FileResponse:
+    """A file with the headers that keep it from doing harm."""
+    kind = content_type.partition(";")[0].strip().lower()
+    disposition = "inline" if kind in INLINE else "attachment"
+    if filename:
+        disposition += f"; filename*=utf-8''{quote(filename, safe='')}"
+    shown_type = content_type if _is_header_safe(content_type) else "application/octet-stream"
+    headers = {**SAFE_HEADERS, "Content-Type": shown_type, "Content-Disposition": disposition}
+    return web.FileResponse(path, headers=headers)
+
+
+def _is_header_safe(content_type: str) -> bool:
+    return content_type.isascii() and content_type.isprintable() and "/" in content_type

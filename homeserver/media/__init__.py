@@ -1,0 +1,1 @@
+"""The content repository: files that users share, and thumbnails of pictures."""

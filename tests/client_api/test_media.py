@@ -1,0 +1,216 @@
+"""The content repository (spec: client-server "Content repository")."""
+
+import asyncio
+import io
+import zlib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from PIL import Image
+
+from tests.client_api.conftest import Client, Reply, Server
+
+V1 = "/_matrix/client/v1/media"
+
+
+def picture(width: int, height: int, kind: str = "PNG", mode: str = "RGB") -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, (width, height), "red").save(buffer, kind)
+    return buffer.getvalue()
+
+
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+async def upload(client: Client, content: bytes, content_type: str = "image/png", name: str = "a.png") -> str:
+    """Upload a file; `server/media_id`."""
+    reply = await client.call(
+        "POST",
+        "/_matrix/media/v3/upload",
+        data=content,
+        query={"filename": name},
+        headers={"Content-Type": content_type},
+    )
+    uri: str = reply.body["content_uri"]
+    return uri.removeprefix("mxc://")
+
+
+async def thumbnail(client: Client, where: str, **query: Any) -> Reply:
+    return await client.call("GET", f"{V1}/thumbnail/{where}", query=query, expect=None)
+
+
+async def test_file_comes_back_as_it_was_uploaded(alice: Client, bob: Client) -> None:
+    content = bytes(range(256)) * 5000
+    where = await upload(alice, content, "application/octet-stream", "ünï.bin")
+    reply = await bob.call("GET", f"{V1}/download/{where}")
+    assert reply.body == content
+    assert reply.headers["Content-Disposition"] == "attachment; filename*=utf-8''%C3%BCn%C3%AF.bin"
+    named = await bob.call("GET", f"{V1}/download/{where}/other.bin")
+    assert "other.bin" in named.headers["Content-Disposition"]
+
+
+async def test_media_needs_a_login(alice: Client, server: Server) -> None:
+    where = await upload(alice, b"secret", "text/plain")
+    stranger = server.client()
+    reply = await stranger.call("GET", f"{V1}/download/{where}", expect=401)
+    assert reply.errcode == "M_MISSING_TOKEN"
+    for old in ("download", "thumbnail"):
+        path = f"/_matrix/media/v3/{old}/{where}"
+        await stranger.call("GET", path, query={"width": 1, "height": 1}, expect=404)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "disposition"),
+    [
+        ("text/html", "attachment"),
+        ("image/svg+xml", "attachment"),
+        ("application/xhtml+xml", "attachment"),
+        ("text/plain", "inline"),
+        ("image/png", "inline"),
+    ],
+)
+async def test_script_from_our_origin(alice: Client, content_type: str, disposition: str) -> None:
+    """HARDENING 28: what a browser would run is an attachment in a sandbox, whatever it is called."""
+    where = await upload(alice, b"<script>alert(1)</script>", content_type, "x.html")
+    reply = await alice.call("GET", f"{V1}/download/{where}")
+    assert reply.headers["Content-Disposition"].startswith(disposition)
+    assert reply.headers["Content-Security-Policy"].startswith("sandbox")
+    assert reply.headers["X-Content-Type-Options"] == "nosniff"
+
+
+async def test_header_injection_in_type_and_name_is_inert(alice: Client) -> None:
+    where = await upload(alice, b"x", "text/plain; charset=\u00e9", 'a";\r\nX-Evil: 1')
+    reply = await alice.call("GET", f"{V1}/download/{where}")
+    assert "X-Evil" not in reply.headers
+
+
+@pytest.mark.parametrize(
+    ("wanted", "size"),
+    [
+        ({"width": 30, "height": 30, "method": "crop"}, (32, 32)),
+        ({"width": 300, "height": 200, "method": "scale"}, (320, 160)),
+        ({"width": 5000, "height": 5000}, (800, 400)),
+    ],
+)
+async def test_thumbnail_has_the_nearest_configured_size(
+    alice: Client, wanted: dict[str, Any], size: tuple[int, int]
+) -> None:
+    where = await upload(alice, picture(1600, 800))
+    reply = await thumbnail(alice, where, **wanted)
+    assert reply.status == 200
+    assert Image.open(io.BytesIO(reply.body)).size == size
+    again = await thumbnail(alice, where, **wanted)
+    assert again.body == reply.body
+
+
+async def test_thumbnail_never_enlarges_and_keeps_transparency(alice: Client) -> None:
+    where = await upload(alice, picture(20, 10, mode="RGBA"))
+    reply = await thumbnail(alice, where, width=640, height=480, method="scale")
+    assert reply.headers["Content-Type"] == "image/png"
+    assert Image.open(io.BytesIO(reply.body)).size == (20, 10)
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "eps"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "svg"),
+        (picture(10, 10, "TIFF"), "tiff"),
+        (picture(10, 10, "BMP"), "bmp"),
+        (b"\x89PNG\r\n\x1a\n" + b"broken", "broken"),
+        (b"", "empty"),
+    ],
+)
+async def test_decoders_unexpected_formats(alice: Client, content: bytes, name: str) -> None:
+    """HARDENING 25: formats off the list are refused though they are called .png."""
+    where = await upload(alice, content, "image/png", f"{name}.png")
+    reply = await thumbnail(alice, where, width=32, height=32)
+    assert (reply.status, reply.errcode) == (400, "M_UNKNOWN")
+
+
+async def test_decoders_bombs(alice: Client) -> None:
+    """HARDENING 25: a picture that claims 65,000 × 65,000 pixels is not decoded; the server lives."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        crc = zlib.crc32(kind + data).to_bytes(4, "big")
+        return len(data).to_bytes(4, "big") + kind + data + crc
+
+    header = (65_000).to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1_000_000))
+    where = await upload(alice, bomb + chunk(b"IEND", b""))
+    assert (await thumbnail(alice, where, width=32, height=32)).status == 400
+    good = await upload(alice, picture(100, 100))
+    assert (await thumbnail(alice, good, width=32, height=32)).status == 200
+
+
+async def test_upload_beyond_the_limit_is_refused_and_leaves_no_file(server: Server) -> None:
+    limits = msgspec.structs.replace(server.config.limits, max_upload_size=1000)
+    await server.restart(msgspec.structs.replace(server.config, limits=limits))
+    alice = await server.register("alice")
+    assert (await alice.get(f"{V1}/config"))["m.upload.size"] == 1000
+    await upload(alice, b"x" * 1000)
+
+    async def endless() -> Any:
+        for _ in range(100):
+            yield b"y" * 100
+
+    for data in (b"x" * 1001, endless()):
+        reply = await alice.call("POST", "/_matrix/media/v3/upload", data=data, expect=413)
+        assert reply.errcode == "M_TOO_LARGE"
+    assert len(files_in(server.data_dir / "media")) == 1
+
+
+async def test_reserved_id_is_filled_once_by_its_owner(alice: Client, bob: Client) -> None:
+    uri = (await alice.post("/_matrix/media/v1/create"))["content_uri"].removeprefix("mxc://")
+    early = await bob.call("GET", f"{V1}/download/{uri}", query={"timeout_ms": 0}, expect=504)
+    assert early.errcode == "M_NOT_YET_UPLOADED"
+    await bob.call("PUT", f"/_matrix/media/v3/upload/{uri}", data=b"mine", expect=403)
+    waiting = asyncio.create_task(bob.call("GET", f"{V1}/download/{uri}", query={"timeout_ms": 10_000}))
+    await asyncio.sleep(0.05)
+    await alice.call("PUT", f"/_matrix/media/v3/upload/{uri}", data=b"there")
+    assert (await asyncio.wait_for(waiting, 5)).body == b"there"
+    again = await alice.call("PUT", f"/_matrix/media/v3/upload/{uri}", data=b"other", expect=409)
+    assert again.errcode == "M_CANNOT_OVERWRITE_MEDIA"
+
+
+async def test_reserved_ids_are_few_per_user(alice: Client) -> None:
+    for _ in range(5):
+        await alice.post("/_matrix/media/v1/create")
+    reply = await alice.call("POST", "/_matrix/media/v1/create", {}, expect=429)
+    assert reply.errcode == "M_LIMIT_EXCEEDED"
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "localhost/..%2f..%2f..%2fetc%2fpasswd",
+        "localhost/%2e%2e",
+        "..%2f../x",
+        "localhost/x%00y",
+        "localhost/" + "a" * 5000,
+        "other.example/abc",
+        "localhost/unknown",
+    ],
+)
+async def test_path_traversal_in_media(alice: Client, where: str) -> None:
+    """HARDENING 27: whatever the path says, only known ids are found."""
+    reply = await alice.call("GET", f"{V1}/download/{where}", expect=None)
+    assert reply.status in (400, 404)
+
+
+async def test_same_content_twice_is_kept_once_and_survives_a_restart(server: Server, alice: Client) -> None:
+    first, second = await upload(alice, b"same"), await upload(alice, b"same")
+    assert first != second
+    assert len(files_in(server.data_dir / "media" / "content")) == 1
+    await server.restart()
+    again = server.client()
+    again.token = alice.token
+    assert (await again.call("GET", f"{V1}/download/{second}")).body == b"same"
+
+
+async def test_no_file_of_an_unknown_upload_stays_behind(server: Server, alice: Client) -> None:
+    await alice.call("PUT", "/_matrix/media/v3/upload/localhost/nothere", data=b"x", expect=404)
+    assert files_in(server.data_dir / "media") == []
