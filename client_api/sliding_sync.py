@@ -23,6 +23,10 @@ class SlidingSyncRoutes(Routes):
         session, pos = call.session, call.query("pos") or None
         timeout = call.int_query("timeout", 0)
         user_id, device_id = session.user_id, session.device_id
-        await self._presence.seen_syncing(user_id, call.query("set_presence") or "online")
+        set_presence = call.query("set_presence") or "online"
         del call, session
-        return await self._sliding.poll(user_id, device_id, request, pos=pos, timeout=timeout)
+        here = self._presence.sync_begins(user_id, device_id, set_presence)
+        try:
+            return await self._sliding.poll(user_id, device_id, request, pos=pos, timeout=timeout)
+        finally:
+            self._presence.sync_ends(here)

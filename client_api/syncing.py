@@ -52,9 +52,12 @@ class SyncRoutes(Routes):
             or call.bool_query("org.matrix.msc4222.use_state_after"),
             filter=await self._filter(user_id, call.query("filter")),
         )
-        await self._presence.seen_syncing(user_id, set_presence)
         del call, session  # a waiting poll holds no more than it needs
-        return await self._engine.sync(user_id, device_id, request)
+        here = self._presence.sync_begins(user_id, device_id, set_presence)
+        try:
+            return await self._engine.sync(user_id, device_id, request)
+        finally:
+            self._presence.sync_ends(here)
 
     async def _filter(self, user_id: str, given: str | None) -> Filter:
         if not given:

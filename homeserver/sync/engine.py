@@ -61,8 +61,11 @@ class DeviceKeyCounts(Protocol):
 
 
 class PresenceUpdates(Protocol):
-    def events(self, user: User, after: int) -> list[bytes]:
-        """`m.presence` events of users who share a room with `user`, changed after an ephemeral number."""
+    def events(self, user: User, after: int, wanted: "Wanted") -> list[bytes]:
+        """`m.presence` events of users who share a room with `user`, changed after an ephemeral number.
+
+        With `after` 0, all who are not offline; `wanted` is asked about user ids.
+        """
         ...
 
 
@@ -156,7 +159,7 @@ class SyncEngine:
             parts.append(b'"rooms":{' + b",".join(sections) + b"}")
         if account_data:
             parts.append(b'"account_data":' + events_object(account_data))
-        presence = self._presence.events(user, since.ephemeral if since else 0)
+        presence = self._presence.events(user, since.ephemeral if since else 0, builder.wants_presence_of)
         if presence:
             parts.append(b'"presence":' + events_object(presence))
         if messages:
@@ -224,6 +227,10 @@ class _Answer:
             for kind, sections in by_kind.items()
             if sections
         ]
+
+    def wants_presence_of(self, user_id: str) -> bool:
+        wanted = self._request.filter.presence
+        return user_id not in self._reader.ignored and wanted.matches("m.presence", user_id)
 
     # Account data
 
@@ -495,7 +502,9 @@ def counts_json(counts: Counts) -> bytes:
 
 
 class Wanted(Protocol):
-    def __call__(self, type: str, /) -> bool: ...
+    """A question about a type of event or a user."""
+
+    def __call__(self, name: str, /) -> bool: ...
 
 
 def room_summary(room: Room, user_id: str) -> dict[str, object]:

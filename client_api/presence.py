@@ -1,0 +1,32 @@
+"""Presence (spec: client-server "Presence"). What /sync tells of it is in `homeserver.users.presence`."""
+
+from typing import Literal
+
+import msgspec
+
+from client_api.http import Call, Result, Routes, get, put
+from homeserver.errors import forbidden
+from homeserver.protocol.identifiers import check_user_id
+from homeserver.users.presence import Presence
+
+
+class StatusBody(msgspec.Struct):
+    presence: Literal["online", "unavailable", "offline"]
+    status_msg: str | None = None
+
+
+class PresenceRoutes(Routes):
+    def __init__(self, presence: Presence) -> None:
+        self._presence = presence
+
+    @get("/presence/{user_id}/status")
+    async def status(self, call: Call) -> Result:
+        return await self._presence.status(call.user_id, check_user_id(call.path("user_id")))
+
+    @put("/presence/{user_id}/status", limit="ephemeral", quick=True)
+    async def set_status(self, call: Call) -> Result:
+        if call.path("user_id") != call.user_id:
+            raise forbidden("You may only set your own presence")
+        body = call.json(StatusBody)
+        await self._presence.set_status(call.user_id, call.session.device_id, body.presence, body.status_msg)
+        return {}
