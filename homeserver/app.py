@@ -467,7 +467,7 @@ class App:
 
     async def close(self) -> None:
         """Finish what is in flight, then close the store."""
-        self.wakeup.wake_all()
+        self.wakeup.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -543,6 +543,6 @@ async def serve(config: Config) -> None:
         loop.add_signal_handler(number, stop.set)
     await stop.wait()
     log.info("stopping")
-    app.wakeup.wake_all()
+    app.wakeup.close()
     await runner.cleanup()
     await app.close()

@@ -237,14 +237,17 @@ class Room:
         self.fragments.clear()
 
     def find(self, event_id: str) -> RoomEvent | None:
-        """An event among those in memory, newest first."""
+        """An event among the newest ones in memory."""
         for event in reversed(self.timeline):
             if event.event_id == event_id:
                 return event
-        return next((event for event in self.head.state.values() if event.event_id == event_id), None)
+        return None
 
     def _redact(self, redaction: RoomEvent) -> None:
-        target = self.find(redaction.redacts or "")
+        target_id = redaction.redacts
+        target = self.find(target_id) if target_id is not None else None
+        if target is None:
+            target = next((e for e in self.head.state.values() if e.event_id == target_id), None)
         if target is not None and may_redact(self.version, self.head.lookup, redaction.sender, target.sender):
             self.replace_view(redacted_view(self.version, target, redaction, self.room_id_json))
 

@@ -141,7 +141,8 @@ class SyncEngine:
                 return (await self._answer(user, device_id, since, upto, request))[0]
             if self.position(user) == upto:
                 del user
-                await self._wakeup.wait(user_id, device_id, deadline - loop.time())
+                if not await self._wakeup.wait(user_id, device_id, deadline - loop.time()):
+                    deadline = loop.time()
 
     async def _answer(
         self, user: User, device_id: str, since: SyncToken | None, upto: SyncToken, request: SyncRequest

@@ -14,13 +14,16 @@ class Wakeup:
     def __init__(self) -> None:
         self._waiting: dict[str, dict[str, asyncio.Future[bool]]] = {}
         self.count = 0
+        self._closed = False
 
     async def wait(self, user_id: str, slot: str, timeout: float) -> bool:
-        """Wait up to `timeout` seconds for news; False when none came.
+        """Wait up to `timeout` seconds for news; False when the poll is to be answered without any.
 
         `slot` tells a device's polls apart (device and kind of sync): a new one in the same slot
         ends the old one at once.
         """
+        if self._closed:
+            return False
         loop = asyncio.get_running_loop()
         future: asyncio.Future[bool] = loop.create_future()
         slots = self._waiting.setdefault(user_id, {})
@@ -65,10 +68,12 @@ class Wakeup:
     def users(self) -> Iterable[str]:
         return self._waiting.keys()
 
-    def wake_all(self) -> None:
-        """Let every poll return (shutdown)."""
-        for user_id in list(self._waiting):
-            self.wake_user(user_id)
+    def close(self) -> None:
+        """Let every poll be answered now, and those still to come at once (shutdown)."""
+        self._closed = True
+        for slots in self._waiting.values():
+            for future in slots.values():
+                _finish(future, False)
 
 
 def _finish(future: asyncio.Future[bool], news: bool) -> None:

@@ -173,7 +173,9 @@ class Client:
 
     async def redact(self, room_id: str, event_id: str, **content: Any) -> str:
         self._txn += 1
-        reply = await self.put(f"/rooms/{quote(room_id)}/redact/{quote(event_id)}/r{self._txn}", content)
+        reply = await self.put(
+            f"/rooms/{quote(room_id)}/redact/{quote(event_id, safe='')}/r{self._txn}", content
+        )
         redaction: str = reply["event_id"]
         return redaction
 
@@ -213,7 +215,7 @@ class Server:
 
     async def stop(self) -> None:
         if self._runner is not None:
-            self.app.wakeup.wake_all()
+            self.app.wakeup.close()
             await self._runner.cleanup()
             self._runner = None
             await self.app.close()

@@ -1,6 +1,7 @@
 """Creating rooms, membership, state, history (spec: client-server "Creation", "Room membership" …)."""
 
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -41,7 +42,7 @@ async def test_room_of_every_version_can_be_made_and_talked_in(
     page = await alice.get(f"/rooms/{room_id}/messages", query={"dir": "b", "limit": 1})
     assert page["chunk"][0]["event_id"] == event_id
     await alice.redact(room_id, event_id, reason="because")
-    event = await bob.get(f"/rooms/{room_id}/event/{event_id}")
+    event = await bob.get(f"/rooms/{room_id}/event/{quote(event_id, safe='')}")
     assert event["content"] == {}
     assert event["unsigned"]["redacted_because"]["content"]["reason"] == "because"
 

@@ -60,7 +60,8 @@ class SlidingSync:
             if self._sync.position(user) == upto:
                 del user, answer, after
                 slot = f"{device_id} {request.conn_id}"
-                await self._wakeup.wait(user_id, slot, deadline - loop.time())
+                if not await self._wakeup.wait(user_id, slot, deadline - loop.time()):
+                    deadline = loop.time()
 
     async def _answer(
         self, user: User, device_id: str, request: SlidingRequest, before: Snapshot | None, upto: SyncToken

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from tests.client_api.conftest import Client
+from tests.client_api.conftest import Client, Server
 
 
 async def test_message_reaches_a_waiting_long_poll_at_once(alice: Client, bob: Client) -> None:
@@ -34,3 +34,23 @@ async def test_only_the_sending_device_sees_the_transaction_id(alice: Client, bo
         body = await client.sync(timeout=1000)
         event = body["rooms"]["join"][room_id]["timeline"]["events"][-1]
         assert event["unsigned"].get("transaction_id") == expected
+
+
+async def test_new_poll_of_a_device_ends_its_old_one(alice: Client) -> None:
+    await alice.create_room()
+    since = (await alice.sync())["next_batch"]
+    old = asyncio.create_task(alice.sync(timeout=20_000, since=since))
+    await asyncio.sleep(0.05)
+    new = asyncio.create_task(alice.sync(timeout=500, since=since))
+    body = await asyncio.wait_for(old, 0.4)
+    assert "rooms" not in body
+    assert not new.done()
+    await new
+
+
+async def test_shutdown_answers_waiting_polls_at_once(server: Server, alice: Client) -> None:
+    await alice.sync()
+    poll = asyncio.create_task(alice.sync(timeout=60_000))
+    await asyncio.sleep(0.05)
+    await asyncio.wait_for(server.stop(), 10)
+    assert "next_batch" in await poll
