@@ -208,10 +208,10 @@ class Server:
         await self.app.start()
         self._runner = web.AppRunner(self.app.web_application(), access_log=None, handler_cancellation=True)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        # A restarted server listens where it did, so that its clients find it again.
+        site = web.TCPSite(self._runner, "127.0.0.1", URL(self.base).port or 0 if self.base else 0)
         await site.start()
-        port = self._runner.addresses[0][1]
-        self.base = f"http://127.0.0.1:{port}"
+        self.base = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
 
     async def stop(self) -> None:
         if self._runner is not None:
