@@ -44,8 +44,9 @@ class Accounts:
         return user_id.endswith(":" + self.server_name)
 
     def full_user_id(self, user: str) -> str:
-        """A user id from what a person types at login: the id itself or its localpart."""
-        return user if user.startswith("@") else self.user_id(user.lower() if user.isascii() else user)
+        """A user id from what a person types at login: the id itself or its localpart, in any case."""
+        user = user.lower() if user.isascii() else user
+        return user if user.startswith("@") else self.user_id(user)
 
     def check_localpart(self, localpart: str) -> str:
         """The user id of a new account, in lower case. Raises 400 M_INVALID_USERNAME or M_EXCLUSIVE."""

@@ -85,7 +85,7 @@ class Sessions:
         self._last_seen = last_seen
         self._append_notice = append_notice
         self._now = now
-        self._access_lifetime_ms = access_lifetime_ms
+        self._access_lifetime_ms = int(access_lifetime_ms)
         self._refresh_lifetime_ms = refresh_lifetime_ms
         self._cache: OrderedDict[str, Session] = OrderedDict()
         self._of_user: dict[str, set[str]] = {}

@@ -27,6 +27,6 @@ def digest_of(token: str) -> str:
 
 async def keep_until_expiry(collection: Collection[E], record: E, now: int) -> None:
     """Insert a record, and delete some that have expired: what is there is what was made of late."""
-    for expired in await collection.find("by_expiry", before=now, limit=FORGOTTEN_AT_ONCE):
+    for expired in await collection.find("by_expiry", before=now + 1, limit=FORGOTTEN_AT_ONCE):
         await collection.delete_where("by_expiry", (expired.expires_ts,))
     await collection.insert(record)

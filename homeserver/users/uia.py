@@ -175,9 +175,9 @@ class Uia:
     async def _advance(self, session: UiaSession, auth: JsonObject) -> tuple[UiaSession, StageFailed | None]:
         """The session after an attempt on a stage (`auth` may name none, or one that is done already)."""
         type = auth.get("type")
-        if type is None or (isinstance(type, str) and type in session.completed):
+        if type is None or type in tuple(session.completed):
             return session, None
-        if type not in next_stages(session):
+        if not isinstance(type, str) or type not in next_stages(session):
             return session, StageFailed("M_FORBIDDEN", "This is not the next stage of any flow")
         try:
             proof = await self._stages[type].attempt(session.user_id, auth)
