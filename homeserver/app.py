@@ -24,12 +24,14 @@ from client_api.http import Gate, Routes, mount
 from client_api.key_backup import KeyBackupRoutes
 from client_api.keys import KeyRoutes
 from client_api.login import LoginRoutes
+from client_api.notifications import NotificationRoutes
 from client_api.openid import OpenIdRoutes
 from client_api.pages import AssetRoutes
 from client_api.media import MediaRoutes
 from client_api.presence import PresenceRoutes
 from client_api.profiles import ProfileRoutes
 from client_api.push_rules import PushRuleRoutes
+from client_api.pushers import PusherRoutes
 from client_api.receipts import ReceiptRoutes, TypingRoutes
 from client_api.registration import RegistrationRoutes
 from client_api.relations import RelationRoutes
@@ -59,6 +61,8 @@ from homeserver.key_file import load_or_create
 from homeserver.media.files import MediaFiles
 from homeserver.media.repository import MediaRepository
 from homeserver.media.thumbnails import Thumbnails
+from homeserver.push.notifications import Notifications
+from homeserver.push.pushers import Pushers
 from homeserver.push.rules import PUSH_RULES, UserPushRules, shown_push_rules
 from homeserver.push.settings import PushRuleSettings
 from homeserver.push.unread import Unread
@@ -125,6 +129,7 @@ from storage.records import keys as key_records
 from storage.records import media as media_records
 from storage.records import presence as presence_records
 from storage.records import profiles as profile_records
+from storage.records import push as push_records
 from storage.records import rooms as room_records
 from storage.sqlite import open_store
 from storage.store import Store
@@ -134,6 +139,7 @@ log = structlog.get_logger(__name__)
 SPECS: Sequence[CollectionSpec[Any]] = (
     *account_records.SPECS,
     *presence_records.SPECS,
+    *push_records.SPECS,
     *profile_records.SPECS,
     *room_records.SPECS,
     *media_records.SPECS,
@@ -235,7 +241,10 @@ class App:
         )
         self.profiles.on_member_change.append(self.presence.profile_changed)
         push_rules = UserPushRules()
-        unread = Unread(self.rooms, push_rules, Verdicts())
+        verdicts = Verdicts()
+        unread = Unread(self.rooms, push_rules, verdicts)
+        notifications = Notifications(self.rooms, self.users, push_rules, verdicts, epoch=epoch, now=now)
+        pushers = Pushers(collection(push_records.PUSHERS), now)
         device_lists = DeviceLists(self.rooms, self.users, now)
         self.one_time_keys = OneTimeKeys(
             collection(key_records.ONE_TIME_KEYS),
@@ -308,7 +317,8 @@ class App:
             store.log,
             now,
         )
-        deactivation.on_deactivated.append(self.presence.forget)
+        deactivation.on_deactivated += (self.presence.forget, pushers.forget_user)
+        self.sessions.on_device_gone.append(pushers.forget_device)
         self._consume_users("deactivation", deactivation.wants, deactivation.handle)
         self.registration_tokens = RegistrationTokens(collection(account_records.REGISTRATION_TOKENS), now)
         registration = Registration(
@@ -347,6 +357,8 @@ class App:
             TypingRoutes(self.typing, self.rooms),
             AccountDataRoutes(account_data),
             PushRuleRoutes(PushRuleSettings(self.users, account_data)),
+            PusherRoutes(pushers),
+            NotificationRoutes(notifications),
             PresenceRoutes(self.presence),
             ProfileRoutes(self.profiles, self.accounts),
             RegistrationRoutes(registration, self.accounts, self.sessions, interactive),

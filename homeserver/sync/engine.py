@@ -30,6 +30,7 @@ from homeserver.sync.to_device import ToDeviceQueue
 from homeserver.sync.token import SyncToken, decode_sync_token, encode_position
 from homeserver.sync.wakeup import Wakeup
 from homeserver.users.account_data import AccountData
+from homeserver.users.ignoring import ignored_by
 from homeserver.users.invite_permission import blocks_invites
 from homeserver.users.users import MembershipRef, User, Users
 
@@ -199,10 +200,7 @@ class _Answer:
         self._request = request
         self._filter = request.filter.room
         self._now = engine._now()
-        ignored = user.global_data("m.ignored_user_list").get("ignored_users")
-        self._reader = Reader(
-            user.user_id, device_id, frozenset(ignored) if isinstance(ignored, dict) else frozenset()
-        )
+        self._reader = Reader(user.user_id, device_id, ignored_by(user))
         limit = self._filter.timeline.limit
         self._limit = DEFAULT_LIMIT if limit is None else max(0, min(limit, MAX_LIMIT))
         self._changed_account_data = self._rooms_with_account_data()

@@ -1,0 +1,18 @@
+"""Pushers (spec: client-server "Push Notifications")."""
+
+from client_api.http import Call, Result, Routes, get, post
+from homeserver.push.pushers import PusherRequest, Pushers, pusher_json
+
+
+class PusherRoutes(Routes):
+    def __init__(self, pushers: Pushers) -> None:
+        self._pushers = pushers
+
+    @get("/pushers")
+    async def of_user(self, call: Call) -> Result:
+        return {"pushers": [pusher_json(pusher) for pusher in await self._pushers.of_user(call.user_id)]}
+
+    @post("/pushers/set", limit="request")
+    async def set_pusher(self, call: Call) -> Result:
+        await self._pushers.set(call.user_id, call.session.device_id, call.json(PusherRequest))
+        return {}

@@ -1,0 +1,11 @@
+"""Whom a user ignores (spec: client-server "Ignoring Users")."""
+
+from homeserver.users.users import User
+
+IGNORED_USERS = "m.ignored_user_list"
+
+
+def ignored_by(user: User) -> frozenset[str]:
+    """The user ids in the user's list."""
+    ignored = user.global_data(IGNORED_USERS).get("ignored_users")
+    return frozenset(ignored) if isinstance(ignored, dict) else frozenset()
