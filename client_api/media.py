@@ -121,7 +121,7 @@ class MediaRoutes(Routes):
 
     @get(f"{V1}/config", "/_matrix/media/v3/config", "/_matrix/media/r0/config", auth=Auth.GUEST)
     async def config(self, call: Call) -> Result:
-        return {"m.upload.size": self._media.max_upload_size}
+        return {"m.upload.size": int(self._media.max_upload_size)}
 
     # Downloading
 
