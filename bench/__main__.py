@@ -35,7 +35,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="small sizes, one round: under two minutes")
+    size.add_argument("--quick", action="store_true", help="small sizes, one round: two minutes or less")
     size.add_argument(
         "--full", action="store_true", help="big rooms, many events, more rounds: an hour or so"
     )
