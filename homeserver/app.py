@@ -269,6 +269,7 @@ class App:
             bundling=bundling,
             epoch=epoch,
             now=now,
+            max_timeline=config.limits.max_sync_timeline,
         )
         sliding = SlidingSync(
             rooms=self.rooms,
@@ -306,8 +307,8 @@ class App:
         self.users.follow(self._wake_for_user_entry)
         guests = Guests(self.rooms, self.accounts, membership)
         self._consume_rooms("guests", guests.wants, guests.handle)
-        devices = Devices(collection(account_records.DEVICES), self.last_seen, self.sessions)
-        deactivation = Deactivation(
+        self.devices = Devices(collection(account_records.DEVICES), self.last_seen, self.sessions)
+        self.deactivation = Deactivation(
             self.accounts,
             self.sessions,
             self.users,
@@ -317,9 +318,9 @@ class App:
             store.log,
             now,
         )
-        deactivation.on_deactivated += (self.presence.forget, pushers.forget_user)
+        self.deactivation.on_deactivated += (self.presence.forget, pushers.forget_user)
         self.sessions.on_device_gone.append(pushers.forget_device)
-        self._consume_users("deactivation", deactivation.wants, deactivation.handle)
+        self._consume_users("deactivation", self.deactivation.wants, self.deactivation.handle)
         self.registration_tokens = RegistrationTokens(collection(account_records.REGISTRATION_TOKENS), now)
         registration = Registration(
             config.registration,
@@ -342,12 +343,12 @@ class App:
         self.openid = OpenId(collection(account_records.OPENID_TOKENS), now)
         self.modules: list[Routes] = [
             SendRoutes(sending),
-            *self._encryption(device_lists, devices, deactivation, interactive, now),
+            *self._encryption(device_lists, self.devices, self.deactivation, interactive, now),
             SyncRoutes(self.engine, collection(profile_records.FILTERS), self.presence),
             SlidingSyncRoutes(sliding, self.presence),
             MediaRoutes(media, self.thumbnails),
             StateRoutes(history),
-            HistoryRoutes(history),
+            HistoryRoutes(history, max_page=config.limits.max_event_page),
             RoomRoutes(new_rooms, membership, aliases, upgrade, guests, self.users),
             AliasRoutes(aliases, history, name),
             DirectoryRoutes(directory, name, without_login=config.rooms.directory_without_login),
@@ -371,11 +372,11 @@ class App:
                 password_login=config.auth.password_login,
                 login_tokens=config.auth.login_tokens,
             ),
-            AccountRoutes(self.accounts, self.sessions, deactivation, interactive),
-            DeviceRoutes(devices, interactive),
+            AccountRoutes(self.accounts, self.sessions, self.deactivation, interactive),
+            DeviceRoutes(self.devices, interactive),
             ContactRoutes(),
             OpenIdRoutes(self.openid, name),
-            ServerAdministrationRoutes(Moderation(self.accounts, self.sessions), devices),
+            ServerAdministrationRoutes(Moderation(self.accounts, self.sessions), self.devices),
             CapabilityRoutes(
                 default_room_version=config.rooms.default_version,
                 password_login=config.auth.password_login,
