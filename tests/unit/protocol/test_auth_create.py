@@ -235,6 +235,8 @@ def test_auth_events_are_selected_as_the_specification_lists_them(version: str) 
         assert keys("m.room.member", OTHER, membership="invite", third_party_invite=broken) == invite
     authorised = keys("m.room.member", USER, membership="join", join_authorised_via_users_server=ADMIN)
     assert authorised == base | {JOIN_RULES} | ({member(ADMIN)} if version in since(8) else set())
+    own = keys("m.room.member", USER, membership="join", join_authorised_via_users_server=USER)
+    assert own == base | {JOIN_RULES}
     leaving = keys("m.room.member", USER, membership="leave", join_authorised_via_users_server=ADMIN)
     assert leaving == base
 

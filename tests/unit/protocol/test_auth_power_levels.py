@@ -56,6 +56,12 @@ def test_levels_are_those_of_the_content(version: str) -> None:
 
 
 @every_version
+def test_a_user_who_is_listed_at_zero_has_zero_and_not_the_default(version: str) -> None:
+    levels = view(version, {"users": {USER: 0}, "users_default": 3, "events": {"x": 0}, "state_default": 8})
+    assert (levels.user_level(USER), levels.event_level("x", True)) == (0, 0)
+
+
+@every_version
 def test_creators_stand_above_every_level_since_version_12(version: str) -> None:
     levels = view(version, {"users": {USER: 2**53 - 1}}, additional_creators=[OTHER])
     privileged = version in since(12)

@@ -198,3 +198,26 @@ def test_what_a_large_room_agrees_on_is_not_read(version: str) -> None:
     assert resolved == states[1]
     # From version 12 on it matters what lies between the conflicting events, down to the create event.
     assert len(asked) <= (510 if version == "12" else 8)
+
+
+@V2_AND_LATER
+def test_what_the_current_levels_rest_on_is_found_without_reading_the_members(version: str) -> None:
+    """An old topic rests on old power levels: that the present ones do as well is seen by looking there."""
+    room = Hostile(version)
+    old = room.levels("PL0", [], 1)
+    new = room.levels("PL1", [old], 2)
+    # The members come first in the state, as they do in any room that was not just made.
+    members = {("m.room.member", f"@{n}:a"): f"$member{n}" for n in range(20_000)}
+    topics = [
+        room.add("T1", "m.room.topic", "", {}, [old], 3),
+        room.add("T2", "m.room.topic", "", {}, [new], 4),
+    ]
+    asked: list[str] = []
+
+    def fetch(event_id: str) -> Event | None:
+        asked.append(event_id)
+        return room.events[event_id]
+
+    states = [{**members, **room.base, LEVELS: new, TOPIC: topic} for topic in topics]
+    assert resolve(room.version, states, fetch) == states[1]
+    assert len(asked) <= 8

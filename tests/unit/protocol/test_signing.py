@@ -117,6 +117,8 @@ def test_what_cannot_be_encoded_verifies_as_nothing(value: Any) -> None:
         "!",
         signing.encode_base64(bytes(31)),
         signing.encode_base64(bytes(33)),
+        # The right key with something behind it is not the right key.
+        signing.encode_base64(signing.decode_base64(KEY.verify_key_base64) + b"x"),
         # Points of small order: with these a signature can be made that fits every message.
         signing.encode_base64(bytes(32)),
         signing.encode_base64(b"\x01" + bytes(31)),
