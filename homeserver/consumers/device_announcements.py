@@ -5,7 +5,9 @@ crash, makes clients look once too often.
 """
 
 from homeserver.e2ee.identities import SIGNATURE
+from homeserver.errors import MatrixError
 from homeserver.sync.device_lists import DeviceLists
+from storage.errors import StoreUnavailable
 from storage.log import Entry, Kind
 
 
@@ -21,4 +23,8 @@ class DeviceAnnouncements:
         return entry.kind is Kind.DEVICE_LIST and entry.type != SIGNATURE
 
     async def handle(self, shard: int, entry: Entry) -> None:
-        await self._device_lists.announce(entry.stream)
+        """Raises StoreUnavailable when it must be tried again, however often."""
+        try:
+            await self._device_lists.announce(entry.stream)
+        except MatrixError as error:
+            raise StoreUnavailable(error.error) from error

@@ -1,0 +1,330 @@
+"""Device keys, one-time keys and fallback keys (spec: client-server "End-to-End Encryption")."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from homeserver.e2ee.key_objects import MAX_ONE_TIME_KEYS
+from tests.client_api.conftest import Client, Server
+from tests.client_api.crypto_device import ALGORITHM, CryptoDevice, log_in, restart
+
+# Identity keys
+
+
+async def test_uploaded_device_keys_are_shown_as_signed_with_the_display_name(
+    alice: Client, bob: Client
+) -> None:
+    phone = await log_in(bob, initial_device_display_name="Bob's phone")
+    device = CryptoDevice(phone)
+    await device.upload()
+    answer = await CryptoDevice(alice).query(bob.user_id)
+    shown = answer["device_keys"][bob.user_id][phone.device_id]
+    assert shown.pop("unsigned") == {"device_display_name": "Bob's phone"}
+    assert shown == device.device_keys()
+    assert answer["failures"] == {}
+
+
+async def test_query_gives_only_the_devices_asked_for(bob: Client) -> None:
+    one, two = CryptoDevice(bob), CryptoDevice(await log_in(bob), 2)
+    await one.upload()
+    await two.upload()
+    wanted = {bob.user_id: [two.device_id, "NOSUCH"]}
+    answer = await bob.post("/keys/query", {"device_keys": wanted})
+    assert list(answer["device_keys"][bob.user_id]) == [two.device_id]
+
+
+async def test_query_reports_the_servers_it_cannot_ask(alice: Client) -> None:
+    answer = await alice.post("/keys/query", {"device_keys": {"@x:elsewhere.example": []}})
+    assert list(answer["failures"]) == ["elsewhere.example"]
+    assert answer["device_keys"] == {}
+
+
+async def test_a_renamed_device_is_shown_under_its_new_name(alice: Client, bob: Client) -> None:
+    await CryptoDevice(bob).upload()
+    await bob.put(f"/devices/{bob.device_id}", {"display_name": "new"})
+    shown = (await CryptoDevice(alice).query(bob.user_id))["device_keys"][bob.user_id][bob.device_id]
+    assert shown["unsigned"] == {"device_display_name": "new"}
+
+
+async def test_a_deleted_device_has_no_keys(alice: Client, bob: Client) -> None:
+    device = CryptoDevice(bob)
+    other = await log_in(bob)
+    await CryptoDevice(other, 2).upload()
+    await device.upload(one_time=3, fallback_keys=device.fallback_key(1))
+    await bob.post("/logout")
+    asking = CryptoDevice(alice)
+    assert list((await asking.query(bob.user_id))["device_keys"][bob.user_id]) == [other.device_id]
+    assert await asking.claim(device) is None
+
+
+async def test_a_device_id_that_is_used_again_inherits_nothing(bob: Client, alice: Client) -> None:
+    device = CryptoDevice(bob)
+    await device.upload(one_time=3)
+    await bob.post("/logout")
+    again = await log_in(bob, device_id=device.device_id)
+    assert await CryptoDevice(alice).claim(device) is None
+    assert (await again.sync())["device_one_time_keys_count"] == {}
+
+
+async def test_identity_keys_survive_a_restart(server: Server, bob: Client) -> None:
+    device = CryptoDevice(bob)
+    await device.upload(one_time=2)
+    await restart(server, bob)
+    shown = (await device.query(bob.user_id))["device_keys"][bob.user_id][bob.device_id]
+    assert shown["keys"] == device.device_keys()["keys"]
+    assert (await bob.sync())["device_one_time_keys_count"] == {ALGORITHM: 2}
+
+
+async def test_new_identity_keys_of_a_device_drop_the_one_time_keys_of_the_old(
+    alice: Client, bob: Client
+) -> None:
+    await CryptoDevice(bob, 1).upload(one_time=5)
+    new = CryptoDevice(bob, 2)
+    assert await new.upload(one_time=1) == {ALGORITHM: 1}
+    claimed = await CryptoDevice(alice).claim(new)
+    assert claimed is not None
+    assert claimed[1] == new.one_time_key(0)
+
+
+@pytest.mark.parametrize(
+    ("change", "errcode"),
+    [
+        ({"user_id": "@somebody:localhost"}, "M_INVALID_PARAM"),
+        ({"device_id": "OTHER"}, "M_INVALID_PARAM"),
+        ({"algorithms": "m.olm"}, "M_INVALID_PARAM"),
+        ({"algorithms": [1]}, "M_INVALID_PARAM"),
+        ({"algorithms": ["x"] * 1000}, "M_INVALID_PARAM"),
+        ({"keys": {}}, "M_INVALID_PARAM"),
+        ({"keys": []}, "M_INVALID_PARAM"),
+        ({"keys": {"ed25519:OTHER": "x"}}, "M_INVALID_PARAM"),
+        ({"keys": {"ed25519": "x"}}, "M_INVALID_PARAM"),
+        ({"signatures": "x"}, "M_INVALID_PARAM"),
+        ({"number": 1.5}, "M_INVALID_PARAM"),
+        ({"number": 2**60}, "M_INVALID_PARAM"),
+        ({"long": "x" * 20_000}, "M_TOO_LARGE"),
+    ],
+)
+async def test_malformed_device_keys_are_refused_and_nothing_is_stored(
+    bob: Client, change: dict[str, Any], errcode: str
+) -> None:
+    device = CryptoDevice(bob)
+    body = {"device_keys": {**device.device_keys(), **change}, "one_time_keys": device.one_time_keys(1)}
+    reply = await bob.call("POST", "/keys/upload", body, expect=None)
+    assert reply.status in (400, 413)
+    assert reply.errcode == errcode
+    assert (await device.query(bob.user_id))["device_keys"] == {bob.user_id: {}}
+    assert (await bob.sync())["device_one_time_keys_count"] == {}
+
+
+async def test_deeply_nested_device_keys_are_refused(bob: Client) -> None:
+    device = CryptoDevice(bob)
+    nested: Any = {}
+    for _ in range(50):
+        nested = {"a": nested}
+    reply = await bob.call(
+        "POST", "/keys/upload", {"device_keys": {**device.device_keys(), "x": nested}}, expect=400
+    )
+    assert reply.errcode == "M_INVALID_PARAM"
+
+
+@pytest.mark.parametrize("path", ["upload", "query", "claim", "signatures/upload", "device_signing/upload"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[]",
+        b"1",
+        b'"x"',
+        b"{",
+        b'{"device_keys":1,"one_time_keys":1,"master_key":1,"@a:b":1}',
+        b'{"device_keys":{"@a:b":1},"one_time_keys":{"@a:b":1},"master_key":[],"@a:b":{"x":1}}',
+        b'{"device_keys":{"@a:b":[1]},"one_time_keys":{"@a:b":{"D":1}},"master_key":"","@a:b":[]}',
+    ],
+)
+async def test_bodies_of_wrong_types_are_refused(bob: Client, path: str, body: bytes) -> None:
+    await bob.call("POST", f"/keys/{path}", data=body, expect=400)
+
+
+@pytest.mark.parametrize("path", ["upload", "query", "claim"])
+async def test_a_body_nested_without_end_is_refused(bob: Client, path: str) -> None:
+    await bob.call("POST", f"/keys/{path}", data=b'{"device_keys":' * 20_000, expect=400)
+
+
+async def test_what_is_no_user_id_cannot_be_queried_or_claimed(alice: Client) -> None:
+    for user_id in ("nobody", "@:", "", "@a:b c"):
+        await alice.call("POST", "/keys/query", {"device_keys": {user_id: []}}, expect=400)
+        wanted = {"one_time_keys": {user_id: {"D": ALGORITHM}}}
+        await alice.call("POST", "/keys/claim", wanted, expect=400)
+
+
+# One-time keys
+
+
+async def test_one_time_keys_are_counted_in_answers_and_syncs(alice: Client, bob: Client) -> None:
+    device = CryptoDevice(bob)
+    assert await device.upload(one_time=3) == {ALGORITHM: 3}
+    assert (await bob.sync())["device_one_time_keys_count"] == {ALGORITHM: 3}
+    await CryptoDevice(alice).claim(device)
+    assert (await bob.sync())["device_one_time_keys_count"] == {ALGORITHM: 2}
+    more = await bob.post("/keys/upload", {"one_time_keys": device.one_time_keys(2)})
+    assert more["one_time_key_counts"] == {ALGORITHM: 4}
+    assert (await bob.post("/keys/upload"))["one_time_key_counts"] == {ALGORITHM: 4}
+    assert (await bob.sync())["device_one_time_keys_count"] == {ALGORITHM: 4}
+
+
+async def test_keys_are_claimed_in_the_order_of_their_uploads(alice: Client, bob: Client) -> None:
+    device, asking = CryptoDevice(bob), CryptoDevice(alice)
+    names = ["Z", "M", "A"]
+    for number, name in enumerate(names):
+        await bob.post(
+            "/keys/upload", {"one_time_keys": {f"{ALGORITHM}:{name}": device.one_time_key(number)}}
+        )
+        await asyncio.sleep(0.002)
+    claimed = [await asking.claim(device) for _ in names]
+    assert [key and key[0] for key in claimed] == [f"{ALGORITHM}:{name}" for name in names]
+    assert await asking.claim(device) is None
+
+
+async def test_the_same_key_may_be_uploaded_again_another_under_its_name_not(bob: Client) -> None:
+    device = CryptoDevice(bob)
+    first = {f"{ALGORITHM}:A": device.one_time_key(1)}
+    for _ in range(2):
+        answer = await bob.post("/keys/upload", {"one_time_keys": first})
+        assert answer["one_time_key_counts"] == {ALGORITHM: 1}
+    other = {f"{ALGORITHM}:A": device.one_time_key(2), f"{ALGORITHM}:B": device.one_time_key(3)}
+    reply = await bob.call("POST", "/keys/upload", {"one_time_keys": other}, expect=400)
+    assert reply.errcode == "M_UNKNOWN"
+    assert (await bob.post("/keys/upload"))["one_time_key_counts"] == {ALGORITHM: 1}
+
+
+async def test_a_repeated_upload_brings_no_claimed_key_back(alice: Client, bob: Client) -> None:
+    """HARDENING 33: the answer was lost, somebody claimed, the client uploads once more."""
+    device, asking = CryptoDevice(bob), CryptoDevice(alice)
+    body = {"device_keys": device.device_keys(), "one_time_keys": device.one_time_keys(2)}
+    await bob.post("/keys/upload", body)
+    first = await asking.claim(device)
+    await bob.post("/keys/upload", body)
+    second = await asking.claim(device)
+    assert first is not None and second is not None and first[0] != second[0]
+    assert await asking.claim(device) is None
+
+
+async def test_hundred_parallel_claims_get_no_key_twice(alice: Client, bob: Client) -> None:
+    """HARDENING 33."""
+    device, asking = CryptoDevice(bob), CryptoDevice(alice)
+    await device.upload(one_time=80)
+    claimed = await asyncio.gather(*(asking.claim(device) for _ in range(100)))
+    names = [key[0] for key in claimed if key is not None]
+    assert len(names) == len(set(names)) == 80
+    assert (await bob.sync())["device_one_time_keys_count"] == {}
+
+
+async def test_one_claim_for_many_devices_gets_one_key_of_each(alice: Client, bob: Client) -> None:
+    devices = [CryptoDevice(bob, 1), CryptoDevice(await log_in(bob), 2)]
+    for device in devices:
+        await device.upload(one_time=2)
+    wanted = {bob.user_id: {d.device_id: ALGORITHM for d in devices} | {"NOSUCH": ALGORITHM}}
+    wanted["@nobody:localhost"] = {"D": ALGORITHM}
+    wanted["@x:elsewhere.example"] = {"D": ALGORITHM}
+    answer = await alice.post("/keys/claim", {"one_time_keys": wanted})
+    assert list(answer["failures"]) == ["elsewhere.example"]
+    assert list(answer["one_time_keys"]) == [bob.user_id]
+    assert sorted(answer["one_time_keys"][bob.user_id]) == sorted(d.device_id for d in devices)
+    for device in devices:
+        assert len(answer["one_time_keys"][bob.user_id][device.device_id]) == 1
+
+
+async def test_parallel_uploads_of_one_device_all_count(bob: Client) -> None:
+    device = CryptoDevice(bob)
+    bodies = [{"one_time_keys": device.one_time_keys(5)} for _ in range(8)]
+    await asyncio.gather(*(bob.post("/keys/upload", body) for body in bodies))
+    assert (await bob.sync())["device_one_time_keys_count"] == {ALGORITHM: 40}
+
+
+async def test_a_device_may_have_so_many_keys_and_no_more(bob: Client) -> None:
+    """HARDENING 14: growth by small writes."""
+    device = CryptoDevice(bob)
+    keys = device.one_time_keys(MAX_ONE_TIME_KEYS + 1)
+    full = dict(list(keys.items())[:MAX_ONE_TIME_KEYS])
+    assert (await bob.call("POST", "/keys/upload", {"one_time_keys": keys}, expect=400)).errcode
+    assert (await bob.post("/keys/upload"))["one_time_key_counts"] == {}
+    await bob.post("/keys/upload", {"one_time_keys": full})
+    one_more = {"one_time_keys": device.one_time_keys(1)}
+    assert (await bob.call("POST", "/keys/upload", one_more, expect=400)).errcode == "M_TOO_LARGE"
+    await CryptoDevice(bob).claim(device)
+    await bob.post("/keys/upload", one_more)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"signed_curve25519": {"key": "x", "signatures": {}}},
+        {":A": "x"},
+        {"signed_curve25519:": {"key": "x", "signatures": {}}},
+        {"signed_curve25519:A": "x"},
+        {"signed_curve25519:A": {"key": 1, "signatures": {}}},
+        {"signed_curve25519:A": {"key": "x"}},
+        {"curve25519:A": 1},
+        {"curve25519:A": None},
+        {"curve25519:A": 1.5},
+        {"curve25519:A": "x" * 5000},
+        {"curve25519:" + "A" * 300: "x"},
+    ],
+)
+@pytest.mark.parametrize("field", ["one_time_keys", "fallback_keys"])
+async def test_malformed_one_time_keys_are_refused(bob: Client, field: str, keys: dict[str, Any]) -> None:
+    good = {"curve25519:GOOD": "x"}
+    reply = await bob.call("POST", "/keys/upload", {field: {**good, **keys}}, expect=None)
+    assert reply.status in (400, 413)
+    body = await bob.sync()
+    assert (body["device_one_time_keys_count"], body["device_unused_fallback_key_types"]) == ({}, [])
+
+
+# Fallback keys
+
+
+async def test_a_fallback_key_serves_when_the_others_have_run_out(alice: Client, bob: Client) -> None:
+    device, asking = CryptoDevice(bob), CryptoDevice(alice)
+    fallback = device.fallback_key(1)
+    await device.upload(one_time=1, fallback_keys=fallback)
+    assert (await bob.sync())["device_unused_fallback_key_types"] == [ALGORITHM]
+    first = await asking.claim(device)
+    assert first is not None and first[0] not in fallback
+    assert (await bob.sync())["device_unused_fallback_key_types"] == [ALGORITHM]
+    for _ in range(2):
+        claimed = await asking.claim(device)
+        assert claimed is not None and dict([claimed]) == fallback
+        assert (await bob.sync())["device_unused_fallback_key_types"] == []
+
+
+async def test_only_a_new_fallback_key_counts_as_unused(alice: Client, bob: Client) -> None:
+    device, asking = CryptoDevice(bob), CryptoDevice(alice)
+    await device.upload(fallback_keys=device.fallback_key(1))
+    await asking.claim(device)
+    await device.upload(fallback_keys=device.fallback_key(1))
+    assert (await bob.sync())["device_unused_fallback_key_types"] == []
+    await device.upload(fallback_keys=device.fallback_key(2))
+    assert (await bob.sync())["device_unused_fallback_key_types"] == [ALGORITHM]
+    claimed = await asking.claim(device)
+    assert claimed is not None and dict([claimed]) == device.fallback_key(2)
+
+
+# Restarts
+
+
+async def test_counts_and_used_marks_are_right_after_a_restart(
+    server: Server, alice: Client, bob: Client
+) -> None:
+    device, asking = CryptoDevice(bob), CryptoDevice(alice)
+    await device.upload(one_time=3, fallback_keys=device.fallback_key(1))
+    first = await asking.claim(device)
+    await restart(server, alice, bob)
+    body = await bob.sync()
+    assert body["device_one_time_keys_count"] == {ALGORITHM: 2}
+    assert body["device_unused_fallback_key_types"] == [ALGORITHM]
+    rest = [await asking.claim(device) for _ in range(4)]
+    names = [key[0] for key in (first, *rest) if key is not None]
+    assert len(set(names[:3])) == 3
+    assert set(names[3:]) == set(device.fallback_key(1))
+    await restart(server, alice, bob)
+    assert (await bob.sync())["device_unused_fallback_key_types"] == []
