@@ -130,8 +130,9 @@ class StateRoutes(Routes):
 
 
 class HistoryRoutes(Routes):
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: History, *, max_page: int) -> None:
         self._history = history
+        self._max_page = max_page
 
     @get("/rooms/{room_id}/messages", auth=Auth.GUEST)
     async def messages(self, call: Call) -> Result:
@@ -141,7 +142,7 @@ class HistoryRoutes(Routes):
             backwards=call.query("dir") != "f",
             start=call.query("from"),
             end=call.query("to"),
-            limit=call.int_query("limit", 10, least=0, most=1000),
+            limit=call.int_query("limit", 10, least=0, most=self._max_page),
             filter_json=call.query("filter"),
         )
 
@@ -151,7 +152,7 @@ class HistoryRoutes(Routes):
             call.path("room_id"),
             call.session,
             call.path("event_id"),
-            limit=call.int_query("limit", 10, least=0, most=1000),
+            limit=call.int_query("limit", 10, least=0, most=self._max_page),
             filter_json=call.query("filter"),
         )
 

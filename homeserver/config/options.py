@@ -52,10 +52,7 @@ class Storage(Section, frozen=True):
 
     uri: Annotated[
         SecretUri,
-        doc(
-            "`sqlite:///<path>` for the embedded database (an absolute path makes four slashes), "
-            "`mongodb://<host>[,<host>…]/<database>?replicaSet=<name>` for a replica set."
-        ),
+        doc("`sqlite:///<path>` (an absolute path makes four slashes)."),
     ] = SecretUri("sqlite:///{data_dir}/weft.db")
     room_shards: Annotated[
         int,
@@ -70,15 +67,6 @@ class Storage(Section, frozen=True):
         int,
         doc("The same for what happens to users. Fixed when the store is created.", ge=1, le=1024),
     ] = 1
-
-
-class Bus(Section, frozen=True):
-    """How replicas and other programs learn of new entries of the log."""
-
-    uri: Annotated[
-        SecretUri,
-        doc("`local:` within one process, `kafka://<host>:<port>[,<host>:<port>…]` for several replicas."),
-    ] = SecretUri("local:")
 
 
 class PolicyText(Section, frozen=True):
@@ -148,7 +136,6 @@ class Limits(Section, frozen=True):
         Size,
         doc("Largest JSON body of a request; key uploads and key backups need the most.", least="128K"),
     ] = Size.parse("2M")
-    max_json_depth: Annotated[int, doc("How deeply JSON may be nested.", ge=16, le=512)] = 100
     max_event_page: Annotated[
         int, doc("Most events in one page of /messages and the like.", ge=10, le=10_000)
     ] = 500
@@ -288,15 +275,6 @@ class Log(Section, frozen=True):
     ] = "auto"
 
 
-class Metrics(Section, frozen=True):
-    """Figures for Prometheus."""
-
-    listen: Annotated[
-        Address | None,
-        doc("Address that serves `/metrics`, apart from the client API; null for none."),
-    ] = None
-
-
 class Config(Section, frozen=True, kw_only=True):
     """The whole configuration."""
 
@@ -325,7 +303,6 @@ class Config(Section, frozen=True, kw_only=True):
         "data"
     )
     storage: Storage = Storage()
-    bus: Bus = Bus()
     registration: Registration = Registration()
     auth: Auth = Auth()
     limits: Limits = Limits()
@@ -336,7 +313,6 @@ class Config(Section, frozen=True, kw_only=True):
     well_known: WellKnown = WellKnown()
     turn: Turn = Turn()
     log: Log = Log()
-    metrics: Metrics = Metrics()
 
     def __post_init__(self) -> None:
         def filled(text: str) -> str:

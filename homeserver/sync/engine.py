@@ -35,7 +35,6 @@ from homeserver.users.invite_permission import blocks_invites
 from homeserver.users.users import MembershipRef, User, Users
 
 DEFAULT_LIMIT = 10
-MAX_LIMIT = 1000
 MAX_TIMEOUT_MS = 10 * 60 * 1000
 HEROES = 5
 
@@ -90,6 +89,7 @@ class SyncEngine:
         bundling: Bundling,
         epoch: str,
         now: Clock,
+        max_timeline: int,
     ) -> None:
         self._rooms = rooms
         self._users = users
@@ -105,6 +105,7 @@ class SyncEngine:
         self._bundling = bundling
         self._epoch = epoch
         self._now = now
+        self._max_timeline = max_timeline
         self.to_device = ToDeviceQueue(rooms.log, now)
         self.known_members = KnownMembers()
 
@@ -202,7 +203,7 @@ class _Answer:
         self._now = engine._now()
         self._reader = Reader(user.user_id, device_id, ignored_by(user))
         limit = self._filter.timeline.limit
-        self._limit = DEFAULT_LIMIT if limit is None else max(0, min(limit, MAX_LIMIT))
+        self._limit = DEFAULT_LIMIT if limit is None else max(0, min(limit, engine._max_timeline))
         self._changed_account_data = self._rooms_with_account_data()
 
     async def room_sections(self) -> list[bytes]:

@@ -48,10 +48,10 @@ def test_a_server_name_is_all_it_takes() -> None:
 
 
 def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
-    text = "server_name: example.org\nlimits: {max_upload_size: 1M, max_json_depth: 20}"
+    text = "server_name: example.org\nlimits: {max_upload_size: 1M, max_event_page: 20}"
     config = from_text(tmp_path, text, WEFT_LIMITS_MAX_UPLOAD_SIZE="2M", WEFT_LOG_LEVEL="debug")
     assert config.limits.max_upload_size == 2 * 1024**2
-    assert config.limits.max_json_depth == 20
+    assert config.limits.max_event_page == 20
     assert config.log.level == "debug"
 
 
@@ -154,7 +154,7 @@ def test_a_missing_server_name_says_where_it_goes(tmp_path: Path) -> None:
         ("log: {level: loud}", "takes debug, error, info or warning, not 'loud'"),
         ("listen: [localhost]", "not an address and a port - at `$[0]`"),
         ("listen: []", "nothing to listen on"),
-        ("limits: {max_json_depth: null}", "takes a whole number from 16 to 512"),
+        ("limits: {max_event_page: null}", "takes a whole number from 10 to 10000"),
         (
             "auth: {access_token_lifetime: 90}",
             "takes a duration such as 30s, 5m, 12h or 7d, at least 10s, not '90'",
@@ -365,7 +365,7 @@ def test_the_defaults_shown_in_the_sample_file_are_the_real_ones(tmp_path: Path)
 def test_the_configuration_in_effect_can_be_read_again(tmp_path: Path) -> None:
     config = from_text(
         tmp_path,
-        "server_name: example.org\nauth: {access_token_lifetime: 90s}\nmetrics: {listen: '[::1]:9100'}\n"
+        "server_name: example.org\nauth: {access_token_lifetime: 90s}\nlisten: ['[::1]:9100']\n"
         "registration: {terms: [{id: tos, version: 2, texts: {en: {name: 'Terms: ours', url: 'https://e.org/t'}}}]}",
     )
     assert from_text(tmp_path, effective(config)) == config
