@@ -1,4 +1,4 @@
-"""User-interactive authentication, by way of endpoints that need it (spec: "User-Interactive Authentication API")."""
+"""User-interactive authentication, by way of endpoints that need it, and by itself."""
 
 import asyncio
 from pathlib import Path
