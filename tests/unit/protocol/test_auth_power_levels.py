@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from homeserver.protocol.power_levels import CREATOR_LEVEL, NAMED_LEVELS, PowerLevels, parse_level
 from homeserver.protocol.room_versions import ROOM_VERSIONS
@@ -105,6 +105,7 @@ def test_only_integers_are_levels_since_version_10(version: str) -> None:
 
 
 @every_version
+@settings(max_examples=25)
 @given(content=any_values)
 def test_any_content_reads_as_some_levels(version: str, content: Any) -> None:
     levels = view(version, content if isinstance(content, dict) else {"users": content, "events": content})
