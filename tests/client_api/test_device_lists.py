@@ -294,7 +294,6 @@ async def serving(data_dir: Path, wrap: Callable[[Store], Store]) -> AsyncIterat
     try:
         yield f"http://127.0.0.1:{runner.addresses[0][1]}"
     finally:
-        app.wakeup.wake_all()
         await runner.cleanup()
         await app.close()
 
