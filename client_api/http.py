@@ -321,7 +321,9 @@ def _serve(
             if session is not None:
                 if tells:
                     # What was gathered while the session was being ended is no longer for its device.
-                    await sessions.confirm(session)
+                    session = await sessions.confirm(session)
+                    if not while_locked:
+                        check_unlocked(session.account)
                 if sessions.unseen(session):
                     sessions.seen(session, gate.addresses.of(request), request.headers.get("User-Agent"))
             return result if isinstance(result, web.StreamResponse) else response_of(result)

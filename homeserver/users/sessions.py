@@ -106,10 +106,11 @@ class Sessions:
             session = await self._load(digest)
         return session
 
-    async def confirm(self, session: Session) -> None:
-        """Raises 401 M_UNKNOWN_TOKEN when the session has ended since it was authenticated."""
-        if self._cache.get(session.digest) is not session:
-            await self._load(session.digest)
+    async def confirm(self, session: Session) -> Session:
+        """The session as it is now. Raises 401 M_UNKNOWN_TOKEN when it has ended meanwhile."""
+        if self._cache.get(session.digest) is session:
+            return session
+        return await self._load(session.digest)
 
     async def _load(self, digest: str) -> Session:
         changes = self._changes
