@@ -76,7 +76,8 @@ async def test_old_bodies_are_read_after_a_release_brings_another_dictionary(
     path, rng = tmp_path / "weft.db", random.Random(2)
     expected: list[Entry] = []
     ours = bodies.shipped_dictionary()
-    for dictionary in (ours, ours[::-1], ours[5:], ours):
+    other, third = (b"".join(pdu(rng, i, 655).body for i in range(20)) for _ in range(2))
+    for dictionary in (ours, other, third, ours):
         monkeypatch.setattr(bodies, "shipped_dictionary", lambda d=dictionary: d)
         store = await opened(path)
         expected += await append(store.log, 0, *(pdu(rng, i, 655) for i in range(10)))

@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 
 from storage.errors import OutcomeUnknown, StoreUnavailable
-from storage.log import ShardMap
+from storage.log import Kind, ShardMap
 from storage.sqlite import SqliteStore, open_store
 from storage.sqlite.faults import commit_error
 from tests.storage.entries import message, numbered
 from tests.storage.records import PEOPLE, SPECS, Person
+
+NEW = "!new:example.org"
+"""A stream that is first written to when the disk is full."""
 
 
 async def opened(path: Path) -> SqliteStore:
@@ -42,7 +45,7 @@ async def fails_whole(store: SqliteStore, why: str) -> None:
     """Appends of 40 callers and a record fail; what was there stays and is read."""
     before = await store.log.read(0, 0, 1000)
     tail = await store.log.tail(0)
-    large = [message(f"large {i}", body=random.Random(i).randbytes(100_000)) for i in range(40)]
+    large = [message(f"large {i}", NEW, body=random.Random(i).randbytes(100_000)) for i in range(40)]
     results = await asyncio.gather(
         *(store.log.append(0, tail + i, [entry]) for i, entry in enumerate(large)),
         store.collection(PEOPLE).put(Person(user_id="b", notes={"x": "y" * 3_000_000})),
@@ -67,11 +70,12 @@ async def store(tmp_path: Path) -> SqliteStore:
 
 async def goes_on(store: SqliteStore, path: Path) -> None:
     """The next write works, and follows what was there before; nothing else turns up later."""
-    assert await store.log.append(0, 10, [message("after")]) == 11
+    assert await store.log.append(0, 10, [message("after", NEW)]) == 11
     await store.collection(PEOPLE).put(Person(user_id="c"))
     await store.close()
     again = await opened(path)
-    expected = [*(message(i) for i in range(10)), message("after")]
+    expected = [*(message(i) for i in range(10)), message("after", NEW)]
+    assert await again.log.page(0, NEW, kind=Kind.EVENT, limit=9) == numbered(expected)[10:]
     assert await again.log.read(0, 0, 100) == numbered(expected)
     assert await again.collection(PEOPLE).find("key") == [Person(user_id="a"), Person(user_id="c")]
     await again.close()

@@ -111,6 +111,18 @@ async def test_the_newest_entry_that_is_left_is_current(log: Log) -> None:
     assert refs == {"m.room.member": event_id("a2")}
 
 
+async def test_what_was_backfilled_later_is_not_newer(log: Log) -> None:
+    await append(
+        log,
+        0,
+        member("first", ALICE),
+        member("last", ALICE),
+        member("before both", ALICE, pos=-1),
+    )
+    await log.remove(0, [2])
+    assert [ref.event_id for ref in await log.current(0, ROOM, Kind.EVENT)] == [event_id("first")]
+
+
 async def test_thousands_of_messages_are_removed_at_once(log: Log) -> None:
     stored = await append(log, USERS, *(to_device(ALICE, "ONE", b"%d" % i) for i in range(1700)))
     await log.remove(USERS, seqs(stored[:-1]))
