@@ -30,12 +30,12 @@ QUICK = Sizes(
     fanout=(20, 100),
     first_sync=(10, 20),
     polls=100,
-    hold_seconds=2.0,
+    hold_seconds=1.5,
     long_room=200,
     big_room=100,
     joins=10,
-    fill=200,
-    changes=60,
+    fill=150,
+    changes=40,
 )
 DEFAULT = Sizes()
 FULL = Sizes(
