@@ -10,11 +10,11 @@ from collections.abc import Mapping
 import orjson
 from msgspec.structs import replace
 
-from homeserver.protocol.canonical_json import encode
 from homeserver.protocol.redaction import redact
 from homeserver.protocol.room_versions import ROOM_VERSIONS
+from homeserver.protocol.signing import encode_event
 from homeserver.rooms.event_meta import decode_meta, encode_meta
-from homeserver.rooms.redaction import may_redact
+from homeserver.rooms.redaction import takes_effect
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.stored_events import StoredEvents
 from storage.log import Entry, Kind, Log
@@ -54,11 +54,11 @@ class Redactions:
         def lookup(type: str, state_key: str) -> RoomEvent | None:
             return state.get((type, state_key))
 
-        if not may_redact(version, lookup, entry.sender or "", target.sender or ""):
+        if not takes_effect(version, lookup, entry.sender or "", target.sender or ""):
             return
         pruned = redact(version, orjson.loads(target.body))
         pruned_meta = replace(meta, redacted_by=entry.event_id, device_id=None, txn_id=None)
-        await self._log.rewrite(shard, target.seq, encode(pruned), encode_meta(pruned_meta))
+        await self._log.rewrite(shard, target.seq, encode_event(version, pruned), encode_meta(pruned_meta))
 
     async def _state_at(self, shard: int, entry: Entry) -> Mapping[tuple[str, str], RoomEvent]:
         refs = await self._log.current_at(shard, entry.stream, Kind.EVENT, entry.position, KEYS)

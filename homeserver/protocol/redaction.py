@@ -43,12 +43,17 @@ def redaction_takes_effect(
         return False
     if redaction.room_id != target.room_id:
         return False
+    return redactor_suffices(version, redaction.sender, target.sender, levels)
+
+
+def redactor_suffices(version: RoomVersion, redactor: str, target_sender: str, levels: PowerLevels) -> bool:
+    """Whether an accepted redaction of this sender redacts an event of that one in the same room."""
     # In room versions 1 and 2 the authorisation rules have decided.
     # spec: rooms/v3#handling-redactions
     return (
         version.redaction_auth
-        or levels.user_level(redaction.sender) >= levels.redact
-        or server_name_of(redaction.sender) == server_name_of(target.sender)
+        or levels.user_level(redactor) >= levels.redact
+        or server_name_of(redactor) == server_name_of(target_sender)
     )
 
 

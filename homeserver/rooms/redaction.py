@@ -8,10 +8,9 @@ from collections.abc import Callable
 
 import orjson
 
-from homeserver.protocol.identifiers import server_name_of
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.power_levels import PowerLevels
-from homeserver.protocol.redaction import redact
+from homeserver.protocol.redaction import redact, redactor_suffices
 from homeserver.protocol.room_versions import RoomVersion
 from homeserver.rooms.room_event import RoomEvent, client_front, client_tail
 
@@ -22,13 +21,21 @@ def may_redact(
     redactor: str,
     target_sender: str,
 ) -> bool:
-    """Whether `redactor` may redact an event of `target_sender`: the own server's, or by power level."""
+    """Whether a local user may redact an event of `target_sender`: the own one, or by power level."""
     if redactor == target_sender:
-        return True
-    if version.redaction_auth and server_name_of(redactor) == server_name_of(target_sender):
         return True
     levels = power_levels(version, lookup)
     return levels.user_level(redactor) >= levels.redact
+
+
+def takes_effect(
+    version: RoomVersion,
+    lookup: Callable[[str, str], RoomEvent | None],
+    redactor: str,
+    target_sender: str,
+) -> bool:
+    """Whether a redaction that was accepted redacts: other servers may let their users do more."""
+    return redactor_suffices(version, redactor, target_sender, power_levels(version, lookup))
 
 
 def power_levels(version: RoomVersion, lookup: Callable[[str, str], RoomEvent | None]) -> PowerLevels:

@@ -18,7 +18,7 @@ import orjson
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.room_versions import RoomVersion
 from homeserver.rooms.event_meta import EventMeta, decode_meta
-from homeserver.rooms.redaction import may_redact, redacted_view
+from homeserver.rooms.redaction import redacted_view, takes_effect
 from homeserver.rooms.room_event import ClientTransaction, RoomEvent, make_room_event
 from storage.log import Entry, Kind
 
@@ -248,7 +248,9 @@ class Room:
         target = self.find(target_id) if target_id is not None else None
         if target is None:
             target = next((e for e in self.head.state.values() if e.event_id == target_id), None)
-        if target is not None and may_redact(self.version, self.head.lookup, redaction.sender, target.sender):
+        if target is not None and takes_effect(
+            self.version, self.head.lookup, redaction.sender, target.sender
+        ):
             self.replace_view(redacted_view(self.version, target, redaction, self.room_id_json))
 
     def _trim(self) -> None:
