@@ -73,8 +73,8 @@ class DehydratedDevices:
         device_data = orjson.dumps(device.device_data)
         if len(device_data) > MAX_DEVICE_DATA_BYTES:
             raise too_large(f"device_data may have {MAX_DEVICE_DATA_BYTES} bytes at most")
-        keys = await self._device_keys.check(user_id, device.device_id, device)
         await self._check_device_id(user_id, device.device_id)
+        keys = await self._device_keys.check(user_id, device.device_id, device)
         record = await self._take_place(user_id, device.device_id, device_data.decode())
         name = device.initial_device_display_name
         made = Device(

@@ -297,9 +297,10 @@ class _Plan(NamedTuple):
 
 def _number(version: str) -> int:
     """Raises 404 for what no version looks like."""
-    if not version.isascii() or not version.isdigit() or len(version) > 15:
+    number = int(version) if version.isascii() and version.isdigit() and len(version) <= 15 else 0
+    if number < 1:
         raise _unknown_backup()
-    return int(version)
+    return number
 
 
 def _unknown_backup() -> MatrixError:
