@@ -24,7 +24,7 @@ from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.threads import thread_of
-from homeserver.sync.token import base36, from_base36
+from homeserver.tokens import base36, from_base36
 from homeserver.users.ignoring import ignored_by
 from homeserver.users.users import User, Users
 from storage.log import Kind

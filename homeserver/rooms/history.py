@@ -14,14 +14,14 @@ from homeserver.clock import Clock
 from homeserver.errors import bad_json, forbidden, invalid_param, not_found
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.bundling import Bundling
+from homeserver.rooms.event_filter import RoomEventFilter
+from homeserver.rooms.past_state import state_at
+from homeserver.rooms.rendering import Reader, render_events
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.visibility import SightLine, Visibility
-from homeserver.sync.filter import RoomEventFilter
-from homeserver.sync.room_section import Reader, render_events
-from homeserver.sync.state_delta import state_at
-from homeserver.sync.token import decode_position, encode_position
+from homeserver.tokens import decode_position, encode_position
 from homeserver.users.sessions import Session
 from storage.log import Kind
 

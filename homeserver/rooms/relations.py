@@ -13,7 +13,7 @@ from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent, relation_of
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.visibility import Visibility
-from homeserver.sync.token import encode_position
+from homeserver.tokens import encode_position
 from homeserver.users.sessions import Session
 from storage.log import Kind
 

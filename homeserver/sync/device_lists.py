@@ -16,7 +16,7 @@ from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
 from homeserver.shard_writer import Append
-from homeserver.sync.token import SyncToken
+from homeserver.tokens import SyncToken
 from homeserver.users.users import User, Users, membership_in
 from storage.log import Entry, Kind
 

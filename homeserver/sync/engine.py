@@ -16,6 +16,8 @@ from homeserver.clock import Clock
 from homeserver.push.unread import Counts, Unread
 from homeserver.rooms.bundling import Bundling
 from homeserver.rooms.ephemeral import EphemeralClock, Typing
+from homeserver.rooms.past_state import state_at
+from homeserver.rooms.rendering import Reader, render_events
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
@@ -23,12 +25,12 @@ from homeserver.rooms.stripped import stripped_state
 from homeserver.rooms.visibility import SightLine, Visibility
 from homeserver.sync.device_lists import DeviceLists
 from homeserver.sync.filter import EVERYTHING, Filter
-from homeserver.sync.room_section import Reader, events_object, receipts_event, render_events
-from homeserver.sync.state_delta import KnownMembers, lazy_members, state_at, state_since
+from homeserver.sync.room_section import events_object, receipts_event
+from homeserver.sync.state_delta import KnownMembers, lazy_members, state_since
 from homeserver.sync.timeline import TimelineSlice, newest_events
 from homeserver.sync.to_device import ToDeviceQueue
-from homeserver.sync.token import SyncToken, decode_sync_token, encode_position
 from homeserver.sync.wakeup import Wakeup
+from homeserver.tokens import SyncToken, decode_sync_token, encode_position
 from homeserver.users.account_data import AccountData
 from homeserver.users.ignoring import ignored_by
 from homeserver.users.invite_permission import blocks_invites

@@ -4,52 +4,11 @@ Pieces that are the same for everyone who reads the same slice are kept in the r
 until the room changes, so that a message to two hundred clients is serialized once.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable
 
 import orjson
 
 from homeserver.rooms.room import Room
-from homeserver.rooms.room_event import RoomEvent
-from homeserver.rooms.visibility import SightLine
-
-
-class Reader(NamedTuple):
-    """Who reads: own events show their transaction id to the device that sent them."""
-
-    user_id: str
-    device_id: str
-    ignored: frozenset[str]
-
-
-def render_events(
-    room: Room,
-    events: Sequence[RoomEvent],
-    reader: Reader,
-    now: int,
-    bundles: Mapping[str, bytes] | None = None,
-    sight: SightLine | None = None,
-    room_id: bytes | None = None,
-) -> list[bytes]:
-    """Client forms of events; with a sight line the reader's membership at each is told, else "join"."""
-    rendered: list[bytes] = []
-    for event in events:
-        txn = event.txn
-        own = (
-            txn.txn_id
-            if txn is not None and event.sender == reader.user_id and txn.device_id == reader.device_id
-            else None
-        )
-        rendered.append(
-            event.render(
-                now,
-                membership=sight.membership_at(event.position) if sight is not None else "join",
-                txn_id=own,
-                relations=bundles.get(event.event_id) if bundles else None,
-                room_id=room_id,
-            )
-        )
-    return rendered
 
 
 def events_object(events: Iterable[bytes]) -> bytes:

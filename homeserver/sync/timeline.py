@@ -2,10 +2,10 @@
 
 from typing import NamedTuple
 
+from homeserver.rooms.event_filter import RoomEventFilter
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.stored_events import StoredEvents
-from homeserver.sync.filter import RoomEventFilter
 
 PAGE = 200
 MAX_PAGES = 10

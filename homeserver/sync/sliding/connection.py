@@ -10,7 +10,7 @@ from secrets import token_hex
 import msgspec
 
 from homeserver.errors import MatrixError
-from homeserver.sync.token import SyncToken
+from homeserver.tokens import SyncToken
 
 MAX_CONNECTIONS = 20_000
 

@@ -4,17 +4,17 @@ import asyncio
 
 import orjson
 
+from homeserver.rooms.rendering import Reader
 from homeserver.rooms.room import Room
 from homeserver.rooms.rooms import Rooms
 from homeserver.sync.engine import MAX_TIMEOUT_MS, SyncEngine
-from homeserver.sync.room_section import Reader
 from homeserver.sync.sliding.connection import Connections, SentRoom, Snapshot
 from homeserver.sync.sliding.extensions import ExtensionSections, Looked
 from homeserver.sync.sliding.lists import Listed, matching, rooms_of, window
 from homeserver.sync.sliding.request import SlidingRequest
 from homeserver.sync.sliding.rooms import RoomSections, Wish
-from homeserver.sync.token import SyncToken
 from homeserver.sync.wakeup import Wakeup
+from homeserver.tokens import SyncToken
 from homeserver.users.users import User, Users
 
 MAX_ROOMS_PER_ANSWER = 200

@@ -1,4 +1,4 @@
-"""The extensions of sliding sync: to-device, e2ee, account data, receipts, typing (MSC3884, 3885, 3959–61)."""
+"""The extensions of sliding sync: to-device, e2ee, account data, receipts, typing (MSC3884 and others)."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ from homeserver.sync.engine import DeviceKeyCounts
 from homeserver.sync.room_section import receipts_event
 from homeserver.sync.sliding.request import Extension, Extensions
 from homeserver.sync.to_device import PAGE, ToDeviceQueue
-from homeserver.sync.token import SyncToken
+from homeserver.tokens import SyncToken
 from homeserver.users.account_data import AccountData
 from homeserver.users.users import User
 

@@ -7,19 +7,19 @@ import orjson
 from homeserver.clock import Clock
 from homeserver.push.unread import Unread
 from homeserver.rooms.bundling import Bundling
+from homeserver.rooms.event_filter import RoomEventFilter
+from homeserver.rooms.rendering import Reader, render_events
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.stripped import stripped_state
 from homeserver.rooms.visibility import Visibility
 from homeserver.sync.engine import heroes
-from homeserver.sync.filter import RoomEventFilter
-from homeserver.sync.room_section import Reader, render_events
 from homeserver.sync.sliding.connection import SentRoom
 from homeserver.sync.sliding.lists import direct_rooms, recency
 from homeserver.sync.sliding.request import MAX_TIMELINE, RoomConfig, StatePatterns
 from homeserver.sync.timeline import TimelineSlice, newest_events
-from homeserver.sync.token import encode_position
+from homeserver.tokens import encode_position
 from homeserver.users.users import MembershipRef, User
 
 EVERYTHING = RoomEventFilter()
