@@ -45,16 +45,18 @@ class Limit:
     def charge(self, key: str, cost: int = 1) -> None:
         """Take `cost` tokens (a whole burst at most). Raises 429 M_LIMIT_EXCEEDED when they are not there."""
         now = self._monotonic()
-        full_at = self._full_at.get(key)
-        if full_at is None:
-            full_at = self._old.get(key, now)
-        full_at = max(full_at, now) + self._interval * min(cost, self._burst)
+        before = self._full_at.get(key)
+        if before is None:
+            before = self._full_at[key] = self._old.get(key, now)
+            if len(self._full_at) > MAX_YOUNG:
+                self._old, self._full_at = self._full_at, {}
+        full_at = (before if before > now else now) + (
+            self._interval if cost == 1 else self._interval * min(cost, self._burst)
+        )
         if full_at - now > self._span:
             self.refused += 1
             raise limit_exceeded(int((full_at - now - self._span) * 1000) + 1)
         self._full_at[key] = full_at
-        if len(self._full_at) > MAX_YOUNG:
-            self._old, self._full_at = self._full_at, {}
 
     def refund(self, key: str) -> None:
         """Give one token back: what was charged for did not happen."""

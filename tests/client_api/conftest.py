@@ -90,7 +90,7 @@ class Client:
         expect: int | None = 200,
     ) -> Reply:
         """One request; `path` without `/_` is below /_matrix/client/v3. `expect=None` takes any status."""
-        if not path.startswith("/_"):
+        if not path.startswith(("/_", "/.")):
             path = "/_matrix/client/v3" + path
         if query:
             path += "?" + urlencode(query)
