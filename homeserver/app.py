@@ -24,10 +24,11 @@ from client_api.http import Gate, Routes, mount
 from client_api.key_backup import KeyBackupRoutes
 from client_api.keys import KeyRoutes
 from client_api.login import LoginRoutes
+from client_api.media import MediaRoutes
+from client_api.mutual_rooms import MutualRoomRoutes
 from client_api.notifications import NotificationRoutes
 from client_api.openid import OpenIdRoutes
 from client_api.pages import AssetRoutes
-from client_api.media import MediaRoutes
 from client_api.presence import PresenceRoutes
 from client_api.profiles import ProfileRoutes
 from client_api.push_rules import PushRuleRoutes
@@ -35,14 +36,18 @@ from client_api.pushers import PusherRoutes
 from client_api.receipts import ReceiptRoutes, TypingRoutes
 from client_api.registration import RegistrationRoutes
 from client_api.relations import RelationRoutes
+from client_api.reporting import ReportRoutes
+from client_api.room_previews import RoomPreviewRoutes
 from client_api.rooms import RoomRoutes
 from client_api.server_administration import ServerAdministrationRoutes
 from client_api.sliding_sync import SlidingSyncRoutes
 from client_api.spaces import SpaceRoutes
 from client_api.syncing import SyncRoutes
+from client_api.third_party_networks import ThirdPartyNetworkRoutes
 from client_api.to_device import ToDeviceRoutes
 from client_api.uia import FallbackRoutes, InteractiveAuth
 from client_api.versions import VersionRoutes
+from client_api.voip import VoipRoutes
 from client_api.well_known import WellKnownRoutes
 from homeserver.bus.consumer import Consumer, Handle
 from homeserver.clock import Clock, system_clock
@@ -68,6 +73,7 @@ from homeserver.push.settings import PushRuleSettings
 from homeserver.push.unread import Unread
 from homeserver.push.verdicts import Verdicts
 from homeserver.rate_limits import RateLimits
+from homeserver.reports import Reports
 from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.authoring import Author
 from homeserver.rooms.bundling import Bundling
@@ -90,6 +96,7 @@ from homeserver.rooms.upgrade import Upgrade
 from homeserver.rooms.visibility import Visibility
 from homeserver.sync.device_lists import DeviceLists
 from homeserver.sync.engine import SyncEngine
+from homeserver.sync.event_stream import EventStream
 from homeserver.sync.sliding.engine import SlidingSync
 from homeserver.sync.sliding.extensions import ExtensionSections
 from homeserver.sync.sliding.rooms import RoomSections
@@ -109,6 +116,7 @@ from homeserver.users.profiles import Profiles
 from homeserver.users.registration import Registration
 from homeserver.users.registration_tokens import RegistrationTokens
 from homeserver.users.sessions import Sessions
+from homeserver.users.shared_rooms import SharedRooms
 from homeserver.users.uia import Stage, Uia
 from homeserver.users.uia_stages import (
     DUMMY,
@@ -303,6 +311,20 @@ class App:
         )
         self.rooms.follow(self.users.on_room_entry)
         self.rooms.follow(self.presence.on_room_entry)
+        stream = EventStream(
+            self.rooms,
+            self.users,
+            history,
+            visibility,
+            directory,
+            account_data,
+            self.presence,
+            self.engine,
+            self.wakeup,
+            epoch=epoch,
+            now=now,
+        )
+        self.rooms.follow(stream.on_room_entry)
         self.rooms.follow(self._wake_for_room_entry)
         self.users.follow(self._wake_for_user_entry)
         guests = Guests(self.rooms, self.accounts, membership)
@@ -361,6 +383,11 @@ class App:
             PusherRoutes(pushers),
             NotificationRoutes(notifications),
             PresenceRoutes(self.presence),
+            RoomPreviewRoutes(stream),
+            ReportRoutes(Reports(collection(room_records.REPORTS), history, now)),
+            MutualRoomRoutes(SharedRooms(self.rooms, self.users)),
+            ThirdPartyNetworkRoutes(),
+            VoipRoutes(config.turn, now),
             ProfileRoutes(self.profiles, self.accounts),
             RegistrationRoutes(registration, self.accounts, self.sessions, interactive),
             SecretRegistrationRoutes(registration, self.sessions, self.profiles, name),

@@ -41,6 +41,8 @@ ALIASES = CollectionSpec("aliases", RoomAlias, ("alias",), (Index("by_room", ("r
 PUBLISHED = CollectionSpec(
     "published_rooms", PublishedRoom, ("room_id",), (Index("by_members", ("members",)),)
 )
-REPORTS = CollectionSpec("reports", Report, ("report_id",), (Index("by_time", ("ts",)),))
+REPORTS = CollectionSpec(
+    "reports", Report, ("report_id",), (Index("by_time", ("ts",)), Index("by_reporter", ("reporter", "ts")))
+)
 
 SPECS = (ALIASES, PUBLISHED, REPORTS)
