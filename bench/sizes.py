@@ -26,13 +26,13 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
 
 QUICK = Sizes(
     rounds=1,
-    seconds=0.5,
-    fanout=(20, 100),
-    first_sync=(10, 20),
-    polls=100,
+    seconds=0.4,
+    fanout=(20, 60),
+    first_sync=(5, 10),
+    polls=60,
     hold_seconds=1.5,
     long_room=200,
-    big_room=100,
+    big_room=60,
     joins=10,
     fill=150,
     changes=40,
