@@ -44,7 +44,7 @@ class SendRoutes(Routes):
         return b'{"event_id":' + orjson.dumps(event_id) + b"}"
 
     @put(
-        "/rooms/{room_id}/state/{event_type}/{state_key:[^{}/]*}",
+        "/rooms/{room_id}/state/{event_type}/{state_key:[^/]*}",
         quick=True,
         auth=Auth.GUEST,
         limit="message",
@@ -97,7 +97,7 @@ class StateRoutes(Routes):
     async def state(self, call: Call) -> Result:
         return await self._history.state(call.path("room_id"), call.user_id)
 
-    @get("/rooms/{room_id}/state/{event_type}/{state_key:[^{}/]*}", auth=Auth.GUEST)
+    @get("/rooms/{room_id}/state/{event_type}/{state_key:[^/]*}", auth=Auth.GUEST)
     async def state_event(self, call: Call) -> Result:
         return await self._state_event(call, call.path("state_key"))
 
@@ -139,7 +139,7 @@ class HistoryRoutes(Routes):
         return await self._history.messages(
             call.path("room_id"),
             call.session,
-            backwards=call.query("dir") != "f",
+            backwards=call.choice_query("dir", "b", "f") == "b",
             start=call.query("from"),
             end=call.query("to"),
             limit=call.int_query("limit", 10, least=0, most=self._max_page),
@@ -165,6 +165,6 @@ class HistoryRoutes(Routes):
         return await self._history.timestamp_to_event(
             call.path("room_id"),
             call.user_id,
-            ts=int(call.required_query("ts")),
-            forwards=call.query("dir") == "f",
+            ts=call.int_query("ts"),
+            forwards=call.choice_query("dir", "b", "f") == "f",
         )

@@ -17,7 +17,9 @@ All of it comes before the body is read.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from enum import Enum
 from typing import Any, ClassVar, NamedTuple, TypedDict, TypeVar, Unpack
 
@@ -28,7 +30,8 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from client_api.client_address import ClientAddresses, subscriber
-from homeserver.errors import MatrixError, bad_json, invalid_param, missing_param
+from homeserver.errors import MatrixError, bad_json, invalid_param, missing_param, too_large
+from homeserver.protocol.canonical_json import InvalidJson, check_depth
 from homeserver.protocol.identifiers import InvalidIdentifier
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rate_limits import RateLimits
@@ -47,6 +50,13 @@ CORS = {
     "Access-Control-Expose-Headers": "Synapse-Trace-Id, Server, ETag, Retry-After",
 }
 MAX_TOKEN = 4096
+MAX_JSON_DEPTH = 100
+"""Objects and lists within one another in a body. What is stored has to be written again, and
+canonical JSON, orjson and other servers each end somewhere above."""
+_PARAMETER = re.compile(r"\{(\w+)\}")
+"""In a path. What aiohttp takes it for leaves out braces, which state keys and the like may have."""
+BODY_SECONDS = 60.0
+"""A body that is read as a whole has to be there by then, the next piece of one that is streamed too."""
 
 
 class Auth(Enum):
@@ -119,10 +129,17 @@ class Call:
             raise missing_param(f"Missing query parameter: {name}")
         return value
 
-    def int_query(self, name: str, default: int, *, least: int = 0, most: int | None = None) -> int:
-        """A whole number, cut to `most`. Raises 400 M_INVALID_PARAM below `least` or for anything else."""
+    def int_query(
+        self, name: str, default: int | None = None, *, least: int = 0, most: int | None = None
+    ) -> int:
+        """A whole number, cut to `most`; without a default it must be there.
+
+        Raises 400 M_INVALID_PARAM below `least` or for anything else, and 400 M_MISSING_PARAM.
+        """
         text = self.query(name)
         if text is None:
+            if default is None:
+                raise missing_param(f"Missing query parameter: {name}")
             return default
         if not text.isascii() or not text.removeprefix("-").isdigit() or len(text) > 18 or int(text) < least:
             raise invalid_param(f"{name}: a whole number of at least {least}")
@@ -137,19 +154,19 @@ class Call:
             raise invalid_param(f"{name}: true or false")
         return text == "true"
 
+    def choice_query(self, name: str, *choices: str) -> str:
+        """One of these words, the first if none is given. Raises 400 M_INVALID_PARAM."""
+        text = self.query(name) or choices[0]
+        if text not in choices:
+            raise invalid_param(f"{name}: {' or '.join(choices)}")
+        return text
+
     def json(self, kind: type[T]) -> T:
         """The body as a struct (or JsonObject); an empty body counts as {}.
 
-        Raises 400 M_NOT_JSON or M_BAD_JSON.
+        Raises 400 M_NOT_JSON, M_BAD_JSON or M_MISSING_PARAM.
         """
-        try:
-            return msgspec.json.decode(self._raw or b"{}", type=kind)
-        except msgspec.ValidationError as error:
-            raise _wrong_content(error) from error
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise MatrixError(400, "M_NOT_JSON", f"The body is not JSON: {error}") from error
-        except RecursionError as error:
-            raise bad_json("The body is nested too deeply") from error
+        return converted(self.content() if self._raw else {}, kind)
 
     def content(self) -> JsonObject:
         """The body as a JSON object; it must be there. Raises 400 M_NOT_JSON or M_BAD_JSON."""
@@ -159,11 +176,25 @@ class Call:
             raise MatrixError(400, "M_NOT_JSON", "The body is not JSON") from error
         if not isinstance(value, dict):
             raise bad_json("The body must be a JSON object")
+        if self._raw.count(b"{") + self._raw.count(b"[") > MAX_JSON_DEPTH:
+            try:
+                check_depth(value, max_depth=MAX_JSON_DEPTH)
+            except InvalidJson as error:
+                raise bad_json(str(error)) from error
         return value
 
     @property
     def raw(self) -> bytes:
         return self._raw
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body piece by piece, for routes that stream it. Raises 408 when no more of it comes."""
+        while True:
+            async with _arriving():
+                chunk = await self.request.content.readany()
+            if not chunk:
+                return
+            yield chunk
 
     @property
     def address(self) -> str:
@@ -273,14 +304,14 @@ def mount(app: web.Application, modules: Iterable[Routes], gate: Gate) -> None:
         for declared, handler in module.routes():
             by_path.setdefault(declared.path, []).append((declared, handler))
     for path, declared_here in by_path.items():
-        resource = app.router.add_resource(path)
+        resource = app.router.add_resource(_PARAMETER.sub(r"{\1:[^/]+}", path))
         for declared, handler in declared_here:
             served = _serve(declared, handler, gate)
             resource.add_route(declared.method, served)
             if declared.method == "GET":
                 resource.add_route("HEAD", served)
         resource.add_route("*", _other_method)
-    app.router.add_route("*", "/{anything:.*}", _unknown_path)
+    app.router.add_route("*", "/{anything:(?s:.*)}", _unknown_path)
 
 
 def _serve(
@@ -311,7 +342,8 @@ def _serve(
                 limit.charge(
                     session.user_id if session is not None else subscriber(gate.addresses.of(request))
                 )
-            raw = await request.read() if reads_body else b""
+            check_coding(request)
+            raw = await _whole_body(request) if reads_body else b""
             call = Call(request, session, raw, gate)
             if whole:
                 # A client that hangs up must not stop a change half-way.
@@ -333,6 +365,33 @@ def _serve(
     return answer
 
 
+def check_coding(request: web.Request) -> None:
+    """Raises 415 for a body in a content coding: a small one could be inflated to any size."""
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise MatrixError(415, "M_UNKNOWN", "Send the body as it is, without a Content-Encoding")
+
+
+async def _whole_body(request: web.Request) -> bytes:
+    """Raises 413 M_TOO_LARGE, 408 if the body does not come, 400 if it comes broken."""
+    if request.content_length is not None and request.content_length > request.client_max_size:
+        raise too_large("The request body is too large")
+    if request.content.is_eof():
+        return await request.read()
+    async with _arriving():
+        return await request.read()
+
+
+@asynccontextmanager
+async def _arriving() -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            yield
+    except TimeoutError as error:
+        raise MatrixError(408, "M_UNKNOWN", "The request body did not come in time") from error
+    except web.RequestPayloadError as error:
+        raise MatrixError(400, "M_UNKNOWN", "The request body is broken off or malformed") from error
+
+
 async def _session_of(request: web.Request, sessions: Sessions, auth: Auth) -> Session | None:
     header = request.headers.get("Authorization")
     token = header[7:] if header is not None and header.startswith("Bearer ") else None
@@ -351,23 +410,33 @@ async def _session_of(request: web.Request, sessions: Sessions, auth: Auth) -> S
     return session
 
 
+def _plain(value: object) -> object:
+    """Quantities of the configuration are numbers of their own types; elsewhere they are just numbers."""
+    if isinstance(value, int):
+        return int(value)
+    raise NotImplementedError(type(value))
+
+
+_encode = msgspec.json.Encoder(enc_hook=_plain).encode
+
+
 def response_of(result: Result) -> web.Response:
     """The HTTP response of what a handler returned."""
     if isinstance(result, Answer):
         headers = CIMultiDict(CORS)
         headers.update(result.headers)
-        body = result.body if isinstance(result.body, bytes) else msgspec.json.encode(result.body)
+        body = result.body if isinstance(result.body, bytes) else _encode(result.body)
         return web.Response(
             body=body, status=result.status, headers=headers, content_type=result.content_type
         )
-    body = result if isinstance(result, bytes) else msgspec.json.encode(result)
+    body = result if isinstance(result, bytes) else _encode(result)
     return web.Response(body=body, headers=CORS, content_type="application/json")
 
 
 def error_response(error: Exception, request: web.Request) -> web.Response:
     """The Matrix error for whatever a handler raised; what nobody foresaw is logged and answered 500."""
     if isinstance(error, web.HTTPRequestEntityTooLarge):
-        error = MatrixError(413, "M_TOO_LARGE", "The request body is too large")
+        error = too_large("The request body is too large")
     elif isinstance(error, InvalidIdentifier):
         error = invalid_param(str(error))
     elif isinstance(error, StoreUnavailable):

@@ -5,14 +5,13 @@ was uploaded here (spec: "Unauthenticated media"). Whatever is shown is shown so
 file runs in our origin (HARDENING 28).
 """
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import quote
 
 from aiohttp import web
 
 from client_api.http import CORS, Auth, Call, Result, Routes, get, post, route
-from homeserver.errors import MatrixError, invalid_param, missing_param, not_found
+from homeserver.errors import MatrixError, not_found
 from homeserver.media.repository import MediaRepository
 from homeserver.media.thumbnails import Thumbnails
 
@@ -84,7 +83,7 @@ class MediaRoutes(Routes):
         self._check_length(call)
         media_id = await self._media.upload(
             call.user_id,
-            _chunks(call),
+            call.chunks(),
             content_type=call.request.headers.get("Content-Type"),
             filename=call.query("filename"),
         )
@@ -106,7 +105,7 @@ class MediaRoutes(Routes):
         await self._media.fill(
             call.path("media_id"),
             call.user_id,
-            _chunks(call),
+            call.chunks(),
             content_type=call.request.headers.get("Content-Type"),
             filename=call.query("filename"),
         )
@@ -121,7 +120,7 @@ class MediaRoutes(Routes):
 
     @get(f"{V1}/config", "/_matrix/media/v3/config", "/_matrix/media/r0/config", auth=Auth.GUEST)
     async def config(self, call: Call) -> Result:
-        return {"m.upload.size": int(self._media.max_upload_size)}
+        return {"m.upload.size": self._media.max_upload_size}
 
     # Downloading
 
@@ -140,9 +139,7 @@ class MediaRoutes(Routes):
     async def thumbnail(self, call: Call) -> Result:
         width = _side(call, "width")
         height = _side(call, "height")
-        method = call.query("method") or "scale"
-        if method not in ("crop", "scale"):
-            raise invalid_param("method: crop or scale")
+        method = call.choice_query("method", "scale", "crop")
         media = await self._media.find(call.path("server_name"), call.path("media_id"), wait_ms=_wait(call))
         assert media.digest is not None
         thumbnail = await self._thumbnails.get(media.digest, width, height, method)
@@ -167,19 +164,12 @@ class MediaRoutes(Routes):
         raise not_found("Media is for logged-in users: use /_matrix/client/v1/media")
 
 
-async def _chunks(call: Call) -> AsyncIterator[bytes]:
-    async for chunk in call.request.content.iter_chunked(256 * 1024):
-        yield chunk
-
-
 def _wait(call: Call) -> int:
     return call.int_query("timeout_ms", DEFAULT_WAIT_MS)
 
 
 def _side(call: Call, name: str) -> int:
-    if call.query(name) is None:
-        raise missing_param(f"Missing query parameter: {name}")
-    return call.int_query(name, 0, least=1, most=MAX_SIDE)
+    return call.int_query(name, least=1, most=MAX_SIDE)
 
 
 def _file(path: Path, content_type: str, filename: str | None) -> web.FileResponse:

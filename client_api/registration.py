@@ -5,7 +5,7 @@ import msgspec
 from client_api.http import Auth, Call, Result, Routes, converted, get, post
 from client_api.login import APPSERVICE, not_an_appservice, session_answer
 from client_api.uia import InteractiveAuth
-from homeserver.errors import invalid_param, missing_param
+from homeserver.errors import missing_param
 from homeserver.protocol.json_types import JsonObject
 from homeserver.users.accounts import Accounts
 from homeserver.users.registration import Registration
@@ -45,11 +45,8 @@ class RegistrationRoutes(Routes):
 
     @post("/register", auth=Auth.NONE, limit="registration_check")
     async def register(self, call: Call) -> Result:
-        kind = call.query("kind") or "user"
-        if kind == "guest":
+        if call.choice_query("kind", "user", "guest") == "guest":
             return await self._register_guest(call)
-        if kind != "user":
-            raise invalid_param("kind: user or guest")
         if call.json(JsonObject).get("type") == APPSERVICE:
             raise not_an_appservice(call)
         self._registration.check_open()

@@ -1,7 +1,6 @@
 """Relations and threads (spec: client-server "Relationships API", "Threading")."""
 
 from client_api.http import Call, Result, Routes, get
-from homeserver.errors import invalid_param
 from homeserver.rooms.relations import Relations
 
 BASE = "/_matrix/client/v1/rooms/{room_id}"
@@ -31,7 +30,7 @@ class RelationRoutes(Routes):
             call.path("event_id"),
             rel_type=rel_type,
             type=type,
-            backwards=call.query("dir") != "f",
+            backwards=call.choice_query("dir", "b", "f") == "b",
             start=call.query("from"),
             end=call.query("to"),
             limit=call.int_query("limit", 50, least=1, most=MAX_PAGE),
@@ -40,13 +39,10 @@ class RelationRoutes(Routes):
 
     @get(BASE + "/threads", limit="request")
     async def threads(self, call: Call) -> Result:
-        include = call.query("include") or "all"
-        if include not in ("all", "participated"):
-            raise invalid_param("include: all or participated")
         return await self._relations.threads(
             call.path("room_id"),
             call.session,
-            participated=include == "participated",
+            participated=call.choice_query("include", "all", "participated") == "participated",
             start=call.query("from"),
             limit=call.int_query("limit", 20, least=1, most=MAX_PAGE),
         )

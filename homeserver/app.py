@@ -15,6 +15,7 @@ from client_api.account_data import AccountDataRoutes
 from client_api.admin.registration import SecretRegistrationRoutes
 from client_api.capabilities import CapabilityRoutes
 from client_api.client_address import ClientAddresses
+from client_api.connections import runner_of
 from client_api.contacts import ContactRoutes
 from client_api.dehydrated_devices import DehydratedDeviceRoutes
 from client_api.devices import DeviceRoutes
@@ -46,6 +47,7 @@ from client_api.syncing import SyncRoutes
 from client_api.third_party_networks import ThirdPartyNetworkRoutes
 from client_api.to_device import ToDeviceRoutes
 from client_api.uia import FallbackRoutes, InteractiveAuth
+from client_api.user_directory import UserDirectoryRoutes
 from client_api.versions import VersionRoutes
 from client_api.voip import VoipRoutes
 from client_api.well_known import WellKnownRoutes
@@ -55,6 +57,7 @@ from homeserver.config import Config
 from homeserver.consumers.device_announcements import DeviceAnnouncements
 from homeserver.consumers.redactions import Redactions
 from homeserver.consumers.successors import Successors
+from homeserver.consumers.user_directory import UserDirectory
 from homeserver.e2ee.cross_signing import CrossSigning
 from homeserver.e2ee.dehydrated import DehydratedDevices
 from homeserver.e2ee.device_keys import DeviceKeys
@@ -139,6 +142,7 @@ from storage.records import presence as presence_records
 from storage.records import profiles as profile_records
 from storage.records import push as push_records
 from storage.records import rooms as room_records
+from storage.records import user_directory as user_directory_records
 from storage.sqlite import open_store
 from storage.store import Store
 
@@ -150,6 +154,7 @@ SPECS: Sequence[CollectionSpec[Any]] = (
     *push_records.SPECS,
     *profile_records.SPECS,
     *room_records.SPECS,
+    *user_directory_records.SPECS,
     *media_records.SPECS,
     *key_records.SPECS,
     *cursor_records.SPECS,
@@ -237,6 +242,16 @@ class App:
         self.profiles.on_member_change.append(profile_changed)
         upgrade = Upgrade(self.rooms, author, creation, aliases, directory, self.profiles, successors)
         receipts = Receipts(self.rooms, account_data, now)
+        shared_rooms = SharedRooms(self.rooms, self.users)
+        user_directory = UserDirectory(
+            collection(user_directory_records.WORDS),
+            collection(user_directory_records.ROOMS),
+            self.rooms,
+            self.users,
+            shared_rooms,
+            self.profiles,
+        )
+        self._consume_rooms("user_directory", user_directory.wants, user_directory.handle)
         self.presence = Presence(
             collection(presence_records.PRESENCE),
             self.rooms,
@@ -385,7 +400,8 @@ class App:
             PresenceRoutes(self.presence),
             RoomPreviewRoutes(stream),
             ReportRoutes(Reports(collection(room_records.REPORTS), history, now)),
-            MutualRoomRoutes(SharedRooms(self.rooms, self.users)),
+            MutualRoomRoutes(shared_rooms),
+            UserDirectoryRoutes(user_directory),
             ThirdPartyNetworkRoutes(),
             VoipRoutes(config.turn, now),
             ProfileRoutes(self.profiles, self.accounts),
@@ -570,7 +586,7 @@ async def serve(config: Config) -> None:
     store = await open_store(config.storage.uri, server_name=config.server_name, shards=shards, specs=SPECS)
     app = App(config, store)
     await app.start()
-    runner = web.AppRunner(app.web_application(), access_log=None, handler_cancellation=True)
+    runner = runner_of(app.web_application())
     await runner.setup()
     for address in config.listen:
         await web.TCPSite(runner, address.host, address.port).start()

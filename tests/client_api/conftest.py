@@ -18,6 +18,7 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
+from client_api.connections import runner_of
 from homeserver.app import SPECS, App
 from homeserver.config import Config
 from storage.log import ShardMap
@@ -206,7 +207,7 @@ class Server:
         )
         self.app = App(self.config, store)
         await self.app.start()
-        self._runner = web.AppRunner(self.app.web_application(), access_log=None, handler_cancellation=True)
+        self._runner = runner_of(self.app.web_application())
         await self._runner.setup()
         # A restarted server listens where it did, so that its clients find it again.
         site = web.TCPSite(self._runner, "127.0.0.1", URL(self.base).port or 0 if self.base else 0)
