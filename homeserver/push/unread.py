@@ -6,6 +6,8 @@ about to be sent anyway; nobody who is away costs anything. A new receipt counts
 read. Very old unread events count up to `MAX_COUNTED`.
 """
 
+import asyncio
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Mapping
 
@@ -20,7 +22,7 @@ from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.threads import MAIN, thread_in_memory, thread_of
 from homeserver.users.users import User
 
-MAX_COUNTED = 1_000
+MAX_COUNTED = 500
 KEPT = 100_000
 
 
@@ -115,9 +117,32 @@ class Unread:
     async def _events(self, room: Room, after: int) -> list[RoomEvent]:
         if after >= room.timeline_after:
             return room.timeline[room.first_after(after) :]
-        page = await self._rooms.stored.page(room.room_id, after=after, newest_first=True, limit=MAX_COUNTED)
+        older = await self._older(room)
+        return older[bisect_right(older, after, key=_position) :] + room.timeline
+
+    async def _older(self, room: Room) -> list[RoomEvent]:
+        """The newest events that are not in memory any more, read once for all who ask meanwhile."""
+        kept = room.fragments.get(_OLDER)
+        if isinstance(kept, asyncio.Future):
+            older: list[RoomEvent] = await asyncio.shield(kept)
+            return older
+        reading = asyncio.ensure_future(self._read_older(room, room.timeline_after))
+        room.fragments[_OLDER] = reading
+        return await asyncio.shield(reading)
+
+    async def _read_older(self, room: Room, upto: int) -> list[RoomEvent]:
+        page = await self._rooms.stored.page(
+            room.room_id, before=upto + 1, newest_first=True, limit=MAX_COUNTED
+        )
         page.reverse()
         return page
+
+
+_OLDER = "older events"
+
+
+def _position(event: RoomEvent) -> int:
+    return event.position
 
 
 def read_upto(room: Room, user_id: str) -> dict[str | None, int]:

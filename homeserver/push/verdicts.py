@@ -21,7 +21,8 @@ KEPT = 2_000
 
 
 class _Judged(NamedTuple):
-    event: RoomEvent
+    front: bytes
+    """The event's form for clients; a redaction changes it."""
     facts: EventFacts
     shared: SharedVerdict
 
@@ -35,7 +36,7 @@ class Verdicts:
     def of(self, room: Room, event: RoomEvent, rules: CompiledRules) -> Verdict:
         """What becomes of an event of the room for the user with these rules."""
         judged = self._judged.get(event.event_id)
-        if judged is None or judged.event is not event:
+        if judged is None or judged.front != event.front:
             judged = _judge(room, event)
             self._judged[event.event_id] = judged
             if len(self._judged) > KEPT:
@@ -64,4 +65,4 @@ def _judge(room: Room, event: RoomEvent) -> _Judged:
             if isinstance(level, int) and not isinstance(level, bool)
         },
     )
-    return _Judged(event, facts, evaluate_defaults(facts))
+    return _Judged(event.front, facts, evaluate_defaults(facts))

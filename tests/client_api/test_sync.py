@@ -1,0 +1,230 @@
+"""/sync: timelines, gaps, state, lazy members, filters (spec: client-server "Syncing", "Filtering")."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.client_api.conftest import Client, Server
+
+LAZY = {"room": {"state": {"lazy_load_members": True}, "timeline": {"limit": 1}}}
+
+
+def limit(n: int) -> dict[str, Any]:
+    return {"room": {"timeline": {"limit": n}}}
+
+
+def ids(events: list[dict[str, Any]]) -> list[str]:
+    return [event["event_id"] for event in events]
+
+
+async def pair(alice: Client, bob: Client) -> str:
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    await alice.sync()
+    await bob.sync()
+    return room_id
+
+
+async def test_gap_is_marked_and_filled_by_paging_back(alice: Client, bob: Client) -> None:
+    room_id = await pair(alice, bob)
+    sent = [await alice.send(room_id, str(n)) for n in range(10)]
+    section = (await bob.sync(filter=limit(3)))["rooms"]["join"][room_id]
+    assert section["timeline"]["limited"] is True
+    assert ids(section["timeline"]["events"]) == sent[-3:]
+    query = {"dir": "b", "from": section["timeline"]["prev_batch"], "limit": 7}
+    page = await bob.get(f"/rooms/{room_id}/messages", query=query)
+    assert ids(page["chunk"]) == sent[6::-1]
+
+
+async def test_gap_beyond_memory_is_read_from_the_log(server: Server, alice: Client, bob: Client) -> None:
+    room_id = await pair(alice, bob)
+    since = bob.next_batch
+    sent = [await alice.send(room_id, str(n)) for n in range(60)]
+    await server.restart()
+    again = server.client()
+    again.token, again.next_batch = bob.token, since
+    section = (await again.sync(filter=limit(50)))["rooms"]["join"][room_id]
+    assert ids(section["timeline"]["events"]) == sent[-50:]
+    assert section["timeline"]["limited"] is True
+
+
+async def test_state_that_changed_in_the_gap_comes_beside_the_timeline(alice: Client, bob: Client) -> None:
+    room_id = await pair(alice, bob)
+    topic = await alice.set_state(room_id, "m.room.topic", {"topic": "in the gap"})
+    name_before = await alice.set_state(room_id, "m.room.name", {"name": "in the gap"})
+    for n in range(5):
+        await alice.send(room_id, str(n))
+    await alice.set_state(room_id, "m.room.name", {"name": "in the timeline"})
+    section = (await bob.sync(filter=limit(2)))["rooms"]["join"][room_id]
+    assert set(ids(section["state"]["events"])) == {topic, name_before}
+
+
+async def test_state_after_is_the_state_at_the_end(alice: Client, bob: Client) -> None:
+    room_id = await pair(alice, bob)
+    await alice.set_state(room_id, "m.room.name", {"name": "first"})
+    last = await alice.set_state(room_id, "m.room.name", {"name": "last"})
+    section = (await bob.sync(filter=limit(1), use_state_after="true"))["rooms"]["join"][room_id]
+    assert "state" not in section
+    assert ids(section["state_after"]["events"]) == [last]
+
+
+async def test_full_state_is_sent_on_demand(alice: Client, bob: Client) -> None:
+    room_id = await pair(alice, bob)
+    section = (await bob.sync(full_state="true"))["rooms"]["join"][room_id]
+    types = {event["type"] for event in section["state"]["events"]}
+    assert {"m.room.create", "m.room.member", "m.room.power_levels"} <= types
+    assert section["timeline"]["events"] == []
+
+
+async def test_lazy_loading_sends_each_speaker_once(alice: Client, bob: Client, carol: Client) -> None:
+    room_id = await pair(alice, bob)
+    await carol.join(room_id)
+    await carol.send(room_id, "hi")
+
+    def members(section: dict[str, Any]) -> set[str]:
+        return {e["state_key"] for e in section["state"]["events"] if e["type"] == "m.room.member"}
+
+    section = (await bob.sync(full=True, filter=LAZY))["rooms"]["join"][room_id]
+    assert members(section) == {carol.user_id, bob.user_id}
+    await carol.send(room_id, "again")
+    section = (await bob.sync(filter=LAZY))["rooms"]["join"][room_id]
+    assert members(section) == set()
+    await alice.send(room_id, "me too")
+    section = (await bob.sync(filter=LAZY))["rooms"]["join"][room_id]
+    assert members(section) == {alice.user_id}
+    redundant = {"room": {"state": {"lazy_load_members": True, "include_redundant_members": True}}}
+    await alice.send(room_id, "and again")
+    section = (await bob.sync(filter=redundant))["rooms"]["join"][room_id]
+    assert members(section) == {alice.user_id, bob.user_id}
+
+
+@pytest.mark.parametrize(
+    ("timeline", "expected"),
+    [
+        ({"types": ["m.room.message"]}, ["message"]),
+        ({"types": ["m.room.*"], "not_types": ["m.room.topic"]}, ["message"]),
+        ({"not_senders": ["@alice:localhost"]}, []),
+        ({"senders": ["@alice:localhost"]}, ["message", "topic", "custom"]),
+        ({"rooms": []}, []),
+        ({"limit": 1}, ["custom"]),
+    ],
+)
+async def test_timeline_filter_lets_through_what_it_names(
+    alice: Client, bob: Client, timeline: dict[str, Any], expected: list[str]
+) -> None:
+    room_id = await pair(alice, bob)
+    sent = {
+        "message": await alice.send(room_id),
+        "topic": await alice.set_state(room_id, "m.room.topic", {"topic": "t"}),
+        "custom": await alice.send(room_id, {"x": 1}, type="org.example.custom"),
+    }
+    body = await bob.sync(filter={"room": {"timeline": timeline}})
+    section = body.get("rooms", {}).get("join", {}).get(room_id, {"timeline": {"events": []}})
+    assert ids(section["timeline"]["events"]) == [sent[name] for name in expected]
+
+
+async def test_stored_filter_is_used_by_its_id(alice: Client, bob: Client) -> None:
+    room_id = await pair(alice, bob)
+    reply = await bob.post(f"/user/{bob.user_id}/filter", limit(1))
+    assert await bob.get(f"/user/{bob.user_id}/filter/{reply['filter_id']}") == limit(1)
+    await alice.send(room_id)
+    last = await alice.send(room_id)
+    body = await bob.get("/sync", query={"since": bob.next_batch, "filter": reply["filter_id"]})
+    assert ids(body["rooms"]["join"][room_id]["timeline"]["events"]) == [last]
+    await bob.call("GET", "/sync", query={"filter": "nosuch"}, expect=400)
+    await alice.call("GET", f"/user/{bob.user_id}/filter/{reply['filter_id']}", expect=403)
+
+
+async def test_room_joined_since_comes_whole(alice: Client, bob: Client) -> None:
+    await bob.sync()
+    room_id = await alice.create_room(preset="public_chat", name="n")
+    for n in range(20):
+        await alice.send(room_id, str(n))
+    await bob.join(room_id)
+    section = (await bob.sync())["rooms"]["join"][room_id]
+    assert section["timeline"]["limited"] is True
+    assert len(section["timeline"]["events"]) == 10
+    assert "m.room.name" in {event["type"] for event in section["state"]["events"]}
+
+
+async def test_rejoined_room_comes_whole_though_the_leave_was_missed(alice: Client, bob: Client) -> None:
+    room_id = await pair(alice, bob)
+    await bob.leave(room_id)
+    await alice.set_state(room_id, "m.room.name", {"name": "while away"})
+    await bob.join(room_id)
+    body = await bob.sync(filter=limit(1))
+    section = body["rooms"]["join"][room_id]
+    assert "m.room.name" in {event["type"] for event in section["state"]["events"]}
+    assert room_id not in body["rooms"].get("leave", {})
+
+
+async def test_ignored_users_messages_and_invites_are_dropped(alice: Client, bob: Client) -> None:
+    room_id = await pair(alice, bob)
+    ignored = {"ignored_users": {alice.user_id: {}}}
+    await bob.put(f"/user/{bob.user_id}/account_data/m.ignored_user_list", ignored)
+    await bob.sync()
+    await alice.send(room_id, "unwanted")
+    state = await alice.set_state(room_id, "m.room.topic", {"topic": "state still comes"})
+    await alice.create_room(invite=[bob.user_id])
+    rooms = (await bob.sync())["rooms"]
+    assert ids(rooms["join"][room_id]["timeline"]["events"]) == [state]
+    assert "invite" not in rooms
+
+
+async def test_invite_that_is_withdrawn_moves_to_leave(alice: Client, bob: Client) -> None:
+    room_id = await alice.create_room(invite=[bob.user_id])
+    assert room_id in (await bob.sync())["rooms"]["invite"]
+    await alice.post(f"/rooms/{room_id}/kick", {"user_id": bob.user_id})
+    rooms = (await bob.sync())["rooms"]
+    assert room_id in rooms["leave"]
+    assert "invite" not in rooms
+
+
+async def test_summary_counts_and_heroes(alice: Client, bob: Client, carol: Client) -> None:
+    room_id = await pair(alice, bob)
+    await alice.invite(room_id, carol.user_id)
+    summary = (await bob.sync(full=True))["rooms"]["join"][room_id]["summary"]
+    assert summary == {
+        "m.heroes": [alice.user_id, carol.user_id],
+        "m.joined_member_count": 2,
+        "m.invited_member_count": 1,
+    }
+
+
+@pytest.mark.parametrize("since", ["x", "s1_bad_0_0_0", "s1_" + "z" * 5000, "s2_a_b_c_d", "s1____"])
+async def test_foreign_since_token_is_refused(alice: Client, since: str) -> None:
+    reply = await alice.call("GET", "/sync", query={"since": since}, expect=400)
+    assert reply.errcode == "M_INVALID_PARAM"
+
+
+async def test_same_since_token_gives_the_same_news_again(alice: Client, bob: Client) -> None:
+    room_id = await pair(alice, bob)
+    since = bob.next_batch
+    event_id = await alice.send(room_id)
+    for _ in range(2):
+        body = await bob.sync(since=since)
+        assert ids(body["rooms"]["join"][room_id]["timeline"]["events"]) == [event_id]
+
+
+async def test_nothing_new_answers_after_the_timeout_with_a_good_token(alice: Client) -> None:
+    await alice.create_room()
+    first = await alice.sync()
+    body = await alice.sync(timeout=50)
+    assert "rooms" not in body
+    assert (await alice.sync(since=body["next_batch"]))["next_batch"] == first["next_batch"]
+
+
+async def test_many_rooms_are_in_memory_only_as_the_budget_allows(server: Server, alice: Client) -> None:
+    limits = msgspec.structs.replace(server.config.limits, room_cache=1024 * 1024)
+    await server.restart(msgspec.structs.replace(server.config, limits=limits))
+    user = server.client()
+    user.token = alice.token
+    rooms = [await user.create_room(name=str(n)) for n in range(150)]
+    held = sum(server.app.rooms.cached(room_id) is not None for room_id in rooms)
+    assert held < len(rooms)
+    body = await user.sync(full=True)
+    assert set(body["rooms"]["join"]) == set(rooms)
+    event_id = await user.send(rooms[0])
+    body = await user.sync()
+    assert ids(body["rooms"]["join"][rooms[0]]["timeline"]["events"]) == [event_id]
