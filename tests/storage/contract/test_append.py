@@ -282,7 +282,7 @@ async def test_everything_is_there_after_closing_and_opening_again(backend: Back
             await asyncio.sleep(0)
             await asyncio.sleep(0)
     await backend.close()
-    assert await asyncio.gather(*writes) == list(range(1, 301))
+    assert await asyncio.wait_for(asyncio.gather(*writes), 30) == list(range(1, 301))
     store = await backend.open()
     assert await store.log.read(0, 0, 1000) == numbered(entries)
     assert await store.log.append(0, 300, [message("next")]) == 301
