@@ -37,8 +37,8 @@ PASSWORD = "a horse, a battery & a stäple"
 PATIENCE = 20.0
 """Seconds until something that a user waits for counts as never shown."""
 
-LONG_POLL = 10_000
-"""Milliseconds of a long poll; shorter than PATIENCE so that a lost wake-up shows as slow, not as dead."""
+LONG_POLL = 30_000
+"""Milliseconds of a long poll, as in real clients; longer than PATIENCE, so that a lost wake-up fails."""
 
 Response = TypeVar("Response")
 Seen = TypeVar("Seen")

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 
 import { SlidingSync } from "matrix-js-sdk/lib/sliding-sync.js";
 
+import { LONG_POLL_MS } from "./support/device.mjs";
 import { register, scenario, step, until } from "./support/scenario.mjs";
 
 const WINDOW = "window";
@@ -21,7 +22,7 @@ async function startSliding(device, shown, opened = []) {
     const list = { ranges: [[0, shown - 1]], timeline_limit: 1, required_state: STATE };
     const subscription = { timeline_limit: 30, required_state: STATE };
     const lists = new Map([[WINDOW, list]]);
-    const connection = new SlidingSync(device.world.baseUrl, lists, subscription, device.client, 10_000);
+    const connection = new SlidingSync(device.world.baseUrl, lists, subscription, device.client, LONG_POLL_MS);
     connection.modifyRoomSubscriptions(new Set(opened));
     await device.start({ slidingSync: connection });
     return connection;
@@ -172,6 +173,7 @@ await scenario(async () => {
 
     await step("a room that bob leaves is no longer counted", async () => {
         await bob.client.leave(others[3]);
+        await alice.say(others[2], "has anybody seen bob?");
         await until("four rooms counted", () => connection.getListData(WINDOW).joinedCount === 4);
     });
 

@@ -6,7 +6,9 @@ import { InteractiveAuth } from "matrix-js-sdk/lib/interactive-auth.js";
 import { until } from "./scenario.mjs";
 
 const PASSWORD = "a horse, a battery & a stäple";
-const LONG_POLL_MS = 10_000;
+
+// As in real clients, and longer than the patience of `until`, so that a lost wake-up is a failure.
+export const LONG_POLL_MS = 30_000;
 
 export class Device {
     constructor(world, client, userId, password = PASSWORD) {
