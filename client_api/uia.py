@@ -106,7 +106,7 @@ class FallbackRoutes(Routes):
             return page("stage_unknown", 404, error="This server has no such stage.")
         session = await self._uia.session(call.query("session") or "")
         if session is None:
-            return page("stage_unknown", 404, error="The session has expired.")
+            return page("stage_unknown", 400, error="The session has expired.")
         if stage in session.completed:
             return page("stage_done")
         if stage not in next_stages(session):

@@ -20,7 +20,7 @@ import orjson
 from nacl.secret import SecretBox
 
 from homeserver.clock import Clock
-from homeserver.errors import MatrixError, bad_json, not_found, too_large
+from homeserver.errors import MatrixError, bad_json, too_large
 from homeserver.protocol.json_types import JsonObject
 from homeserver.users.tokens import digest_of, keep_until_expiry, new_token
 from storage.collection import Collection
@@ -137,10 +137,10 @@ class Uia:
         return session if session is not None and session.expires_ts > self._now() else None
 
     async def complete(self, session_id: str, auth: JsonObject) -> None:
-        """Attempt a stage apart from the request itself. Raises StageFailed; 404 for an unknown session."""
+        """Attempt a stage apart from the request itself. Raises StageFailed; 400 for an unknown session."""
         stored = await self.session(session_id)
         if stored is None:
-            raise not_found("The session has expired")
+            raise MatrixError(400, "M_UNKNOWN", "The session has expired")
         session, failure = await self._advance(stored, auth)
         if failure is not None:
             raise failure

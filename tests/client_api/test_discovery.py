@@ -1,4 +1,4 @@
-"""What clients learn before and after they log in: versions, capabilities, well-known files, OpenID tokens."""
+"""What clients learn of the server: versions, capabilities, well-known files; and OpenID tokens."""
 
 from typing import Any
 
