@@ -40,6 +40,7 @@ from nio.responses import (  # type: ignore[import-untyped]
     RoomReadMarkersResponse,
     RoomRedactResponse,
     RoomResolveAliasResponse,
+    RoomSendResponse,
     RoomTypingResponse,
     RoomUpgradeResponse,
     SpaceGetHierarchyResponse,
@@ -356,7 +357,7 @@ async def test_presence_and_status_are_shown_to_people_in_a_shared_room(register
     member = alice.client.rooms[room_id].users[bob.user_id]
     await alice.until("bob online", lambda: member.presence == "online")
     answered(await bob.client.set_presence("unavailable", "having lunch"), PresenceSetResponse)
-    # nio's poll that is under way still says "online"; a message ends it, and from then on its polls say "away".
+    # nio's poll that is under way still says "online"; a message ends it, and its next one says "away".
     await alice.say(room_id, "are you there?")
     away = ("unavailable", "having lunch")
     await alice.until("bob away", lambda: (member.presence, member.status_msg) == away)
@@ -571,7 +572,7 @@ async def test_one_message_sent_twice_with_the_same_transaction_is_shown_once(re
     sent = await asyncio.gather(
         *(alice.client.room_send(room_id, "m.room.message", content, tx_id="button") for _ in range(3))
     )
-    assert len({response.event_id for response in sent}) == 1
+    assert len({answered(response, RoomSendResponse).event_id for response in sent}) == 1
     await alice.say(room_id, "done")
     await bob.sees_text(room_id, "done")
     assert bob.texts(room_id) == ["click", "done"]
