@@ -141,8 +141,8 @@ class Author:
         )
         txn = ClientTransaction(transaction.device_id, transaction.txn_id) if transaction else None
         unsigned = replaced_state(replaced) if replaced is not None else {}
-        view = make_room_event(entry, event.pdu, unsigned, txn)
-        return Appended(entry, view), head.advance(view, event.depth, ())
+        view = make_room_event(entry, unsigned, txn)
+        return Appended(entry, view), head.advance(view, ())
 
 
 def check_content(content: JsonObject) -> None:

@@ -209,6 +209,9 @@ class History:
             return []
         if backwards:
             assert position is not None
+            in_memory = room.timeline[room.first_after(stop or 0) : room.first_after(position)]
+            if len(in_memory) >= limit:
+                return in_memory[: -limit - 1 : -1]
             return await self._rooms.stored.page(
                 room.room_id, after=stop, before=position + 1, newest_first=True, limit=limit
             )

@@ -55,13 +55,13 @@ class RoomHead(NamedTuple):
         """The current state event of a key; the `StateLookup` of the auth rules."""
         return self.state.get((type, state_key))
 
-    def advance(self, event: RoomEvent, depth: int, tips: tuple[str, ...]) -> "RoomHead":
+    def advance(self, event: RoomEvent, tips: tuple[str, ...]) -> "RoomHead":
         """The head after an event whose prev_events were all the tips there were."""
         state = self.state
         if event.state_key is not None:
             state = state.set((event.type, event.state_key), event)
         hashes = {event.event_id: event.reference_hash} if event.reference_hash is not None else NO_HASHES
-        return RoomHead(state, tips or (event.event_id,), max(self.depth, depth), hashes)
+        return RoomHead(state, tips or (event.event_id,), max(self.depth, event.depth), hashes)
 
 
 class Receipt(NamedTuple):
@@ -175,12 +175,9 @@ class Room:
         if entry.pos is not None:
             return None
         meta = decode_meta(entry.meta)
-        pdu: JsonObject | None = None
         if view is None:
-            pdu = orjson.loads(entry.body)
-            view = view_of(entry, pdu, meta, self.head.state)
-        depth = self.head.depth + 1 if pdu is None else pdu["depth"]
-        self.head = self.head.advance(view, depth, meta.tips)
+            view = view_of(entry, meta, self.head.state)
+        self.head = self.head.advance(view, meta.tips)
         if view.state_key is not None:
             self.size += view.size()
             if view.type == "m.room.member":
@@ -264,14 +261,14 @@ def _position(event: RoomEvent) -> int:
     return event.position
 
 
-def view_of(entry: Entry, pdu: JsonObject, meta: EventMeta, state: StateMap) -> RoomEvent:
+def view_of(entry: Entry, meta: EventMeta, state: StateMap) -> RoomEvent:
     """The in-memory form of an EVENT entry that follows `state`."""
     unsigned: JsonObject = {}
     if entry.key is not None and entry.type is not None:
         replaced = state.get((entry.type, entry.key))
         if replaced is not None:
             unsigned = replaced_state(replaced)
-    return make_room_event(entry, pdu, unsigned, transaction_of(meta))
+    return make_room_event(entry, unsigned, transaction_of(meta))
 
 
 def transaction_of(meta: EventMeta) -> ClientTransaction | None:

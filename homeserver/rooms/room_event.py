@@ -9,6 +9,9 @@ What depends on who asks (own transaction id, a membership other than "join", bu
 put in by `render`.
 """
 
+from typing import Any
+
+import msgspec
 import orjson
 
 from homeserver.protocol.json_types import JsonObject
@@ -28,6 +31,7 @@ class RoomEvent:
 
     __slots__ = (
         "_content",
+        "depth",
         "event_id",
         "front",
         "position",
@@ -58,6 +62,7 @@ class RoomEvent:
         relates_to: str | None,
         rel_type: str | None,
         txn: "ClientTransaction | None",
+        depth: int = 0,
         reference_hash: str | None = None,
     ) -> None:
         self.position = position
@@ -72,6 +77,7 @@ class RoomEvent:
         self.relates_to = relates_to
         self.rel_type = rel_type
         self.txn = txn
+        self.depth = depth
         self.reference_hash = reference_hash
         """What other events name beside the id, in the room versions where ids are no hashes."""
         self._content: JsonObject | None = None
@@ -185,15 +191,43 @@ def relation_of(content: JsonObject) -> tuple[str | None, str | None]:
     return None, None
 
 
-def make_room_event(
-    entry: Entry, pdu: JsonObject, unsigned: JsonObject, txn: ClientTransaction | None
-) -> RoomEvent:
-    """The in-memory form of an EVENT entry, given its parsed PDU and its static `unsigned` fields."""
+class _Shown(msgspec.Struct):
+    """What of a PDU's JSON clients see beside what its entry says; the content stays unparsed."""
+
+    content: msgspec.Raw
+    depth: int = 0
+    redacts: Any = None
+    event_id: str | None = None
+
+
+class _RedactionContent(msgspec.Struct):
+    redacts: Any = None
+
+
+_shown = msgspec.json.Decoder(_Shown)
+_redaction_content = msgspec.json.Decoder(_RedactionContent)
+
+
+def make_room_event(entry: Entry, unsigned: JsonObject, txn: ClientTransaction | None) -> RoomEvent:
+    """The in-memory form of an EVENT entry, given its static `unsigned` fields."""
     event_id = entry.event_id
     assert event_id is not None and entry.type is not None and entry.sender is not None
-    redacts = pdu.get("redacts") if entry.type == "m.room.redaction" else None
-    if redacts is None and entry.type == "m.room.redaction":
-        redacts = pdu["content"].get("redacts")
+    pdu = _shown.decode(entry.body)
+    redacts: object = None
+    if entry.type == "m.room.redaction":
+        front, redacts = _redaction_front(entry, pdu)
+    else:
+        dumps = orjson.dumps
+        front = b'{"content":%b,"event_id":%b,"origin_server_ts":%d,"sender":%b,"type":%b' % (
+            bytes(pdu.content),
+            dumps(event_id),
+            entry.ts,
+            dumps(entry.sender),
+            dumps(entry.type),
+        )
+        if entry.key is not None:
+            front += b',"state_key":' + dumps(entry.key)
+        front += _MEMBERSHIP_AGE
     return RoomEvent(
         position=entry.position,
         event_id=event_id,
@@ -201,11 +235,22 @@ def make_room_event(
         sender=entry.sender,
         state_key=entry.key,
         ts=entry.ts,
-        front=client_front(pdu, event_id),
+        front=front,
         tail=client_tail(unsigned),
         redacts=redacts if isinstance(redacts, str) else None,
         relates_to=entry.target,
         rel_type=entry.rel_type,
         txn=txn,
-        reference_hash=reference_hash(_CHOSEN_IDS, pdu) if "event_id" in pdu else None,
+        depth=pdu.depth,
+        reference_hash=(
+            None if pdu.event_id is None else reference_hash(_CHOSEN_IDS, orjson.loads(entry.body))
+        ),
     )
+
+
+def _redaction_front(entry: Entry, pdu: _Shown) -> tuple[bytes, object]:
+    """(`front` of a redaction, the event id it names)."""
+    redacts = pdu.redacts
+    if redacts is None:
+        redacts = _redaction_content.decode(bytes(pdu.content)).redacts
+    return client_front(orjson.loads(entry.body), entry.event_id or ""), redacts

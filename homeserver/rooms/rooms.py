@@ -161,7 +161,7 @@ class Rooms:
         room.head = RoomHead(
             state.finish(),
             meta.tips or (newest.event_id or "",),
-            orjson.loads(newest.body).get("depth", 0),
+            by_id[newest.event_id or ""].depth,
             {view.event_id: view.reference_hash for view in room.timeline[-1:] if view.reference_hash},
         )
         receipts = await log.current(shard, room_id, Kind.RECEIPT)

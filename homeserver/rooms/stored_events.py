@@ -97,7 +97,7 @@ class StoredEvents:
             txn = None
             if meta.txn_id is not None and meta.device_id is not None:
                 txn = ClientTransaction(meta.device_id, meta.txn_id)
-            view = make_room_event(entry, orjson.loads(entry.body), unsigned, txn)
+            view = make_room_event(entry, unsigned, txn)
             if meta.redacted_by is not None:
                 # A redacted event relates to nothing any more, though the log's index still has it.
                 view.relates_to = view.rel_type = None
@@ -115,6 +115,6 @@ def _replaced(entry: Entry) -> JsonObject:
 
 def redaction_json(entry: Entry) -> JsonObject:
     """The client form of a redaction, for `unsigned.redacted_because`."""
-    view = make_room_event(entry, orjson.loads(entry.body), {}, None)
+    view = make_room_event(entry, {}, None)
     shown: JsonObject = orjson.loads(view.render(entry.ts, room_id=orjson.dumps(entry.stream)))
     return shown
