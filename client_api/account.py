@@ -47,8 +47,6 @@ class AccountRoutes(Routes):
         await self._accounts.set_password(call.user_id, body.new_password)
         if body.logout_devices:
             await self._sessions.end_all(call.user_id, but_device=call.session.device_id)
-        else:
-            await self._sessions.tell_changed(call.user_id)
         return {}
 
     async def _check_password(self, parameters: JsonObject) -> PasswordBody:

@@ -274,7 +274,6 @@ class App:
             collection(key_records.ONE_TIME_UPLOADS),
             collection(key_records.FALLBACK_KEYS),
             collection(key_records.ONE_TIME_EPOCH),
-            self.users,
             now,
         )
         self.engine = SyncEngine(
@@ -419,7 +418,7 @@ class App:
             DeviceRoutes(self.devices, interactive),
             ContactRoutes(),
             OpenIdRoutes(self.openid, name),
-            ServerAdministrationRoutes(Moderation(self.accounts, self.sessions), self.devices),
+            ServerAdministrationRoutes(Moderation(self.accounts), self.devices),
             CapabilityRoutes(
                 default_room_version=config.rooms.default_version,
                 password_login=config.auth.password_login,
@@ -442,9 +441,7 @@ class App:
         """What keeps keys, backups and messages of devices, and the routes to it."""
         collection, log_port, shards = self.store.collection, self.store.log, self.store.info.shards
         known_devices, queue = collection(account_records.DEVICES), self.engine.to_device
-        identities = Identities(
-            self.users, log_port, shards, now, budget=self.config.limits.user_cache // 2
-        )
+        identities = Identities(self.users, log_port, shards, now, budget=self.config.limits.user_cache // 2)
         announcements = DeviceAnnouncements(device_lists)
         announced = self._consume_users("device_announcements", announcements.wants, announcements.handle)
         identities.on_published = lambda user_id: announced.settled(shards.of_user(user_id))

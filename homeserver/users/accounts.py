@@ -1,6 +1,6 @@
 """Accounts: who exists here, and how they prove it (spec: client-server "Legacy API")."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -13,6 +13,8 @@ from storage.records.accounts import Account
 
 MAX_PASSWORD = 512
 
+OnChange = Callable[[str], Awaitable[None]]
+"""Called with a user id."""
 IsReserved = Callable[[str], bool]
 """Whether a user id lies where only an application service may make accounts."""
 
@@ -33,6 +35,8 @@ class Accounts:
         self._password_min_length = password_min_length
         self.server_name = server_name
         self.reserved: list[IsReserved] = []
+        self.on_change: list[OnChange] = []
+        """Called after an account was changed."""
 
     async def get(self, user_id: str) -> Account | None:
         return await self._accounts.get(user_id)
@@ -122,7 +126,10 @@ class Accounts:
                 raise KeyError(user_id)
             changed = msgspec.structs.replace(account, **changes)
             if await self._accounts.replace_if(account, changed):
-                return changed
+                break
+        for on_change in self.on_change:
+            await on_change(user_id)
+        return changed
 
 
 def check_unlocked(account: Account) -> None:

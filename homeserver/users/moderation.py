@@ -8,14 +8,12 @@ administrators do.
 from homeserver.errors import forbidden, invalid_param, not_found
 from homeserver.protocol.identifiers import check_user_id
 from homeserver.users.accounts import Accounts
-from homeserver.users.sessions import Sessions
 from storage.records.accounts import Account
 
 
 class Moderation:
-    def __init__(self, accounts: Accounts, sessions: Sessions) -> None:
+    def __init__(self, accounts: Accounts) -> None:
         self._accounts = accounts
-        self._sessions = sessions
 
     async def known_to(self, admin: Account, user_id: str) -> Account:
         """An account that an administrator asks about.
@@ -44,4 +42,3 @@ class Moderation:
     async def restrict(self, subject: Account, **restrictions: bool) -> None:
         """Set `locked` or `suspended`."""
         await self._accounts.update(subject.user_id, **restrictions)
-        await self._sessions.tell_changed(subject.user_id)

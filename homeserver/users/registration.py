@@ -87,17 +87,14 @@ class Registration:
         agreed_to: dict[str, str] = orjson.loads(proofs[TERMS]) if TERMS in proofs else {}
         try:
             if guest_access_token is not None:
-                return await self._upgrade_guest(user_id, password, agreed_to)
+                return await self._accounts.set_password(
+                    user_id, password, is_guest=False, agreed_to=agreed_to
+                )
             return await self._accounts.create(user_id, password, now=self._now(), agreed_to=agreed_to)
         except MatrixError:
             if token is not None:
                 await self._tokens.give_back(token)
             raise
-
-    async def _upgrade_guest(self, user_id: str, password: str, agreed_to: dict[str, str]) -> Account:
-        account = await self._accounts.set_password(user_id, password, is_guest=False, agreed_to=agreed_to)
-        await self._sessions.tell_changed(user_id)
-        return account
 
     async def register_guest(self) -> Account:
         """Raises 403 M_GUEST_ACCESS_FORBIDDEN where guests are not let in."""

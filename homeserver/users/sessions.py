@@ -90,6 +90,7 @@ class Sessions:
         self._cache: OrderedDict[str, Session] = OrderedDict()
         self._of_user: dict[str, set[str]] = {}
         self._changes = 0
+        accounts.on_change.append(self.tell_changed)
         self.on_device_gone: list[OnDevice] = []
         """Called after a device's tokens have ended and before it is deleted itself, for what goes with it
         (keys, messages, pushers). May be called for a device of which some of that is gone already."""

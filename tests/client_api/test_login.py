@@ -169,7 +169,6 @@ async def test_hardening_29_every_door_asks_for_the_state_of_the_account(
         await deactivate(server, "alice")
     elif state != "active":
         await server.app.accounts.update(alice.user_id, **{state: True})
-        await server.app.sessions.tell_changed(alice.user_id)
     doors = {
         "password": await log_in(server, expect=None),
         "token": await server.client().call(

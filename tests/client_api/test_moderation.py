@@ -18,7 +18,6 @@ async def root(server: Server) -> Client:
     """An administrator."""
     client = await server.register("root")
     await server.app.accounts.update(client.user_id, is_admin=True)
-    await server.app.sessions.tell_changed(client.user_id)
     return client
 
 
