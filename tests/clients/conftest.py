@@ -17,6 +17,7 @@ import pytest
 from .nio_device import Device
 
 STARTUP_SECONDS = 30.0
+SHUTDOWN_SECONDS = 20.0
 REPOSITORY = Path(__file__).parents[2]
 
 Register = Callable[[str], Awaitable[Device]]
@@ -40,7 +41,6 @@ def wait_until_serving(url: str, process: subprocess.Popen[bytes], log: Path) ->
                 return
         except (URLError, ConnectionError, TimeoutError):
             time.sleep(0.1)
-    process.kill()
     pytest.fail(f"the server did not answer within {STARTUP_SECONDS:.0f} s:\n{log.read_text()[-4000:]}")
 
 
@@ -53,17 +53,22 @@ def homeserver_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     data = tmp_path_factory.mktemp("weft")
     log = data / "server.log"
     port = free_port()
-    environment = {**os.environ, "WEFT_LISTEN": f"127.0.0.1:{port}", "WEFT_DATA_DIR": str(data)}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WEFT_")}
+    environment |= {"WEFT_LISTEN": f"127.0.0.1:{port}", "WEFT_DATA_DIR": str(data)}
     command = [sys.executable, "-m", "homeserver", "serve", "--dev"]
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, cwd=REPOSITORY, env=environment, stdout=output, stderr=subprocess.STDOUT
         )
     url = f"http://127.0.0.1:{port}"
-    wait_until_serving(url, process, log)
-    yield url
-    process.terminate()
-    process.wait(timeout=20)
+    try:
+        wait_until_serving(url, process, log)
+        yield url
+        process.terminate()
+        assert process.wait(SHUTDOWN_SECONDS) == 0, f"the server did not end well:\n{log.read_text()[-4000:]}"
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture
