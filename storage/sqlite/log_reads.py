@@ -1,6 +1,7 @@
 """The log's indexed reads, each a function of a `Reader`."""
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 from storage.log import Entry, KeyedRef, Kind
@@ -69,8 +70,8 @@ _RELATED = _ordered(
     f" AND kind = {Kind.EVENT:d}"
 )
 _HAS_RELATIONS = (
-    f"SELECT 1 FROM entry WHERE stream = ? AND rel_type IS NOT NULL AND {TARGET_PREFIX} = ? AND target = ?"
-    " LIMIT 1"
+    "SELECT 1 FROM entry INDEXED BY entry_by_target"
+    f" WHERE stream = ? AND rel_type IS NOT NULL AND {TARGET_PREFIX} = ? AND target = ? LIMIT 1"
 )
 _BY_REL_TYPE = (
     f"{_ENTRY} WHERE stream = ? AND rel_type = ? AND pos < ? AND kind = {Kind.EVENT:d}"
@@ -84,6 +85,19 @@ _STREAMS = (
     "SELECT text FROM name WHERE shard = ? AND text > ?"
     " AND EXISTS (SELECT 1 FROM entry WHERE stream = name.id) ORDER BY text LIMIT ?"
 )
+
+
+@cache
+def _by_ids(count: int) -> str:
+    return f"{_ENTRY} WHERE id IN ({placeholders(count)})"
+
+
+@cache
+def _by_event_ids(count: int) -> str:
+    return (
+        f"{_ENTRY} WHERE event_id IS NOT NULL AND {EVENT_PREFIX} IN ({placeholders(count)})"
+        " AND id BETWEEN ? AND ?"
+    )
 
 
 def to_entries(reader: Reader, rows: Sequence[Row]) -> list[Entry]:
@@ -146,7 +160,7 @@ def entry(reader: Reader, shard: int, seq: int) -> Entry | None:
 def entries(reader: Reader, shard: int, seqs: Sequence[int]) -> list[Entry]:
     rows: dict[int, Row] = {}
     for chunk in padded({row_id(shard, seq) for seq in seqs}):
-        for row in reader.db.execute(f"{_ENTRY} WHERE id IN ({placeholders(len(chunk))})", chunk):
+        for row in reader.db.execute(_by_ids(len(chunk)), chunk):
             rows[row[0]] = row
     found = (rows.get(row_id(shard, seq)) for seq in seqs)
     return to_entries(reader, [row for row in found if row is not None])
@@ -157,13 +171,7 @@ def by_event_id(reader: Reader, event_ids: Iterable[str], lowest: int, highest: 
     wanted = {pack(event_id) for event_id in event_ids}
     rows: list[Row] = []
     for chunk in padded({prefix(packed) for packed in wanted}):
-        rows.extend(
-            reader.db.execute(
-                f"{_ENTRY} WHERE event_id IS NOT NULL AND {EVENT_PREFIX} IN ({placeholders(len(chunk))})"
-                " AND id BETWEEN ? AND ?",
-                (*chunk, lowest, highest),
-            )
-        )
+        rows.extend(reader.db.execute(_by_event_ids(len(chunk)), (*chunk, lowest, highest)))
     found = to_entries(reader, [row for row in rows if row[6] in wanted])
     return {entry.event_id: entry for entry in found if entry.event_id is not None}
 

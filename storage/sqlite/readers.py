@@ -6,10 +6,10 @@ up everybody: the caller says how many rows it may get, that decides.
 
 import asyncio
 import sqlite3
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TypeVar
 
 from storage.errors import StoreUnavailable
@@ -49,12 +49,13 @@ class Readers:
     """Runs functions of a `Reader`. Must be closed."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
         self._names = ReadNames()
         self._inline = Reader(path, self._names)
-        self._local = threading.local()
-        self._opened: list[Reader] = []
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="sqlite-read", initializer=self._open)
+        self._others = [Reader(path, self._names) for _ in range(THREADS)]
+        self._free = SimpleQueue[Reader]()
+        for reader in self._others:
+            self._free.put(reader)
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="sqlite-read")
         self._pending = 0
         self._closed = False
 
@@ -68,9 +69,7 @@ class Readers:
             raise StoreUnavailable("Too many reads are waiting")
         self._pending += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(
-                self._pool, lambda: self._run(read, self._local.reader)
-            )
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._run_beside, read)
         finally:
             self._pending -= 1
 
@@ -78,12 +77,15 @@ class Readers:
         """Wait for what is being read, then close the connections."""
         self._closed = True
         await asyncio.to_thread(self._pool.shutdown)
-        for reader in (self._inline, *self._opened):
+        for reader in (self._inline, *self._others):
             reader.db.close()
 
-    def _open(self) -> None:
-        self._local.reader = Reader(self._path, self._names)
-        self._opened.append(self._local.reader)
+    def _run_beside(self, read: Callable[[Reader], T]) -> T:
+        reader = self._free.get()
+        try:
+            return self._run(read, reader)
+        finally:
+            self._free.put(reader)
 
     @staticmethod
     def _run(read: Callable[[Reader], T], reader: Reader) -> T:

@@ -12,9 +12,7 @@ Entries of kinds EVENT and STATE share one *line* of keys: the state of the room
 import sqlite3
 from collections.abc import Callable, Iterator
 
-from storage.errors import StoreRefused
 from storage.log import Kind
-from storage.store import FORMAT
 
 APPLICATION_ID = 0x57656674
 """Marks the file as a Weft store ("Weft")."""
@@ -116,25 +114,6 @@ Migration = Callable[[sqlite3.Connection], None]
 
 MIGRATIONS: tuple[Migration, ...] = (_first,)
 """Step n brings a file from version n to n + 1. Steps that were released are never changed."""
-
-
-def check(db: sqlite3.Connection) -> None:
-    """Whether the file may be opened at all; changes nothing.
-
-    Raises StoreRefused when it is somebody else's, or made by a newer release.
-    """
-    if not db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
-        return
-    if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-        raise StoreRefused("The store's file is a database of another program: give Weft a file of its own")
-    steps: int = db.execute("PRAGMA user_version").fetchone()[0]
-    if steps <= len(MIGRATIONS):
-        row = db.execute("SELECT format FROM store").fetchone()
-        if row is None or row[0] <= FORMAT:
-            return
-    raise StoreRefused(
-        "The store was written by a newer release: run that one, or restore a backup made before the upgrade"
-    )
 
 
 def migrate(db: sqlite3.Connection, migrations: tuple[Migration, ...] = MIGRATIONS) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import secrets
 import sqlite3
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -16,12 +15,13 @@ from storage.sqlite.appending import Appender
 from storage.sqlite.bodies import Bodies, install_dictionary
 from storage.sqlite.collection import SqliteCollection, Table
 from storage.sqlite.faults import primary_code, store_error
+from storage.sqlite.identity import check, establish
 from storage.sqlite.locking import StoreLock
 from storage.sqlite.log import SqliteLog
 from storage.sqlite.readers import Readers
-from storage.sqlite.schema import check, migrate
+from storage.sqlite.schema import migrate
 from storage.sqlite.writer import Writer
-from storage.store import FORMAT, StoreInfo
+from storage.store import StoreInfo
 
 T = TypeVar("T", bound=Record)
 
@@ -69,7 +69,7 @@ def _open(path: Path, server_name: str, shards: ShardMap, tables: Sequence[Table
                 cached_statements=CACHED_STATEMENTS,
             )
             undo.callback(db.close)
-            check(db)
+            check(db, server_name, shards)
             info = _prepare(db, server_name, shards, tables)
             parts = _Parts(lock, db, info, Bodies(db), Readers(path))
             undo.pop_all()
@@ -95,7 +95,7 @@ def _prepare(
     migrate(db)
     db.execute("BEGIN IMMEDIATE")
     try:
-        info = _identify(db, server_name, shards)
+        info = establish(db, server_name, shards)
         install_dictionary(db)
         for table in tables:
             table.prepare(db)
@@ -105,31 +105,6 @@ def _prepare(
             db.execute("ROLLBACK")
         raise
     return info
-
-
-def _identify(db: sqlite3.Connection, server_name: str, shards: ShardMap) -> StoreInfo:
-    """Who the store is; a new one becomes what is asked for."""
-    row = db.execute("SELECT epoch, server_name, room_shards, user_shards FROM store").fetchone()
-    if row is None:
-        info = StoreInfo(secrets.token_hex(8), server_name, shards, FORMAT)
-        db.execute(
-            "INSERT INTO store (epoch, server_name, room_shards, user_shards, format) VALUES (?, ?, ?, ?, ?)",
-            (info.epoch, server_name, shards.rooms, shards.users, FORMAT),
-        )
-        return info
-    epoch, stored_name, rooms, users = row
-    if stored_name != server_name:
-        raise StoreRefused(
-            f"The store belongs to the server {stored_name}, not {server_name}: "
-            "a server's name cannot change; give this one a store of its own"
-        )
-    if (rooms, users) != (shards.rooms, shards.users):
-        raise StoreRefused(
-            f"The store has {rooms} room shards and {users} user shards, the configuration says "
-            f"{shards.rooms} and {shards.users}: set them as they were when the store was created"
-        )
-    db.execute("UPDATE store SET format = ?", (FORMAT,))
-    return StoreInfo(epoch, server_name, shards, FORMAT)
 
 
 class SqliteStore:

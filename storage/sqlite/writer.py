@@ -87,7 +87,7 @@ class Writer:
         self._closed = True
         await self._idle.wait()
         self._batches.put(None)
-        await self._loop.run_in_executor(None, self._thread.join)
+        await asyncio.to_thread(self._thread.join)
 
     def _hand_over(self) -> None:
         batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
@@ -147,23 +147,24 @@ class Writer:
                 request.error = commit_error(error)
 
     def _do(self, batch: list[Request[Any]]) -> None:
-        appends: list[Request[int]] = []
+        appends: list[Append] = []
+        appending: list[Request[int]] = []
         for request in batch:
             request.error = None
             if isinstance(request.work, Append):
-                appends.append(request)
+                # All at once at the end: their callers have no other write under way.
+                appends.append(request.work)
+                appending.append(request)
                 continue
             try:
                 request.result = request.work(self._db)
             except StoreError as error:
                 request.error = error
-        if appends:
-            outcomes = self._appender.append([request.work for request in appends])  # type: ignore[misc]
-            for request, outcome in zip(appends, outcomes, strict=True):
-                if isinstance(outcome, StoreError):
-                    request.error = outcome
-                else:
-                    request.result = outcome
+        for request, outcome in zip(appending, self._appender.append(appends), strict=True):
+            if isinstance(outcome, StoreError):
+                request.error = outcome
+            else:
+                request.result = outcome
 
     def _roll_back(self) -> None:
         self._appender.forget()

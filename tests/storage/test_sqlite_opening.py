@@ -57,6 +57,16 @@ async def test_a_newer_store_is_refused_and_not_touched(tmp_path: Path, statemen
     assert path.read_bytes() == before
 
 
+async def test_a_store_of_another_server_is_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "weft.db"
+    await made(path)
+    edit(path, f"PRAGMA user_version = {len(MIGRATIONS) - 1}")
+    before = path.read_bytes()
+    with pytest.raises(StoreRefused, match=r"other\.org"):
+        await open_store(str(path), server_name="other.org", shards=ShardMap(1, 1), specs=SPECS)
+    assert path.read_bytes() == before
+
+
 async def test_a_database_of_another_program_is_refused_and_not_touched(tmp_path: Path) -> None:
     path = tmp_path / "photos.db"
     edit(path, "CREATE TABLE photos (id)")
