@@ -118,7 +118,7 @@ from homeserver.users.presence import Presence
 from homeserver.users.profiles import Profiles
 from homeserver.users.registration import Registration
 from homeserver.users.registration_tokens import RegistrationTokens
-from homeserver.users.sessions import Sessions
+from homeserver.users.sessions import SESSIONS_CHANGED, Sessions
 from homeserver.users.shared_rooms import SharedRooms
 from homeserver.users.uia import Stage, Uia
 from homeserver.users.uia_stages import (
@@ -573,7 +573,10 @@ class App:
         return user is None or room_id in user.memberships
 
     def _wake_for_user_entry(self, entry: Entry) -> None:
-        self.wakeup.wake_user(entry.stream)
+        if entry.type == SESSIONS_CHANGED:
+            self.wakeup.end_user(entry.stream)
+        else:
+            self.wakeup.wake_user(entry.stream)
 
 
 async def serve(config: Config) -> None:

@@ -65,6 +65,11 @@ class Wakeup:
         for user_id in [user_id for user_id in self._waiting if concerned(user_id)]:
             self.wake_user(user_id)
 
+    def end_user(self, user_id: str) -> None:
+        """Let one user's polls be answered now, news or not (a session of the user may have ended)."""
+        for future in self._waiting.get(user_id, {}).values():
+            _finish(future, False)
+
     def users(self) -> Iterable[str]:
         return self._waiting.keys()
 

@@ -414,9 +414,19 @@ async def test_hardening_21_waiting_poll_of_an_ended_session_tells_nothing(
         other.call("GET", "/sync", query={"timeout": 20_000, "since": other.next_batch}, expect=None)
     )
     await asyncio.sleep(0.05)
-    await other.post("/logout")
-    await alice.send(room_id, "for those who are still here")
+    await asyncio.gather(other.post("/logout"), alice.send(room_id, "for those who are still here"))
     reply = await asyncio.wait_for(poll, 5)
+    assert (reply.status, reply.errcode) == (401, "M_UNKNOWN_TOKEN")
+
+
+async def test_waiting_poll_is_told_at_once_that_its_session_has_ended(alice: Client, server: Server) -> None:
+    other = await client_of(server, (await log_in(server)).body)
+    await other.sync()
+    query = {"timeout": 20_000, "since": other.next_batch}
+    poll = asyncio.create_task(other.call("GET", "/sync", query=query, expect=None))
+    await asyncio.sleep(0.05)
+    await alice.post("/logout/all")
+    reply = await asyncio.wait_for(poll, 2)
     assert (reply.status, reply.errcode) == (401, "M_UNKNOWN_TOKEN")
 
 
