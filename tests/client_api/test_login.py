@@ -414,7 +414,8 @@ async def test_hardening_21_waiting_poll_of_an_ended_session_tells_nothing(
         other.call("GET", "/sync", query={"timeout": 20_000, "since": other.next_batch}, expect=None)
     )
     await asyncio.sleep(0.05)
-    await asyncio.gather(other.post("/logout"), alice.send(room_id, "for those who are still here"))
+    await other.post("/logout")
+    await alice.send(room_id, "for those who are still here")
     reply = await asyncio.wait_for(poll, 5)
     assert (reply.status, reply.errcode) == (401, "M_UNKNOWN_TOKEN")
 
