@@ -6,120 +6,186 @@ Seeded: WEFT_TEST_FUZZ_SEED picks other requests. WEFT_TEST_FUZZ_SECONDS says ho
 import asyncio
 import os
 import random
+import re
 import time
+from collections.abc import Sequence
+from io import BytesIO
 from typing import Any
 
 import msgspec
 import pytest
+from PIL import Image
 from structlog.testing import capture_logs
 
 from client_api.http import Route
 from tests.client_api.conftest import Client, Reply, Server
-from tests.client_api.hostile import TOKENS, Hostile, Request
+from tests.client_api.crypto_device import PASSWORD, CrossSigner, CryptoDevice
+from tests.client_api.hostile import Asker, Hostile, Request
+from tests.client_api.hostile_values import TOKENS
 
 SEED = int(os.environ.get("WEFT_TEST_FUZZ_SEED", "1"))
 SECONDS = float(os.environ.get("WEFT_TEST_FUZZ_SECONDS", "40"))
 ANSWER_SECONDS = 5.0
-SYNC_EVERY = 400
+RENEW_EVERY = 400
 BY_DESIGN = {(504, "M_NOT_YET_UPLOADED")}
 """Server errors that the specification names."""
+SESSION_OVER = {"M_UNKNOWN_TOKEN", "M_USER_DEACTIVATED", "M_USER_LOCKED", "M_USER_SUSPENDED"}
 NO_FAULTS = ("$.algorithm: ", "the specification has no such endpoint")
 """A backup's algorithm is for clients to agree on; not every route is in the specification's data."""
-SESSION_OVER = {"M_UNKNOWN_TOKEN", "M_USER_DEACTIVATED", "M_USER_LOCKED", "M_USER_SUSPENDED"}
+ENDS_SESSIONS = re.compile(r"/(logout|logout/all|account/deactivate|account/password|delete_devices)$")
+
+NAMES: dict[str, Sequence[str]] = {
+    "type": ("m.direct", "org.example.type", "m.room.message"),
+    "event_type": ("m.room.message", "m.room.topic", "m.room.member", "m.reaction", "org.example"),
+    "state_key": ("", "key"),
+    "key": ("displayname", "avatar_url", "m.tz", "org.example.field"),
+    "kind": ("override", "content", "room", "sender", "underride", "m.read", "m.fully_read", "user", "guest"),
+    "rule_id": (".m.rule.master", "cake", "!room:localhost"),
+    "rel_type": ("m.thread", "m.annotation", "m.replace"),
+    "tag": ("m.favourite", "u.work"),
+    "session_id": ("session",),
+    "server_name": ("localhost", "localhost", "elsewhere.example"),
+    "filename": ("cat.png",),
+    "stage": ("m.login.dummy", "m.login.terms", "m.login.registration_token"),
+    "method": ("crop", "scale"),
+    "dir": ("b", "f"),
+    "format": ("event", "content"),
+    "include": ("all", "participated"),
+    "membership": ("join", "leave", "ban"),
+    "limit": ("0", "1", "1000"),
+    "ts": ("0", "99999999999999"),
+    "width": ("32",),
+    "height": ("32",),
+    "text": ("text",),
+}
+SLIDING = "POST /_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
+LIST = {
+    "ranges": [[0, 10]],
+    "timeline_limit": 5,
+    "required_state": [["m.room.member", "$LAZY"], ["*", "*"]],
+    "filters": {"is_dm": False, "room_types": [None], "tags": ["m.favourite"], "room_name_like": "a"},
+}
+SLIDING_BODY = {
+    "conn_id": "main",
+    "lists": {"all": LIST},
+    "room_subscriptions": {"!room:localhost": {"timeline_limit": 3, "required_state": []}},
+    "extensions": {
+        "to_device": {"enabled": True, "limit": 10},
+        "e2ee": {"enabled": True},
+        "account_data": {"enabled": True, "lists": ["all"]},
+        "receipts": {"enabled": True, "rooms": ["!room:localhost"]},
+        "typing": {"enabled": True},
+    },
+}
+BACKUP = {"algorithm": "m.megolm_backup.v1.curve25519-aes-sha2", "auth_data": {"public_key": "abc"}}
 
 
 class World:
-    """A room and its people; whoever loses their session is replaced by a newcomer."""
+    """A room and its people. Whoever loses their session is replaced."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._count = 0
+        self._names: dict[str, Sequence[str]] = dict(NAMES)
         self.people: dict[str, Client] = {}
-        self.names: dict[str, list[str]] = {
-            "type": ["m.direct", "org.example.type", "m.room.message"],
-            "event_type": ["m.room.message", "m.room.topic", "m.room.member", "m.reaction", "org.example"],
-            "state_key": ["", "key"],
-            "alias": ["#fuzz:localhost"],
-            "key": ["displayname", "avatar_url", "m.tz", "org.example.field"],
-            "key_name": ["displayname", "avatar_url"],
-            "kind": ["override", "content", "room", "sender", "underride", "m.read", "m.fully_read"],
-            "rule_id": [".m.rule.master", "cake", "!room:localhost"],
-            "rel_type": ["m.thread", "m.annotation", "m.replace"],
-            "tag": ["m.favourite", "u.work"],
-            "version": ["1", "2"],
-            "session_id": ["session"],
-            "filter_id": ["0"],
-            "server_name": ["localhost", "elsewhere.example"],
-            "media_id": ["none"],
-            "filename": ["cat.png"],
-            "method": ["crop", "scale"],
-            "dir": ["b", "f"],
-            "limit": ["0", "1", "1000"],
-            "ts": ["0", "99999999999999"],
-            "width": ["32"],
-            "height": ["32"],
-            "text": ["text"],
-        }
+        self._askers: dict[str, Asker] = {}
 
-    async def newcomer(self, name: str) -> Client:
+    async def replace(self, name: str) -> None:
+        """Somebody new in the part of one who was logged out; without members the room is made anew."""
+        await self._newcomer(name)
+        if name in ("alice", "bob"):
+            await self.renew()
+
+    async def renew(self) -> None:
+        """A new room with some history, for people who are all there."""
+        for name in ("alice", "bob", "mallory", "guest", "admin", "leaver"):
+            person = self.people.get(name)
+            if person is None or (await person.call("GET", "/sync?timeout=0", expect=None)).status != 200:
+                await self._newcomer(name)
+        alice, bob = self.people["alice"], self.people["bob"]
+        self._count += 1
+        alias = f"fuzz{self._count}"
+        room_id = await alice.create_room(
+            preset="public_chat",
+            room_alias_name=alias,
+            room_version=random.Random(self._count).choice(["12", "12", "11", "10", "6", "1"]),
+            initial_state=[{"type": "m.room.guest_access", "content": {"guest_access": "can_join"}}],
+        )
+        await bob.join(room_id)
+        sent = [await alice.send(room_id, "one"), await bob.send(room_id, "two")]
+        thread = {"rel_type": "m.thread", "event_id": sent[0]}
+        sent.append(await bob.send(room_id, {"msgtype": "m.text", "body": "three", "m.relates_to": thread}))
+        sync = await alice.sync(full=True)
+        positions = [sync["next_batch"], sync["rooms"]["join"][room_id]["timeline"]["prev_batch"]]
+        self._names |= {
+            "room_id": [room_id],
+            "room_id_or_alias": [room_id, f"#{alias}:localhost"],
+            "alias": [f"#{alias}:localhost"],
+            "event_id": sent,
+            "user_id": [person.user_id for person in self.people.values()],
+            "device_id": [person.device_id for person in self.people.values()],
+            **dict.fromkeys(("since", "from", "to", "at"), positions),
+        }
+        self._askers.clear()
+
+    async def asker(self, name: str) -> Asker:
+        """What this person has and knows."""
+        if name not in self._askers:
+            self._askers[name] = await self._asker(self.people[name])
+        return self._askers[name]
+
+    async def _newcomer(self, name: str) -> None:
         self._count += 1
         client = self._server.client()
         if name == "guest":
             body = await client.post("/register?kind=guest", {})
-            client.token, client.user_id, client.device_id = (
-                body["access_token"],
-                body["user_id"],
-                body["device_id"],
-            )
+            client.token, client.user_id = body["access_token"], body["user_id"]
+            client.device_id = body["device_id"]
         else:
             await client.register(f"{name}{self._count}")
         if name == "admin":
             await self._server.app.accounts.update(client.user_id, is_admin=True)
         self.people[name] = client
-        return client
+        self._askers.pop(name, None)
 
-    async def renew(self) -> None:
-        """A new room with some history. Whoever cannot go on is replaced first."""
-        for name in ("alice", "bob", "mallory", "guest", "admin"):
-            person = self.people.get(name)
-            if person is None or (await person.call("GET", "/sync?timeout=0", expect=None)).status != 200:
-                await self.newcomer(name)
-        alice, bob = self.people["alice"], self.people["bob"]
-        version = random.Random(self._count).choice(["12", "12", "11", "10", "6", "1"])
-        self._count += 1
-        room_id = await alice.create_room(
-            preset="public_chat",
-            room_alias_name=f"fuzz{self._count}",
-            room_version=version,
-            initial_state=[{"type": "m.room.guest_access", "content": {"guest_access": "can_join"}}],
-        )
-        await bob.join(room_id)
-        sent = [await alice.send(room_id, "one"), await bob.send(room_id, "two")]
-        sent.append(
-            await bob.send(
-                room_id,
-                {
-                    "msgtype": "m.text",
-                    "body": "re",
-                    "m.relates_to": {"rel_type": "m.thread", "event_id": sent[0]},
-                },
-            )
-        )
-        sync = await alice.sync(full=True)
-        positions = [sync["next_batch"], sync["rooms"]["join"][room_id]["timeline"]["prev_batch"]]
-        users = [person.user_id for person in self.people.values()]
-        self.names |= {
-            "room_id": [room_id],
-            "room_id_or_alias": [room_id, f"#fuzz{self._count}:localhost"],
-            "alias": [f"#fuzz{self._count}:localhost"],
-            "event_id": sent,
-            "user_id": users,
-            "device_id": [person.device_id for person in self.people.values()],
-            "since": positions,
-            "from": positions,
-            "to": positions,
-            "at": positions,
+    async def _asker(self, client: Client) -> Asker:
+        names: dict[str, Sequence[str]] = {
+            **self._names,
+            "user_id": [client.user_id, client.user_id, *self._names["user_id"]],
+            "device_id": [client.device_id, client.device_id, *self._names["device_id"]],
         }
+        image = BytesIO()
+        Image.new("RGB", (40, 30), "red").save(image, "PNG")
+        upload = await client.call("POST", "/_matrix/media/v3/upload", data=image.getvalue(), expect=None)
+        backup = await client.call("POST", "/room_keys/version", BACKUP, expect=None)
+        filter_id = await client.call("POST", f"/user/{client.user_id}/filter", {}, expect=None)
+        if upload.status == backup.status == filter_id.status == 200:
+            names["media_id"] = [upload.body["content_uri"].rpartition("/")[2]]
+            names["version"] = [backup.body["version"]]
+            names["filter_id"] = [filter_id.body["filter_id"]]
+        device = CryptoDevice(client)
+        keys, signer = device.device_keys(), CrossSigner(client.user_id)
+        user = {"type": "m.id.user", "user": client.user_id}
+        proof = {"type": "m.login.password", "identifier": user, "password": PASSWORD}
+        bodies = {
+            SLIDING: SLIDING_BODY,
+            "POST /_matrix/client/v3/login": proof,
+            "POST /_matrix/client/v3/keys/upload": {
+                "device_keys": keys,
+                "one_time_keys": device.one_time_keys(2),
+                "fallback_keys": device.fallback_key(1),
+            },
+            "POST /_matrix/client/v3/keys/device_signing/upload": {**signer.upload(), "auth": proof},
+            "POST /_matrix/client/v3/keys/signatures/upload": {
+                client.user_id: {client.device_id: signer.sign_device(keys)}
+            },
+            "PUT /_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device": {
+                "device_id": client.device_id,
+                "device_data": {"algorithm": "org.matrix.msc3814.v1.olm"},
+                "device_keys": keys,
+            },
+        }
+        return Asker(names, bodies, proof)
 
 
 def routes_of(server: Server) -> list[Route]:
@@ -172,7 +238,7 @@ async def ask(person: Client, request: Request, wrong_token: str | None) -> tupl
 async def test_no_request_brings_a_server_error_a_hang_or_harm_to_others(server: Server) -> None:
     choose = random.Random(SEED)
     world = World(server)
-    hostile = Hostile(SEED, world.names)
+    hostile = Hostile(SEED)
     routes = routes_of(server)
     faults: dict[str, str] = {}
     unforeseen: list[Any] = []
@@ -184,29 +250,26 @@ async def test_no_request_brings_a_server_error_a_hang_or_harm_to_others(server:
         while time.monotonic() < until or asked < len(routes):
             choose.shuffle(routes)
             for route in routes:
-                if asked % SYNC_EVERY == 0:
+                if asked % RENEW_EVERY == 0:
                     await world.renew()
-                request = hostile.request(route)
-                person = choose.choice(list(world.people.values()))
+                name = choose.choice(["alice", "alice", "alice", "bob", "bob", "mallory", "guest", "admin"])
+                if ENDS_SESSIONS.search(route.path):
+                    name = "leaver"
+                request = hostile.request(route, await world.asker(name))
                 wrong_token = choose.choice(TOKENS) if choose.random() < 0.05 else None
-                reply, fault = await ask(person, request, wrong_token)
+                reply, fault = await ask(world.people[name], request, wrong_token)
                 asked += 1
                 if fault is not None:
                     faults.setdefault(f"{route.method} {route.path}: {fault[:300]}", str(request))
-                if reply is not None and reply.errcode in SESSION_OVER:
-                    for name, client in list(world.people.items()):
-                        if client is person:
-                            await world.newcomer(name)
+                if reply is not None and reply.errcode in SESSION_OVER and wrong_token is None:
+                    await world.replace(name)
         await world.renew()
         for person in world.people.values():
             await person.sync(full=True)
     for entry in logged:
         if entry["log_level"] in ("error", "critical"):
-            error = entry.get("exc_info")
-            faults.setdefault(
-                f"{entry['event']} {entry.get('route', '')} {error!r}"[:500],
-                str({**entry, "exc_info": error}),
-            )
+            what = f"{entry['event']} {entry.get('route', '')} {entry.get('exc_info')!r}"
+            faults.setdefault(what[:500], str(entry))
     for context in unforeseen:
         faults.setdefault(f"unforeseen: {context.get('message')} {context.get('exception')!r}", "")
     if faults:
