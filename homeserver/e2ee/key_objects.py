@@ -22,8 +22,8 @@ MAX_DEPTH = 10
 MAX_NAME_BYTES = 255
 MAX_ALGORITHMS = 50
 
-MAX_ONE_TIME_KEYS = 250
-"""In one upload, and unclaimed of one device; clients keep 50."""
+MAX_ONE_TIME_KEYS = 150
+"""In one upload, and unclaimed of one algorithm of one device; clients keep 50."""
 MAX_ONE_TIME_KEY_BYTES = 4 * 1024
 MAX_FALLBACK_KEYS = 10
 

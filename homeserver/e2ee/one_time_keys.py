@@ -4,20 +4,19 @@ A one-time key leaves the store in the act that hands it out, so nobody gets it 
 has not heard the answer to an upload repeats it; what was claimed in between must not come back, so
 the newest uploads of a device are remembered beyond the keys themselves.
 
-How many keys a device has left is told in each of its syncs, from memory. Claims made here and
-uploads made anywhere (they are noted in the user's log) drop what is remembered; claims made by
-another replica are noticed within a minute.
+How many keys a device has left is told in each of its syncs, from memory. What changes here is
+counted anew at once, what another replica changes within a minute.
 
 spec: client-server "One-time and fallback keys", POST /keys/upload, POST /keys/claim
 """
 
 import asyncio
-from base64 import b64encode
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from hashlib import blake2b
+from itertools import islice
 from typing import NamedTuple
+from zlib import crc32
 
 import msgspec
 import structlog
@@ -26,24 +25,21 @@ from homeserver.clock import Clock
 from homeserver.e2ee.key_objects import MAX_ONE_TIME_KEYS, NamedKey, too_many
 from homeserver.errors import MatrixError
 from homeserver.sync.engine import KeyCounts
-from homeserver.users.users import Users
 from storage.collection import Collection
 from storage.errors import AlreadyExists
-from storage.log import Entry, Kind
 from storage.records.keys import FallbackKey, OneTimeEpoch, OneTimeKey, OneTimeUploads
 
 log = structlog.get_logger(__name__)
 
-ONE_TIME_KEYS = "one_time_keys"
-"""Notice type in a user's log: the device under the entry's key has uploaded keys."""
-
 COUNTED_FOR_MS = 60_000
 CACHED_COUNTS = 50_000
 MAX_ALGORITHMS = 10
-"""Of one device's one-time keys, and of its fallback keys."""
+"""That a device ever uses one-time keys of, and fallback keys."""
 MAX_CLAIMS = 20_000
 CLAIMS_AT_ONCE = 500
 
+Upload = tuple[int, int]
+"""Checksum of a key, and when it was uploaded."""
 Wanted = Mapping[str, Mapping[str, str]]
 """User → device → algorithm."""
 Claimed = dict[str, dict[str, dict[str, str]]]
@@ -64,19 +60,16 @@ class OneTimeKeys:
         uploads: Collection[OneTimeUploads],
         fallback: Collection[FallbackKey],
         epochs: Collection[OneTimeEpoch],
-        users: Users,
         now: Clock,
     ) -> None:
         self._keys = keys
         self._uploads = uploads
         self._fallback = fallback
         self._epochs = epochs
-        self._users = users
         self._now = now
         self._counted: OrderedDict[tuple[str, str], _Counted] = OrderedDict()
         self._counting: dict[tuple[str, str], object] = {}
         """Counts under way that nothing has overtaken, by device."""
-        users.follow(self._on_entry)
 
     async def start(self, epoch: str) -> None:
         """Drop all one-time keys when the store is another one than they were uploaded to.
@@ -100,52 +93,76 @@ class OneTimeKeys:
 
         Raises 400 when there is another key under the same name, or too many keys; nothing is stored then.
         """
+        device = (user_id, device_id)
         new_fallback = await self._new_fallback(user_id, device_id, fallback)
-        new = await self._note(user_id, device_id, one_time)
+        now = self._now()
+        new = await self._note(user_id, device_id, one_time, now) if one_time else []
+        counted = self._counted.get(device)
         if new:
-            uploaded = self._now()
-            await self._keys.put_many([_one_time_key(user_id, device_id, key, uploaded) for key in new])
+            await self._keys.put_many([_one_time_key(user_id, device_id, key, now) for key in new])
         if new_fallback:
             await self._fallback.put_many(new_fallback)
-        if new or new_fallback:
-            notice = Entry(
-                kind=Kind.NOTICE, stream=user_id, type=ONE_TIME_KEYS, key=device_id, ts=self._now()
-            )
-            await self._users.append(user_id, [notice])
+            self._recount(device)
+        elif new and counted is not None and self._counted.get(device) is counted:
+            # Nobody else has changed anything meanwhile, or what is remembered would be gone.
+            one_time_counts = Counter(counted.counts.one_time)
+            one_time_counts.update(key.algorithm for key in new)
+            counts = KeyCounts(dict(one_time_counts), counted.counts.unused_fallback)
+            self._recount(device)
+            self._counted[device] = counted._replace(counts=counts)
+        elif new:
+            self._recount(device)
 
-    async def _note(self, user_id: str, device_id: str, keys: Sequence[NamedKey]) -> list[NamedKey]:
+    async def _note(self, user_id: str, device_id: str, keys: Sequence[NamedKey], now: int) -> list[NamedKey]:
         """Note what is being uploaded, before it is; returns those that have not been before."""
+        checksums = [crc32(key.json.encode()) for key in keys]
         while True:
             known = await self._uploads.get(user_id, device_id)
             recent = known.recent if known is not None else {}
-            new = {key.name: key for key in keys if recent.get(key.name) != _digest(key)}
+            new: list[NamedKey] = []
+            noted: dict[str, dict[str, Upload]] = {algorithm: {**of} for algorithm, of in recent.items()}
+            for key, checksum in zip(keys, checksums, strict=True):
+                of_algorithm = noted.setdefault(key.algorithm, {})
+                before = of_algorithm.get(key.key_id)
+                if before is None or before[0] != checksum:
+                    of_algorithm.pop(key.key_id, None)
+                    of_algorithm[key.key_id] = (checksum, now)
+                    new.append(key)
             if not new:
                 return []
+            if len(noted) > MAX_ALGORITHMS:
+                raise too_many(f"A device may use {MAX_ALGORITHMS} algorithms at most")
             await self._check_new(user_id, device_id, new, recent)
-            digests = {name: digest for name, digest in recent.items() if name not in new}
-            digests.update((name, _digest(key)) for name, key in new.items())
-            newest = dict(list(digests.items())[-MAX_ONE_TIME_KEYS:])
+            newest = {algorithm: _newest(of_algorithm) for algorithm, of_algorithm in noted.items()}
             uploads = OneTimeUploads(user_id=user_id, device_id=device_id, recent=newest)
             if known is not None:
                 if await self._uploads.replace_if(known, uploads):
-                    return list(new.values())
+                    return new
             else:
                 with suppress(AlreadyExists):
                     await self._uploads.insert(uploads)
-                    return list(new.values())
+                    return new
 
     async def _check_new(
-        self, user_id: str, device_id: str, new: Mapping[str, NamedKey], recent: Mapping[str, str]
+        self,
+        user_id: str,
+        device_id: str,
+        new: Sequence[NamedKey],
+        recent: Mapping[str, Mapping[str, Upload]],
     ) -> None:
-        again = [(user_id, device_id, k.algorithm, k.key_id) for name, k in new.items() if name in recent]
+        """Raises 400 when one is there already with another value, and for too many."""
+        again = [
+            (user_id, device_id, key.algorithm, recent[key.algorithm][key.key_id][1], key.key_id)
+            for key in new
+            if key.key_id in recent.get(key.algorithm, ())
+        ]
         for present in await self._keys.get_many(again) if again else ():
             name = f"{present.algorithm}:{present.key_id}"
             raise MatrixError(400, "M_UNKNOWN", f"One-time key {name} already exists with another value")
-        counts = (await self.counts(user_id, device_id)).one_time
-        if sum(counts.values()) + len(new) > MAX_ONE_TIME_KEYS:
+        counts = Counter((await self.counts(user_id, device_id)).one_time)
+        counts.update(key.algorithm for key in new)
+        if max(counts.values()) > MAX_ONE_TIME_KEYS:
             raise too_many(f"A device may have {MAX_ONE_TIME_KEYS} unclaimed one-time keys at most")
-        if len({*counts, *(key.algorithm for key in new.values())}) > MAX_ALGORITHMS:
-            raise too_many(f"A device may have one-time keys of {MAX_ALGORITHMS} algorithms at most")
 
     async def _new_fallback(
         self, user_id: str, device_id: str, keys: Sequence[NamedKey]
@@ -191,7 +208,7 @@ class OneTimeKeys:
     async def _claim_one(
         self, user_id: str, device_id: str, algorithm: str
     ) -> OneTimeKey | FallbackKey | None:
-        key = await self._keys.take("by_age", (user_id, device_id, algorithm))
+        key = await self._keys.take("key", (user_id, device_id, algorithm))
         if key is not None:
             self._recount((user_id, device_id))
             return key
@@ -223,19 +240,15 @@ class OneTimeKeys:
     async def _count(self, user_id: str, device_id: str) -> KeyCounts:
         one_time: dict[str, int] = {}
         algorithm: str | None = None
-        while found := await self._keys.find("by_age", (user_id, device_id), after=algorithm, limit=1):
+        while found := await self._keys.find("key", (user_id, device_id), after=algorithm, limit=1):
             algorithm = found[0].algorithm
-            one_time[algorithm] = await self._keys.count("by_age", (user_id, device_id, algorithm))
+            one_time[algorithm] = await self._keys.count("key", (user_id, device_id, algorithm))
         fallback = await self._fallback.find("key", (user_id, device_id), limit=MAX_ALGORITHMS)
         return KeyCounts(one_time, tuple(key.algorithm for key in fallback if not key.used))
 
     def _recount(self, device: tuple[str, str]) -> None:
         self._counted.pop(device, None)
         self._counting.pop(device, None)
-
-    def _on_entry(self, entry: Entry) -> None:
-        if entry.type == ONE_TIME_KEYS and entry.kind is Kind.NOTICE:
-            self._recount((entry.stream, entry.key or ""))
 
     # The end
 
@@ -247,16 +260,17 @@ class OneTimeKeys:
         self._recount((user_id, device_id))
 
 
+def _newest(uploads: Mapping[str, Upload]) -> dict[str, Upload]:
+    """The last ones: keys are claimed in the order of uploads, so all unclaimed ones are among them."""
+    return dict(islice(uploads.items(), max(0, len(uploads) - MAX_ONE_TIME_KEYS), None))
+
+
 def _one_time_key(user_id: str, device_id: str, key: NamedKey, uploaded: int) -> OneTimeKey:
     return OneTimeKey(
         user_id=user_id,
         device_id=device_id,
         algorithm=key.algorithm,
+        uploaded=uploaded,
         key_id=key.key_id,
         key=key.json,
-        uploaded=uploaded,
     )
-
-
-def _digest(key: NamedKey) -> str:
-    return b64encode(blake2b(key.json.encode(), digest_size=9).digest()).decode()

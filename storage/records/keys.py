@@ -3,7 +3,7 @@
 Identity keys, which others must be told of when they change, are entries of their owner's log instead.
 """
 
-from storage.collection import CollectionSpec, Index, Record
+from storage.collection import CollectionSpec, Record
 
 
 class OneTimeKey(Record, frozen=True):
@@ -12,20 +12,21 @@ class OneTimeKey(Record, frozen=True):
     user_id: str
     device_id: str
     algorithm: str
+    uploaded: int
     key_id: str
     key: str
-    uploaded: int
 
 
 class OneTimeUploads(Record, frozen=True):
-    """What a device uploaded last: digests of the newest one-time keys by name, oldest first.
+    """The one-time keys that a device uploaded last, claimed or not, by algorithm and key id, oldest first.
 
-    Some may be claimed by now. A client that repeats an upload must not bring those back.
+    Of each there is a checksum, and when it was uploaded. A client that repeats an upload must not
+    bring back what was claimed meanwhile.
     """
 
     user_id: str
     device_id: str
-    recent: dict[str, str]
+    recent: dict[str, dict[str, tuple[int, int]]]
 
 
 class FallbackKey(Record, frozen=True):
@@ -96,12 +97,7 @@ class DehydratedDevice(Record, frozen=True):
 
 _DEVICE = ("user_id", "device_id")
 
-ONE_TIME_KEYS = CollectionSpec(
-    "one_time_keys",
-    OneTimeKey,
-    (*_DEVICE, "algorithm", "key_id"),
-    (Index("by_age", (*_DEVICE, "algorithm", "uploaded")),),
-)
+ONE_TIME_KEYS = CollectionSpec("one_time_keys", OneTimeKey, (*_DEVICE, "algorithm", "uploaded", "key_id"))
 ONE_TIME_UPLOADS = CollectionSpec("one_time_uploads", OneTimeUploads, _DEVICE)
 FALLBACK_KEYS = CollectionSpec("fallback_keys", FallbackKey, (*_DEVICE, "algorithm"))
 ONE_TIME_EPOCH = CollectionSpec("one_time_epoch", OneTimeEpoch, ("name",))
