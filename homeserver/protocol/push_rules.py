@@ -427,7 +427,10 @@ def _known_actions(actions: list[Any]) -> tuple[Action, ...]:
 
 
 def _is_action(action: object) -> bool:
-    return action == "notify" or (isinstance(action, dict) and isinstance(action.get("set_tweak"), str))
+    # Historical actions mean nothing, but clients find their own rules again by them.
+    if isinstance(action, str):
+        return action == "notify" or action in _HISTORICAL_ACTIONS
+    return isinstance(action, dict) and isinstance(action.get("set_tweak"), str)
 
 
 # --- Checks of what a request brings -------------------------------------------------------------------
@@ -446,7 +449,7 @@ def _check_own_rule_id(rule_id: str) -> None:
 def _check_actions(actions: object) -> tuple[Action, ...]:
     if not isinstance(actions, list) or len(actions) > MAX_ACTIONS:
         raise InvalidRule(f"'actions' must be a list of at most {MAX_ACTIONS} actions.")
-    if not all(_is_action(action) or action in _HISTORICAL_ACTIONS for action in actions):
+    if not all(_is_action(action) for action in actions):
         raise InvalidRule("An action is 'notify' or an object with 'set_tweak'.")
     return _known_actions(actions)
 

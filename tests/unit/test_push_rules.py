@@ -178,9 +178,9 @@ def test_the_same_id_may_be_used_once_in_each_kind() -> None:
     assert own_ids(rules, RuleKind.SENDER) == ["x"]
 
 
-def test_historical_actions_are_dropped_and_not_refused() -> None:
+def test_historical_actions_are_kept_for_clients_that_look_for_them() -> None:
     rules = add_rule(NOTHING, RuleKind.ROOM, "r", {"actions": ["dont_notify", "coalesce"]})
-    assert find_rule(rules, USER, RuleKind.ROOM, "r").actions == ()
+    assert find_rule(rules, USER, RuleKind.ROOM, "r").actions == ("dont_notify", "coalesce")
 
 
 def test_conditions_of_unknown_kinds_are_kept_for_clients() -> None:
