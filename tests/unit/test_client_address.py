@@ -12,7 +12,7 @@ PROXIES = ClientAddresses([Network.parse("127.0.0.0/8"), Network.parse("10.0.0.0
 
 def address(remote: str, *forwarded: str) -> str:
     headers = CIMultiDict([("X-Forwarded-For", value) for value in forwarded])
-    return PROXIES.of(make_mocked_request("GET", "/", headers=headers).clone(remote=remote))  # type: ignore[arg-type]
+    return PROXIES.of(make_mocked_request("GET", "/", headers=headers).clone(remote=remote))
 
 
 @pytest.mark.parametrize(
