@@ -70,7 +70,11 @@ class RoomRoutes(Routes):
         if call.session.account.is_guest:
             await self._guests.check_join(room_id)
         await self._membership.join(
-            room_id, call.user_id, reason=body.reason, third_party_signed=body.third_party_signed
+            room_id,
+            call.user_id,
+            reason=body.reason,
+            third_party_signed=body.third_party_signed,
+            extra=call.json(JsonObject),
         )
         return {"room_id": room_id}
 

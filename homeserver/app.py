@@ -205,7 +205,7 @@ class App:
         self.users.follow(self.sessions.on_user_entry)
         self.profiles = Profiles(collection(profile_records.PROFILES))
         author = Author(name, load_or_create(config.signing_key_path), now)
-        visibility = Visibility(store.log)
+        visibility = Visibility(store.log, self.users)
         bundling = Bundling(store.log, self.rooms.stored, now)
         history = History(self.rooms, visibility, bundling, epoch=epoch, now=now)
         relations = Relations(self.rooms, history, visibility)

@@ -179,6 +179,11 @@ class History:
                 exhausted = len(events) < limit or limit == 0
             if len(events) >= limit or exhausted:
                 break
+        if line is None and events:
+            joined = room.head.state["m.room.member", session.user_id].position
+            if min(events[0].position, events[-1].position) < joined:
+                # All of it may be seen, but the events say what the reader was at the time.
+                line = await self._visibility.sight_line(room, session.user_id)
         parts = [
             b'"start":' + orjson.dumps(start or encode_position(newest if backwards else 0)),
             b'"chunk":[' + b",".join(await self.render(room, events, session, line)) + b"]",

@@ -18,6 +18,20 @@ from homeserver.rooms.rooms import Rooms
 from homeserver.users.users import FORGOTTEN, Users
 from storage.log import Entry, Kind
 
+OWN_KEYS = frozenset(
+    (
+        "membership",
+        "displayname",
+        "avatar_url",
+        "is_direct",
+        "reason",
+        "third_party_signed",
+        "third_party_invite",
+        "join_authorised_via_users_server",
+    )
+)
+"""Content of a member event that the server fills in itself."""
+
 
 class MemberProfiles(Protocol):
     async def member_profile(self, user_id: str) -> JsonObject:
@@ -57,18 +71,21 @@ class Membership:
         third_party_signed: JsonObject | None = None,
         extra: JsonObject | None = None,
     ) -> None:
-        """Join, or do nothing when joined. Raises 403 by the join rules, 404 for an unknown room."""
+        """Join, or do nothing when joined; from `extra` comes content of the client's own.
+
+        Raises 403 by the join rules, 404 for an unknown room.
+        """
         room = await self._known_room(room_id)
-        if user_id in room.joined and not extra:
+        if user_id in room.joined:
             return
-        content = await self._content(user_id, "join", reason)
-        content.update(extra or {})
+        content = {key: value for key, value in (extra or {}).items() if key not in OWN_KEYS}
+        content.update(await self._content(user_id, "join", reason))
         if third_party_signed is not None:
             invite = {"display_name": "", "signed": third_party_signed}
             content["third_party_invite"] = invite
         if room.version.restricted_joins and room.join_rule in ("restricted", "knock_restricted"):
             await self._authorise_restricted(room, user_id, content)
-        await self._set(room, user_id, user_id, content, unless="join" if not extra else None)
+        await self._set(room, user_id, user_id, content, unless="join")
 
     async def invite(
         self,

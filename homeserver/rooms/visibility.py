@@ -12,6 +12,7 @@ import orjson
 from homeserver.protocol.visibility import HistoryVisibility, View, may_see, parse_visibility
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
+from homeserver.users.users import Users
 from storage.log import Entry, Kind, Log
 
 MAX_CHANGES = 1000
@@ -70,16 +71,21 @@ class SightLine:
 class Visibility:
     """Makes sight lines."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, users: Users) -> None:
         self._log = log
+        self._users = users
 
     async def sight_line(self, room: Room, user_id: str) -> SightLine:
+        """What the user sees; memberships up to a leave that the user forgot count no more."""
+        forgotten = -1
+        if self._users.is_local(user_id):
+            forgotten = (await self._users.get(user_id)).forgotten.get(room.room_id, -1)
         settings = await self._history(room, "m.room.history_visibility", "")
         memberships = await self._history(room, "m.room.member", user_id)
         return SightLine(
             user_id,
             [(e.position, parse_visibility(_value(e, "history_visibility"))) for e in settings],
-            [(e.position, _membership(e)) for e in memberships],
+            [(e.position, _membership(e)) for e in memberships if e.position > forgotten],
         )
 
     async def visible(self, room: Room, user_id: str, events: Sequence[RoomEvent]) -> list[RoomEvent]:

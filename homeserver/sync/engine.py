@@ -282,10 +282,14 @@ class _Answer:
         if room is None or (quiet and room.last_seq <= after):
             return None
         new = since is None or (ref.since > after and not await self._was_joined(room, after))
+        timeline = await self._timeline(room, 0 if new else after, upto)
+        if new and since is not None:
+            # What the client may have from an earlier membership does not join on to this.
+            timeline = timeline._replace(limited=True)
         sight: SightLine | None = None
-        if (new or ref.since > after) and not room.always_shared:
+        if timeline.events and timeline.events[0].position < ref.since:
+            # From when the user was not, or not for certain, in the room.
             sight = await self._engine._visibility.sight_line(room, self._user.user_id)
-        timeline = await self._timeline(room, 0 if new else after, upto, new)
         events, rendered = await self._render_timeline(room, timeline, sight, upto)
         state = await self._state(room, timeline, events, after, upto, new=new, full=full)
         ephemeral = self._ephemeral(room, 0 if new else after, upto, new=new, typing=typing)
@@ -343,7 +347,7 @@ class _Answer:
             after, self._upto.rooms[room.shard]
         )
 
-    async def _timeline(self, room: Room, after: int, upto: int, new: bool) -> TimelineSlice:
+    async def _timeline(self, room: Room, after: int, upto: int) -> TimelineSlice:
         wanted = self._filter.timeline
         if not wanted.allows_room(room.room_id):
             return TimelineSlice([], False, upto)
@@ -371,8 +375,10 @@ class _Answer:
             events = [event for event in events if sight.sees(event)]
         if ignored:
             events = [e for e in events if e.sender not in ignored or e.state_key is not None]
-        plain = events is timeline.events and not any(
-            event.txn is not None and event.sender == self._user.user_id for event in events
+        plain = (
+            sight is None
+            and events is timeline.events
+            and not any(event.txn is not None and event.sender == self._user.user_id for event in events)
         )
         key = ("events", timeline.start, upto, len(events), events[0].event_id if events else "")
         if plain:
@@ -465,32 +471,37 @@ class _Answer:
 
     async def _left(self, room_id: str, ref: MembershipRef) -> bytes | None:
         shard = self._rooms.shards.of_room(room_id)
-        after = self._since.rooms[shard] if self._since is not None else 0
-        upto = self._upto.rooms[shard]
-        if self._since is None or self._request.full_state:
-            if not self._filter.include_leave:
+        after, upto = self._since.rooms[shard] if self._since is not None else 0, self._upto.rooms[shard]
+        if self._since is None or not after < ref.position <= upto:
+            full = self._since is None or self._request.full_state
+            if not full or not self._filter.include_leave or self._user.has_forgotten(room_id):
                 return None
-        elif not after < ref.position <= upto:
-            return None
-        if self._user.has_forgotten(room_id):
-            return None
+            after = 0
         room = await self._rooms.get(room_id)
         if room is None:
             return None
         sight = await self._engine._visibility.sight_line(room, self._user.user_id)
-        timeline = await self._timeline(room, after, min(ref.position, upto), False)
-        events = [event for event in timeline.events if sight.sees(event)]
+        timeline = await self._timeline(room, after, min(ref.position, upto))
+        # The leave itself is told even to one who was never in the room (a rejected invite), or who has
+        # forgotten it since: other devices learn of it from nothing else.
+        events = [event for event in timeline.events if event.position == ref.position or sight.sees(event)]
         rendered = render_events(room, events, self._reader, self._now, {}, sight)
         state: Sequence[RoomEvent] = ()
-        was_member = sight.membership_at(ref.position - 1) == "join"
-        if was_member and (timeline.limited or self._since is None):
-            state = await state_at(
+        known = sight.membership_at(after) == "join"
+        wanted = self._filter.state
+        if (
+            sight.membership_at(ref.position - 1) == "join"
+            and (timeline.limited or not known)
+            and wanted.allows_room(room_id)
+        ):
+            below = await state_at(
                 self._rooms.log,
                 self._rooms.stored,
                 room,
                 timeline.start,
-                after=after if self._since is not None else None,
+                after=after if known else None,
             )
+            state = [event for event in below if wanted.matches_event(event)]
         field = b'"state_after":' if self._request.use_state_after else b'"state":'
         return b"{%b,%b,%b}" % (
             self._timeline_json(timeline, rendered),

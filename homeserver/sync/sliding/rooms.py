@@ -13,7 +13,7 @@ from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.stripped import stripped_state
-from homeserver.rooms.visibility import Visibility
+from homeserver.rooms.visibility import SightLine, Visibility
 from homeserver.sync.engine import heroes
 from homeserver.sync.sliding.connection import SentRoom
 from homeserver.sync.sliding.lists import direct_rooms, recency
@@ -72,7 +72,9 @@ class RoomSections:
         more_timeline = sent is not None and not initial and sent.timeline_limit < wish.timeline_limit
         timeline = await self._timeline(room, 0 if more_timeline else after, upto, wish, initial=initial)
         events = timeline.events
-        if ref.since > after and not room.always_shared:
+        line: SightLine | None = None
+        if events and events[0].position < ref.since:
+            # From when the user was not, or not for certain, in the room.
             line = await self._visibility.sight_line(room, user.user_id)
             events = [event for event in events if line.sees(event)]
         events = [e for e in events if e.sender not in reader.ignored or e.state_key is not None]
@@ -95,7 +97,7 @@ class RoomSections:
             parts.append(b'"required_state":[' + b",".join(e.render(self._now()) for e in state) + b"]")
         if events:
             live = sum(event.position > after for event in events) if after else 0
-            parts.append(await self._timeline_json(user, reader, room, timeline, events))
+            parts.append(await self._timeline_json(user, reader, room, timeline, events, line))
             parts.append(b'"num_live":%d' % live)
         elif initial and timeline.limited:
             parts.append(b'"limited":true,"prev_batch":"%b"' % encode_position(timeline.start).encode())
@@ -149,12 +151,18 @@ class RoomSections:
         )
 
     async def _timeline_json(
-        self, user: User, reader: Reader, room: Room, timeline: TimelineSlice, events: list[RoomEvent]
+        self,
+        user: User,
+        reader: Reader,
+        room: Room,
+        timeline: TimelineSlice,
+        events: list[RoomEvent],
+        line: SightLine | None,
     ) -> bytes:
         bundles = {}
         if timeline.limited:
             bundles = dict(await self._bundling.bundles(room, events, user.user_id, reader.ignored))
-        rendered = render_events(room, events, reader, self._now(), bundles)
+        rendered = render_events(room, events, reader, self._now(), bundles, line)
         return b'"timeline":[%b],"limited":%b,"prev_batch":"%b"' % (
             b",".join(rendered),
             b"true" if timeline.limited else b"false",
