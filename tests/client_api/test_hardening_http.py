@@ -6,9 +6,12 @@ The tests speak raw sockets: a client library would not say such things.
 import asyncio
 import gzip
 import re
+import resource
+import socket
 import zlib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -16,6 +19,7 @@ from structlog.testing import capture_logs
 
 from client_api import connections, http
 from tests.client_api.conftest import Client, Server
+from tests.server_process import ServerProcess
 
 VERSIONS = b"GET /_matrix/client/versions HTTP/1.1\r\nHost: localhost\r\n\r\n"
 PATIENCE = 5.0
@@ -353,3 +357,36 @@ async def test_what_is_not_http_is_refused_and_not_logged_as_our_error(
         answers = await odd.rest()
     assert re.findall(rb"HTTP/1.[01] (\d\d\d)", answers) in ([b"400"], [b"505"])
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+# --- Many connections
+
+
+def ask_for_versions(connection: socket.socket) -> bool:
+    connection.sendall(VERSIONS)
+    answer = b""
+    while b'"versions"' not in answer:
+        more = connection.recv(65536)
+        if not more:
+            return False
+        answer += more
+    return answer.startswith(b"HTTP/1.1 200 ")
+
+
+def test_more_connections_than_descriptors_harm_nobody_who_is_connected(tmp_path: Path) -> None:
+    process = ServerProcess(tmp_path)
+    process.start()
+    try:
+        most = len(list(Path(f"/proc/{process.pid}/fd").iterdir())) + 20
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (most, most))
+        address = ("127.0.0.1", process.port)
+        with closing(socket.create_connection(address, PATIENCE)) as early:
+            assert ask_for_versions(early)
+            crowd = [socket.create_connection(address, PATIENCE) for _ in range(60)]
+            assert ask_for_versions(early)
+            for connection in crowd:
+                connection.close()
+        with closing(socket.create_connection(address, PATIENCE)) as late:
+            assert ask_for_versions(late)
+    finally:
+        assert process.stop() == 0
