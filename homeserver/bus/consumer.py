@@ -10,7 +10,7 @@ error in the log, and blocks nothing.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import structlog
 
@@ -31,6 +31,8 @@ SAVE_EVERY_ENTRIES = 2_000
 
 Handle = Callable[[int, Entry], Awaitable[None]]
 """Handles an entry of a shard."""
+HandleBatch = Callable[[int, Sequence[Entry]], Awaitable[None]]
+"""Handles entries of a shard, in order; one or many of them perhaps again."""
 
 
 class Consumer:
@@ -43,13 +45,17 @@ class Consumer:
         cursors: Collection[Cursor],
         *,
         wants: Callable[[Entry], bool],
-        handle: Handle,
+        handle: Handle | None = None,
+        handle_batch: HandleBatch | None = None,
     ) -> None:
+        """Entries go to `handle` one by one, or to `handle_batch` as many as have gathered."""
         self.name = name
         self._log = log_port
         self._cursors = cursors
         self._wants = wants
+        assert (handle is None) != (handle_batch is None)
         self._handle = handle
+        self._handle_batch = handle_batch
         self._shards: dict[int, _Shard] = {}
 
     async def start(self, tails: dict[int, int]) -> None:
@@ -100,11 +106,12 @@ class Consumer:
     async def _consume(self, state: "_Shard") -> None:
         try:
             while state.seq < state.tail:
-                for entry in await self._next(state):
-                    if self._wants(entry):
-                        await self._attempt(state.shard, entry)
-                    state.seq = entry.seq
-            await self._save(state)
+                for entries in self._batches(await self._next(state)):
+                    if wanted := [entry for entry in entries if self._wants(entry)]:
+                        await self._attempt(state.shard, wanted)
+                    state.seq = entries[-1].seq
+                # Not waited for: what arrives meanwhile would find nobody to handle it.
+                self._save_soon(state)
         except StoreError as error:
             log.error("consumer stopped for now", consumer=self.name, error=str(error))
             asyncio.get_running_loop().call_later(RETRY_SECONDS, self._resume, state)
@@ -129,18 +136,32 @@ class Consumer:
             state.seq = state.tail
         return page
 
-    async def _attempt(self, shard: int, entry: Entry) -> None:
+    def _batches(self, entries: Sequence[Entry]) -> Iterable[Sequence[Entry]]:
+        """The entries in the portions in which they are handled."""
+        if self._handle_batch is not None and entries:
+            return (entries,)
+        return ((entry,) for entry in entries)
+
+    async def _attempt(self, shard: int, entries: Sequence[Entry]) -> None:
         for attempt in range(ATTEMPTS):
             try:
-                await self._handle(shard, entry)
+                if self._handle_batch is not None:
+                    await self._handle_batch(shard, entries)
+                elif self._handle is not None:
+                    for entry in entries:
+                        await self._handle(shard, entry)
                 return
             except StoreError:
                 raise
             except Exception:
-                if attempt == ATTEMPTS - 1:
-                    log.exception("entry set aside", consumer=self.name, shard=shard, seq=entry.seq)
-                else:
+                if attempt < ATTEMPTS - 1:
                     await asyncio.sleep(RETRY_SECONDS * attempt)
+                elif len(entries) == 1:
+                    log.exception("entry set aside", consumer=self.name, shard=shard, seq=entries[0].seq)
+        if len(entries) > 1:
+            # One of them is at fault: the others are not set aside with it.
+            for entry in entries:
+                await self._attempt(shard, [entry])
 
     def _save_soon(self, state: "_Shard") -> None:
         if state.timer is None:

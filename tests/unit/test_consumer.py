@@ -1,0 +1,130 @@
+"""Consumers of the log on a real store: every entry handled, in order, and progress kept."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from homeserver.bus import consumer as module
+from homeserver.bus.consumer import Consumer
+from homeserver.shard_writer import Appended
+from storage.log import Entry, ShardMap
+from storage.records.cursors import CURSORS, SPECS, Cursor
+from storage.sqlite import open_store
+from storage.store import Store
+from tests.storage.entries import append, message
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    uri = f"sqlite:///{tmp_path / 'weft.db'}"
+    opened = await open_store(uri, server_name="example.org", shards=ShardMap(1, 1), specs=SPECS)
+    yield opened
+    await opened.close()
+
+
+class Log:
+    """What a consumer handled."""
+
+    def __init__(self) -> None:
+        self.handled: list[int] = []
+        self.batches: list[int] = []
+        self.broken: set[int] = set()
+
+    async def one(self, shard: int, entry: Entry) -> None:
+        if entry.seq in self.broken:
+            raise ValueError(entry.seq)
+        self.handled.append(entry.seq)
+
+    async def many(self, shard: int, entries: Sequence[Entry]) -> None:
+        if self.broken.intersection(entry.seq for entry in entries):
+            raise ValueError(len(entries))
+        self.batches.append(len(entries))
+        self.handled += [entry.seq for entry in entries]
+
+
+class SlowCursors:
+    """Cursors whose writing takes until it is let go."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+
+    async def get(self, *key: object) -> Cursor | None:
+        return None
+
+    async def put(self, record: Cursor) -> None:
+        await self.go.wait()
+
+
+def everything(entry: Entry) -> bool:
+    return True
+
+
+def fed(entries: Sequence[Entry]) -> list[Appended]:
+    return [Appended(entry) for entry in entries]
+
+
+async def test_what_arrives_while_progress_is_stored_is_handled_at_once(store: Store) -> None:
+    log, cursors = Log(), SlowCursors()
+    consumer = Consumer("c", store.log, cursors, wants=everything, handle=log.one)  # type: ignore[arg-type]
+    await consumer.start({0: 0})
+    consumer.on_entries(0, fed(await append(store.log, 0, message("one"))))
+    await asyncio.sleep(0.01)
+    consumer.on_entries(0, fed(await append(store.log, 0, message("two"))))
+    cursors.go.set()
+    await consumer.settled(0)
+    assert log.handled == [1, 2]
+
+
+async def test_what_was_missed_is_read_from_the_log_in_batches(store: Store) -> None:
+    await append(store.log, 0, *(message(n) for n in range(20)))
+    log = Log()
+    consumer = Consumer(
+        "c",
+        store.log,
+        store.collection(CURSORS),
+        wants=lambda entry: entry.seq % 2 == 0,
+        handle_batch=log.many,
+    )
+    await consumer.start({0: 20})
+    await consumer.settled(0)
+    assert log.handled == list(range(2, 21, 2))
+    assert log.batches == [10]
+
+
+async def test_progress_outlives_the_consumer(store: Store) -> None:
+    entries = await append(store.log, 0, *(message(n) for n in range(5)))
+    first, second = Log(), Log()
+    cursors = store.collection(CURSORS)
+    consumer = Consumer("c", store.log, cursors, wants=everything, handle=first.one)
+    await consumer.start({0: 0})
+    consumer.on_entries(0, fed(entries[:3]))
+    await consumer.settled(0)
+    await consumer.close()
+    again = Consumer("c", store.log, cursors, wants=everything, handle=second.one)
+    await again.start({0: 5})
+    await again.settled(0)
+    assert (first.handled, second.handled) == ([1, 2, 3], [4, 5])
+
+
+async def test_an_entry_that_cannot_be_handled_is_set_aside_alone(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.0)
+    await append(store.log, 0, *(message(n) for n in range(6)))
+    for name in ("one", "many"):
+        log = Log()
+        log.broken = {4}
+        cursors = store.collection(CURSORS)
+        if name == "one":
+            consumer = Consumer(name, store.log, cursors, wants=everything, handle=log.one)
+        else:
+            consumer = Consumer(name, store.log, cursors, wants=everything, handle_batch=log.many)
+        await consumer.start({0: 6})
+        await consumer.settled(0)
+        await consumer.close()
+        assert log.handled == [1, 2, 3, 5, 6]
+        stored = await cursors.get(name, 0)
+        assert stored is not None
+        assert stored.seq == 6
