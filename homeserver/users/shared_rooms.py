@@ -12,19 +12,22 @@ class SharedRooms:
         self._rooms = rooms
         self._users = users
 
-    async def between(self, user_id: str, other: str) -> list[str]:
-        """The rooms in which both are joined, in no particular order."""
-        mine = set((await self._users.get(user_id)).rooms("join"))
-        if self._users.is_local(other):
-            return [room_id for room_id in (await self._users.get(other)).rooms("join") if room_id in mine]
-        shared: list[str] = []
+    async def of(self, user_id: str) -> list[str]:
+        """The rooms in which somebody, local or not, is joined as far as this server knows."""
+        if self._users.is_local(user_id):
+            return (await self._users.get(user_id)).rooms("join")
+        joined: list[str] = []
         for shard in self._rooms.shards.room_shards():
-            memberships = await self._rooms.log.streams_keyed(shard, Kind.EVENT, "m.room.member", other)
-            for room_id in memberships.keys() & mine:
+            for room_id in await self._rooms.log.streams_keyed(shard, Kind.EVENT, "m.room.member", user_id):
                 room = await self._rooms.get(room_id)
-                if room is not None and other in room.joined:
-                    shared.append(room_id)
-        return shared
+                if room is not None and user_id in room.joined:
+                    joined.append(room_id)
+        return joined
+
+    async def between(self, user_id: str, other: str) -> list[str]:
+        """The rooms in which a local user and another are joined, in no particular order."""
+        mine = set((await self._users.get(user_id)).rooms("join"))
+        return [room_id for room_id in await self.of(other) if room_id in mine]
 
     async def share(self, user_id: str, other: str) -> bool:
         """Whether one may know of the other: the same user, or in a room together."""
