@@ -68,7 +68,7 @@ async def check(sender: Sender, timeline: list[dict[str, Any]]) -> None:
     if sender.tokens:
         token, covered = sender.tokens[-1]
         body = await sender.client.get(
-            "/sync", query={"since": token, "filter": '{"room":{"timeline":{"limit":1000}}}'}
+            "/sync", query={"since": token, "filter": '{"room":{"timeline":{"limit":5000}}}'}
         )
         joined = body.get("rooms", {}).get("join", {}).get(sender.room_id)
         events = joined["timeline"]["events"] if joined is not None else []
@@ -79,7 +79,7 @@ async def check(sender: Sender, timeline: list[dict[str, Any]]) -> None:
 
 async def test_kill_at_random_moments_loses_and_doubles_nothing(tmp_path: Path) -> None:
     random_moment = random.Random(SEED)
-    server = ServerProcess(tmp_path)
+    server = ServerProcess(tmp_path, WEFT_LIMITS_MAX_SYNC_TIMELINE="5000")
     server.start()
     try:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as http:
