@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from homeserver.errors import MatrixError, invalid_param, too_large
+from homeserver.errors import MatrixError, bad_json, invalid_param, too_large
 from homeserver.protocol.canonical_json import InvalidJson, check_value
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.signing import InvalidSignature, decode_base64, verify_json_signature
@@ -70,11 +70,11 @@ def check_device_keys(keys: JsonObject, user_id: str, device_id: str) -> JsonObj
     _check_strings(keys.get("algorithms"), "device_keys: algorithms")
     public_keys = keys.get("keys")
     if not isinstance(public_keys, dict) or not public_keys:
-        raise invalid_param("device_keys: keys must be an object that is not empty")
+        raise bad_json("device_keys: keys must be an object that is not empty")
     for name, public_key in public_keys.items():
         algorithm, colon, owner = name.partition(":")
         if not algorithm or not colon or owner != device_id or not isinstance(public_key, str):
-            raise invalid_param("device_keys: keys must be strings named algorithm:device_id")
+            raise bad_json("device_keys: keys must be strings named algorithm:device_id")
         if algorithm in ("ed25519", "curve25519"):
             _check_public_key(public_key, f"device_keys: {algorithm}")
     return {**body_of(keys), "signatures": {user_id: signatures_by(keys, user_id)}}
@@ -88,14 +88,14 @@ def check_cross_signing_key(key: JsonObject, usage: str, user_id: str) -> CrossS
         raise invalid_param(f"{what}: user_id is not yours")
     usages = key.get("usage")
     if not isinstance(usages, list) or usage not in usages:
-        raise invalid_param(f"{what}: usage does not say {usage}")
+        raise bad_json(f"{what}: usage does not say {usage}")
     _check_strings(usages, f"{what}: usage")
     public_keys = key.get("keys")
     if not isinstance(public_keys, dict) or len(public_keys) != 1:
-        raise invalid_param(f"{what}: there must be exactly one key")
+        raise bad_json(f"{what}: there must be exactly one key")
     ((name, public_key),) = public_keys.items()
     if not isinstance(public_key, str) or name != f"ed25519:{public_key}":
-        raise invalid_param(f"{what}: the key must be named ed25519: and itself")
+        raise bad_json(f"{what}: the key must be named ed25519: and itself")
     _check_public_key(public_key, what)
     signatures_by(key, user_id)
     return CrossSigningKey(key, public_key)
@@ -108,21 +108,21 @@ def check_named_keys(keys: Mapping[str, Any], what: str, *, most: int) -> list[N
     try:
         check_value(dict(keys), max_depth=MAX_DEPTH)
     except InvalidJson as error:
-        raise invalid_param(f"{what}: {error}") from None
+        raise bad_json(f"{what}: {error}") from None
     return [_named_key(name, key, what) for name, key in keys.items()]
 
 
 def _named_key(name: str, key: object, what: str) -> NamedKey:
     algorithm, _, key_id = name.partition(":")
     if not algorithm or not key_id or len(name.encode()) > MAX_NAME_BYTES:
-        raise invalid_param(f"{what}: {name[:MAX_NAME_BYTES]!r} is not algorithm:key_id")
+        raise bad_json(f"{what}: {name[:MAX_NAME_BYTES]!r} is not algorithm:key_id")
     if algorithm.startswith("signed_"):
         if not isinstance(key, dict) or not isinstance(key.get("key"), str):
-            raise invalid_param(f"{what}: {name} must be an object with a key")
+            raise bad_json(f"{what}: {name} must be an object with a key")
         if not isinstance(key.get("signatures"), dict):
-            raise invalid_param(f"{what}: {name} must be signed")
+            raise bad_json(f"{what}: {name} must be signed")
     elif not isinstance(key, (str, dict)):
-        raise invalid_param(f"{what}: {name} must be a string or an object")
+        raise bad_json(f"{what}: {name} must be a string or an object")
     json = orjson.dumps(key, option=orjson.OPT_SORT_KEYS)
     if len(json) > MAX_ONE_TIME_KEY_BYTES:
         raise too_large(f"{what}: {name} has more than {MAX_ONE_TIME_KEY_BYTES} bytes")
@@ -138,10 +138,10 @@ def signatures_by(key: JsonObject, user_id: str) -> dict[str, str]:
     """A user's signatures on an object, by the id of the key that made them. Raises 400 for another shape."""
     signatures = key.get("signatures", {})
     if not isinstance(signatures, dict):
-        raise invalid_param("signatures must be an object")
+        raise bad_json("signatures must be an object")
     own = signatures.get(user_id, {})
     if not isinstance(own, dict) or not all(isinstance(signature, str) for signature in own.values()):
-        raise invalid_param("signatures must be strings by user and key")
+        raise bad_json("signatures must be strings by user and key")
     return own
 
 
@@ -171,14 +171,14 @@ def _check_canonical(key: JsonObject, what: str) -> None:
     try:
         check_value(key, max_depth=MAX_DEPTH)
     except InvalidJson as error:
-        raise invalid_param(f"{what}: {error}") from None
+        raise bad_json(f"{what}: {error}") from None
     if len(orjson.dumps(key)) > MAX_OBJECT_BYTES:
         raise too_large(f"{what}: more than {MAX_OBJECT_BYTES} bytes")
 
 
 def _check_strings(value: object, what: str) -> None:
     if not isinstance(value, list) or len(value) > MAX_ALGORITHMS or not _all_strings(value):
-        raise invalid_param(f"{what} must be a list of at most {MAX_ALGORITHMS} strings")
+        raise bad_json(f"{what} must be a list of at most {MAX_ALGORITHMS} strings")
 
 
 def _all_strings(values: Iterable[object]) -> bool:
@@ -191,4 +191,4 @@ def _check_public_key(public_key: str, what: str) -> None:
     except ValueError:
         size = 0
     if size != PUBLIC_KEY_BYTES:
-        raise invalid_param(f"{what}: not the Base64 of {PUBLIC_KEY_BYTES} bytes")
+        raise bad_json(f"{what}: not the Base64 of {PUBLIC_KEY_BYTES} bytes")
