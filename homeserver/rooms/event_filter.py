@@ -5,11 +5,15 @@ The structs are the request's own shape; `EventFilter.matches` is what readers a
 """
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
 
 from homeserver.protocol.globs import compile_glob
 from homeserver.rooms.room_event import RoomEvent
+
+UserIdText = Annotated[str, msgspec.Meta(pattern="^@")]
+RoomIdText = Annotated[str, msgspec.Meta(pattern="^!")]
 
 
 class EventFilter(msgspec.Struct, frozen=True):
@@ -18,8 +22,8 @@ class EventFilter(msgspec.Struct, frozen=True):
     limit: int | None = None
     types: Sequence[str] | None = None
     not_types: Sequence[str] = ()
-    senders: Sequence[str] | None = None
-    not_senders: Sequence[str] = ()
+    senders: Sequence[UserIdText] | None = None
+    not_senders: Sequence[UserIdText] = ()
 
     def matches(self, type: str, sender: str | None = None) -> bool:
         if self.types is not None and not any(_type_matches(pattern, type) for pattern in self.types):
@@ -34,8 +38,8 @@ class EventFilter(msgspec.Struct, frozen=True):
 class RoomEventFilter(EventFilter, frozen=True):
     """Filter of a room's timeline, state, ephemeral events or account data."""
 
-    rooms: Sequence[str] | None = None
-    not_rooms: Sequence[str] = ()
+    rooms: Sequence[RoomIdText] | None = None
+    not_rooms: Sequence[RoomIdText] = ()
     contains_url: bool | None = None
     lazy_load_members: bool = False
     include_redundant_members: bool = False

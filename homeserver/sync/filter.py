@@ -5,12 +5,12 @@ from typing import Literal
 
 import msgspec
 
-from homeserver.rooms.event_filter import EventFilter, RoomEventFilter
+from homeserver.rooms.event_filter import EventFilter, RoomEventFilter, RoomIdText
 
 
 class RoomFilter(msgspec.Struct, frozen=True):
-    rooms: Sequence[str] | None = None
-    not_rooms: Sequence[str] = ()
+    rooms: Sequence[RoomIdText] | None = None
+    not_rooms: Sequence[RoomIdText] = ()
     include_leave: bool = False
     timeline: RoomEventFilter = RoomEventFilter()
     state: RoomEventFilter = RoomEventFilter()
