@@ -1,0 +1,35 @@
+"""Filters that no event could pass are told so when they are made (spec: "Filtering")."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.client_api.conftest import Client
+
+
+@pytest.mark.parametrize(
+    "filter",
+    [
+        {"room": {"rooms": ["kitchen"]}},
+        {"room": {"not_rooms": ["#kitchen:localhost"]}},
+        {"room": {"timeline": {"rooms": ["@alice:localhost"]}}},
+        {"room": {"state": {"senders": ["alice"]}}},
+        {"presence": {"not_senders": ["!room:localhost"]}},
+        {"event_format": "raw"},
+    ],
+)
+async def test_filter_that_names_no_room_or_no_user_is_refused(alice: Client, filter: Any) -> None:
+    assert (
+        await alice.call("POST", f"/user/{alice.user_id}/filter", filter, expect=400)
+    ).errcode == "M_BAD_JSON"
+    query = {"filter": orjson.dumps(filter).decode()}
+    await alice.call("GET", "/sync", query=query, expect=400)
+
+
+async def test_messages_refuse_such_a_filter_too(alice: Client) -> None:
+    room_id = await alice.create_room()
+    query = {"dir": "b", "filter": '{"senders":["alice"]}'}
+    assert (
+        await alice.call("GET", f"/rooms/{room_id}/messages", query=query, expect=400)
+    ).errcode == "M_BAD_JSON"
