@@ -4,9 +4,10 @@ import msgspec
 import orjson
 
 from client_api.http import Call, Result, Routes, delete, get, post, put
-from homeserver.e2ee.dehydrated import DehydratedDevices, Dehydration
+from homeserver.e2ee.dehydrated import DehydratedDevices, Dehydration, Messages
+from homeserver.sync.to_device import PAGE
 
-PATH = "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device"
+DEVICE = "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device"
 
 
 class EventsBody(msgspec.Struct):
@@ -17,25 +18,40 @@ class DehydratedDeviceRoutes(Routes):
     def __init__(self, dehydrated: DehydratedDevices) -> None:
         self._dehydrated = dehydrated
 
-    @put(PATH)
+    @put(DEVICE)
     async def put_device(self, call: Call) -> Result:
         device = call.json(Dehydration)
         await self._dehydrated.put(call.user_id, device)
         return {"device_id": device.device_id}
 
-    @get(PATH)
+    @get(DEVICE)
     async def get_device(self, call: Call) -> Result:
         device = await self._dehydrated.get(call.user_id)
         return {"device_id": device.device_id, "device_data": orjson.loads(device.device_data)}
 
-    @delete(PATH)
+    @delete(DEVICE)
     async def delete_device(self, call: Call) -> Result:
         return {"device_id": await self._dehydrated.delete(call.user_id)}
 
-    @post(PATH + "/{device_id}/events", quick=True)
+    @get(DEVICE + "/{device_id}/events")
     async def events(self, call: Call) -> Result:
-        next_batch = call.json(EventsBody).next_batch
-        messages, following = await self._dehydrated.messages(
-            call.user_id, call.path("device_id"), next_batch
+        """The present draft: the last page has no `next_batch`."""
+        page = await self._dehydrated.messages(
+            call.user_id,
+            call.path("device_id"),
+            call.query("from"),
+            call.int_query("limit", PAGE, least=1, most=PAGE),
         )
-        return b'{"events":[%b],"next_batch":"%b"}' % (b",".join(messages), following.encode())
+        return _page(page, page.end if page.more else None)
+
+    @post(DEVICE + "/{device_id}/events", quick=True)
+    async def events_by_post(self, call: Call) -> Result:
+        """An earlier draft: a page without messages is the last one."""
+        after = call.json(EventsBody).next_batch
+        page = await self._dehydrated.messages(call.user_id, call.path("device_id"), after)
+        return _page(page, page.end)
+
+
+def _page(page: Messages, next_batch: str | None) -> bytes:
+    following = b',"next_batch":"%b"' % next_batch.encode() if next_batch is not None else b""
+    return b'{"events":[%b]%b}' % (b",".join(page.events), following)

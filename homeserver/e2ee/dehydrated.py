@@ -7,6 +7,7 @@ dies while it opens the device can begin again.
 """
 
 from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
 import orjson
 from msgspec.structs import replace
@@ -15,7 +16,7 @@ from homeserver.clock import Clock
 from homeserver.e2ee.device_keys import DeviceKeys, KeyUpload
 from homeserver.errors import invalid_param, missing_param, not_found, too_large
 from homeserver.protocol.json_types import JsonObject
-from homeserver.sync.to_device import ToDeviceQueue
+from homeserver.sync.to_device import PAGE, ToDeviceQueue
 from homeserver.users.users import Users
 from storage.collection import Collection
 from storage.errors import AlreadyExists
@@ -36,6 +37,14 @@ class Dehydration(KeyUpload, kw_only=True):
     device_id: str
     device_data: JsonObject
     initial_device_display_name: str | None = None
+
+
+class Messages(NamedTuple):
+    """A page of messages (event JSON), the token of its end, and whether others follow."""
+
+    events: list[bytes]
+    end: str
+    more: bool
 
 
 class DehydratedDevices:
@@ -121,21 +130,25 @@ class DehydratedDevices:
             await self._end_device(user_id, device_id)
         return record.device_id
 
-    async def messages(self, user_id: str, device_id: str, next_batch: str | None) -> tuple[list[bytes], str]:
-        """The messages (event JSON) after those of an earlier answer, and the token for what follows.
+    async def messages(
+        self, user_id: str, device_id: str, after: str | None, limit: int = PAGE
+    ) -> "Messages":
+        """The messages for the device, `after` those of an earlier page.
 
         Raises 404 when this is not the dehydrated device, 400 for a token of something else.
         """
         if (await self.get(user_id)).device_id != device_id:
             raise not_found("This is not your dehydrated device")
-        after = 0
-        if next_batch is not None:
-            if not next_batch.isascii() or not next_batch.isdigit() or len(next_batch) > 15:
-                raise invalid_param("next_batch: not a token of this device")
-            after = int(next_batch)
+        position = 0
+        if after is not None:
+            if not after.isascii() or not after.isdigit() or len(after) > 15:
+                raise invalid_param("This token is not of this device's messages")
+            position = int(after)
         user = await self._users.get(user_id)
-        messages, reached = await self._queue.waiting(user, device_id, after, self._users.tail(user_id))
-        return messages, str(max(after, reached))
+        upto = self._users.tail(user_id)
+        events, reached = await self._queue.waiting(user, device_id, position, upto, max(1, min(limit, PAGE)))
+        more = reached < user.last_to_device.get(device_id, 0)
+        return Messages(events, str(max(position, reached)), more)
 
     async def forget(self, user_id: str, device_id: str) -> None:
         """The device is going, whoever deleted it."""

@@ -74,8 +74,23 @@ async def test_its_messages_are_read_page_by_page_and_again_from_the_start(
         assert got == list(range(sent))
         assert (await messages(bob, "DEHYDRATED", answer["next_batch"]))["events"] == []
     await bob.call("POST", f"{PATH}/DEHYDRATED/events", {"next_batch": "x"}, expect=400)
+    await bob.call("GET", f"{PATH}/DEHYDRATED/events", query={"from": "x"}, expect=400)
     await bob.call("POST", f"{PATH}/{bob.device_id}/events", {}, expect=404)
     await carol.call("POST", f"{PATH}/DEHYDRATED/events", {}, expect=404)
+
+
+async def test_the_last_page_says_so(alice: Client, bob: Client) -> None:
+    await bob.put(PATH, dehydration(bob, "a/b+c"))
+    events = f"{PATH}/a%2Fb+c/events"
+    assert await bob.get(events) == {"events": []}
+    for number in range(4):
+        await send(alice, bob.user_id, "a/b+c", number)
+    for _ in range(2):
+        first = await bob.get(events, query={"limit": 2})
+        second = await bob.get(events, query={"limit": 2, "from": first["next_batch"]})
+        assert [e["content"]["n"] for e in (*first["events"], *second["events"])] == [0, 1, 2, 3]
+        assert "next_batch" not in second
+    assert len((await bob.get(events))["events"]) == 4
 
 
 async def test_a_new_dehydrated_device_takes_the_place_of_the_old(alice: Client, bob: Client) -> None:
