@@ -211,7 +211,7 @@ class App:
         relations = Relations(self.rooms, history, visibility)
         permission = InvitePermission(self.users)
         membership = Membership(self.rooms, self.users, author, self.profiles, permission)
-        aliases = Aliases(collection(room_records.ALIASES), self.rooms, server_name=name)
+        aliases = Aliases(collection(room_records.ALIASES), self.rooms, author)
         creation = Creation(self.rooms, author, default_version=config.rooms.default_version)
         directory = Directory(
             collection(room_records.PUBLISHED),

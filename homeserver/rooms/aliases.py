@@ -1,25 +1,30 @@
 """Aliases of rooms (spec: client-server "Room aliases")."""
 
+from contextlib import suppress
+
 from homeserver.errors import MatrixError, bad_json, forbidden, invalid_param, not_found
 from homeserver.protocol.identifiers import InvalidIdentifier, check_room_alias, check_room_id, server_name_of
 from homeserver.protocol.json_types import JsonObject
+from homeserver.rooms.authoring import Author, EventTemplate, RoomProposal
 from homeserver.rooms.redaction import power_levels
-from homeserver.rooms.room import Room
+from homeserver.rooms.room import Room, RoomHead
 from homeserver.rooms.rooms import Rooms
 from storage.collection import Collection
 from storage.errors import AlreadyExists
 from storage.records.rooms import RoomAlias
 
+CANONICAL_ALIAS = "m.room.canonical_alias"
 MAX_ALIASES_PER_ROOM = 200
 
 
 class Aliases:
     """The aliases of this server."""
 
-    def __init__(self, aliases: Collection[RoomAlias], rooms: Rooms, *, server_name: str) -> None:
+    def __init__(self, aliases: Collection[RoomAlias], rooms: Rooms, author: Author) -> None:
         self._aliases = aliases
         self._rooms = rooms
-        self._server_name = server_name
+        self._author = author
+        self._server_name = author.server_name
 
     def full(self, localpart: str) -> str:
         """The alias of a localpart. Raises 400 M_INVALID_PARAM."""
@@ -65,23 +70,43 @@ class Aliases:
             raise MatrixError(409, "M_UNKNOWN", "The alias exists already") from error
 
     async def delete(self, alias: str, user_id: str, *, as_admin: bool = False) -> None:
-        """By its creator, an admin, or who may set the room's canonical alias. Raises 403, 404."""
+        """By its creator, an admin, or who may set the room's canonical alias. Raises 403, 404.
+
+        If that may be, the room's canonical alias ceases to name it.
+        """
         record = await self.resolve(alias)
-        if record.creator != user_id and not as_admin:
-            room = await self._rooms.get(record.room_id)
-            if room is None or user_id not in room.joined:
-                raise forbidden("You may not delete this alias")
+        room = await self._rooms.get(record.room_id)
+        may_rename = False
+        if room is not None and user_id in room.joined:
             levels = power_levels(room.version, room.head.lookup)
-            if levels.user_level(user_id) < levels.event_level("m.room.canonical_alias", is_state=True):
-                raise forbidden("You may not delete this alias")
+            needed = levels.event_level(CANONICAL_ALIAS, is_state=True)
+            may_rename = levels.user_level(user_id) >= needed
+        if record.creator != user_id and not as_admin and not may_rename:
+            raise forbidden("You may not delete this alias")
+        if room is not None and may_rename:
+            await self._withdraw(room, alias, user_id)
         await self._aliases.delete(alias)
+
+    async def _withdraw(self, room: Room, alias: str, user_id: str) -> None:
+        """Take an alias out of the room's `m.room.canonical_alias`."""
+
+        def decide(head: RoomHead) -> list[EventTemplate]:
+            current = head.state.get((CANONICAL_ALIAS, ""))
+            content = without_alias(current.content, alias) if current is not None else {}
+            if current is None or content == current.content:
+                return []
+            return [EventTemplate(CANONICAL_ALIAS, user_id, content, state_key="")]
+
+        # The alias itself goes even if the room has just changed its mind about who may rename it.
+        with suppress(MatrixError):
+            await self._rooms.submit(room, RoomProposal(self._author, room, decide))
 
     async def check_canonical(self, room: Room, content: JsonObject) -> None:
         """New aliases of an `m.room.canonical_alias` must point to the room.
 
         Raises 400 M_BAD_ALIAS for one that does not, M_INVALID_PARAM for what is no alias.
         """
-        known = _aliases_in(room.state_content("m.room.canonical_alias"))
+        known = _aliases_in(room.state_content(CANONICAL_ALIAS))
         for alias in _aliases_in(content) - known:
             try:
                 check_room_alias(alias)
@@ -95,6 +120,15 @@ class Aliases:
         """Point the aliases of an upgraded room to its successor."""
         for record in await self._aliases.find("by_room", (old_room,)):
             await self._aliases.put(RoomAlias(alias=record.alias, room_id=new_room, creator=record.creator))
+
+
+def without_alias(content: JsonObject, alias: str) -> JsonObject:
+    """The content of an `m.room.canonical_alias` that does not name the alias."""
+    kept = {key: value for key, value in content.items() if key != "alias" or value != alias}
+    others = content.get("alt_aliases")
+    if isinstance(others, list) and alias in others:
+        kept["alt_aliases"] = [other for other in others if other != alias]
+    return kept
 
 
 def _aliases_in(content: JsonObject) -> set[str]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import orjson
 
 from homeserver.config.options import Policy
-from homeserver.errors import MatrixError
+from homeserver.errors import MatrixError, forbidden
 from homeserver.protocol.json_types import JsonObject
 from homeserver.users.logins import Logins
 from homeserver.users.registration_tokens import RegistrationTokens
@@ -42,13 +42,17 @@ class PasswordStage:
         if not isinstance(password, str):
             raise StageFailed("M_MISSING_PARAM", "The password is missing")
         try:
-            if ("identifier" in auth or "user" in auth) and self._logins.identified_user(auth) != user_id:
-                raise StageFailed("M_FORBIDDEN", "This is another user's request")
-            await self._logins.check_password(user_id, password)
+            named = "identifier" in auth or "user" in auth
+            mine = not named or self._logins.identified_user(auth) == user_id
+            if mine:
+                await self._logins.check_password(user_id, password)
         except MatrixError as error:
             if error.status == 429 or error.status >= 500:
                 raise
             raise StageFailed(error.errcode, error.error) from error
+        if not mine:
+            # Not a failed attempt that another could make good: this is somebody else's request.
+            raise forbidden("This is another user's request")
         return user_id
 
 

@@ -27,6 +27,23 @@ async def test_alias_resolves_joins_and_is_deleted(alice: Client, bob: Client) -
     await bob.call("GET", f"/directory/room/{alias}", expect=404)
 
 
+async def test_deleted_alias_is_no_rooms_canonical_alias_any_more(alice: Client, bob: Client) -> None:
+    room_id = await alice.create_room(preset="public_chat", room_alias_name="home")
+    home, casa = quote("#home:localhost"), quote("#casa:localhost")
+    await bob.join(room_id)
+    await bob.put(f"/directory/room/{casa}", {"room_id": room_id})
+    named = {"alias": "#home:localhost", "alt_aliases": ["#casa:localhost"]}
+    await alice.set_state(room_id, "m.room.canonical_alias", named)
+    path = f"/rooms/{room_id}/state/m.room.canonical_alias"
+    await bob.delete(f"/directory/room/{casa}")
+    assert await alice.get(path) == named, "who may not rename the room deletes the alias only"
+    await bob.put(f"/directory/room/{casa}", {"room_id": room_id})
+    await alice.delete(f"/directory/room/{home}")
+    assert await alice.get(path) == {"alt_aliases": ["#casa:localhost"]}
+    await alice.delete(f"/directory/room/{casa}")
+    assert await alice.get(path) == {"alt_aliases": []}
+
+
 async def test_alias_is_taken_once(alice: Client) -> None:
     room_id = await alice.create_room(room_alias_name="home")
     alias = quote("#home:localhost")

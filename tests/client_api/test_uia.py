@@ -73,8 +73,9 @@ async def test_wrong_password_is_an_error_within_the_challenge(alice: Client) ->
 
 
 async def test_another_users_password_proves_nothing(alice: Client, bob: Client) -> None:
-    body = await challenge(alice, "POST", "/account/deactivate", {"auth": by_password(bob)})
-    assert body["errcode"] == "M_FORBIDDEN"
+    reply = await alice.call("POST", "/account/deactivate", {"auth": by_password(bob)}, expect=403)
+    assert reply.errcode == "M_FORBIDDEN"
+    assert (await alice.get("/account/whoami"))["user_id"] == alice.user_id
 
 
 async def test_missing_password_is_an_error_within_the_challenge(alice: Client) -> None:
