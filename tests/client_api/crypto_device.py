@@ -1,12 +1,21 @@
 """What a client with end-to-end encryption does about keys: makes them, signs them, uploads them."""
 
 import copy
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
+from aiohttp import web
 from nacl.signing import SigningKey
 
+from homeserver.app import SPECS, App
+from homeserver.config import Config
 from homeserver.protocol.canonical_json import encode
 from homeserver.protocol.signing import encode_base64
+from storage.log import ShardMap
+from storage.sqlite import open_store
+from storage.store import Store
 from tests.client_api.conftest import VALIDATOR, Client, Server
 
 ALGORITHM = "signed_curve25519"
@@ -168,3 +177,20 @@ async def restart(server: Server, *clients: Client) -> None:
     await server.restart()
     for client in clients:
         client._base = server.base
+
+
+@asynccontextmanager
+async def serving(data_dir: Path, wrap: Callable[[Store], Store]) -> AsyncIterator[str]:
+    """A server on a store with faults; its base URL."""
+    config = Config.for_development("localhost", data_dir, 8008)
+    store = await open_store(config.storage.uri, server_name="localhost", shards=ShardMap(1, 1), specs=SPECS)
+    app = App(config, wrap(store))
+    await app.start()
+    runner = web.AppRunner(app.web_application(), access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+        await app.close()

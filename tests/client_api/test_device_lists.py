@@ -1,21 +1,16 @@
 """Who is told that somebody's devices changed (spec: client-server "Tracking the device list for a user")."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import aiohttp
 import pytest
-from aiohttp import web
 
-from homeserver.app import SPECS, App
-from homeserver.config import Config
 from homeserver.sync import device_lists
 from storage.errors import StoreUnavailable
 from storage.log import Entry, Log, ShardMap
-from storage.sqlite import open_store
 from storage.store import Store
 from tests.client_api.conftest import Client, Server
 from tests.client_api.crypto_device import (
@@ -26,6 +21,7 @@ from tests.client_api.crypto_device import (
     log_in,
     password_proof,
     restart,
+    serving,
 )
 from tests.storage.faulty import FaultyStore
 
@@ -279,23 +275,6 @@ async def test_keys_changes_covers_what_lies_between_two_syncs(
 
 
 # Crashes
-
-
-@asynccontextmanager
-async def serving(data_dir: Path, wrap: Callable[[Store], Store]) -> AsyncIterator[str]:
-    """A server on a store with faults; its base URL."""
-    config = Config.for_development("localhost", data_dir, 8008)
-    store = await open_store(config.storage.uri, server_name="localhost", shards=ShardMap(1, 1), specs=SPECS)
-    app = App(config, wrap(store))
-    await app.start()
-    runner = web.AppRunner(app.web_application(), access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
-        await app.close()
 
 
 async def test_whichever_write_fails_others_know_the_new_keys_after_the_second_try(tmp_path: Path) -> None:

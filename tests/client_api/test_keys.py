@@ -1,13 +1,20 @@
 """Device keys, one-time keys and fallback keys (spec: client-server "End-to-End Encryption")."""
 
 import asyncio
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from homeserver.e2ee.key_objects import MAX_ONE_TIME_KEYS
+from storage.errors import OutcomeUnknown, StoreUnavailable
+from storage.store import Store
 from tests.client_api.conftest import Client, Server
-from tests.client_api.crypto_device import ALGORITHM, CryptoDevice, log_in, restart
+from tests.client_api.crypto_device import ALGORITHM, CryptoDevice, log_in, restart, serving
+from tests.storage.faulty import FaultyStore
 
 # Identity keys
 
@@ -329,3 +336,64 @@ async def test_counts_and_used_marks_are_right_after_a_restart(
     assert set(names[3:]) == set(device.fallback_key(1))
     await restart(server, alice, bob)
     assert (await bob.sync())["device_unused_fallback_key_types"] == []
+
+
+async def test_a_restored_store_hands_out_no_one_time_key_again(
+    server: Server, alice: Client, bob: Client
+) -> None:
+    """HARDENING 33: the copy holds keys that were claimed since; a restore gives the store a new epoch."""
+    device, asking = CryptoDevice(bob), CryptoDevice(alice)
+    await device.upload(one_time=3, fallback_keys=device.fallback_key(1))
+    await server.stop()
+    with closing(sqlite3.connect(server.config.storage.uri.removeprefix("sqlite:///"))) as db:
+        db.execute("UPDATE store SET epoch = 'restored'")
+        db.commit()
+    await server.start()
+    alice._base = bob._base = server.base
+    body = await bob.sync(full=True)
+    assert body["device_one_time_keys_count"] == {}
+    assert body["device_unused_fallback_key_types"] == [ALGORITHM]
+    claimed = await asking.claim(device)
+    assert claimed is not None and dict([claimed]) == device.fallback_key(1)
+    await restart(server, alice, bob)
+    await device.upload(one_time=2)
+    await restart(server, alice, bob)
+    assert (await bob.sync(full=True))["device_one_time_keys_count"] == {ALGORITHM: 2}
+
+
+@pytest.mark.parametrize("stored", [False, True])
+async def test_an_upload_that_fails_and_is_repeated_never_makes_a_key_twice(
+    tmp_path: Path, stored: bool
+) -> None:
+    """HARDENING 33: crash between write and answer; `stored` when only the store's answer was lost."""
+    stores: list[FaultyStore] = []
+
+    def faulty(store: Store) -> Store:
+        error = OutcomeUnknown("told to fail") if stored else StoreUnavailable("told to fail")
+        stores.append(FaultyStore(store, error=error, stored=stored))
+        return stores[0]
+
+    async with serving(tmp_path, faulty) as base, aiohttp.ClientSession() as http:
+        asking = CryptoDevice(await Client(base, http).register("alice"))
+        bob = await Client(base, http).register("bob")
+        device = CryptoDevice(bob)
+        await device.upload(one_time=1)
+        seen: set[str] = set()
+        failed, step = True, 0
+        while failed:
+            step += 1
+            assert step < 10, "an upload takes more steps than it was given"
+            body = {"one_time_keys": device.one_time_keys(3)}
+            stores[0].arm(step)
+            failed = (await bob.call("POST", "/keys/upload", body, expect=None)).status != 200
+            stores[0].arm(None)
+            early = await asking.claim(device)
+            answer = await bob.post("/keys/upload", body)
+            left = answer["one_time_key_counts"].get(ALGORITHM, 0)
+            late = [await asking.claim(device) for _ in range(left + 1)]
+            assert late[-1] is None
+            names = [key[0] for key in (early, *late) if key is not None]
+            assert len(names) == left + (early is not None)
+            assert len(set(names)) == len(names) and not seen & set(names)
+            seen.update(names)
+        assert step > 1
