@@ -108,7 +108,9 @@ class Client:
             is_json = response.headers.get("Content-Type", "").startswith("application/json")
             body = msgspec.json.decode(content) if is_json and content else content
             reply = Reply(response.status, body, dict(response.headers))
-        own = path.startswith("/_synapse/") or any(part in path for part in ("/unstable/", "/static/", "/fallback/"))
+        own = path.startswith("/_synapse/") or any(
+            part in path for part in ("/unstable/", "/static/", "/fallback/")
+        )
         specified = reply.errcode != "M_UNRECOGNIZED" and not own
         if is_json and VALIDATOR is not None and specified:
             problems = VALIDATOR.check_response(method, path, reply.status, reply.body)
