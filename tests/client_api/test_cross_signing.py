@@ -195,6 +195,22 @@ async def test_only_the_signer_sees_a_signature_on_anothers_master_key(
         assert shown.get("signatures") == signatures
 
 
+async def test_a_signature_on_a_master_key_that_was_replaced_is_shown_no_more(
+    alice: Client, bob: Client
+) -> None:
+    _, alices = await crossed(alice, 1)
+    _, bobs = await crossed(bob, 2)
+    upload = {bob.user_id: {public(bobs.master): alices.sign_user(bobs.master_key())}}
+    await alice.post("/keys/signatures/upload", upload)
+    new = CrossSigner(bob.user_id, 3)
+    session = (await challenged(bob, new.upload()))["session"]
+    await bob.post("/keys/device_signing/upload", {**new.upload(), "auth": password_proof(bob, session)})
+    shown = await CryptoDevice(alice).query(bob.user_id)
+    assert shown["master_keys"][bob.user_id] == new.master_key()
+    failures = (await alice.post("/keys/signatures/upload", upload))["failures"]
+    assert failures[bob.user_id][public(bobs.master)]["errcode"] == "M_NOT_FOUND"
+
+
 async def test_the_signers_other_devices_are_told_to_look_again(alice: Client, bob: Client) -> None:
     _, alices = await crossed(alice, 1)
     _, bobs = await crossed(bob, 2)
