@@ -128,7 +128,7 @@ async def test_a_repeated_transaction_sends_nothing_twice(server: Server, alice:
         await send(alice, to(bob, {"n": 1}), "t1")
     await asyncio.gather(*(send(alice, to(bob, {"n": 2}), "t2") for _ in range(5)))
     assert await received(bob) == [{"n": 1}, {"n": 2}]
-    # The device has acknowledged it long since, and the server is another process: still the same transaction.
+    # The device has long acknowledged it, and the server was restarted: still the same transaction.
     for _ in range(3):
         assert await received(bob) == []
     await restart(server, alice, bob)
