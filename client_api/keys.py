@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from client_api.http import Call, Result, Routes, get, post
+from client_api.http import Auth, Call, Result, Routes, get, post
 from client_api.uia import InteractiveAuth
 from homeserver.e2ee.cross_signing import CrossSigning
 from homeserver.e2ee.device_keys import DeviceKeys, KeyUpload
@@ -57,17 +57,17 @@ class KeyRoutes(Routes):
         self._users = users
         self._interactive = interactive
 
-    @post("/keys/upload")
+    @post("/keys/upload", auth=Auth.GUEST)
     async def upload(self, call: Call) -> Result:
         session = call.session
         counts = await self._device_keys.upload(session.user_id, session.device_id, call.json(KeyUpload))
         return {"one_time_key_counts": counts}
 
-    @post("/keys/query", quick=True)
+    @post("/keys/query", auth=Auth.GUEST, quick=True)
     async def query(self, call: Call) -> Result:
         return await self._device_keys.query(call.user_id, call.json(Query).device_keys)
 
-    @post("/keys/claim")
+    @post("/keys/claim", auth=Auth.GUEST)
     async def claim(self, call: Call) -> Result:
         return await self._device_keys.claim(call.json(Claim).one_time_keys)
 

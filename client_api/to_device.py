@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import msgspec
 
-from client_api.http import Call, Result, Routes, put
+from client_api.http import Auth, Call, Result, Routes, put
 from homeserver.e2ee.to_device import Sender, ToDevice
 from homeserver.protocol.json_types import JsonObject
 
@@ -19,7 +19,7 @@ class ToDeviceRoutes(Routes):
     def __init__(self, to_device: ToDevice) -> None:
         self._to_device = to_device
 
-    @put("/sendToDevice/{event_type}/{txn_id}")
+    @put("/sendToDevice/{event_type}/{txn_id}", auth=Auth.GUEST)
     async def send(self, call: Call) -> Result:
         session = call.session
         sender = Sender(session.user_id, session.device_id, call.path("txn_id"))

@@ -165,6 +165,20 @@ async def test_what_is_no_user_id_cannot_be_queried_or_claimed(alice: Client) ->
         await alice.call("POST", "/keys/claim", wanted, expect=400)
 
 
+async def test_guests_may_use_keys_but_no_cross_signing(server: Server, alice: Client) -> None:
+    guest = server.client()
+    body = await guest.post("/register", query={"kind": "guest"})
+    guest.token, guest.user_id, guest.device_id = body["access_token"], body["user_id"], body["device_id"]
+    device = CryptoDevice(guest)
+    assert await device.upload(one_time=1) == {ALGORITHM: 1}
+    assert guest.device_id in (await device.query(guest.user_id))["device_keys"][guest.user_id]
+    assert await device.claim(device) is not None
+    await guest.put("/sendToDevice/m.test/1", {"messages": {alice.user_id: {"*": {"n": 1}}}})
+    assert len((await alice.sync())["to_device"]["events"]) == 1
+    reply = await guest.call("POST", "/keys/device_signing/upload", {}, expect=403)
+    assert reply.errcode == "M_GUEST_ACCESS_FORBIDDEN"
+
+
 # One-time keys
 
 
