@@ -67,9 +67,7 @@ async def test_profile_takes_any_field_within_its_bounds(alice: Client) -> None:
 async def test_blocked_invites_are_refused_and_hidden(alice: Client, bob: Client) -> None:
     early = await alice.create_room()
     await alice.invite(early, bob.user_id)
-    await bob.put(
-        f"/user/{bob.user_id}/account_data/m.invite_permission_config", {"default_action": "block"}
-    )
+    await bob.put(f"/user/{bob.user_id}/account_data/m.invite_permission_config", {"default_action": "block"})
     room_id = await alice.create_room()
     reply = await alice.call("POST", f"/rooms/{room_id}/invite", {"user_id": bob.user_id}, expect=403)
     assert reply.errcode == "M_INVITE_BLOCKED"
