@@ -1,4 +1,5 @@
-"""What a backend gives to the composition root: the log, the collections, and who the store is."""
+"""What a backend gives to the composition root: the log, the collections, the search index, and who the
+store is."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
@@ -7,6 +8,7 @@ import msgspec
 
 from storage.collection import Collection, CollectionSpec, Record
 from storage.log import Log, ShardMap
+from storage.search import SearchIndex
 
 T = TypeVar("T", bound=Record)
 
@@ -31,6 +33,9 @@ class Store(Protocol):
 
     @property
     def log(self) -> Log: ...
+
+    @property
+    def search(self) -> SearchIndex: ...
 
     def collection(self, spec: CollectionSpec[T]) -> Collection[T]:
         """The collection of a spec that was given at opening."""

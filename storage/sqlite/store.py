@@ -20,6 +20,7 @@ from storage.sqlite.locking import StoreLock
 from storage.sqlite.log import SqliteLog
 from storage.sqlite.readers import Readers
 from storage.sqlite.schema import migrate
+from storage.sqlite.search import SqliteSearch, prepare
 from storage.sqlite.writer import Writer
 from storage.store import StoreInfo
 
@@ -99,6 +100,7 @@ def _prepare(
         install_dictionary(db)
         for table in tables:
             table.prepare(db)
+        prepare(db)
         db.execute("COMMIT")
     except BaseException:
         if db.in_transaction:
@@ -118,6 +120,7 @@ class SqliteStore:
         self._readers = readers = parts.readers
         self._writer = writer = Writer(parts.db, path, Appender(parts.db, parts.bodies))
         self._log = SqliteLog(writer, readers, parts.bodies)
+        self._search = SqliteSearch(writer, readers)
         self._collections = {table.spec.name: SqliteCollection(table, writer, readers) for table in tables}
 
     @property
@@ -127,6 +130,10 @@ class SqliteStore:
     @property
     def log(self) -> SqliteLog:
         return self._log
+
+    @property
+    def search(self) -> SqliteSearch:
+        return self._search
 
     def collection(self, spec: CollectionSpec[T]) -> Collection[T]:
         return cast(Collection[T], self._collections[spec.name])
@@ -142,6 +149,7 @@ class SqliteStore:
         if self._closed:
             return
         self._closed = True
+        await self._search.close()
         await self._readers.close()
         await self._writer.close()
         self._lock.release()

@@ -6,11 +6,13 @@ from typing import Any, TypeVar, cast
 from storage.collection import Collection, CollectionSpec, Record
 from storage.errors import StoreUnavailable
 from storage.log import Log
+from storage.search import SearchIndex
 from storage.store import Store, StoreInfo
 
 T = TypeVar("T", bound=Record)
 
 LOG_WRITES = frozenset({"append", "rewrite", "remove"})
+SEARCH_WRITES = frozenset({"add", "remove", "remove_room"})
 COLLECTION_WRITES = frozenset({"insert", "put", "put_many", "replace_if", "take", "delete", "delete_where"})
 
 
@@ -50,6 +52,10 @@ class FaultyStore:
     @property
     def log(self) -> Log:
         return self._log
+
+    @property
+    def search(self) -> SearchIndex:
+        return cast(SearchIndex, _Writes(self._store.search, SEARCH_WRITES, self._write))
 
     def collection(self, spec: CollectionSpec[T]) -> Collection[T]:
         return cast(Collection[T], _Writes(self._store.collection(spec), COLLECTION_WRITES, self._write))
