@@ -79,6 +79,12 @@ class Table(Generic[T]):
             raise ValueError(f"{self.spec.name}.{index.name} has {len(index.fields)} fields, not {count}")
         return _equal(index.fields[:count])
 
+    def next_field(self, index: Index, count: int) -> str:
+        """The field that follows a prefix of `count` fields."""
+        if count >= len(index.fields):
+            raise ValueError(f"{self.spec.name}.{index.name} has no field behind {count}")
+        return _quoted(index.fields[count])
+
     # -- the table itself --
 
     def prepare(self, db: sqlite3.Connection) -> None:
@@ -271,13 +277,15 @@ class SqliteCollection(Generic[T]):
         values: list[Scalar] = [*prefix]
         for bound, sign in ((after, ">"), (before, "<")):
             if bound is not None:
-                conditions.append(f"{_quoted(by.fields[len(prefix)])} {sign} ?")
+                conditions.append(f"{self._table.next_field(by, len(prefix))} {sign} ?")
                 values.append(bound)
+        if by.unique and len(prefix) == len(by.fields):
+            limit = min(limit, 1)
         return await self._find(by, conditions, values, newest_first, limit)
 
     async def find_prefix(self, index: str, prefix: Sequence[Scalar], text: str, *, limit: int) -> list[T]:
         by = self._table.index(index)
-        field = _quoted(by.fields[len(prefix)])
+        field = self._table.next_field(by, len(prefix))
         conditions = [self._table.prefix(by, len(prefix)), f"{field} >= ?"]
         values: list[Scalar] = [*prefix, text]
         end = _after_all_that_start_with(text)
@@ -305,8 +313,7 @@ class SqliteCollection(Generic[T]):
         def read(reader: Reader) -> list[T]:
             return [table.decode(body) for (body,) in reader.db.execute(sql, (*values, limit))]
 
-        whole = by.unique and len(values) == len(by.fields) == len(conditions)
-        return await self._readers.run(read, rows=1 if whole else limit)
+        return await self._readers.run(read, rows=limit)
 
 
 def _quoted(name: str) -> str:

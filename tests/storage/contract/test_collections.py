@@ -255,6 +255,10 @@ async def test_an_unknown_index_or_too_long_a_prefix_is_an_error(people: Collect
         await people.find("by_shoe_size")
     with pytest.raises(ValueError, match="by_age"):
         await people.find("by_age", (1, 2))
+    with pytest.raises(ValueError, match="by_age"):
+        await people.find("by_age", (1,), after=2)
+    with pytest.raises(ValueError, match="by_email"):
+        await people.find_prefix("by_email", ("a",), "b", limit=1)
 
 
 async def test_a_cancelled_caller_does_not_cancel_its_write(people: Collection[Person]) -> None:
