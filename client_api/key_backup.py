@@ -1,8 +1,11 @@
 """Backups of message keys (spec: client-server "Server-side key backups")."""
 
-import msgspec
+from collections.abc import AsyncIterator
 
-from client_api.http import Call, Result, Routes, delete, get, post, put
+import msgspec
+from aiohttp import web
+
+from client_api.http import CORS, Call, Result, Routes, delete, get, post, put
 from homeserver.e2ee.key_backup import Contents, KeyBackup, SessionKey
 from homeserver.errors import invalid_param
 from homeserver.protocol.json_types import JsonObject
@@ -72,17 +75,16 @@ class KeyBackupRoutes(Routes):
 
     @get("/room_keys/keys/{room_id}/{session_id}", limit="request")
     async def get_key(self, call: Call) -> Result:
-        return await self._backup.keys(
-            call.user_id, _version(call), call.path("room_id"), call.path("session_id")
-        )
+        room_id, session_id = call.path("room_id"), call.path("session_id")
+        return await self._backup.key(call.user_id, _version(call), room_id, session_id)
 
     @get("/room_keys/keys/{room_id}", limit="request")
     async def get_room(self, call: Call) -> Result:
-        return await self._backup.keys(call.user_id, _version(call), call.path("room_id"))
+        return _in_pieces(await self._backup.keys(call.user_id, _version(call), call.path("room_id")))
 
     @get("/room_keys/keys", limit="request")
     async def get_all(self, call: Call) -> Result:
-        return await self._backup.keys(call.user_id, _version(call))
+        return _in_pieces(await self._backup.keys(call.user_id, _version(call)))
 
     @delete("/room_keys/keys/{room_id}/{session_id}", limit="request")
     async def delete_key(self, call: Call) -> Result:
@@ -110,3 +112,8 @@ def _version(call: Call) -> str:
 
 def _contents(contents: Contents) -> Result:
     return {"etag": contents.etag, "count": contents.keys}
+
+
+def _in_pieces(pieces: AsyncIterator[bytes]) -> web.Response:
+    """Sent as it is read: a backup may be larger than memory should hold."""
+    return web.Response(body=pieces, headers=CORS, content_type="application/json")

@@ -8,7 +8,7 @@ it counts the keys and gives a new etag.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple
 from weakref import WeakValueDictionary
@@ -42,7 +42,7 @@ MAX_KEYS = 500_000
 MAX_AUTH_DATA_BYTES = 64 * 1024
 MAX_ALGORITHM_BYTES = 255
 MAX_SESSION_ID_BYTES = 255
-MAX_SESSION_DATA_BYTES = 16 * 1024
+MAX_SESSION_DATA_BYTES = 8 * 1024
 MAX_INDEX = 2**53 - 1
 
 
@@ -164,35 +164,39 @@ class KeyBackup:
 
     # Reading
 
-    async def keys(
-        self, user_id: str, version: str, room_id: str | None = None, session_id: str | None = None
-    ) -> bytes:
-        """The keys of a backup, of one of its rooms, or one of them, as JSON. Raises 404."""
+    async def key(self, user_id: str, version: str, room_id: str, session_id: str) -> bytes:
+        """One key, as JSON. Raises 404."""
         number = (await self._backup(user_id, version)).version
-        if room_id is not None and session_id is not None:
-            key = await self._keys.get(user_id, number, room_id, session_id)
-            if key is None:
-                raise not_found("No such key in the backup")
-            return _key_json(key)
-        if room_id is not None:
-            return _sessions_json(await self._room(user_id, number, room_id))
-        rooms: list[bytes] = []
-        after: str | None = None
-        while found := await self._keys.find("key", (user_id, number), after=after, limit=1):
-            after = found[0].room_id
-            sessions = _sessions_json(await self._room(user_id, number, after))
-            rooms.append(orjson.dumps(after) + b":" + sessions)
-        return b'{"rooms":{' + b",".join(rooms) + b"}}"
+        key = await self._keys.get(user_id, number, room_id, session_id)
+        if key is None:
+            raise not_found("No such key in the backup")
+        return _key_json(key)
 
-    async def _room(self, user_id: str, version: int, room_id: str) -> list[BackupKey]:
-        keys: list[BackupKey] = []
+    async def keys(self, user_id: str, version: str, room_id: str | None = None) -> AsyncIterator[bytes]:
+        """The keys of a backup or of one of its rooms, as JSON in pieces: they may be many. Raises 404."""
+        number = (await self._backup(user_id, version)).version
+        return self._all(user_id, number) if room_id is None else self._room(user_id, number, room_id)
+
+    async def _all(self, user_id: str, version: int) -> AsyncIterator[bytes]:
+        yield b'{"rooms":{'
+        room_id: str | None = None
+        while found := await self._keys.find("key", (user_id, version), after=room_id, limit=1):
+            comma = b"," if room_id is not None else b""
+            room_id = found[0].room_id
+            yield comma + orjson.dumps(room_id) + b":"
+            async for piece in self._room(user_id, version, room_id):
+                yield piece
+        yield b"}}"
+
+    async def _room(self, user_id: str, version: int, room_id: str) -> AsyncIterator[bytes]:
+        under = (user_id, version, room_id)
+        yield b'{"sessions":{'
         after: str | None = None
-        while True:
-            page = await self._keys.find("key", (user_id, version, room_id), after=after, limit=PAGE)
-            keys.extend(page)
-            if len(page) < PAGE:
-                return keys
+        while page := await self._keys.find("key", under, after=after, limit=PAGE):
+            comma = b"," if after is not None else b""
             after = page[-1].session_id
+            yield comma + b",".join(orjson.dumps(key.session_id) + b":" + _key_json(key) for key in page)
+        yield b"}}"
 
     # Changing
 
@@ -364,8 +368,3 @@ def _key_json(key: BackupKey) -> bytes:
         b"true" if key.is_verified else b"false",
         key.session_data.encode(),
     )
-
-
-def _sessions_json(keys: Sequence[BackupKey]) -> bytes:
-    sessions = b",".join(orjson.dumps(key.session_id) + b":" + _key_json(key) for key in keys)
-    return b'{"sessions":{' + sessions + b"}}"

@@ -82,7 +82,7 @@ async def test_every_kind_of_change_is_told(alice: Client, bob: Client) -> None:
     phone = await log_in(bob)
     device = CryptoDevice(phone, 2)
     signer = CrossSigner(bob.user_id)
-    told = ([bob.user_id], [])
+    told: tuple[list[str], list[str]] = ([bob.user_id], [])
 
     assert await changes(alice) == NOTHING
     await device.upload()

@@ -164,7 +164,7 @@ async def test_nothing_is_stored_for_devices_and_users_that_do_not_exist(
 ) -> None:
     """HARDENING 14: store only for live local devices."""
     before = server.app.users.tail(bob.user_id)
-    messages = {
+    messages: dict[str, Any] = {
         bob.user_id: {"NOSUCH": {}},
         "@nobody:localhost": {"*": {}, "DEVICE": {}},
         "@x:elsewhere.example": {"*": {}},
