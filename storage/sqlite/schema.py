@@ -6,8 +6,8 @@ six bytes. Texts that come back again and again (streams, types, state keys, sen
 entry under each key, kept in the transaction that appends. `floor` remembers the tail of a shard
 whose last entries were removed, so that no number is given twice.
 
-Event ids and transactions are indexed by their first eight bytes, which saves 44 bytes per event
-(of 630); so it is not a unique index that refuses doubles but the one writer (`doubles`).
+Event ids and transactions are indexed by their first eight bytes, which saves 36 bytes per event
+(of 616); so it is not a unique index that refuses doubles but the one writer (`doubles`).
 
 Entries of kinds EVENT and STATE share one *line* of keys: the state of the room.
 """
