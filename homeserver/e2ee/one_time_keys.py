@@ -4,8 +4,8 @@ A one-time key leaves the store in the act that hands it out, so nobody gets it 
 has not heard the answer to an upload repeats it; what was claimed in between must not come back, so
 the newest uploads of a device are remembered beyond the keys themselves.
 
-How many keys a device has left is told in each of its syncs, from memory. What changes here is
-counted anew at once, what another replica changes within a minute.
+How many keys a device has left is told in each of its syncs, from memory; whatever changes that
+calls `recount`.
 
 spec: client-server "One-time and fallback keys", POST /keys/upload, POST /keys/claim
 """
@@ -26,12 +26,13 @@ from homeserver.e2ee.key_objects import MAX_ONE_TIME_KEYS, NamedKey, too_many
 from homeserver.errors import MatrixError
 from homeserver.sync.engine import KeyCounts
 from storage.collection import Collection
-from storage.errors import AlreadyExists
+from storage.errors import AlreadyExists, StoreError
 from storage.records.keys import FallbackKey, OneTimeEpoch, OneTimeKey, OneTimeUploads
 
 log = structlog.get_logger(__name__)
 
-COUNTED_FOR_MS = 60_000
+COUNTED_FOR_MS = 5 * 60_000
+"""A net beneath `recount`, for changes by a replica that died before it told of them."""
 CACHED_COUNTS = 50_000
 MAX_ALGORITHMS = 10
 """That a device ever uses one-time keys of, and fallback keys."""
@@ -98,20 +99,24 @@ class OneTimeKeys:
         now = self._now()
         new = await self._note(user_id, device_id, one_time, now) if one_time else []
         counted = self._counted.get(device)
-        if new:
-            await self._keys.put_many([_one_time_key(user_id, device_id, key, now) for key in new])
-        if new_fallback:
-            await self._fallback.put_many(new_fallback)
-            self._recount(device)
-        elif new and counted is not None and self._counted.get(device) is counted:
+        try:
+            if new:
+                await self._keys.put_many([_one_time_key(user_id, device_id, key, now) for key in new])
+            if new_fallback:
+                await self._fallback.put_many(new_fallback)
+        except StoreError:
+            self.recount(user_id, device_id)  # Some of it may be there all the same.
+            raise
+        if new_fallback or counted is None or self._counted.get(device) is not counted:
+            self.recount(user_id, device_id)
+        elif new:
             # Nobody else has changed anything meanwhile, or what is remembered would be gone.
             one_time_counts = Counter(counted.counts.one_time)
             one_time_counts.update(key.algorithm for key in new)
-            counts = KeyCounts(dict(one_time_counts), counted.counts.unused_fallback)
-            self._recount(device)
-            self._counted[device] = counted._replace(counts=counts)
-        elif new:
-            self._recount(device)
+            self.recount(user_id, device_id)
+            self._counted[device] = counted._replace(
+                counts=KeyCounts(dict(one_time_counts), counted.counts.unused_fallback)
+            )
 
     async def _note(self, user_id: str, device_id: str, keys: Sequence[NamedKey], now: int) -> list[NamedKey]:
         """Note what is being uploaded, before it is; returns those that have not been before."""
@@ -208,16 +213,17 @@ class OneTimeKeys:
     async def _claim_one(
         self, user_id: str, device_id: str, algorithm: str
     ) -> OneTimeKey | FallbackKey | None:
-        key = await self._keys.take("key", (user_id, device_id, algorithm))
-        if key is not None:
-            self._recount((user_id, device_id))
-            return key
-        fallback = await self._fallback.get(user_id, device_id, algorithm)
-        if fallback is not None and not fallback.used:
-            # Should it be replaced at this moment, the new one is unused still, and that is right.
-            await self._fallback.replace_if(fallback, msgspec.structs.replace(fallback, used=True))
-            self._recount((user_id, device_id))
-        return fallback
+        try:
+            key = await self._keys.take("key", (user_id, device_id, algorithm))
+            if key is not None:
+                return key
+            fallback = await self._fallback.get(user_id, device_id, algorithm)
+            if fallback is not None and not fallback.used:
+                # Should it be replaced at this moment, the new one is unused still, and that is right.
+                await self._fallback.replace_if(fallback, msgspec.structs.replace(fallback, used=True))
+            return fallback
+        finally:
+            self.recount(user_id, device_id)
 
     # Counting
 
@@ -246,9 +252,10 @@ class OneTimeKeys:
         fallback = await self._fallback.find("key", (user_id, device_id), limit=MAX_ALGORITHMS)
         return KeyCounts(one_time, tuple(key.algorithm for key in fallback if not key.used))
 
-    def _recount(self, device: tuple[str, str]) -> None:
-        self._counted.pop(device, None)
-        self._counting.pop(device, None)
+    def recount(self, user_id: str, device_id: str) -> None:
+        """Something changed, here or at another replica: what was counted is of no use any more."""
+        self._counted.pop((user_id, device_id), None)
+        self._counting.pop((user_id, device_id), None)
 
     # The end
 
@@ -257,7 +264,7 @@ class OneTimeKeys:
         await self._keys.delete_where("key", (user_id, device_id))
         await self._fallback.delete_where("key", (user_id, device_id))
         await self._uploads.delete(user_id, device_id)
-        self._recount((user_id, device_id))
+        self.recount(user_id, device_id)
 
 
 def _newest(uploads: Mapping[str, Upload]) -> dict[str, Upload]:
