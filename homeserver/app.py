@@ -40,6 +40,7 @@ from client_api.relations import RelationRoutes
 from client_api.reporting import ReportRoutes
 from client_api.room_previews import RoomPreviewRoutes
 from client_api.rooms import RoomRoutes
+from client_api.search import SearchRoutes
 from client_api.server_administration import ServerAdministrationRoutes
 from client_api.sliding_sync import SlidingSyncRoutes
 from client_api.spaces import SpaceRoutes
@@ -51,11 +52,12 @@ from client_api.user_directory import UserDirectoryRoutes
 from client_api.versions import VersionRoutes
 from client_api.voip import VoipRoutes
 from client_api.well_known import WellKnownRoutes
-from homeserver.bus.consumer import Consumer, Handle
+from homeserver.bus.consumer import Consumer, Handle, HandleBatch
 from homeserver.clock import Clock, system_clock
 from homeserver.config import Config
 from homeserver.consumers.device_announcements import DeviceAnnouncements
 from homeserver.consumers.redactions import Redactions
+from homeserver.consumers.search import SearchFiling
 from homeserver.consumers.successors import Successors
 from homeserver.consumers.user_directory import UserDirectory
 from homeserver.e2ee.cross_signing import CrossSigning
@@ -97,6 +99,7 @@ from homeserver.rooms.spaces import Hierarchy
 from homeserver.rooms.summary import Summaries
 from homeserver.rooms.upgrade import Upgrade
 from homeserver.rooms.visibility import Visibility
+from homeserver.search.searching import Search
 from homeserver.sync.device_lists import DeviceLists
 from homeserver.sync.engine import SyncEngine
 from homeserver.sync.event_stream import EventStream
@@ -230,6 +233,8 @@ class App:
         )
         redactions = Redactions(store.log, self.rooms.stored)
         pruned = self._consume_rooms("redactions", redactions.wants, redactions.handle)
+        filing = SearchFiling(store.search, self.rooms, redactions, now)
+        self._consume_rooms("search", filing.wants, handle_batch=filing.handle)
         sending = Sending(self.rooms, author, aliases, permission, relations, pruned)
         account_data = AccountData(self.users, now, shown={PUSH_RULES: shown_push_rules})
         successors = Successors(self.rooms, self.users, account_data)
@@ -362,6 +367,7 @@ class App:
             config.registration,
             self.accounts,
             self.sessions,
+            self.profiles,
             self.registration_tokens,
             collection(account_records.REGISTRATION_NONCES),
             now,
@@ -401,11 +407,12 @@ class App:
             ReportRoutes(Reports(collection(room_records.REPORTS), history, now)),
             MutualRoomRoutes(shared_rooms),
             UserDirectoryRoutes(user_directory),
+            SearchRoutes(Search(store.search, self.rooms, self.users, visibility, history)),
             ThirdPartyNetworkRoutes(),
             VoipRoutes(config.turn, now),
             ProfileRoutes(self.profiles, self.accounts),
             RegistrationRoutes(registration, self.accounts, self.sessions, interactive),
-            SecretRegistrationRoutes(registration, self.sessions, self.profiles, name),
+            SecretRegistrationRoutes(registration, self.sessions, name),
             LoginRoutes(
                 logins,
                 self.sessions,
@@ -480,10 +487,19 @@ class App:
             DehydratedDeviceRoutes(dehydrated),
         )
 
-    def _consume_rooms(self, name: str, wants: Callable[[Entry], bool], handle: Handle) -> Consumer:
+    def _consume_rooms(
+        self,
+        name: str,
+        wants: Callable[[Entry], bool],
+        handle: Handle | None = None,
+        *,
+        handle_batch: HandleBatch | None = None,
+    ) -> Consumer:
         """A consumer of the room shards, fed from now on and started with the server."""
         cursors = self.store.collection(cursor_records.CURSORS)
-        consumer = Consumer(name, self.store.log, cursors, wants=wants, handle=handle)
+        consumer = Consumer(
+            name, self.store.log, cursors, wants=wants, handle=handle, handle_batch=handle_batch
+        )
         self.rooms.feed(consumer.on_entries)
         self.consumers.append(consumer)
         return consumer

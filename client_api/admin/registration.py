@@ -6,7 +6,6 @@ The protocol is the one that those tools know: GET for a nonce, then POST with a
 from client_api.http import Auth, Call, Result, Routes, get, post
 from client_api.registration import DeviceWishes, first_session
 from homeserver.errors import invalid_param
-from homeserver.users.profiles import Profiles
 from homeserver.users.registration import Registration
 from homeserver.users.sessions import Sessions
 
@@ -25,12 +24,9 @@ class SecretBody(DeviceWishes, kw_only=True):
 
 
 class SecretRegistrationRoutes(Routes):
-    def __init__(
-        self, registration: Registration, sessions: Sessions, profiles: Profiles, server_name: str
-    ) -> None:
+    def __init__(self, registration: Registration, sessions: Sessions, server_name: str) -> None:
         self._registration = registration
         self._sessions = sessions
-        self._profiles = profiles
         self._server_name = server_name
 
     @get(PATH, auth=Auth.NONE, limit="registration_check")
@@ -52,8 +48,7 @@ class SecretRegistrationRoutes(Routes):
             password=body.password,
             admin=body.admin,
             user_type=body.user_type,
+            displayname=body.displayname,
         )
-        if body.displayname:
-            await self._profiles.set(account.user_id, "displayname", body.displayname)
         answer = await first_session(self._sessions, account, body)
         return {**answer, "home_server": self._server_name}

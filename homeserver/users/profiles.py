@@ -66,6 +66,11 @@ class Profiles:
             for on_change in self.on_member_change:
                 await on_change(user_id)
 
+    async def begin(self, user_id: str, displayname: str) -> None:
+        """Give a new account its first name; nobody knows it yet who would have to be told. Raises 400."""
+        check_field("displayname", displayname)
+        await self._profiles.put(Profile(user_id=user_id, fields={"displayname": displayname}))
+
     async def erase(self, user_id: str) -> None:
         await self._profiles.delete(user_id)
 

@@ -12,8 +12,10 @@ import orjson
 from homeserver.clock import Clock
 from homeserver.config.options import Registration as Options
 from homeserver.errors import MatrixError, forbidden
+from homeserver.protocol.identifiers import localpart_of
 from homeserver.shared_secret import registration_mac
 from homeserver.users.accounts import Accounts
+from homeserver.users.profiles import Profiles
 from homeserver.users.registration_tokens import RegistrationTokens
 from homeserver.users.sessions import Sessions
 from homeserver.users.tokens import keep_until_expiry
@@ -33,6 +35,7 @@ class Registration:
         options: Options,
         accounts: Accounts,
         sessions: Sessions,
+        profiles: Profiles,
         tokens: RegistrationTokens,
         nonces: Collection[RegistrationNonce],
         now: Clock,
@@ -40,6 +43,7 @@ class Registration:
         self._options = options
         self._accounts = accounts
         self._sessions = sessions
+        self._profiles = profiles
         self._tokens = tokens
         self._nonces = nonces
         self._now = now
@@ -90,11 +94,17 @@ class Registration:
                 return await self._accounts.set_password(
                     user_id, password, is_guest=False, agreed_to=agreed_to
                 )
-            return await self._accounts.create(user_id, password, now=self._now(), agreed_to=agreed_to)
+            account = await self._accounts.create(user_id, password, now=self._now(), agreed_to=agreed_to)
         except MatrixError:
             if token is not None:
                 await self._tokens.give_back(token)
             raise
+        return await self._named(account)
+
+    async def _named(self, account: Account, displayname: str | None = None) -> Account:
+        """Give a new account a name that people can read, at first that of its user id."""
+        await self._profiles.begin(account.user_id, displayname or localpart_of(account.user_id))
+        return account
 
     async def register_guest(self) -> Account:
         """Raises 403 M_GUEST_ACCESS_FORBIDDEN where guests are not let in."""
@@ -123,6 +133,7 @@ class Registration:
         password: str,
         admin: bool,
         user_type: str | None,
+        displayname: str | None = None,
     ) -> Account:
         """Raises 400 for a nonce that is not good any more, 403 for a wrong proof, 400 as `check_name`."""
         secret = self._shared_secret()
@@ -135,7 +146,8 @@ class Registration:
         if not hmac.compare_digest(wanted.encode(), mac.encode()):
             raise forbidden("HMAC incorrect")
         user_id = await self._accounts.available(username)
-        return await self._accounts.create(user_id, password, now=self._now(), is_admin=admin)
+        account = await self._accounts.create(user_id, password, now=self._now(), is_admin=admin)
+        return await self._named(account, displayname)
 
     def _shared_secret(self) -> str:
         if self._options.shared_secret is None:

@@ -48,7 +48,7 @@ async def test_new_displayname_is_carried_into_the_users_rooms(alice: Client, bo
     body = await bob.sync(timeout=1000)
     event = body["rooms"]["join"][room_id]["timeline"]["events"][-1]
     assert event["content"] == {"membership": "join", "displayname": "Alice"}
-    assert event["unsigned"]["prev_content"] == {"membership": "join"}
+    assert event["unsigned"]["prev_content"] == {"membership": "join", "displayname": "alice"}
 
 
 async def test_profile_takes_any_field_within_its_bounds(alice: Client) -> None:

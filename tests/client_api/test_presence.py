@@ -224,7 +224,7 @@ async def test_a_new_name_or_picture_is_told_as_presence(
 ) -> None:
     await alice.put(path(alice), {"presence": "online"})
     await settle(server)
-    assert "displayname" not in (await told(bob))[alice.user_id]
+    assert (await told(bob))[alice.user_id]["displayname"] == "alice"
     await alice.put(f"/profile/{alice.user_id}/displayname", {"displayname": "Alice"})
     await alice.put(f"/profile/{alice.user_id}/avatar_url", {"avatar_url": "mxc://localhost/face"})
     await settle(server)

@@ -65,6 +65,14 @@ async def test_new_account_is_logged_in(server: Server) -> None:
     assert (await someone.get("/devices"))["devices"][0]["display_name"] == "phone"
 
 
+async def test_new_account_is_called_by_the_name_in_its_user_id(alice: Client, bob: Client) -> None:
+    assert await bob.get(f"/profile/{alice.user_id}") == {"displayname": "alice"}
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    joined = (await bob.get(f"/rooms/{room_id}/joined_members"))["joined"]
+    assert joined == {alice.user_id: {"display_name": "alice"}, bob.user_id: {"display_name": "bob"}}
+
+
 async def test_inhibit_login_makes_an_account_without_a_device(server: Server) -> None:
     body = (await register(server.client(), username="alice", inhibit_login=True)).body
     assert body == {"user_id": "@alice:localhost"}
