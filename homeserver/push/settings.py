@@ -7,7 +7,7 @@ on the rules as they are when it is committed, so two devices never undo each ot
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from homeserver.errors import MatrixError
+from homeserver.errors import MatrixError, not_found
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.push_rules import (
     PushRule,
@@ -48,8 +48,8 @@ class PushRuleSettings:
     async def rule(self, user_id: str, kind: str, rule_id: str) -> JsonObject:
         """One rule as clients see it."""
         user = await self._users.get(user_id)
+        parsed = _known(kind)
         with _answered():
-            parsed = RuleKind.parse(kind)
             found: PushRule = find_rule(stored_rules(user), user_id, parsed, rule_id)
         return rule_json(parsed, found)
 
@@ -64,30 +64,41 @@ class PushRuleSettings:
         after: str | None,
     ) -> None:
         """Make a rule, or give one new parameters; see `protocol.push_rules.add_rule`."""
+        with _answered():
+            parsed = RuleKind.parse(kind)
         await self._edit(
             user_id,
-            kind,
+            parsed,
             lambda rules, kind: add_rule(rules, kind, rule_id, body, before=before, after=after),
         )
 
     async def delete(self, user_id: str, kind: str, rule_id: str) -> None:
-        await self._edit(user_id, kind, lambda rules, kind: delete_rule(rules, kind, rule_id))
+        await self._edit(user_id, _known(kind), lambda rules, kind: delete_rule(rules, kind, rule_id))
 
     async def set_enabled(self, user_id: str, kind: str, rule_id: str, enabled: object) -> None:
-        await self._edit(user_id, kind, lambda rules, kind: set_enabled(rules, kind, rule_id, enabled))
+        await self._edit(
+            user_id, _known(kind), lambda rules, kind: set_enabled(rules, kind, rule_id, enabled)
+        )
 
     async def set_actions(self, user_id: str, kind: str, rule_id: str, actions: object) -> None:
-        await self._edit(user_id, kind, lambda rules, kind: set_actions(rules, kind, rule_id, actions))
+        await self._edit(
+            user_id, _known(kind), lambda rules, kind: set_actions(rules, kind, rule_id, actions)
+        )
 
-    async def _edit(self, user_id: str, kind: str, edit: Edit) -> None:
-        with _answered():
-            parsed = RuleKind.parse(kind)
-
+    async def _edit(self, user_id: str, kind: RuleKind, edit: Edit) -> None:
         def change(content: JsonObject) -> JsonObject:
             with _answered():
-                return stored_content(edit(parse_stored(content), parsed))
+                return stored_content(edit(parse_stored(content), kind))
 
         await self._account_data.change(user_id, PUSH_RULES, change)
+
+
+def _known(kind: str) -> RuleKind:
+    """The kind of a rule that should be there. Raises 404: of an unknown kind there is none."""
+    try:
+        return RuleKind.parse(kind)
+    except PushRuleError as error:
+        raise not_found(str(error)) from error
 
 
 @contextmanager

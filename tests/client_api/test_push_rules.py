@@ -58,7 +58,8 @@ async def test_a_filter_can_keep_the_rules_out_of_the_first_sync(alice: Client) 
 async def test_rules_of_a_kind_or_id_that_is_not_there(alice: Client) -> None:
     assert (await alice.call("GET", path("room", "!nowhere:localhost"), expect=404)).errcode == "M_NOT_FOUND"
     assert (await alice.call("GET", path("room", "!nowhere:localhost", "/enabled"), expect=404)).errcode
-    assert (await alice.call("GET", path("misc", "x"), expect=400)).errcode == "M_INVALID_PARAM"
+    assert (await alice.call("GET", path("misc", "x"), expect=404)).errcode == "M_NOT_FOUND"
+    assert (await alice.call("PUT", path("misc", "x"), CAKE, expect=400)).errcode == "M_INVALID_PARAM"
 
 
 async def test_guests_and_strangers_have_no_push_rules(server: Server) -> None:
