@@ -11,7 +11,7 @@ import orjson
 from msgspec.structs import replace
 
 from homeserver.protocol.redaction import redact
-from homeserver.protocol.room_versions import ROOM_VERSIONS
+from homeserver.protocol.room_versions import ROOM_VERSIONS, RoomVersion
 from homeserver.protocol.signing import encode_event
 from homeserver.rooms.event_meta import decode_meta, encode_meta
 from homeserver.rooms.redaction import takes_effect
@@ -34,31 +34,38 @@ class Redactions:
         return entry.type == "m.room.redaction" and entry.kind is Kind.EVENT and entry.key is None
 
     async def handle(self, shard: int, entry: Entry) -> None:
-        """Prune what the redaction redacts, if it is of the same room and was allowed to."""
-        pdu = orjson.loads(entry.body)
-        target_id = pdu.get("redacts") or pdu.get("content", {}).get("redacts")
-        if not isinstance(target_id, str):
+        """Prune what the redaction redacts."""
+        redacted = await self.redacted_by(shard, entry)
+        if redacted is None:
             return
-        target = (await self._log.by_event_id(shard, [target_id])).get(target_id)
-        if target is None or target.stream != entry.stream:
-            return
+        target, version = redacted
         meta = decode_meta(target.meta)
         if meta.redacted_by is not None:
             return
+        pruned = redact(version, orjson.loads(target.body))
+        pruned_meta = replace(meta, redacted_by=entry.event_id, device_id=None, txn_id=None)
+        await self._log.rewrite(shard, target.seq, encode_event(version, pruned), encode_meta(pruned_meta))
+
+    async def redacted_by(self, shard: int, entry: Entry) -> tuple[Entry, RoomVersion] | None:
+        """The event that a redaction redacts, if it is of the same room and this was allowed."""
+        pdu = orjson.loads(entry.body)
+        target_id = pdu.get("redacts") or pdu.get("content", {}).get("redacts")
+        if not isinstance(target_id, str):
+            return None
+        target = (await self._log.by_event_id(shard, [target_id])).get(target_id)
+        if target is None or target.stream != entry.stream:
+            return None
         state = await self._state_at(shard, entry)
         create = state.get(("m.room.create", ""))
         if create is None or target.event_id == create.event_id:
-            return
+            return None
         version = ROOM_VERSIONS[create.content.get("room_version", "1")]
 
         def lookup(type: str, state_key: str) -> RoomEvent | None:
             return state.get((type, state_key))
 
-        if not takes_effect(version, lookup, entry.sender or "", target.sender or ""):
-            return
-        pruned = redact(version, orjson.loads(target.body))
-        pruned_meta = replace(meta, redacted_by=entry.event_id, device_id=None, txn_id=None)
-        await self._log.rewrite(shard, target.seq, encode_event(version, pruned), encode_meta(pruned_meta))
+        allowed = takes_effect(version, lookup, entry.sender or "", target.sender or "")
+        return (target, version) if allowed else None
 
     async def _state_at(self, shard: int, entry: Entry) -> Mapping[tuple[str, str], RoomEvent]:
         refs = await self._log.current_at(shard, entry.stream, Kind.EVENT, entry.position, KEYS)
