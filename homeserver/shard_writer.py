@@ -118,7 +118,7 @@ class ShardWriter:
         try:
             while self._queue:
                 try:
-                    await self._commit_batch()
+                    await self._commit(self._queue)
                 except StoreError as error:
                     log.error("cannot read the log", shard=self.shard, error=str(error))
                     while self._queue:
@@ -126,12 +126,13 @@ class ShardWriter:
         finally:
             self._task = None
 
-    async def _commit_batch(self) -> None:
+    async def _commit(self, waiting: deque[_Pending[Any]]) -> None:
+        """Build and append what waits, up to a batch's size."""
         drafts: Drafts = {}
         appended: list[Appended] = []
         batch: list[_Pending[Any]] = []
-        while self._queue and len(appended) < MAX_BATCH_ENTRIES:
-            pending = self._queue.popleft()
+        while waiting and len(appended) < MAX_BATCH_ENTRIES:
+            pending = waiting.popleft()
             try:
                 built = pending.proposal.build(drafts, self.tail + 1 + len(appended))
             except MatrixError as error:
@@ -144,42 +145,47 @@ class ShardWriter:
             pending.built = len(built)
             appended.extend(built)
             batch.append(pending)
-        if appended:
-            try:
-                await self._log.append(self.shard, self.tail, [item.entry for item in appended])
-            except Conflict:
-                self._queue.extendleft(reversed(batch))
-                await self.catch_up()
-                return
-            except Duplicate as duplicate:
-                await self._settle_duplicate(batch, duplicate)
-                return
-            except StoreError as error:
-                log.error("append failed", shard=self.shard, error=str(error))
-                for pending in batch:
-                    _fail(pending, unavailable(f"The store cannot take it now: {error}"))
-                await self._after_failure()
-                return
+        if appended and not await self._append(batch, appended):
+            return
         for pending in batch:
             if not pending.future.done():
                 pending.future.set_result(pending.proposal.result())
         if appended:
             self._apply(appended)
 
+    async def _append(self, batch: list[_Pending[Any]], appended: list[Appended]) -> bool:
+        """Whether the batch is in the log; if not, all of it was answered or waits again."""
+        try:
+            await self._log.append(self.shard, self.tail, [item.entry for item in appended])
+        except Conflict as conflict:
+            self._queue.extendleft(reversed(batch))
+            await self.catch_up()
+            # What is missing up to the tail was removed from the log meanwhile.
+            self.tail = max(self.tail, conflict.tail)
+        except Duplicate as duplicate:
+            await self._settle_duplicate(batch, duplicate)
+        except StoreError as error:
+            log.error("append failed", shard=self.shard, error=str(error))
+            for pending in batch:
+                _fail(pending, unavailable(f"The store cannot take it now: {error}"))
+            await self._after_failure()
+        else:
+            return True
+        return False
+
     async def _settle_duplicate(self, batch: list[_Pending[Any]], duplicate: Duplicate) -> None:
         """Answer the proposal whose entry exists with that entry; the others are built again."""
-        first = 0
-        rest: list[_Pending[Any]] = []
-        for pending in batch:
-            if first <= duplicate.index < first + pending.built:
-                existing = await self._log.entry(self.shard, duplicate.seq)
-                if existing is None:
-                    _fail(pending, unavailable("The event was removed meanwhile"))
-                elif not pending.future.done():
-                    pending.future.set_result(pending.proposal.duplicate(existing))
-            else:
-                rest.append(pending)
-            first += pending.built
+        doubled, rest = _owner(batch, duplicate.index)
+        if duplicate.seq == 0:
+            # Both are in this batch: the first goes ahead by itself, the second then finds it.
+            await self._commit(deque(rest))
+            self._queue.appendleft(doubled)
+            return
+        existing = await self._log.entry(self.shard, duplicate.seq)
+        if existing is None:
+            _fail(doubled, unavailable("The event was removed meanwhile"))
+        elif not doubled.future.done():
+            doubled.future.set_result(doubled.proposal.duplicate(existing))
         self._queue.extendleft(reversed(rest))
 
     async def _after_failure(self) -> None:
@@ -188,6 +194,16 @@ class ShardWriter:
             await self.catch_up()
         except StoreError as error:
             log.error("cannot read the log", shard=self.shard, error=str(error))
+
+
+def _owner(batch: list[_Pending[Any]], index: int) -> tuple[_Pending[Any], list[_Pending[Any]]]:
+    """(the proposal that built entry number `index` of the batch, the others in order)."""
+    first = 0
+    for n, pending in enumerate(batch):
+        if first <= index < first + pending.built:
+            return pending, batch[:n] + batch[n + 1 :]
+        first += pending.built
+    raise IndexError(index)
 
 
 def _fail(pending: _Pending[Any], error: BaseException) -> None:

@@ -1,5 +1,6 @@
 """Creating rooms, membership, state, history (spec: client-server "Creation", "Room membership" …)."""
 
+import asyncio
 from typing import Any
 from urllib.parse import quote
 
@@ -231,6 +232,15 @@ async def test_setting_the_same_state_again_makes_no_event(alice: Client) -> Non
     room_id = await alice.create_room()
     first = await alice.set_state(room_id, "m.room.topic", {"topic": "t"})
     assert await alice.set_state(room_id, "m.room.topic", {"topic": "t"}) == first
+
+
+async def test_replays_and_retries(alice: Client) -> None:
+    """HARDENING 34: the same transaction many times at once is one event and one answer."""
+    room_id = await alice.create_room()
+    event_ids = await asyncio.gather(*(alice.send(room_id, "once", txn="same") for _ in range(10)))
+    assert len(set(event_ids)) == 1
+    page = await alice.get(f"/rooms/{room_id}/messages", query={"dir": "b", "limit": 50})
+    assert [event["content"].get("body") for event in page["chunk"]].count("once") == 1
 
 
 async def test_event_too_large_is_refused_and_leaves_nothing(alice: Client) -> None:
