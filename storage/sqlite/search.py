@@ -19,9 +19,9 @@ from hashlib import blake2b
 
 from storage.errors import StoreError, StoreRefused
 from storage.search import ORDER_BITS, SearchDocument, SearchHit, SearchQuery
-from storage.sqlite.event_ids import Packed, pack, unpack
+from storage.sqlite.event_ids import Packed, pack, prefix, unpack
 from storage.sqlite.readers import INLINE_ROWS, Reader, Readers
-from storage.sqlite.statements import padded, placeholders
+from storage.sqlite.schema import prefix_of
 from storage.sqlite.writer import Writer
 
 REMOVED_AT_ONCE = 200
@@ -32,20 +32,16 @@ PAUSE = 20
 HASH_BYTES = 5
 SECURE_DELETE_SINCE = (3, 42, 0)
 
-_TABLES = """
-CREATE TABLE IF NOT EXISTS search_event (
-    id INTEGER PRIMARY KEY,
-    event_id BLOB NOT NULL UNIQUE
-)
-"""
-_TEXT = """
-CREATE VIRTUAL TABLE IF NOT EXISTS search_text USING fts5 (words, scope, tokenize = "ascii tokenchars '_'")
-"""
+_PREFIX = prefix_of("event_id")
+_EVENT = "CREATE TABLE IF NOT EXISTS search_event (id INTEGER PRIMARY KEY, event_id BLOB NOT NULL)"
+_BY_EVENT = f"CREATE INDEX IF NOT EXISTS search_event_by_event ON search_event ({_PREFIX})"
+_TEXT = "CREATE VIRTUAL TABLE IF NOT EXISTS search_text USING fts5 (words, scope, tokenize = 'ascii')"
 
 
 def prepare(db: sqlite3.Connection) -> None:
     """Make the tables, inside a transaction. Raises StoreRefused when this SQLite has no FTS5."""
-    db.execute(_TABLES)
+    db.execute(_EVENT)
+    db.execute(_BY_EVENT)
     try:
         db.execute(_TEXT)
     except sqlite3.OperationalError as error:
@@ -170,11 +166,10 @@ class SqliteSearch:
 
 def _delete(db: sqlite3.Connection, event_ids: Sequence[Packed]) -> int:
     """How many there were."""
+    sql = f"DELETE FROM search_event WHERE {_PREFIX} = ? AND event_id = ? RETURNING id"
     count = 0
-    for chunk in padded(event_ids):
-        rows = db.execute(
-            f"DELETE FROM search_event WHERE event_id IN ({placeholders(len(chunk))}) RETURNING id", chunk
-        ).fetchall()
+    for event_id in event_ids:
+        rows = db.execute(sql, (prefix(event_id), event_id)).fetchall()
         db.executemany("DELETE FROM search_text WHERE rowid = ?", rows)
         count += len(rows)
     return count
