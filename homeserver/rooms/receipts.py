@@ -6,7 +6,7 @@ from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
-from homeserver.rooms.threads import MAIN, thread_of
+from homeserver.rooms.threads import MAIN, belongs_to, thread_of
 from homeserver.shard_writer import Append
 from homeserver.users.account_data import AccountData
 from storage.log import Entry, Kind
@@ -79,8 +79,9 @@ class Receipts:
     async def _check_thread(self, room: Room, event: RoomEvent, thread_id: str) -> None:
         if not thread_id:
             raise invalid_param("thread_id must be a non-empty string")
-        thread = await thread_of(self._rooms.stored, room, event)
-        # A thread's root is in the main timeline, yet clients read a thread from its root on.
-        if thread_id not in (thread, event.event_id):
-            what = "the main timeline" if thread_id == MAIN else "that thread"
-            raise invalid_param(f"thread_id: the event is not in {what}")
+        stored = self._rooms.stored
+        if thread_id == MAIN:
+            if await thread_of(stored, room, event) != MAIN:
+                raise invalid_param("thread_id: the event is not in the main timeline")
+        elif not await belongs_to(stored, room, event, thread_id):
+            raise invalid_param("thread_id: the event has nothing to do with that thread")

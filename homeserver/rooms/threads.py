@@ -29,11 +29,31 @@ async def thread_of(stored: StoredEvents, room: Room, event: RoomEvent) -> str:
     try:
         wanted = next(walk)
         while True:
-            parent = room.find(wanted) or (await stored.by_id(room.room_id, [wanted])).get(wanted)
-            wanted = walk.send(parent)
+            wanted = walk.send(await _find(stored, room, wanted))
     except StopIteration as found:
         thread: str = found.value
         return thread
+
+
+async def belongs_to(stored: StoredEvents, room: Room, event: RoomEvent, root: str) -> bool:
+    """Whether an event is a thread's root, or leads to it by relations of any kind.
+
+    Clients read a thread from its root on, with the reactions and references to it: wider than `thread_of`.
+    """
+    current: RoomEvent | None = event
+    for _ in range(MAX_HOPS + 1):
+        if current is None:
+            return False
+        if root in (current.event_id, current.relates_to):
+            return True
+        if current.relates_to is None:
+            return False
+        current = await _find(stored, room, current.relates_to)
+    return False
+
+
+async def _find(stored: StoredEvents, room: Room, event_id: str) -> RoomEvent | None:
+    return room.find(event_id) or (await stored.by_id(room.room_id, [event_id])).get(event_id)
 
 
 def _walk(event: RoomEvent) -> Generator[str, RoomEvent | None, str]:

@@ -55,6 +55,25 @@ async def test_receipt_in_a_wrong_thread_is_refused(alice: Client, bob: Client) 
         assert reply.errcode == "M_INVALID_PARAM"
 
 
+async def test_thread_is_read_up_to_its_root_or_what_relates_to_it(alice: Client, bob: Client) -> None:
+    room_id = await room_of_two(alice, bob)
+    root = await alice.send(room_id, "root")
+    reply, reference = [
+        await alice.send(room_id, {"body": "", "m.relates_to": {"rel_type": rel_type, "event_id": root}})
+        for rel_type in ("m.thread", "m.reference")
+    ]
+    likes = {"rel_type": "m.annotation", "event_id": reference, "key": "x"}
+    reaction = await alice.send(room_id, {"m.relates_to": likes}, "m.reaction")
+    other = await alice.send(room_id, "other")
+    for event_id in (root, reply, reference, reaction):
+        await bob.post(f"/rooms/{room_id}/receipt/m.read/{event_id}", {"thread_id": root})
+    await bob.call("POST", f"/rooms/{room_id}/receipt/m.read/{other}", {"thread_id": root}, expect=400)
+    await bob.call("POST", f"/rooms/{room_id}/receipt/m.read/{reply}", {"thread_id": "main"}, expect=400)
+    content = ephemeral(await alice.sync(), room_id, "m.receipt")
+    assert content is not None
+    assert content[reaction]["m.read"][bob.user_id]["thread_id"] == root
+
+
 async def test_receipt_by_an_outsider_is_refused(alice: Client, bob: Client) -> None:
     room_id = await alice.create_room()
     event_id = await alice.send(room_id)
