@@ -177,7 +177,8 @@ class Hostile:
         return self._random.choice(asker.names.get(name) or asker.names["text"])
 
     def _query(self, names: Sequence[str], asker: Asker, spoil: bool) -> str:
-        pairs: list[tuple[str, str]] = []
+        # Routes are described without it that wait for half a minute where it is not given.
+        pairs: list[tuple[str, str]] = [] if "timeout" in names else [("timeout", "0")]
         for name in names:
             if name in WAITING:
                 pairs.append((name, self._random.choice(("0", "", "x", "-1")) if spoil else "0"))
