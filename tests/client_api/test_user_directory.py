@@ -92,6 +92,7 @@ async def test_what_is_not_known_is_left_out_and_oneself_is_not_found(
 ) -> None:
     room_id = await alice.create_room(preset="public_chat")
     await bob.join(room_id)
+    await named(bob, "")
     assert (await search(server, alice, "bob"))["results"] == [{"user_id": bob.user_id}]
     assert await found(server, bob, "bob") == []
 
@@ -101,11 +102,10 @@ async def test_whole_words_come_first_and_the_limit_is_told(
 ) -> None:
     room_id = await alice.create_room(preset="public_chat")
     users = {}
-    for localpart, name in (("u1", "Annabel"), ("u2", "Ann Lee"), ("u3", "Anna"), ("ann", None)):
+    for localpart, name in (("u1", "Annabel"), ("u2", "Ann Lee"), ("u3", "Anna"), ("ann", "")):
         users[localpart] = await server.register(localpart)
         await users[localpart].join(room_id)
-        if name:
-            await named(users[localpart], name)
+        await named(users[localpart], name)
     assert await found(server, bob, "ann") == [users[u].user_id for u in ("u2", "ann", "u1", "u3")]
     body = await search(server, bob, "ann", limit=2)
     assert (len(body["results"]), body["limited"]) == (2, True)
