@@ -149,6 +149,8 @@ class Presence:
         user.status_msg = status_msg
         self._note(user, active=state == ONLINE)
         if changed:
+            # Who was active already has something new to tell all the same.
+            self._note(user, active=False)
             await self._store([user])
 
     async def status(self, asker: str, user_id: str) -> JsonObject:
@@ -220,13 +222,10 @@ class Presence:
         """
         if self._last_number <= after or not self._enabled:
             return []
-        rooms = [
-            room_id
-            for room_id, ref in user.memberships.items()
-            if ref.membership == "join" and self._room_numbers.get(room_id, self._room_floor) > after
-        ]
+        in_rooms = {room_id for room_id, ref in user.memberships.items() if ref.membership == "join"}
+        rooms = [room for room in in_rooms if self._room_numbers.get(room, self._room_floor) > after]
         own = self._here.get(user.user_id)
-        joined = {room_id for room_id, n in own.joined.items() if n > after} if own is not None else set()
+        joined = {room for room, n in own.joined.items() if n > after} if own is not None else set()
         found: dict[str, UserPresence] = {}
         for table in (self._here, self._gone) if after else (self._here,):
             for other in reversed(table.values()):
@@ -234,7 +233,7 @@ class Presence:
                     break
                 if other is own or any(self._is_in(other.user_id, room_id) for room_id in rooms):
                     found[other.user_id] = other
-        for room_id in joined:
+        for room_id in joined & in_rooms:
             room = self._rooms.cached(room_id)
             for user_id in room.joined if room is not None else ():
                 if user_id in self._here and self._here[user_id].number:

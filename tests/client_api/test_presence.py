@@ -204,6 +204,17 @@ async def test_coming_and_going_within_a_moment_is_nobodys_business(
     assert alice.user_id not in await told(bob)
 
 
+async def test_a_new_message_of_somebody_active_is_told_without_waiting_to_be_looked_for(
+    server: Server, room: str, alice: Client, bob: Client
+) -> None:
+    await alice.put(path(alice), {"presence": "online", "status_msg": "old"})
+    await settle(server)
+    await told(bob)
+    await alice.put(path(alice), {"presence": "online", "status_msg": "new"})
+    await server.app.presence.tell()
+    assert (await told(bob))[alice.user_id]["status_msg"] == "new"
+
+
 async def test_who_joins_a_room_is_shown_its_members_and_they_the_newcomer(
     server: Server, alice: Client, bob: Client
 ) -> None:
