@@ -1,7 +1,7 @@
 """Account data and tags (spec: client-server "Client Config", "Room Tagging")."""
 
 from client_api.http import Call, Result, Routes, delete, get, put
-from homeserver.errors import MatrixError, forbidden, invalid_param, not_found
+from homeserver.errors import MatrixError, bad_json, forbidden, invalid_param, not_found
 from homeserver.protocol.identifiers import check_room_id
 from homeserver.protocol.json_types import JsonObject
 from homeserver.users.account_data import AccountData
@@ -61,6 +61,9 @@ class AccountDataRoutes(Routes):
         tag, info = call.path("tag"), call.content()
         if len(tag.encode()) > MAX_TAG_BYTES:
             raise invalid_param(f"A tag may have {MAX_TAG_BYTES} bytes at most")
+        order = info.get("order", 0)
+        if isinstance(order, bool) or not isinstance(order, int | float):
+            raise bad_json("order: a number")
 
         def change(content: JsonObject) -> JsonObject:
             tags = {**content.get("tags", {}), tag: info}

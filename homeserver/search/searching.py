@@ -5,13 +5,16 @@ see is decided event by event, as everywhere. One request takes `MAX_MATCHES` ma
 and looks at `MAX_EXAMINED` of them; its token goes on from there.
 """
 
+import asyncio
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Literal, NamedTuple
 
 import msgspec
 import orjson
 
+from homeserver.bus.consumer import Consumer
 from homeserver.errors import invalid_param
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.event_filter import RoomEventFilter
@@ -39,6 +42,7 @@ EXAMINED_AT_ONCE = 50
 MAX_ROOMS = 500
 """How many of a user's rooms are searched: those in which something happened last."""
 MAX_TOKEN = 1_000
+CATCH_UP_SECONDS = 1.0
 SEARCHED_MEMBERSHIPS = ("join", "leave", "ban")
 
 
@@ -72,7 +76,7 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
     """How far a search has come: what a token says."""
 
     count: int | None = None
-    """How many matches there were at first."""
+    """How many results there were at first."""
     below: int | None = None
     """Matches of orders below this one count."""
     passed: int = 0
@@ -92,34 +96,52 @@ class Search:
     """Searches for local users."""
 
     def __init__(
-        self, index: SearchIndex, rooms: Rooms, users: Users, visibility: Visibility, history: History
+        self,
+        index: SearchIndex,
+        filing: Consumer,
+        rooms: Rooms,
+        users: Users,
+        visibility: Visibility,
+        history: History,
     ) -> None:
         self._index = index
+        self._filing = filing
         self._rooms = rooms
         self._users = users
         self._visibility = visibility
         self._history = history
 
+    async def _catch_up(self) -> None:
+        """Wait for what was sent a moment ago to be filed, but not for a long backlog."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CATCH_UP_SECONDS):
+                for shard in self._rooms.shards.room_shards():
+                    await self._filing.settled(shard)
+
     async def room_events(self, session: Session, criteria: Criteria, token: str | None) -> JsonObject:
         """The results; events in it are `orjson.Fragment`s. Raises 400 for a token that is none."""
         cursor = _decode(token) if token else Cursor()
+        if not token:
+            await self._catch_up()
         user = await self._users.get(session.user_id)
         query = self._query(user, criteria, cursor)
         ranked = criteria.order_by == "rank"
         hits = await self._index.search(query, below=cursor.below, limit=MAX_MATCHES, ranked=ranked)
-        count = len(hits) if cursor.count is None else cursor.count
         walk = _Walk(self._rooms, self._visibility, user, criteria.filter, query)
-        found, passed = await walk.first(hits[cursor.passed :])
+        found, passed, visible = await walk.first(hits[cursor.passed :])
+        # Matches that the user may not see are told neither by the count nor by a token for more.
+        count = visible if cursor.count is None else cursor.count
+        more = visible > len(found) or len(hits) - cursor.passed > MAX_EXAMINED
         answer: JsonObject = {
             "count": count,
             "highlights": highlights(criteria.search_term),
             "results": [await self._result(session, criteria, each) for each in found],
         }
         following: Cursor | None = None
-        if ranked and cursor.passed + passed < len(hits):
+        if ranked and more:
             bound = cursor.below or max(hit.order for hit in hits) + 1
             following = Cursor(count, bound, cursor.passed + passed, cursor.group)
-        elif not ranked and (passed < len(hits) or passed == MAX_MATCHES):
+        elif not ranked and (more or len(hits) == MAX_MATCHES):
             following = Cursor(count, hits[passed - 1].order, 0, cursor.group)
         if following is not None:
             answer["next_batch"] = _encode(following)
@@ -229,25 +251,34 @@ class _Walk:
         self.passed: dict[tuple[str, str], int] = {}
         """How many hits were dealt with of each (group key, group)."""
 
-    async def first(self, hits: Sequence[SearchHit]) -> tuple[list[Found], int]:
-        """The first visible ones, as many as the filter wants; and how many hits that took."""
+    async def first(self, hits: Sequence[SearchHit]) -> tuple[list[Found], int, int]:
+        """The first visible ones, as many as the filter wants; how many hits that took; how many are
+        visible in all, as far as was looked."""
         limit = self._wanted.limit if self._wanted.limit is not None else DEFAULT_LIMIT
         limit = max(1, min(limit, MAX_LIMIT))
         found: list[Found] = []
-        passed = 0
+        passed = visible = 0
         examined = hits[:MAX_EXAMINED]
         for start in range(0, len(examined), EXAMINED_AT_ONCE):
             portion = examined[start : start + EXAMINED_AT_ONCE]
             entries = await self._entries(portion)
             for hit in portion:
-                passed += 1
                 entry = entries.get(hit.event_id)
+                wanted = len(found) < limit
+                if wanted:
+                    passed += 1
+                    self._count(entry)
                 if entry is None or (each := await self._visible(hit, entry)) is None:
                     continue
-                found.append(each)
-                if len(found) == limit:
-                    return found, passed
-        return found, passed
+                visible += 1
+                if wanted:
+                    found.append(each)
+        return found, passed, visible
+
+    def _count(self, entry: Entry | None) -> None:
+        if entry is not None:
+            for group in (("room_id", entry.stream), ("sender", entry.sender or "")):
+                self.passed[group] = self.passed.get(group, 0) + 1
 
     async def _entries(self, hits: Sequence[SearchHit]) -> dict[str, Entry]:
         entries: dict[str, Entry] = {}
@@ -256,8 +287,6 @@ class _Walk:
         return entries
 
     async def _visible(self, hit: SearchHit, entry: Entry) -> Found | None:
-        for group in (("room_id", entry.stream), ("sender", entry.sender or "")):
-            self.passed[group] = self.passed.get(group, 0) + 1
         if entry.stream not in self._room_ids or entry.sender in self._ignored or not is_searched(entry):
             return None
         if not entry.body or decode_meta(entry.meta).redacted_by is not None:
