@@ -234,7 +234,7 @@ class App:
         redactions = Redactions(store.log, self.rooms.stored)
         pruned = self._consume_rooms("redactions", redactions.wants, redactions.handle)
         filing = SearchFiling(store.search, self.rooms, redactions, now)
-        self._consume_rooms("search", filing.wants, handle_batch=filing.handle)
+        filed = self._consume_rooms("search", filing.wants, handle_batch=filing.handle)
         sending = Sending(self.rooms, author, aliases, permission, relations, pruned)
         account_data = AccountData(self.users, now, shown={PUSH_RULES: shown_push_rules})
         successors = Successors(self.rooms, self.users, account_data)
@@ -407,7 +407,7 @@ class App:
             ReportRoutes(Reports(collection(room_records.REPORTS), history, now)),
             MutualRoomRoutes(shared_rooms),
             UserDirectoryRoutes(user_directory),
-            SearchRoutes(Search(store.search, self.rooms, self.users, visibility, history)),
+            SearchRoutes(Search(store.search, filed, self.rooms, self.users, visibility, history)),
             ThirdPartyNetworkRoutes(),
             VoipRoutes(config.turn, now),
             ProfileRoutes(self.profiles, self.accounts),

@@ -36,6 +36,15 @@ async def pages(server: Server, client: Client, term: str, **criteria: Any) -> l
 # --- What is found -------------------------------------------------------------------------------------
 
 
+async def test_what_was_sent_just_now_is_found(alice: Client) -> None:
+    room_id = await alice.create_room()
+    for number in range(20):
+        await alice.send(room_id, f"number {number}")
+        body = {"search_categories": {"room_events": {"search_term": "number"}}}
+        found = (await alice.post("/search", body))["search_categories"]["room_events"]
+        assert found["count"] == number + 1
+
+
 async def test_messages_names_and_topics_are_found_by_their_words(server: Server, alice: Client) -> None:
     room_id = await alice.create_room(name="Martian tea", topic="All about tea")
     event_id = await alice.send(room_id, "Tea, please. EARL grey!")
