@@ -32,7 +32,8 @@ class Kind(IntEnum):
     REWRITTEN = 4
     """The body of event `target` was replaced (redaction) or removed (purge, erasure)."""
     DEVICE_LIST = 5
-    """Devices or identity keys of user `key` changed; appended to each room shard where others see it."""
+    """In room shards (stream "device_lists"): what others know of the devices of user `key` has changed.
+    In user shards: the user's identity keys themselves, keyed by what they are for."""
     ACCOUNT_DATA = 6
     """type: account data type; key: room id, "" for global. An empty body means deleted."""
     TO_DEVICE = 7

@@ -52,8 +52,6 @@ class User:
         """The newest seq of any account data."""
         self.last_to_device: dict[str, int] = {}
         """Device → seq of the newest message that may wait for it."""
-        self.to_device_kept_from: dict[str, int] = {}
-        """Device → up to where its messages were acknowledged and dropped."""
         self.forgotten: dict[str, int] = {}
         """Room → position of the leave that was forgotten."""
 

@@ -119,7 +119,7 @@ class ExtensionSections:
             b'"device_unused_fallback_key_types":' + orjson.dumps(list(counts.unused_fallback)),
         ]
         news = False
-        if since is not None and since.rooms != upto.rooms:
+        if since is not None:
             changes = await self._device_lists.since(user, since, upto)
             if changes:
                 news = True
