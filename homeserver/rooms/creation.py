@@ -85,7 +85,10 @@ class Creation:
         creation_content: JsonObject,
         templates: Sequence[EventTemplate],
     ) -> Room:
-        """Create a room of exactly these events behind its create event."""
+        """Create a room of exactly these events behind its create event.
+
+        Raises 400 M_INVALID_ROOM_STATE when the auth rules refuse one of them.
+        """
         content = {key: value for key, value in creation_content.items() if key not in _IGNORED_CREATION_KEYS}
         content["room_version"] = version.identifier
         if not version.implicit_room_creator:
@@ -103,8 +106,11 @@ class Creation:
         self._rooms.adopt(room)
         try:
             await self._rooms.submit(room, RoomProposal(self._author, room, decide))
-        except BaseException:
+        except BaseException as error:
             self._rooms.drop(room_id)
+            if isinstance(error, MatrixError) and error.errcode == "M_FORBIDDEN":
+                # Nobody forbids anything here: the wishes do not go together.
+                raise MatrixError(400, "M_INVALID_ROOM_STATE", error.error) from error
             raise
         return room
 

@@ -44,8 +44,6 @@ class RoomEventFilter(EventFilter, frozen=True):
     lazy_load_members: bool = False
     include_redundant_members: bool = False
     unread_thread_notifications: bool = False
-    related_by_senders: Sequence[str] | None = None
-    related_by_rel_types: Sequence[str] | None = None
 
     def allows_room(self, room_id: str) -> bool:
         return room_id not in self.not_rooms and (self.rooms is None or room_id in self.rooms)

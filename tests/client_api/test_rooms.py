@@ -53,6 +53,21 @@ async def test_unknown_room_version_is_refused(alice: Client) -> None:
     assert reply.errcode == "M_UNSUPPORTED_ROOM_VERSION"
 
 
+@pytest.mark.parametrize(
+    "wishes",
+    [
+        {"power_level_content_override": {"users": {"@alice:localhost": 100}}},
+        {"creation_content": {"additional_creators": "@bob:localhost"}},
+        {"creation_content": {"additional_creators": ["bob"]}},
+        {"room_version": "11", "name": "n", "power_level_content_override": {"events": {"m.room.name": 200}}},
+    ],
+)
+async def test_room_whose_first_events_break_the_rules_is_not_made(alice: Client, wishes: Any) -> None:
+    reply = await alice.call("POST", "/createRoom", wishes, expect=400)
+    assert reply.errcode == "M_INVALID_ROOM_STATE"
+    assert (await alice.get("/joined_rooms"))["joined_rooms"] == []
+
+
 async def test_invited_user_sees_stripped_state_and_joins(alice: Client, bob: Client) -> None:
     room_id = await alice.create_room(name="Secret", invite=[bob.user_id], is_direct=True)
     body = await bob.sync()
