@@ -6,11 +6,13 @@ from typing import ClassVar
 import orjson
 
 from client_api.http import Answer, Auth, Call, Result, Routes, get, put
+from homeserver.rooms.guests import Guests
 from homeserver.rooms.history import History
 from homeserver.rooms.sending import Sending
 from homeserver.users.accounts import check_not_suspended
 
 REDACTION = "m.room.redaction"
+MEMBER = "m.room.member"
 
 
 def _timestamp(call: Call) -> int | None:
@@ -23,8 +25,9 @@ def _timestamp(call: Call) -> int | None:
 class SendRoutes(Routes):
     HOT: ClassVar[bool] = True
 
-    def __init__(self, sending: Sending) -> None:
+    def __init__(self, sending: Sending, guests: Guests) -> None:
         self._sending = sending
+        self._guests = guests
 
     @put("/rooms/{room_id}/send/{event_type}/{txn_id}", quick=True, auth=Auth.GUEST, limit="message")
     async def send(self, call: Call) -> Result:
@@ -64,13 +67,15 @@ class SendRoutes(Routes):
         return await self._set_state(call, "")
 
     async def _set_state(self, call: Call, state_key: str) -> Result:
+        room_id, event_type, content = call.path("room_id"), call.path("event_type"), call.content()
+        if event_type == MEMBER:
+            membership = content.get("membership")
+            if call.session.account.is_guest:
+                await self._guests.check_change(room_id, call.user_id, state_key, membership)
+            if membership in ("join", "knock", "invite"):
+                call.charge("invite" if membership == "invite" else "join")
         event_id = await self._sending.send_state(
-            call.path("room_id"),
-            call.user_id,
-            call.path("event_type"),
-            state_key,
-            call.content(),
-            ts=_timestamp(call),
+            room_id, call.user_id, event_type, state_key, content, ts=_timestamp(call)
         )
         return {"event_id": event_id}
 

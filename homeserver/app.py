@@ -235,7 +235,7 @@ class App:
         pruned = self._consume_rooms("redactions", redactions.wants, redactions.handle)
         filing = SearchFiling(store.search, self.rooms, redactions, now)
         filed = self._consume_rooms("search", filing.wants, handle_batch=filing.handle)
-        sending = Sending(self.rooms, author, aliases, permission, relations, pruned)
+        sending = Sending(self.rooms, author, aliases, membership, relations, pruned)
         account_data = AccountData(self.users, now, shown={PUSH_RULES: shown_push_rules})
         successors = Successors(self.rooms, self.users, account_data)
         self._consume_rooms("successors", successors.wants, successors.handle)
@@ -384,7 +384,7 @@ class App:
         interactive = InteractiveAuth(uia, password_login=config.auth.password_login)
         self.openid = OpenId(collection(account_records.OPENID_TOKENS), now)
         self.modules: list[Routes] = [
-            SendRoutes(sending),
+            SendRoutes(sending, guests),
             *self._encryption(device_lists, self.devices, self.deactivation, interactive, now),
             SyncRoutes(self.engine, collection(profile_records.FILTERS), self.presence),
             SlidingSyncRoutes(sliding, self.presence),

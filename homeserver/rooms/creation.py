@@ -139,6 +139,8 @@ class Creation:
             raise invalid_param(f"initial_state: at most {MAX_INITIAL_STATE} events")
         if len(request.invite) > MAX_INVITES:
             raise invalid_param(f"invite: at most {MAX_INVITES} users")
+        if any(event.type == "m.room.member" for event in request.initial_state):
+            raise invalid_param("initial_state: people are invited by `invite`, which asks them first")
         preset = request.preset or ("public_chat" if request.visibility == "public" else "private_chat")
         join_rule, history, guests = PRESETS[preset]
         initial = {(event.type, event.state_key) for event in request.initial_state}

@@ -27,6 +27,13 @@ class Guests:
         if room is None or not _lets_in(room):
             raise MatrixError(403, "M_GUEST_ACCESS_FORBIDDEN", "Guests may not join this room")
 
+    async def check_change(self, room_id: str, guest: str, user_id: str, membership: object) -> None:
+        """What a guest may do about membership: join where they are let in, and leave. Raises 403."""
+        if membership == "join":
+            await self.check_join(room_id)
+        elif membership != "leave" or user_id != guest:
+            raise MatrixError(403, "M_GUEST_ACCESS_FORBIDDEN", "Guests may not do this")
+
     # When a room closes to them, they have to leave
 
     def wants(self, entry: Entry) -> bool:

@@ -8,10 +8,10 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
-from homeserver.errors import MatrixError, forbidden, not_found
-from homeserver.protocol.identifiers import server_name_of
+from homeserver.errors import MatrixError, bad_json, forbidden, not_found
+from homeserver.protocol.identifiers import check_user_id, server_name_of
 from homeserver.protocol.json_types import JsonObject
-from homeserver.rooms.authoring import Author, EventTemplate, RoomProposal, check_content
+from homeserver.rooms.authoring import Author, EventTemplate, RoomProposal, check_content, same_state
 from homeserver.rooms.redaction import power_levels
 from homeserver.rooms.room import Room, RoomHead
 from homeserver.rooms.rooms import Rooms
@@ -70,22 +70,21 @@ class Membership:
         reason: str | None = None,
         third_party_signed: JsonObject | None = None,
         extra: JsonObject | None = None,
-    ) -> None:
+    ) -> str:
         """Join, or do nothing when joined; from `extra` comes content of the client's own.
 
-        Raises 403 by the join rules, 404 for an unknown room.
+        The id of the member event. Raises 403 by the join rules, 404 for an unknown room.
         """
         room = await self._known_room(room_id)
         if user_id in room.joined:
-            return
-        content = {key: value for key, value in (extra or {}).items() if key not in OWN_KEYS}
-        content.update(await self._content(user_id, "join", reason))
+            return room.head.state["m.room.member", user_id].event_id
+        content = {**_extra(extra), **await self._content(user_id, "join", reason)}
         if third_party_signed is not None:
             invite = {"display_name": "", "signed": third_party_signed}
             content["third_party_invite"] = invite
         if room.version.restricted_joins and room.join_rule in ("restricted", "knock_restricted"):
             await self._authorise_restricted(room, user_id, content)
-        await self._set(room, user_id, user_id, content, unless="join")
+        return await self._set(room, user_id, user_id, content, unless="join")
 
     async def invite(
         self,
@@ -96,48 +95,85 @@ class Membership:
         reason: str | None = None,
         is_direct: bool = False,
         third_party_invite: JsonObject | None = None,
-    ) -> None:
+        extra: JsonObject | None = None,
+    ) -> str:
         """Invite a user. Raises 403 by the auth rules or by the invitee's wish."""
         room = await self._room_with(room_id, inviter)
         await self._permission.check_invite(inviter, invitee)
-        content = await self._content(invitee, "invite", reason)
+        content = {**_extra(extra), **await self._content(invitee, "invite", reason)}
         if is_direct:
             content["is_direct"] = True
         if third_party_invite is not None:
             content["third_party_invite"] = third_party_invite
-        await self._set(room, inviter, invitee, content)
+        return await self._set(room, inviter, invitee, content)
 
-    async def knock(self, room_id: str, user_id: str, *, reason: str | None = None) -> None:
+    async def knock(self, room_id: str, user_id: str, *, reason: str | None = None) -> str:
         """Ask to be invited. Raises 403 by the join rules, 404 for an unknown room."""
         room = await self._known_room(room_id)
         if not room.version.knocking:
             raise forbidden("This room's version has no knocking")
-        await self._set(room, user_id, user_id, await self._content(user_id, "knock", reason), unless="knock")
+        content = await self._content(user_id, "knock", reason)
+        return await self._set(room, user_id, user_id, content, unless="knock")
 
-    async def leave(self, room_id: str, user_id: str, *, reason: str | None = None) -> None:
+    async def leave(self, room_id: str, user_id: str, *, reason: str | None = None) -> str:
         """Leave, reject an invite or take back a knock; nothing to do when left. 404 for an unknown room."""
         room = await self._known_room(room_id)
         if room.membership_of(user_id) is None:
             raise forbidden("You are not in this room")
-        await self._set(room, user_id, user_id, _plain("leave", reason), unless="leave")
+        return await self._set(room, user_id, user_id, _plain("leave", reason), unless="leave")
 
-    async def kick(self, room_id: str, actor: str, user_id: str, *, reason: str | None = None) -> None:
+    async def kick(self, room_id: str, actor: str, user_id: str, *, reason: str | None = None) -> str:
         """Make a user leave, or withdraw an invite. Raises 403 when there is nothing to kick."""
         room = await self._room_with(room_id, actor)
         if room.membership_of(user_id) not in ("join", "invite", "knock"):
             raise forbidden("The user is not in this room")
-        await self._set(room, actor, user_id, _plain("leave", reason))
+        return await self._set(room, actor, user_id, _plain("leave", reason))
 
-    async def ban(self, room_id: str, actor: str, user_id: str, *, reason: str | None = None) -> None:
+    async def ban(self, room_id: str, actor: str, user_id: str, *, reason: str | None = None) -> str:
         room = await self._room_with(room_id, actor)
-        await self._set(room, actor, user_id, _plain("ban", reason))
+        return await self._set(room, actor, user_id, _plain("ban", reason))
 
-    async def unban(self, room_id: str, actor: str, user_id: str, *, reason: str | None = None) -> None:
+    async def unban(self, room_id: str, actor: str, user_id: str, *, reason: str | None = None) -> str:
         """Raises 403 M_FORBIDDEN when the user is not banned (spec: unban)."""
         room = await self._room_with(room_id, actor)
         if room.membership_of(user_id) != "ban":
             raise forbidden("The user is not banned")
-        await self._set(room, actor, user_id, _plain("leave", reason))
+        return await self._set(room, actor, user_id, _plain("leave", reason))
+
+    async def put(self, room_id: str, actor: str, user_id: str, content: JsonObject) -> str:
+        """A member event that a client wrote, as the endpoint for that change would have made it.
+
+        What the server answers for (who authorised a join, whose invite it was) is not the client's to
+        say. Members may call themselves in a room what they like. Raises 400 and what the endpoints raise.
+        """
+        check_user_id(user_id)
+        for key in ("displayname", "avatar_url", "reason"):
+            if not isinstance(content.get(key), str | None):
+                raise bad_json(f"m.room.member: {key} must be a string")
+        membership, reason = content.get("membership"), content.get("reason")
+        own = actor == user_id
+        if membership == "invite":
+            direct = content.get("is_direct") is True
+            return await self.invite(room_id, actor, user_id, reason=reason, is_direct=direct, extra=content)
+        if membership == "ban":
+            return await self.ban(room_id, actor, user_id, reason=reason)
+        if membership == "leave" and own:
+            return await self.leave(room_id, user_id, reason=reason)
+        if membership == "leave":
+            room = await self._room_with(room_id, actor)
+            banned = room.membership_of(user_id) == "ban"
+            return await (self.unban if banned else self.kick)(room_id, actor, user_id, reason=reason)
+        if membership not in ("join", "knock"):
+            raise bad_json("m.room.member: membership must be join, invite, knock, leave or ban")
+        if not own:
+            raise forbidden("They have to do that themselves")
+        if membership == "knock":
+            return await self.knock(room_id, user_id, reason=reason)
+        room = await self._known_room(room_id)
+        if user_id not in room.joined:
+            return await self.join(room_id, user_id, reason=reason, extra=content)
+        called = {key: content[key] for key in ("membership", "displayname", "avatar_url") if key in content}
+        return await self._set(room, user_id, user_id, _extra(content) | called)
 
     async def forget(self, room_id: str, user_id: str) -> None:
         """Hide a room that was left from the user's lists. Raises 400 while the user is in it, 404."""
@@ -211,17 +247,20 @@ class Membership:
         user_id: str,
         content: JsonObject,
         unless: str | None = None,
-    ) -> None:
-        """Append the member event; nothing when the membership is `unless` already."""
+    ) -> str:
+        """Append the member event, unless the membership is `unless` or all is as it says; its id."""
         check_content(content)
+        template = EventTemplate("m.room.member", actor, content, state_key=user_id)
+        unchanged: list[str] = []
 
         def decide(head: RoomHead) -> list[EventTemplate]:
             current = head.state.get(("m.room.member", user_id))
-            if unless is not None and current is not None and current.membership == unless:
+            if current is not None and (current.membership == unless or same_state(head, template)):
+                unchanged[:] = [current.event_id]
                 return []
-            return [EventTemplate("m.room.member", actor, content, state_key=user_id)]
+            return [template]
 
-        await self._rooms.submit(room, RoomProposal(self._author, room, decide))
+        return ((await self._rooms.submit(room, RoomProposal(self._author, room, decide))) or unchanged)[0]
 
     async def _authorise_restricted(self, room: Room, user_id: str, content: JsonObject) -> None:
         """Name a member who may invite, when the user is in one of the rooms that the rule allows.
@@ -251,6 +290,11 @@ class Membership:
             if other is not None and user_id in other.joined:
                 return True
         return False
+
+
+def _extra(content: JsonObject | None) -> JsonObject:
+    """Content of the client's own."""
+    return {key: value for key, value in (content or {}).items() if key not in OWN_KEYS}
 
 
 def _plain(membership: str, reason: str | None) -> JsonObject:

@@ -1,7 +1,7 @@
 """Putting messages and state into a room (spec: client-server "Sending events to a room", "Redactions")."""
 
 from homeserver.bus.consumer import Consumer
-from homeserver.errors import forbidden, invalid_param, not_found
+from homeserver.errors import bad_json, forbidden, invalid_param, not_found
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.authoring import (
@@ -12,7 +12,7 @@ from homeserver.rooms.authoring import (
     check_content,
     same_state,
 )
-from homeserver.rooms.membership import InvitePermission
+from homeserver.rooms.membership import Membership
 from homeserver.rooms.redaction import may_redact
 from homeserver.rooms.relations import Relations
 from homeserver.rooms.room import Room, RoomHead
@@ -29,14 +29,14 @@ class Sending:
         rooms: Rooms,
         author: Author,
         aliases: Aliases,
-        permission: InvitePermission,
+        membership: Membership,
         relations: Relations,
         pruned: Consumer,
     ) -> None:
         self._rooms = rooms
         self._author = author
         self._aliases = aliases
-        self._permission = permission
+        self._membership = membership
         self._relations = relations
         self._pruned = pruned
 
@@ -88,10 +88,10 @@ class Sending:
         """Set a state key; setting it to what it is already makes no new event."""
         room = await self.room_of(room_id)
         check_content(content)
+        if type == "m.room.member":
+            return await self._membership.put(room_id, sender, state_key, content)
         if type == "m.room.canonical_alias" and state_key == "":
             await self._aliases.check_canonical(room, content)
-        elif type == "m.room.member" and content.get("membership") == "invite":
-            await self._permission.check_invite(sender, state_key)
         template = EventTemplate(type, sender, content, state_key=state_key, ts=ts)
         return await self._submit(room, template, None)
 
@@ -113,6 +113,8 @@ class Sending:
         """
         room = await self.room_of(room_id)
         check_content(content)
+        if not isinstance(content.get("reason", ""), str):
+            raise bad_json("reason must be a string")
         target = room.find(event_id) or (await self._rooms.stored.by_id(room_id, [event_id])).get(event_id)
         if target is None:
             raise not_found("There is no such event in this room")
