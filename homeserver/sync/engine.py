@@ -281,13 +281,19 @@ class _Answer:
         room = await self._rooms.get(room_id)
         if room is None or (quiet and room.last_seq <= after):
             return None
-        new = since is None or (ref.since > after and not await self._was_joined(room, after))
+        new = since is None
+        sight: SightLine | None = None
+        if since is not None and ref.since > after:
+            # Joined since then; or was joined all along, and has only changed the profile.
+            sight = await self._engine._visibility.sight_line(room, self._user.user_id)
+            new = sight.membership_at(after) != "join" or sight.left_between(after, upto)
         timeline = await self._timeline(room, 0 if new else after, upto)
         if new and since is not None:
             # What the client may have from an earlier membership does not join on to this.
             timeline = timeline._replace(limited=True)
-        sight: SightLine | None = None
-        if timeline.events and timeline.events[0].position < ref.since:
+        if not timeline.events or timeline.events[0].position >= ref.since:
+            sight = None
+        elif sight is None:
             # From when the user was not, or not for certain, in the room.
             sight = await self._engine._visibility.sight_line(room, self._user.user_id)
         events, rendered = await self._render_timeline(room, timeline, sight, upto)
@@ -339,13 +345,6 @@ class _Answer:
             shown = (orjson.dumps(root) + b":" + counts_json(counts) for root, counts in threads.items())
             json += b',"unread_thread_notifications":{' + b",".join(shown) + b"}"
         return json
-
-    async def _was_joined(self, room: Room, after: int) -> bool:
-        """Whether the user was joined at the since-token (a profile change is a join, too)."""
-        line = await self._engine._visibility.sight_line(room, self._user.user_id)
-        return line.membership_at(after) == "join" and not line.left_between(
-            after, self._upto.rooms[room.shard]
-        )
 
     async def _timeline(self, room: Room, after: int, upto: int) -> TimelineSlice:
         wanted = self._filter.timeline
