@@ -45,7 +45,12 @@ class AliasRoutes(Routes):
 
     @put("/directory/room/{alias}")
     async def create(self, call: Call) -> Result:
-        await self._aliases.create(call.path("alias"), call.json(AliasBody).room_id, call.user_id)
+        await self._aliases.create(
+            call.path("alias"),
+            call.json(AliasBody).room_id,
+            call.user_id,
+            as_admin=call.session.account.is_admin,
+        )
         return {}
 
     @delete("/directory/room/{alias}")

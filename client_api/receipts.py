@@ -12,7 +12,7 @@ DEFAULT_TYPING_MS = 30_000
 
 
 class ReceiptBody(msgspec.Struct):
-    thread_id: str | None = None
+    thread_id: object = None
 
 
 class TypingBody(msgspec.Struct):

@@ -38,6 +38,10 @@ class AuthError(Exception):
         self.reason = reason
 
 
+class MalformedLevels(AuthError):
+    """These power levels are not allowed, whoever sends them."""
+
+
 class EventLike(Protocol):
     """What the rules look at in an event of the state."""
 
@@ -503,7 +507,7 @@ def _check_power_levels(
         # invite in content are present and not an integer, reject.
         for name in NAMED_LEVELS:
             if name in new and parse_level(version, new[name]) is None:
-                raise AuthError(f"power levels: {name} is not an integer")
+                raise MalformedLevels(f"power levels: {name} is not an integer")
         # If either of the properties events or notifications in content are present and not an object
         # with values that are integers, reject.
         for table in ("events", "notifications"):
@@ -513,11 +517,11 @@ def _check_power_levels(
     _check_table(version, new, "users")
     users = new.get("users", {})
     if not all(_is_user_id(user_id) for user_id in users):
-        raise AuthError("power levels: users has a key that is not a user id")
+        raise MalformedLevels("power levels: users has a key that is not a user id")
     # If the users property in content contains the sender of the m.room.create event or any of the
     # additional_creators array, reject.
     if not privileged_creators(version, create).isdisjoint(users):
-        raise AuthError("power levels: users names a creator of the room")
+        raise MalformedLevels("power levels: users names a creator of the room")
     # If there is no previous m.room.power_levels event in the room, allow.
     if current is None:
         return
@@ -551,14 +555,14 @@ def _level(version: RoomVersion, content: JsonObject, name: str) -> int | None:
 def _new_level(version: RoomVersion, content: JsonObject, name: str) -> int | None:
     level = _level(version, content, name)
     if level is None and name in content:
-        raise AuthError(f"power levels: {name} is not an integer")
+        raise MalformedLevels(f"power levels: {name} is not an integer")
     return level
 
 
 def _check_table(version: RoomVersion, content: JsonObject, table: str) -> None:
     entries = content.get(table, {})
     if not isinstance(entries, dict) or any(parse_level(version, v) is None for v in entries.values()):
-        raise AuthError(f"power levels: {table} is not an object of integers")
+        raise MalformedLevels(f"power levels: {table} is not an object of integers")
 
 
 def _entries(

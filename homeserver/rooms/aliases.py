@@ -55,13 +55,19 @@ class Aliases:
     async def of_room(self, room_id: str) -> list[str]:
         return [record.alias for record in await self._aliases.find("by_room", (room_id,))]
 
-    async def create(self, alias: str, room_id: str, creator: str) -> None:
-        """Raises 409 M_UNKNOWN when it exists, 400 for another server's, 404 for an unknown room."""
+    async def create(self, alias: str, room_id: str, creator: str, *, as_admin: bool = False) -> None:
+        """For a room that the creator is in.
+
+        Raises 409 M_UNKNOWN when it exists, 400 for another server's, 403, 404 for an unknown room.
+        """
         check_room_alias(alias)
         if server_name_of(alias) != self._server_name:
             raise invalid_param("The alias must be of this server")
-        if await self._rooms.get(room_id) is None:
+        room = await self._rooms.get(room_id)
+        if room is None:
             raise not_found("This server does not know the room")
+        if creator not in room.joined and not as_admin:
+            raise forbidden("You are not in this room")
         if await self._aliases.count("by_room", (room_id,)) >= MAX_ALIASES_PER_ROOM:
             raise forbidden("The room has too many aliases")
         try:

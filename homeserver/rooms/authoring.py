@@ -13,7 +13,7 @@ import msgspec
 from homeserver.clock import Clock
 from homeserver.errors import bad_json, forbidden, too_large
 from homeserver.protocol.canonical_json import InvalidJson, check_value
-from homeserver.protocol.event_auth import AuthError, auth_event_keys, check_auth
+from homeserver.protocol.event_auth import AuthError, MalformedLevels, auth_event_keys, check_auth
 from homeserver.protocol.events import Event, EventTooLarge, InvalidEvent, build_event
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.room_versions import RoomVersion
@@ -109,6 +109,8 @@ class Author:
             room_id = None if is_create and version.room_id_is_create_hash else room.room_id
             event, body = self._build(version, room_id, head, template, auth_events)
             check_auth(version, event, lookup)
+        except MalformedLevels as error:
+            raise bad_json(str(error)) from error
         except AuthError as error:
             raise forbidden(str(error)) from error
         except EventTooLarge as error:

@@ -11,7 +11,7 @@ import msgspec
 import orjson
 
 from homeserver.clock import Clock
-from homeserver.errors import bad_json, forbidden, invalid_param, not_found
+from homeserver.errors import MatrixError, bad_json, forbidden, not_found
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.bundling import Bundling
 from homeserver.rooms.event_filter import RoomEventFilter
@@ -316,5 +316,5 @@ def parse_filter(filter_json: str | None) -> RoomEventFilter:
         return _filter_decoder.decode(filter_json)
     except msgspec.ValidationError as error:
         raise bad_json(f"filter: {error}") from error
-    except msgspec.DecodeError as error:
-        raise invalid_param("filter: not JSON") from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise MatrixError(400, "M_NOT_JSON", "filter: not JSON") from error

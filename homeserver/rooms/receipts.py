@@ -1,7 +1,7 @@
 """Read receipts and markers (spec: client-server "Receipts", "Read and unread markers")."""
 
 from homeserver.clock import Clock
-from homeserver.errors import forbidden, invalid_param, not_found
+from homeserver.errors import bad_json, forbidden, invalid_param, not_found
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
@@ -24,15 +24,19 @@ class Receipts:
         self._now = now
 
     async def mark(
-        self, room_id: str, user_id: str, kind: str, event_id: str, thread_id: str | None = None
+        self, room_id: str, user_id: str, kind: str, event_id: str, thread_id: object = None
     ) -> None:
-        """Set a receipt, or with kind m.fully_read the marker.
+        """Set a receipt, or with kind m.fully_read the marker; a receipt may be for one thread.
 
         Raises 400 for an unknown kind or a thread that the event is not in, 403 for non-members,
         404 for an event that is not in the room.
         """
         room = await self._joined_room(room_id, user_id)
+        if thread_id is not None and not (isinstance(thread_id, str) and thread_id):
+            raise invalid_param("thread_id must be a non-empty string")
         if kind == FULLY_READ:
+            if thread_id is not None:
+                raise invalid_param("thread_id: the marker is for the whole room")
             await self._account_data.set(user_id, FULLY_READ, {"event_id": event_id}, room_id)
             return
         if kind not in KINDS:
@@ -57,10 +61,11 @@ class Receipts:
     async def mark_all(self, room_id: str, user_id: str, markers: JsonObject) -> None:
         """Several at once, by kind; see `mark`. A marker may name an event that is not here."""
         room = await self._joined_room(room_id, user_id)
-        for kind in (FULLY_READ, *KINDS):
-            event_id = markers.get(kind)
-            if isinstance(event_id, str):
-                await self.mark(room.room_id, user_id, kind, event_id)
+        wanted = {kind: markers[kind] for kind in (FULLY_READ, *KINDS) if markers.get(kind) is not None}
+        if not all(isinstance(event_id, str) for event_id in wanted.values()):
+            raise bad_json("Markers name events")
+        for kind, event_id in wanted.items():
+            await self.mark(room.room_id, user_id, kind, event_id)
 
     async def _joined_room(self, room_id: str, user_id: str) -> Room:
         room = await self._rooms.get(room_id)
@@ -77,8 +82,6 @@ class Receipts:
         return event
 
     async def _check_thread(self, room: Room, event: RoomEvent, thread_id: str) -> None:
-        if not thread_id:
-            raise invalid_param("thread_id must be a non-empty string")
         stored = self._rooms.stored
         if thread_id == MAIN:
             if await thread_of(stored, room, event) != MAIN:
