@@ -108,7 +108,7 @@ class Creation:
             await self._rooms.submit(room, RoomProposal(self._author, room, decide))
         except BaseException as error:
             self._rooms.drop(room_id)
-            if isinstance(error, MatrixError) and error.errcode == "M_FORBIDDEN":
+            if isinstance(error, MatrixError) and error.errcode in ("M_FORBIDDEN", "M_BAD_JSON"):
                 # Nobody forbids anything here: the wishes do not go together.
                 raise MatrixError(400, "M_INVALID_ROOM_STATE", error.error) from error
             raise

@@ -71,14 +71,14 @@ TABLE: Mapping[str, Sequence[Case]] = {
             "POST /createRoom",
             {"power_level_content_override": {"users": {"bob": 1}}},
             400,
-            "M_BAD_JSON",
+            "M_INVALID_ROOM_STATE",
         ),
         Case(
             "alice",
             "POST /createRoom",
             {"power_level_content_override": {"events": {"m.room.name": "50"}}},
             400,
-            "M_BAD_JSON",
+            "M_INVALID_ROOM_STATE",
         ),
         Case(
             "alice",
