@@ -1,8 +1,9 @@
 """What users made of a room goes with them to the room that replaces it (spec: client-server "Room
 Upgrades"): their tags, the push rules they named after it, its place among their direct chats.
 
-This happens when a local user joins the new room. A room may claim to replace any other, so the old
-one's tombstone has to name it, too. What the user has set in the new room already is left alone.
+This happens when a local user joins the new room, and when the old one's tombstone names a room that
+they have joined before: a room may claim to replace any other, so both have to say so. What the user has
+set in the new room already is left alone.
 """
 
 from homeserver.protocol.json_types import JsonObject
@@ -15,11 +16,13 @@ from homeserver.protocol.push_rules import (
 )
 from homeserver.push.rules import PUSH_RULES, stored_rules
 from homeserver.rooms.event_meta import decode_meta
+from homeserver.rooms.room import Room
 from homeserver.rooms.rooms import Rooms
 from homeserver.users.account_data import AccountData
 from homeserver.users.users import Users, membership_in
 from storage.log import Entry, Kind
 
+TOMBSTONE = "m.room.tombstone"
 TAGS = "m.tag"
 DIRECT = "m.direct"
 
@@ -33,21 +36,30 @@ class Successors:
         self._account_data = account_data
 
     def wants(self, entry: Entry) -> bool:
-        return (
-            entry.type == "m.room.member"
-            and entry.kind is Kind.EVENT
-            and entry.key is not None
-            and self._users.is_local(entry.key)
-        )
+        if entry.kind is not Kind.EVENT or entry.key is None:
+            return False
+        if entry.type == TOMBSTONE:
+            return entry.key == ""
+        return entry.type == "m.room.member" and self._users.is_local(entry.key)
 
     async def handle(self, shard: int, entry: Entry) -> None:
         room = await self._rooms.get(entry.stream)
-        if room is None or entry.key is None or membership_in(entry) != "join":
+        if room is None or entry.key is None:
             return
-        predecessor = room.state_content("m.room.create").get("predecessor")
-        old_room_id = predecessor.get("room_id") if isinstance(predecessor, dict) else None
-        if isinstance(old_room_id, str) and not await self._was_joined(shard, entry):
-            await self.carry_over(entry.key, old_room_id, room.room_id)
+        if entry.type == TOMBSTONE:
+            await self._replaced(room)
+        elif membership_in(entry) == "join":
+            old_room_id = _predecessor(room)
+            if old_room_id is not None and not await self._was_joined(shard, entry):
+                await self.carry_over(entry.key, old_room_id, room.room_id)
+
+    async def _replaced(self, old: Room) -> None:
+        """A room got its tombstone: its successor may have members by now."""
+        new_room_id = old.state_content(TOMBSTONE).get("replacement_room")
+        new = await self._rooms.get(new_room_id) if isinstance(new_room_id, str) else None
+        if new is not None and _predecessor(new) == old.room_id:
+            for user_id in [user_id for user_id in new.joined if self._users.is_local(user_id)]:
+                await self.carry_over(user_id, old.room_id, new.room_id)
 
     async def _was_joined(self, shard: int, entry: Entry) -> bool:
         """Whether the entry is a member's change of profile."""
@@ -58,7 +70,7 @@ class Successors:
     async def carry_over(self, user_id: str, old_room_id: str, new_room_id: str) -> None:
         """Give the user's settings of the old room to the new one, if the old one is replaced by it."""
         old = await self._rooms.get(old_room_id)
-        if old is None or old.state_content("m.room.tombstone").get("replacement_room") != new_room_id:
+        if old is None or old.state_content(TOMBSTONE).get("replacement_room") != new_room_id:
             return
         user = await self._users.get(user_id)
         change = self._account_data.change
@@ -69,6 +81,13 @@ class Successors:
             await change(user_id, PUSH_RULES, lambda rules: _with_rules_of(rules, old_room_id, new_room_id))
         if user.global_data(DIRECT):
             await change(user_id, DIRECT, lambda direct: _with_direct(direct, old_room_id, new_room_id))
+
+
+def _predecessor(room: Room) -> str | None:
+    """The room that this one says it replaces."""
+    predecessor = room.state_content("m.room.create").get("predecessor")
+    room_id = predecessor.get("room_id") if isinstance(predecessor, dict) else None
+    return room_id if isinstance(room_id, str) else None
 
 
 def _with_rules_of(content: JsonObject, old_room_id: str, new_room_id: str) -> JsonObject:

@@ -242,3 +242,26 @@ async def test_a_change_of_profile_does_not_bring_removed_tags_back(
         await consumer.settled(0)
     assert (await bob.get(f"/user/{bob.user_id}/rooms/{new}/tags"))["tags"] == {}
     assert own((await bob.get("/pushrules/"))["global"]["room"]) == [old]
+
+
+async def test_settings_follow_to_a_replacement_that_was_joined_before_the_tombstone(
+    server: Server, alice: Client, bob: Client
+) -> None:
+    """Rooms are replaced by hand in this order, and by other servers' software."""
+    old = await alice.create_room(preset="public_chat")
+    await bob.join(old)
+    await bob.put(path("room", old), MUTE)
+    await bob.put(f"/user/{bob.user_id}/rooms/{old}/tags/m.favourite", {})
+    new = await alice.create_room(
+        preset="public_chat", creation_content={"predecessor": {"room_id": old, "event_id": "$x"}}
+    )
+    other = await alice.create_room(preset="public_chat")
+    for room_id in (new, other):
+        await bob.join(room_id)
+    for replacement in (other, new):
+        await alice.set_state(old, "m.room.tombstone", {"body": "moved", "replacement_room": replacement})
+    for consumer in server.app.consumers:
+        await consumer.settled(0)
+    assert own((await bob.get("/pushrules/"))["global"]["room"]) == [old, new]
+    assert (await bob.get(f"/user/{bob.user_id}/rooms/{new}/tags"))["tags"] == {"m.favourite": {}}
+    assert (await bob.get(f"/user/{bob.user_id}/rooms/{other}/tags"))["tags"] == {}
