@@ -22,6 +22,36 @@ from tests.client_api.hostile_values import CODINGS, CONTENT_TYPES, RAW_BODIES, 
 PARAMETER = re.compile(r"\{(\w+)(?::(?:[^{}]|\{\})*)?\}")
 MAX_QUERY = 6000
 """Longer request lines are refused before there is a route to answer."""
+EVENT_ID, ROOM_ID = "$event:localhost", "!room:localhost"
+CONTENTS: Mapping[str, Sequence[Any]] = {
+    "m.room.message": (
+        {"msgtype": "m.text", "body": "a", "m.relates_to": {"rel_type": "m.thread", "event_id": EVENT_ID}},
+        {
+            "body": "b",
+            "m.relates_to": {"m.in_reply_to": {"event_id": EVENT_ID}},
+            "m.mentions": {"room": True},
+        },
+        {
+            "body": "* c",
+            "m.new_content": {"body": "c"},
+            "m.relates_to": {"rel_type": "m.replace", "event_id": EVENT_ID},
+        },
+    ),
+    "m.reaction": ({"m.relates_to": {"rel_type": "m.annotation", "event_id": EVENT_ID, "key": "+"}},),
+    "m.room.redaction": ({"redacts": EVENT_ID, "reason": "a"},),
+    "m.room.member": ({"membership": "invite", "reason": "a"}, {"membership": "join", "displayname": "a"}),
+    "m.room.name": ({"name": "a"},),
+    "m.room.join_rules": (
+        {"join_rule": "restricted", "allow": [{"type": "m.room_membership", "room_id": ROOM_ID}]},
+        {"join_rule": "knock"},
+        {"join_rule": "public"},
+    ),
+    "m.room.history_visibility": ({"history_visibility": "world_readable"}, {"history_visibility": "joined"}),
+    "m.room.tombstone": ({"body": "a", "replacement_room": ROOM_ID},),
+    "m.space.child": ({"via": ["localhost"], "order": "a"},),
+    "org.example": ({},),
+}
+"""What relates to events, and what the server itself looks at."""
 WAITING = ("timeout", "timeout_ms")
 """How long to wait for something is up to the client: with a large number here an answer takes as long."""
 
@@ -91,6 +121,18 @@ def specified(route: Route) -> Specified:
     return Specified(query, _example(operation.data, base, media))
 
 
+def event_contents() -> dict[str, list[Any]]:
+    """Contents by event type, as the specification's examples have them; a few of our own in a bare clone."""
+    contents = {event_type: list(contents) for event_type, contents in CONTENTS.items()}
+    if VALIDATOR is not None:
+        for file in sorted((VALIDATOR.spec / "event-schemas/examples").glob("m.*.yaml")):
+            event = VALIDATOR.data.load(f"file:///event-schemas/examples/{file.name}")
+            contents.setdefault(file.name.removesuffix(".yaml").partition("$")[0], []).append(
+                event.get("content", {})
+            )
+    return contents
+
+
 def _example(data: Any, base: str, media: Any) -> Any:
     """What the data gives as an example, or one made of the schema."""
     if "example" in media:
@@ -126,7 +168,7 @@ class Asker(NamedTuple):
     names: Mapping[str, Sequence[str]]
     """Values of path and query parameters that exist; those of anything in bodies too."""
     bodies: Mapping[str, Any]
-    """Bodies that the server would take, by "METHOD path"."""
+    """Bodies that the server would take, by "METHOD path"; contents of events by their type."""
     proof: Mapping[str, Any]
     """What user-interactive authentication takes for `auth`."""
 
@@ -147,23 +189,28 @@ class Hostile:
         if known is None:
             known = self._known[key] = specified(route)
         spoil_path, spoil_query = chance() < 0.25, chance() < 0.35
-        path = PARAMETER.sub(lambda found: self._segment(found[1], asker, spoil_path), route.path)
+        chosen: dict[str, str] = {}
+        path = PARAMETER.sub(lambda found: self._segment(found[1], asker, spoil_path, chosen), route.path)
         query = self._query(known.query, asker, spoil_query)
         headers: dict[str, str] = {}
         body = None
         if route.method in ("PUT", "POST", "DELETE") or chance() < 0.05:
             example = asker.bodies.get(f"{route.method} {route.path}", known.body)
+            contents = asker.bodies.get(chosen.get("event_type") or chosen.get("type") or "")
+            if contents is not None:
+                example = self._random.choice(contents)
             body = self._body(example if example is not None else {}, asker, headers)
         if chance() < 0.05:
             headers["Content-Type"] = self._random.choice(CONTENT_TYPES)
         return Request(route.method, path + query, headers, body)
 
-    def _segment(self, name: str, asker: Asker, spoil: bool) -> str:
+    def _segment(self, name: str, asker: Asker, spoil: bool, chosen: dict[str, str]) -> str:
         if spoil and self._random.random() < 0.7:
             if self._random.random() < 0.15:
                 return self._random.choice(RAW_PATHS)
             return quote(self._word(asker), safe="")
-        return quote(self._plausible(name, asker), safe="")
+        chosen[name] = self._plausible(name, asker)
+        return quote(chosen[name], safe="")
 
     def _word(self, asker: Asker) -> str:
         if self._random.random() < 0.2:
