@@ -19,7 +19,7 @@ from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.room_versions import RoomVersion
 from homeserver.protocol.signing import SigningKey
 from homeserver.rooms.event_meta import EventMeta, encode_meta
-from homeserver.rooms.room import Room, RoomHead, replaced_state
+from homeserver.rooms.room import Room, RoomHead, StateKey, replaced_state
 from homeserver.rooms.room_event import ClientTransaction, RoomEvent, make_room_event, relation_of
 from homeserver.shard_writer import Appended, Drafts
 from storage.log import Entry, Kind
@@ -35,6 +35,8 @@ class EventTemplate(msgspec.Struct, frozen=True):
     content: JsonObject
     state_key: str | None = None
     redacts: str | None = None
+    redacts_key: StateKey | None = None
+    """The state key of the redacted event, when that is one of state."""
     ts: int | None = None
     """origin_server_ts in ms; the time of building when None."""
 
@@ -125,6 +127,7 @@ class Author:
             device_id=transaction.device_id if transaction else None,
             txn_id=transaction.txn_id if transaction else None,
             replaces=replaced.position if replaced is not None and replaced.position > 0 else 0,
+            redacts_key=template.redacts_key,
         )
         entry = Entry(
             kind=Kind.EVENT,
@@ -144,7 +147,10 @@ class Author:
         txn = ClientTransaction(transaction.device_id, transaction.txn_id) if transaction else None
         unsigned = replaced_state(replaced) if replaced is not None else {}
         view = make_room_event(entry, unsigned, txn)
-        return Appended(entry, view), head.advance(view, ())
+        after = head.advance(view, ())
+        if template.redacts_key is not None:
+            after = after.redacted(version, view, template.redacts_key, room.room_id_json)
+        return Appended(entry, view), after
 
 
 def check_content(content: JsonObject) -> None:

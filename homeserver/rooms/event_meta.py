@@ -15,6 +15,8 @@ class EventMeta(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The forward extremities after this event, when it is not the only one."""
     redacted_by: str | None = msgspec.field(default=None, name="x")
     """The redaction that pruned the body."""
+    redacts_key: tuple[str, str] | None = msgspec.field(default=None, name="k")
+    """Of a redaction: the state key under which the redacted event was set, so that it is found at once."""
 
 
 _decoder = msgspec.json.Decoder(EventMeta)

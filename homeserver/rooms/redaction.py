@@ -67,4 +67,34 @@ def redacted_view(
         relates_to=None,
         rel_type=None,
         txn=None,
+        depth=target.depth,
+        reference_hash=target.reference_hash,
     )
+
+
+def with_redacted_predecessor(version: RoomVersion, event: RoomEvent) -> RoomEvent:
+    """A state event whose predecessor was redacted: `prev_content` is what is left of that."""
+    unsigned = event.unsigned()
+    before = redact(version, {"type": event.type, "content": unsigned["prev_content"]})
+    return event.with_unsigned({**unsigned, "prev_content": before["content"]})
+
+
+def after_redaction(
+    version: RoomVersion,
+    lookup: Callable[[str, str], RoomEvent | None],
+    event: RoomEvent,
+    redaction: RoomEvent,
+    room_id_json: bytes,
+) -> RoomEvent:
+    """What an event is after a redaction in its room: itself, unless that is of it or of what it replaced."""
+    unsigned = event.unsigned()
+    if "redacted_because" in unsigned:
+        return event
+    if event.event_id == redaction.redacts:
+        if takes_effect(version, lookup, redaction.sender, event.sender):
+            return redacted_view(version, event, redaction, room_id_json)
+    elif unsigned.get("replaces_state") == redaction.redacts and takes_effect(
+        version, lookup, redaction.sender, unsigned["prev_sender"]
+    ):
+        return with_redacted_predecessor(version, event)
+    return event

@@ -18,7 +18,7 @@ import orjson
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.room_versions import RoomVersion
 from homeserver.rooms.event_meta import EventMeta, decode_meta
-from homeserver.rooms.redaction import redacted_view, takes_effect
+from homeserver.rooms.redaction import after_redaction
 from homeserver.rooms.room_event import ClientTransaction, RoomEvent, make_room_event
 from storage.log import Entry, Kind
 
@@ -62,6 +62,16 @@ class RoomHead(NamedTuple):
             state = state.set((event.type, event.state_key), event)
         hashes = {event.event_id: event.reference_hash} if event.reference_hash is not None else NO_HASHES
         return RoomHead(state, tips or (event.event_id,), max(self.depth, event.depth), hashes)
+
+    def redacted(
+        self, version: RoomVersion, redaction: RoomEvent, key: StateKey, room_id_json: bytes
+    ) -> "RoomHead":
+        """The head after the redaction of an event that is or was current under `key`."""
+        current = self.state.get(key)
+        if current is None:
+            return self
+        left = after_redaction(version, self.lookup, current, redaction, room_id_json)
+        return self._replace(state=self.state.set(key, left))
 
 
 class Receipt(NamedTuple):
@@ -185,7 +195,7 @@ class Room:
             elif view.type == "m.room.create":
                 self.created_ts = view.ts
         elif view.redacts is not None:
-            self._redact(view)
+            self._redact(view, meta.redacts_key)
         self.add_to_timeline(view)
         if len(self.timeline) > 2 * TIMELINE_KEPT:
             self._trim()
@@ -220,19 +230,6 @@ class Room:
             self.receipts_after = self.receipt_order[RECEIPTS_KEPT - 1].seq
             del self.receipt_order[:RECEIPTS_KEPT]
 
-    def replace_view(self, view: RoomEvent) -> None:
-        """Put another form of the same event (redacted) wherever the room holds it."""
-        i = bisect_right(self.timeline, view.position, key=_position) - 1
-        if i >= 0 and self.timeline[i].event_id == view.event_id:
-            self.timeline[i] = view
-        if view.state_key is not None:
-            current = self.head.state.get((view.type, view.state_key))
-            if current is not None and current.event_id == view.event_id:
-                self.head = self.head._replace(state=self.head.state.set((view.type, view.state_key), view))
-                if view.type == "m.room.member":
-                    self.note_member(view)
-        self.fragments.clear()
-
     def find(self, event_id: str) -> RoomEvent | None:
         """An event among the newest ones in memory."""
         for event in reversed(self.timeline):
@@ -240,15 +237,14 @@ class Room:
                 return event
         return None
 
-    def _redact(self, redaction: RoomEvent) -> None:
-        target_id = redaction.redacts
-        target = self.find(target_id) if target_id is not None else None
-        if target is None:
-            target = next((e for e in self.head.state.values() if e.event_id == target_id), None)
-        if target is not None and takes_effect(
-            self.version, self.head.lookup, redaction.sender, target.sender
-        ):
-            self.replace_view(redacted_view(self.version, target, redaction, self.room_id_json))
+    def _redact(self, redaction: RoomEvent, key: StateKey | None) -> None:
+        """Show what is left of the redacted event, whose state key is `key`, and of the copies of it."""
+        lookup = self.head.lookup
+        for i, event in enumerate(self.timeline):
+            if event.event_id == redaction.redacts or (event.type, event.state_key) == key:
+                self.timeline[i] = after_redaction(self.version, lookup, event, redaction, self.room_id_json)
+        if key is not None:
+            self.head = self.head.redacted(self.version, redaction, key, self.room_id_json)
 
     def _trim(self) -> None:
         dropped = self.timeline[:TIMELINE_KEPT]

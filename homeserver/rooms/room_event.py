@@ -9,6 +9,7 @@ What depends on who asks (own transaction id, a membership other than "join", bu
 put in by `render`.
 """
 
+from copy import copy
 from typing import Any
 
 import msgspec
@@ -105,6 +106,12 @@ class RoomEvent:
         unsigned: JsonObject = orjson.loads(b"{" + self.tail[1:-1])
         return unsigned
 
+    def with_unsigned(self, unsigned: JsonObject) -> "RoomEvent":
+        """The same event, of which `unsigned` says something else to everyone."""
+        event = copy(self)
+        event.tail = client_tail(unsigned)
+        return event
+
     def size(self) -> int:
         """Bytes of memory, roughly; for the budget."""
         return 450 + len(self.front) + len(self.tail)
@@ -123,8 +130,8 @@ class RoomEvent:
         if room_id is not None:
             front = b'{"room_id":' + room_id + b"," + front[1:]
         if membership != "join":
-            front = front.replace(
-                _MEMBERSHIP_AGE, b',"unsigned":{"membership":' + orjson.dumps(membership) + b',"age":'
+            front = front[: -len(_MEMBERSHIP_AGE)] + b',"unsigned":{"membership":%b,"age":' % (
+                orjson.dumps(membership)
             )
         tail = self.tail
         if txn_id is not None:

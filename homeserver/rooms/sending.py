@@ -20,6 +20,9 @@ from homeserver.rooms.rooms import Rooms
 from homeserver.users.accounts import suspended
 from storage.log import transaction_digest
 
+NEVER_REDACTED = ("m.room.create", "m.room.server_acl")
+"""Without its content the one denies the room its version and creator, the other all servers."""
+
 
 class Sending:
     """Events of local users into rooms this server is in."""
@@ -118,12 +121,17 @@ class Sending:
         target = room.find(event_id) or (await self._rooms.stored.by_id(room_id, [event_id])).get(event_id)
         if target is None:
             raise not_found("There is no such event in this room")
+        if target.type in NEVER_REDACTED:
+            raise forbidden(f"Events of the type {target.type} are not redacted")
         target_sender = target.sender
         if only_own and target_sender != sender:
             raise suspended()
         if room.version.redacts_in_content:
             content = {**content, "redacts": event_id}
-        template = EventTemplate("m.room.redaction", sender, content, redacts=event_id, ts=ts)
+        key = (target.type, target.state_key) if target.state_key is not None else None
+        template = EventTemplate(
+            "m.room.redaction", sender, content, redacts=event_id, redacts_key=key, ts=ts
+        )
 
         def decide(head: RoomHead) -> list[EventTemplate]:
             if not may_redact(room.version, head.lookup, sender, target_sender):
