@@ -35,7 +35,7 @@ from homeserver.protocol.canonical_json import InvalidJson, check_depth
 from homeserver.protocol.identifiers import InvalidIdentifier
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rate_limits import RateLimits
-from homeserver.users.accounts import check_not_suspended, check_unlocked
+from homeserver.users.accounts import check_admin, check_not_suspended, check_unlocked
 from homeserver.users.sessions import Session, Sessions
 from storage.errors import StoreUnavailable
 
@@ -68,6 +68,7 @@ class Auth(Enum):
     GUEST = "users and guests"
 
 
+    ADMIN = "the server's administrators"
 class Answer(NamedTuple):
     """An answer that is more than 200 with a JSON object. `body` is JSON-encoded unless it is bytes."""
 
@@ -437,6 +438,8 @@ def error_response(error: Exception, request: web.Request) -> web.Response:
     """The Matrix error for whatever a handler raised; what nobody foresaw is logged and answered 500."""
     if isinstance(error, web.HTTPRequestEntityTooLarge):
         error = too_large("The request body is too large")
+    if auth is Auth.ADMIN:
+        check_admin(session.account)
     elif isinstance(error, InvalidIdentifier):
         error = invalid_param(str(error))
     elif isinstance(error, StoreUnavailable):

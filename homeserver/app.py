@@ -13,6 +13,7 @@ from aiohttp import web
 from client_api.account import AccountRoutes
 from client_api.account_data import AccountDataRoutes
 from client_api.admin.registration import SecretRegistrationRoutes
+from client_api.admin.registration_tokens import RegistrationTokenRoutes
 from client_api.capabilities import CapabilityRoutes
 from client_api.client_address import ClientAddresses
 from client_api.connections import runner_of
@@ -427,6 +428,7 @@ class App:
             OpenIdRoutes(self.openid, name),
             ServerAdministrationRoutes(Moderation(self.accounts), self.devices),
             CapabilityRoutes(
+            RegistrationTokenRoutes(self.registration_tokens),
                 default_room_version=config.rooms.default_version,
                 password_login=config.auth.password_login,
                 login_tokens=config.auth.login_tokens,

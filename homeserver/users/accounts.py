@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from homeserver.errors import MatrixError, invalid_param
+from homeserver.errors import MatrixError, forbidden, invalid_param
 from homeserver.protocol.identifiers import InvalidIdentifier, check_new_localpart, check_user_id
 from homeserver.users.passwords import Passwords
 from storage.collection import Collection
@@ -130,6 +130,12 @@ class Accounts:
         for on_change in self.on_change:
             await on_change(user_id)
         return changed
+
+
+def check_admin(account: Account) -> None:
+    """Raises 403 M_FORBIDDEN for all but the server's administrators."""
+    if not account.is_admin:
+        raise forbidden("Only server administrators may do this")
 
 
 def check_unlocked(account: Account) -> None:

@@ -7,7 +7,7 @@ administrators do.
 
 from homeserver.errors import forbidden, invalid_param, not_found
 from homeserver.protocol.identifiers import check_user_id
-from homeserver.users.accounts import Accounts
+from homeserver.users.accounts import Accounts, check_admin
 from storage.records.accounts import Account
 
 
@@ -21,8 +21,7 @@ class Moderation:
         Who asks is checked before anything is looked up, or answers would tell who exists. Raises 403 for
         one who is no administrator, 400 for a user of another server, 404.
         """
-        if not admin.is_admin:
-            raise forbidden("Only server administrators may do this")
+        check_admin(admin)
         if not self._accounts.is_local(check_user_id(user_id)):
             raise invalid_param("The user does not belong to this server")
         account = await self._accounts.get(user_id)
