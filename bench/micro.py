@@ -241,7 +241,7 @@ async def _append(concurrency: int) -> Cost:
         store = await open_store(
             str(Path(folder) / "weft.db"), server_name=_SERVER, shards=ShardMap(1, 1), specs=[]
         )
-        writer = ShardWriter(0, store.log, 0, lambda shard, appended: None)
+        writer = ShardWriter(0, store.log, 0, lambda shard, appended: None, lambda shard, tail: None)
 
         async def worker() -> None:
             for entry in ready:

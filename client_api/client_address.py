@@ -5,7 +5,7 @@ from right to left, as long as the one who wrote an entry is a proxy of ours: wh
 itself stands further left than the address that our own proxy saw.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 
@@ -20,14 +20,18 @@ REMEMBERED = 4096
 class ClientAddresses:
     """Finds the client's address of a request."""
 
-    def __init__(self, trusted: Sequence[Network]) -> None:
+    def __init__(
+        self, trusted: Sequence[Network], is_replica: Callable[[web.Request], bool] = lambda request: False
+    ) -> None:
+        """What another replica passes on is believed like what a proxy does."""
         self._trusted = trusted
+        self._is_replica = is_replica
         self._parsed = lru_cache(REMEMBERED)(self._parse)
 
     def of(self, request: web.Request) -> str:
         """The address as text; "" when the connection has none (a Unix socket)."""
         client, is_proxy = self._parsed(request.remote or "")
-        if is_proxy and "X-Forwarded-For" in request.headers:
+        if "X-Forwarded-For" in request.headers and (is_proxy or self._is_replica(request)):
             hops = ",".join(request.headers.getall("X-Forwarded-For")).rsplit(",", MAX_HOPS)[-MAX_HOPS:]
             for hop in reversed(hops):
                 address, is_proxy = self._parsed(hop.strip())

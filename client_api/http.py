@@ -21,7 +21,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from enum import Enum
-from typing import Any, ClassVar, NamedTuple, TypedDict, TypeVar, Unpack
+from typing import Any, ClassVar, NamedTuple, Protocol, TypedDict, TypeVar, Unpack
 
 import msgspec
 import orjson
@@ -53,6 +53,8 @@ MAX_TOKEN = 4096
 MAX_JSON_DEPTH = 100
 """Objects and lists within one another in a body. What is stored has to be written again, and
 canonical JSON, orjson and other servers each end somewhere above."""
+_OF_ROOM = re.compile(r"/_matrix/client/\w+/rooms/\{room_id\}/")
+"""Routes that write to a room, unless they only read."""
 _PARAMETER = re.compile(r"\{(\w+)\}")
 """In a path. What aiohttp takes it for leaves out braces, which state keys and the like may have."""
 BODY_SECONDS = 60.0
@@ -66,9 +68,9 @@ class Auth(Enum):
     OPTIONAL = "anyone, an access token says who"
     USER = "users; not guests"
     GUEST = "users and guests"
-
-
     ADMIN = "the server's administrators"
+
+
 class Answer(NamedTuple):
     """An answer that is more than 200 with a JSON object. `body` is JSON-encoded unless it is bytes."""
 
@@ -81,12 +83,26 @@ class Answer(NamedTuple):
 Result = JsonObject | msgspec.Struct | bytes | Answer | web.StreamResponse
 
 
+class RoomOwners(Protocol):
+    """The replicas that write to rooms."""
+
+    def is_replica(self, request: web.Request) -> bool: ...
+
+    def elsewhere(self, room_id: str) -> str | None: ...
+
+    async def pass_on(
+        self, address: str, request: web.Request, body: bytes, client: str
+    ) -> web.Response | None: ...
+
+
 class Gate(NamedTuple):
     """What requests pass before they reach a handler."""
 
     sessions: Sessions
     limits: RateLimits
     addresses: ClientAddresses
+    owners: RoomOwners | None
+    """Where writes to rooms go first, when there are other replicas."""
 
 
 class Call:
@@ -328,9 +344,12 @@ def _serve(
     reads_body = declared.method in ("PUT", "POST", "DELETE") and not streams
     tells = declared.method == "GET"
     sessions = gate.sessions
+    owners = gate.owners if reads_body and _OF_ROOM.match(declared.path) else None
 
     async def answer(request: web.Request) -> web.StreamResponse:
         try:
+            if owners is not None and (response := await _passed_on(request, owners, gate.addresses)):
+                return response
             session = None
             if auth is not Auth.NONE:
                 session = await _session_of(request, sessions, auth)
@@ -364,6 +383,17 @@ def _serve(
             return error_response(error, request)
 
     return answer
+
+
+async def _passed_on(
+    request: web.Request, owners: RoomOwners, addresses: ClientAddresses
+) -> web.Response | None:
+    """The answer of the replica that owns the room; None when this one is to do it."""
+    owner = owners.elsewhere(request.match_info["room_id"])
+    if owner is None or owners.is_replica(request):
+        return None
+    check_coding(request)
+    return await owners.pass_on(owner, request, await _whole_body(request), addresses.of(request))
 
 
 def check_coding(request: web.Request) -> None:
@@ -408,6 +438,8 @@ async def _session_of(request: web.Request, sessions: Sessions, auth: Auth) -> S
     session = await sessions.authenticate(token)
     if session.account.is_guest and auth is Auth.USER:
         raise MatrixError(403, "M_GUEST_ACCESS_FORBIDDEN", "Guests may not do this")
+    if auth is Auth.ADMIN:
+        check_admin(session.account)
     return session
 
 
@@ -438,8 +470,6 @@ def error_response(error: Exception, request: web.Request) -> web.Response:
     """The Matrix error for whatever a handler raised; what nobody foresaw is logged and answered 500."""
     if isinstance(error, web.HTTPRequestEntityTooLarge):
         error = too_large("The request body is too large")
-    if auth is Auth.ADMIN:
-        check_admin(session.account)
     elif isinstance(error, InvalidIdentifier):
         error = invalid_param(str(error))
     elif isinstance(error, StoreUnavailable):

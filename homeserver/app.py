@@ -38,6 +38,7 @@ from client_api.pushers import PusherRoutes
 from client_api.receipts import ReceiptRoutes, TypingRoutes
 from client_api.registration import RegistrationRoutes
 from client_api.relations import RelationRoutes
+from client_api.replicas import Owners, ReplicaRoutes, replica_token
 from client_api.reporting import ReportRoutes
 from client_api.room_previews import RoomPreviewRoutes
 from client_api.rooms import RoomRoutes
@@ -53,7 +54,11 @@ from client_api.user_directory import UserDirectoryRoutes
 from client_api.versions import VersionRoutes
 from client_api.voip import VoipRoutes
 from client_api.well_known import WellKnownRoutes
+from homeserver.bus.bus import Bus
 from homeserver.bus.consumer import Consumer, Handle, HandleBatch
+from homeserver.bus.in_process import InProcessBus
+from homeserver.bus.relay import everything, relay
+from homeserver.bus.replica import Replica, ShardFamily
 from homeserver.clock import Clock, system_clock
 from homeserver.config import Config
 from homeserver.consumers.device_announcements import DeviceAnnouncements
@@ -168,9 +173,15 @@ SPECS: Sequence[CollectionSpec[Any]] = (
 class App:
     """One server, wired together; `web` is what listens."""
 
-    def __init__(self, config: Config, store: Store, *, now: Clock = system_clock) -> None:
+    def __init__(
+        self, config: Config, store: Store, bus: Bus | None = None, *, now: Clock = system_clock
+    ) -> None:
         self.config = config
         self.store = store
+        self.bus = bus = bus if bus is not None else InProcessBus(store.info.shards, now)
+        self.replica = Replica(bus)
+        signing_key = load_or_create(config.signing_key_path)
+        self.owners = Owners(self.replica, store.info.shards, replica_token(signing_key))
         collection = store.collection
         name = config.server_name
         shards = store.info.shards
@@ -208,7 +219,7 @@ class App:
         )
         self.users.follow(self.sessions.on_user_entry)
         self.profiles = Profiles(collection(profile_records.PROFILES))
-        author = Author(name, load_or_create(config.signing_key_path), now)
+        author = Author(name, signing_key, now)
         visibility = Visibility(store.log, self.users)
         bundling = Bundling(store.log, self.rooms.stored, now)
         history = History(self.rooms, visibility, bundling, epoch=epoch, now=now)
@@ -349,6 +360,9 @@ class App:
         self.users.follow(self._wake_for_user_entry)
         guests = Guests(self.rooms, self.accounts, membership)
         self._consume_rooms("guests", guests.wants, guests.handle)
+        if bus.shared:
+            self._consume_rooms("bus", everything, handle_batch=relay(bus))
+            self._consume_users("bus", everything, handle_batch=relay(bus))
         self.devices = Devices(collection(account_records.DEVICES), self.last_seen, self.sessions)
         self.deactivation = Deactivation(
             self.accounts,
@@ -414,6 +428,7 @@ class App:
             ProfileRoutes(self.profiles, self.accounts),
             RegistrationRoutes(registration, self.accounts, self.sessions, interactive),
             SecretRegistrationRoutes(registration, self.sessions, name),
+            RegistrationTokenRoutes(self.registration_tokens),
             LoginRoutes(
                 logins,
                 self.sessions,
@@ -428,7 +443,6 @@ class App:
             OpenIdRoutes(self.openid, name),
             ServerAdministrationRoutes(Moderation(self.accounts), self.devices),
             CapabilityRoutes(
-            RegistrationTokenRoutes(self.registration_tokens),
                 default_room_version=config.rooms.default_version,
                 password_login=config.auth.password_login,
                 login_tokens=config.auth.login_tokens,
@@ -437,6 +451,7 @@ class App:
             AssetRoutes(),
             WellKnownRoutes(config.well_known, config.public_url),
             VersionRoutes(),
+            ReplicaRoutes(self.owners, self.replica, self.consumers, self.user_consumers),
         ]
 
     def _encryption(
@@ -498,29 +513,45 @@ class App:
         handle_batch: HandleBatch | None = None,
     ) -> Consumer:
         """A consumer of the room shards, fed from now on and started with the server."""
-        cursors = self.store.collection(cursor_records.CURSORS)
-        consumer = Consumer(
-            name, self.store.log, cursors, wants=wants, handle=handle, handle_batch=handle_batch
-        )
+        consumer = self._consumer(name, wants, handle, handle_batch)
         self.rooms.feed(consumer.on_entries)
         self.consumers.append(consumer)
         return consumer
 
-    def _consume_users(self, name: str, wants: Callable[[Entry], bool], handle: Handle) -> Consumer:
+    def _consume_users(
+        self,
+        name: str,
+        wants: Callable[[Entry], bool],
+        handle: Handle | None = None,
+        *,
+        handle_batch: HandleBatch | None = None,
+    ) -> Consumer:
         """The same of the user shards."""
-        cursors = self.store.collection(cursor_records.CURSORS)
-        consumer = Consumer(name, self.store.log, cursors, wants=wants, handle=handle)
+        consumer = self._consumer(name, wants, handle, handle_batch)
         self.users.feed(consumer.on_entries)
         self.user_consumers.append(consumer)
         return consumer
 
+    def _consumer(
+        self,
+        name: str,
+        wants: Callable[[Entry], bool],
+        handle: Handle | None,
+        handle_batch: HandleBatch | None,
+    ) -> Consumer:
+        return Consumer(
+            name,
+            self.store.log,
+            self.store.collection(cursor_records.CURSORS),
+            wants=wants,
+            handle=handle,
+            handle_batch=handle_batch,
+            ask_owner=self.owners.handled,
+        )
+
     async def start(self) -> None:
-        await self.rooms.start()
-        await self.users.start()
-        for consumer in self.consumers:
-            await consumer.start({shard: writer.tail for shard, writer in self.rooms.writers.items()})
-        for consumer in self.user_consumers:
-            await consumer.start({shard: writer.tail for shard, writer in self.users.writers.items()})
+        await self.rooms.start(self.replica.on_appended)
+        await self.users.start(self.replica.on_appended)
         await self.one_time_keys.start(self.store.info.epoch)
         await self.presence.start()
         for work, name in (
@@ -529,11 +560,16 @@ class App:
             (self.presence.keep_telling(), "presence-tell"),
         ):
             self._tasks.append(asyncio.create_task(work, name=name))
+        await self.replica.start(
+            ShardFamily(self.rooms.writers, self.consumers),
+            ShardFamily(self.users.writers, self.user_consumers),
+        )
 
     def web_application(self) -> web.Application:
         app = web.Application(client_max_size=self.config.limits.max_body_size)
-        gate = Gate(self.sessions, self.limits, ClientAddresses(self.config.trusted_proxies))
-        mount(app, self.modules, gate)
+        addresses = ClientAddresses(self.config.trusted_proxies, self.owners.is_replica)
+        owners = self.owners if self.bus.shared else None
+        mount(app, self.modules, Gate(self.sessions, self.limits, addresses, owners))
         return app
 
     async def close(self) -> None:
@@ -546,8 +582,8 @@ class App:
         await self.presence.write(everything=True)
         for writer in (*self.rooms.writers.values(), *self.users.writers.values()):
             await writer.drain()
-        for consumer in (*self.consumers, *self.user_consumers):
-            await consumer.close()
+        await self.replica.close()
+        await self.owners.close()
         await self.engine.to_device.settle()
         self.passwords.close()
         self.thumbnails.close()

@@ -77,13 +77,20 @@ class ShardWriter:
     """The one place in a process where a shard grows or is followed."""
 
     def __init__(
-        self, shard: int, log_port: Log, tail: int, on_entries: Callable[[int, Sequence[Appended]], None]
+        self,
+        shard: int,
+        log_port: Log,
+        tail: int,
+        on_entries: Callable[[int, Sequence[Appended]], None],
+        on_appended: Callable[[int, int], None],
     ) -> None:
+        """`on_appended` is told (shard, new tail) of what this process has appended itself."""
         self.shard = shard
         self.tail = tail
         """Everything up to here has gone through `on_entries`."""
         self._log = log_port
         self._on_entries = on_entries
+        self._on_appended = on_appended
         self._queue: deque[_Pending[Any]] = deque()
         self._task: asyncio.Task[None] | None = None
 
@@ -100,6 +107,13 @@ class ShardWriter:
             self._task = asyncio.create_task(self._run(), name=f"shard-writer-{self.shard}")
         return await future
 
+    def follow(self, entries: Sequence[Entry]) -> bool:
+        """Apply entries in order as they were handed over; False when some before them are missing."""
+        if entries[0].seq > self.tail + 1:
+            return False
+        self._apply([Appended(entry) for entry in entries])
+        return True
+
     async def catch_up(self) -> None:
         """Apply what others have appended."""
         while entries := await self._log.read(self.shard, self.tail, CATCH_UP_PAGE):
@@ -111,8 +125,12 @@ class ShardWriter:
             await asyncio.wait([self._task])
 
     def _apply(self, appended: Sequence[Appended]) -> None:
-        self.tail = appended[-1].entry.seq
-        self._on_entries(self.shard, appended)
+        """Hand on what has not been handed on: the same entries may arrive in several ways."""
+        if appended[0].entry.seq <= self.tail:
+            appended = [item for item in appended if item.entry.seq > self.tail]
+        if appended:
+            self.tail = appended[-1].entry.seq
+            self._on_entries(self.shard, appended)
 
     async def _run(self) -> None:
         try:
@@ -152,6 +170,7 @@ class ShardWriter:
                 pending.future.set_result(pending.proposal.result())
         if appended:
             self._apply(appended)
+            self._on_appended(self.shard, appended[-1].entry.seq)
 
     async def _append(self, batch: list[_Pending[Any]], appended: list[Appended]) -> bool:
         """Whether the batch is in the log; if not, all of it was answered or waits again."""

@@ -4,19 +4,23 @@ The log is the outbox. Entries arrive as they are appended; whatever a consumer 
 (it was down, it lagged behind) is read from the log, from its stored cursor on. The cursor is stored
 after what was handled, so after a crash some entries are handled again: handlers are idempotent.
 
+A replica handles only the shards that it owns. A cursor moves by compare-and-set alone: of two replicas
+that take themselves for the owner, one loses, and goes on from where the other one has come to.
+
 Entries that `wants` turns down cost a comparison. One that fails again and again is set aside with an
 error in the log, and blocks nothing.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 
 import structlog
 
+from homeserver.errors import MatrixError
 from homeserver.shard_writer import Appended
 from storage.collection import Collection
-from storage.errors import StoreError
+from storage.errors import AlreadyExists, StoreError
 from storage.log import Entry, Log
 from storage.records.cursors import Cursor
 
@@ -33,6 +37,8 @@ Handle = Callable[[int, Entry], Awaitable[None]]
 """Handles an entry of a shard."""
 HandleBatch = Callable[[int, Sequence[Entry]], Awaitable[None]]
 """Handles entries of a shard, in order; one or many of them perhaps again."""
+AskOwner = Callable[[str, int, int], Awaitable[None]]
+"""Waits until the owner of a shard says that its consumer of this name has handled a seq; not for long."""
 
 
 class Consumer:
@@ -47,6 +53,7 @@ class Consumer:
         wants: Callable[[Entry], bool],
         handle: Handle | None = None,
         handle_batch: HandleBatch | None = None,
+        ask_owner: AskOwner | None = None,
     ) -> None:
         """Entries go to `handle` one by one, or to `handle_batch` as many as have gathered."""
         self.name = name
@@ -56,21 +63,31 @@ class Consumer:
         assert (handle is None) != (handle_batch is None)
         self._handle = handle
         self._handle_batch = handle_batch
+        self._ask_owner = ask_owner
         self._shards: dict[int, _Shard] = {}
 
-    async def start(self, tails: dict[int, int]) -> None:
-        """Begin behind the stored cursors; `tails` are the shards and where their followers are now."""
-        for shard, tail in tails.items():
-            stored = await self._cursors.get(self.name, shard)
-            state = _Shard(shard, stored.seq if stored is not None else 0, tail)
-            self._shards[shard] = state
-            if state.seq < tail:
+    def start(self, tails: Mapping[int, int]) -> None:
+        """Follow these shards, whose followers are at these tails now; owning them comes apart."""
+        self._shards = {shard: _Shard(shard, tail) for shard, tail in tails.items()}
+
+    def own(self, shards: Container[int]) -> None:
+        """Handle these of the shards that are followed, from the stored cursors on, and no others."""
+        for state in self._shards.values():
+            owned = state.shard in shards
+            if owned and not state.owned:
+                state.owned, state.begun = True, False
                 self._run(state)
+            elif state.owned and not owned:
+                state.owned = False
+                state.queue.clear()
 
     def on_entries(self, shard: int, appended: Sequence[Appended]) -> None:
         """New entries of a shard, in log order."""
         state = self._shards.get(shard)
         if state is None:
+            return
+        if not state.owned or not state.begun:
+            state.tail = appended[-1].entry.seq
             return
         for item in appended:
             entry = item.entry
@@ -81,15 +98,26 @@ class Consumer:
                 state.queue.append(entry)
         if state.seq < state.tail and state.task is None:
             self._run(state)
-        elif state.seq - state.saved >= SAVE_EVERY_ENTRIES or state.timer is None:
+        elif state.seq - state.saved() >= SAVE_EVERY_ENTRIES or state.timer is None:
             self._save_soon(state)
 
     async def settled(self, shard: int) -> None:
-        """Wait until everything that is in the shard now has been handled."""
+        """Wait until everything that is in the shard now has been handled, by whoever owns it."""
         state = self._shards[shard]
-        goal = state.tail
-        while state.seq < goal and state.task is not None:
+        if state.owned:
+            await self.handled(shard, state.tail)
+        elif self._ask_owner is not None:
+            await self._ask_owner(self.name, shard, state.tail)
+
+    async def handled(self, shard: int, seq: int) -> None:
+        """Wait until this entry has been handled here, as long as the shard is owned and work goes on."""
+        state = self._shards[shard]
+        while state.owned and (state.seq < seq or not state.begun) and state.task is not None:
             await asyncio.wait([state.task])
+
+    def lag(self) -> dict[int, int]:
+        """Entries that wait to be handled, by owned shard."""
+        return {state.shard: state.tail - state.seq for state in self._shards.values() if state.begun}
 
     async def close(self) -> None:
         """Finish what was handed over, and store the cursors."""
@@ -98,28 +126,42 @@ class Consumer:
                 await asyncio.wait([state.task], timeout=10)
             if state.timer is not None:
                 state.timer.cancel()
-            await self._save(state)
+            if state.owned and state.begun:
+                await self._save(state)
 
     def _run(self, state: "_Shard") -> None:
-        state.task = asyncio.create_task(self._consume(state), name=f"consumer-{self.name}")
+        if state.task is None:
+            state.task = asyncio.create_task(self._consume(state), name=f"consumer-{self.name}")
 
     async def _consume(self, state: "_Shard") -> None:
         try:
-            while state.seq < state.tail:
+            while state.owned and (not state.begun or state.seq < state.tail):
+                if not state.begun:
+                    await self._begin(state)
+                    continue
                 for entries in self._batches(await self._next(state)):
                     if wanted := [entry for entry in entries if self._wants(entry)]:
                         await self._attempt(state.shard, wanted)
                     state.seq = entries[-1].seq
+                    if not state.owned:
+                        break
                 # Not waited for: what arrives meanwhile would find nobody to handle it.
                 self._save_soon(state)
-        except StoreError as error:
+        except (StoreError, MatrixError) as error:
             log.error("consumer stopped for now", consumer=self.name, error=str(error))
             asyncio.get_running_loop().call_later(RETRY_SECONDS, self._resume, state)
         finally:
             state.task = None
 
+    async def _begin(self, state: "_Shard") -> None:
+        """Go on from the stored cursor."""
+        async with state.cursor_lock:
+            state.stored = await self._cursors.get(self.name, state.shard)
+            state.seq = state.saved()
+            state.begun = True
+
     def _resume(self, state: "_Shard") -> None:
-        if state.task is None and state.seq < state.tail:
+        if state.owned and (not state.begun or state.seq < state.tail):
             self._run(state)
 
     async def _next(self, state: "_Shard") -> Sequence[Entry]:
@@ -131,6 +173,8 @@ class Consumer:
                 ready.append(state.queue.popleft())
             return ready
         page = await self._log.read(state.shard, state.seq, PAGE)
+        # What lies beyond the tail has not been applied to the rooms and users in memory yet.
+        page = [entry for entry in page if entry.seq <= state.tail]
         if not page:
             # Everything up to the tail was removed from the log meanwhile.
             state.seq = state.tail
@@ -153,7 +197,9 @@ class Consumer:
                 return
             except StoreError:
                 raise
-            except Exception:
+            except Exception as error:
+                if isinstance(error, MatrixError) and error.status == 503:
+                    raise  # The store cannot take it now: no fault of the entry's.
                 if attempt < ATTEMPTS - 1:
                     await asyncio.sleep(RETRY_SECONDS * attempt)
                 elif len(entries) == 1:
@@ -173,27 +219,62 @@ class Consumer:
         state.saving = asyncio.create_task(self._save(state), name=f"cursor-{self.name}")
 
     async def _save(self, state: "_Shard") -> None:
-        seq = state.seq
-        if seq == state.saved:
-            return
+        async with state.cursor_lock:
+            cursor = Cursor(consumer=self.name, shard=state.shard, seq=state.seq)
+            if not state.owned or not state.begun or cursor.seq == state.saved():
+                return
+            try:
+                if await self._move(state.stored, cursor):
+                    state.stored = cursor
+                    return
+            except StoreError as error:
+                log.warning("cursor not stored", consumer=self.name, error=str(error))
+                return
+        log.warning("another replica handles this shard", consumer=self.name, shard=state.shard)
+        state.begun = False
+        self._run(state)
+
+    async def _move(self, old: Cursor | None, new: Cursor) -> bool:
+        """False when somebody else has moved it."""
+        if old is not None:
+            return await self._cursors.replace_if(old, new)
         try:
-            await self._cursors.put(Cursor(consumer=self.name, shard=state.shard, seq=seq))
-            state.saved = seq
-        except StoreError as error:
-            log.warning("cursor not stored", consumer=self.name, error=str(error))
+            await self._cursors.insert(new)
+        except AlreadyExists:
+            return False
+        return True
 
 
 class _Shard:
     """How a consumer stands in one shard: handled up to `seq`, entries known up to `tail`."""
 
-    __slots__ = ("queue", "saved", "saving", "seq", "shard", "tail", "task", "timer")
+    __slots__ = (
+        "begun",
+        "cursor_lock",
+        "owned",
+        "queue",
+        "saving",
+        "seq",
+        "shard",
+        "stored",
+        "tail",
+        "task",
+        "timer",
+    )
 
-    def __init__(self, shard: int, seq: int, tail: int) -> None:
+    def __init__(self, shard: int, tail: int) -> None:
         self.shard = shard
-        self.seq = seq
-        self.saved = seq
+        self.seq = 0
         self.tail = tail
+        self.owned = False
+        self.begun = False
+        """Whether `seq` goes on from the stored cursor."""
+        self.stored: Cursor | None = None
+        self.cursor_lock = asyncio.Lock()
         self.queue: deque[Entry] = deque()
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.saving: asyncio.Task[None] | None = None
+
+    def saved(self) -> int:
+        return self.stored.seq if self.stored is not None else 0

@@ -19,9 +19,10 @@ from homeserver.shard_writer import Appended, Proposal, R, ShardWriter
 from storage.log import Entry, Kind, Log, ShardMap
 
 LOADED_TIMELINE = 30
-LOAD_ATTEMPTS = 20
 EVICT_EVERY = 256
 
+OnAppended = Callable[[int, int], None]
+"""Told of a shard and its new tail when this process has appended to it."""
 OnRoomEntry = Callable[[int, Entry, Room | None, RoomEvent | None], None]
 """Told of each entry of a room shard (its number first) after its room, if in memory, has taken it."""
 
@@ -40,17 +41,19 @@ class Rooms:
         """Room shard → its tail when this process began to follow it."""
         self._rooms: OrderedDict[str, Room] = OrderedDict()
         self._loading: dict[str, asyncio.Task[Room | None]] = {}
+        self._missed: dict[str, list[Entry]] = {}
+        """Room being loaded → its entries that came since."""
         self._budget = memory_budget
         self._followers: list[OnRoomEntry] = []
         self._consumers: list[Callable[[int, Sequence[Appended]], None]] = []
         self._applied_since_eviction = 0
 
-    async def start(self) -> None:
+    async def start(self, on_appended: OnAppended) -> None:
         """Begin to follow the room shards."""
         for shard in self.shards.room_shards():
             tail = await self.log.tail(shard)
             self.started_at[shard] = tail
-            self.writers[shard] = ShardWriter(shard, self.log, tail, self.on_entries)
+            self.writers[shard] = ShardWriter(shard, self.log, tail, self.on_entries, on_appended)
 
     def follow(self, follower: OnRoomEntry) -> None:
         """`follower` is called for each entry from now on, in log order."""
@@ -100,6 +103,8 @@ class Rooms:
             entry = item.entry
             room = rooms.get(entry.stream)
             view = room.apply(entry, item.view) if room is not None else None
+            if room is None and (missed := self._missed.get(entry.stream)) is not None:
+                missed.append(entry)
             self.activity[entry.stream] = entry.seq
             for follower in self._followers:
                 follower(shard, entry, room, view)
@@ -112,23 +117,34 @@ class Rooms:
 
     async def _load(self, room_id: str) -> Room | None:
         shard = self.shards.of_room(room_id)
-        for _ in range(LOAD_ATTEMPTS):
-            before = self.activity.get(room_id)
+        writer = self.writers[shard]
+        # Another replica may just have made the room.
+        await writer.catch_up()
+        missed = self._missed[room_id] = []
+        try:
             room = await self._read(room_id, shard)
-            if self.activity.get(room_id) == before:
-                break
-        else:
-            # A room busier than it can be read: reading it whole once, then what came meanwhile,
-            # would need a position for each read; such load on one room has not been seen.
-            raise TimeoutError(f"room {room_id} changes faster than it can be loaded")
-        if room is not None:
+            if room is None:
+                return None
+            # What was read may hold entries of others that were not followed yet: now they are.
+            await writer.catch_up()
+            while missed:
+                some = missed[:]
+                del missed[:]
+                state = [entry for entry in some if entry.kind is Kind.EVENT and entry.key is not None]
+                views = {view.event_id: view for view in await self.stored.views(room_id, state)}
+                for entry in some:
+                    room.apply(entry, views.get(entry.event_id or ""))
             existing = self._rooms.setdefault(room_id, room)
-            self._evict()
-            return existing
-        return None
+        finally:
+            del self._missed[room_id]
+        self._evict()
+        return existing
 
     async def _read(self, room_id: str, shard: int) -> Room | None:
+        """The room at the present tail of its shard; its state may be of a later moment, to which the
+        entries that are missed meanwhile lead."""
         log = self.log
+        tail = self.writers[shard].tail
         refs = await log.current(shard, room_id, Kind.EVENT)
         if not refs:
             return None
@@ -136,7 +152,11 @@ class Rooms:
         resolved = [ref.event_id for ref in refs if ref.kind is Kind.STATE and ref.event_id is not None]
         entries = await log.entries(shard, own)
         entries.extend((await log.by_event_id(shard, resolved)).values())
-        page = await log.page(shard, room_id, kind=Kind.EVENT, newest_first=True, limit=LOADED_TIMELINE)
+        page = await log.page(
+            shard, room_id, kind=Kind.EVENT, before=tail + 1, newest_first=True, limit=LOADED_TIMELINE
+        )
+        if not page:
+            return None
         page.reverse()
         known = {entry.seq for entry in entries}
         views = await self.stored.views(room_id, entries + [e for e in page if e.seq not in known])
@@ -164,11 +184,12 @@ class Rooms:
             by_id[newest.event_id or ""].depth,
             {view.event_id: view.reference_hash for view in room.timeline[-1:] if view.reference_hash},
         )
-        receipts = await log.current(shard, room_id, Kind.RECEIPT)
+        receipts = [ref for ref in await log.current(shard, room_id, Kind.RECEIPT) if ref.seq <= tail]
         for entry in await log.entries(shard, [ref.seq for ref in receipts]):
             room.apply_receipt(receipt_of(entry))
         room.receipt_order.sort()
-        room.last_seq = max(newest.seq, *(ref.seq for ref in refs), *(ref.seq for ref in receipts), 0)
+        applied = (newest.seq, *(ref.seq for ref in (*refs, *receipts)))
+        room.last_seq = max(seq for seq in applied if seq <= tail)
         room.created_ts = create.ts
         return room
 

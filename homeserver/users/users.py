@@ -115,11 +115,11 @@ class Users:
         self._followers: list[OnUserEntry] = []
         self._consumers: list[Callable[[int, Sequence[Appended]], None]] = []
 
-    async def start(self) -> None:
-        """Begin to follow the user shards."""
+    async def start(self, on_appended: Callable[[int, int], None]) -> None:
+        """Begin to follow the user shards; `on_appended` is told (shard, new tail) of own appends."""
         for shard in self._shards.user_shards():
             tail = await self._log.tail(shard)
-            self.writers[shard] = ShardWriter(shard, self._log, tail, self.on_entries)
+            self.writers[shard] = ShardWriter(shard, self._log, tail, self.on_entries, on_appended)
 
     def follow(self, follower: OnUserEntry) -> None:
         self._followers.append(follower)

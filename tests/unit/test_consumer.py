@@ -53,7 +53,7 @@ class SlowCursors:
     async def get(self, *key: object) -> Cursor | None:
         return None
 
-    async def put(self, record: Cursor) -> None:
+    async def insert(self, record: Cursor) -> None:
         await self.go.wait()
 
 
@@ -68,7 +68,8 @@ def fed(entries: Sequence[Entry]) -> list[Appended]:
 async def test_what_arrives_while_progress_is_stored_is_handled_at_once(store: Store) -> None:
     log, cursors = Log(), SlowCursors()
     consumer = Consumer("c", store.log, cursors, wants=everything, handle=log.one)  # type: ignore[arg-type]
-    await consumer.start({0: 0})
+    consumer.start({0: 0})
+    consumer.own({0})
     consumer.on_entries(0, fed(await append(store.log, 0, message("one"))))
     await asyncio.sleep(0.01)
     consumer.on_entries(0, fed(await append(store.log, 0, message("two"))))
@@ -87,7 +88,8 @@ async def test_what_was_missed_is_read_from_the_log_in_batches(store: Store) -> 
         wants=lambda entry: entry.seq % 2 == 0,
         handle_batch=log.many,
     )
-    await consumer.start({0: 20})
+    consumer.start({0: 20})
+    consumer.own({0})
     await consumer.settled(0)
     assert log.handled == list(range(2, 21, 2))
     assert log.batches == [10]
@@ -98,12 +100,14 @@ async def test_progress_outlives_the_consumer(store: Store) -> None:
     first, second = Log(), Log()
     cursors = store.collection(CURSORS)
     consumer = Consumer("c", store.log, cursors, wants=everything, handle=first.one)
-    await consumer.start({0: 0})
+    consumer.start({0: 0})
+    consumer.own({0})
     consumer.on_entries(0, fed(entries[:3]))
     await consumer.settled(0)
     await consumer.close()
     again = Consumer("c", store.log, cursors, wants=everything, handle=second.one)
-    await again.start({0: 5})
+    again.start({0: 5})
+    again.own({0})
     await again.settled(0)
     assert (first.handled, second.handled) == ([1, 2, 3], [4, 5])
 
@@ -121,7 +125,8 @@ async def test_an_entry_that_cannot_be_handled_is_set_aside_alone(
             consumer = Consumer(name, store.log, cursors, wants=everything, handle=log.one)
         else:
             consumer = Consumer(name, store.log, cursors, wants=everything, handle_batch=log.many)
-        await consumer.start({0: 6})
+        consumer.start({0: 6})
+        consumer.own({0})
         await consumer.settled(0)
         await consumer.close()
         assert log.handled == [1, 2, 3, 5, 6]
