@@ -41,6 +41,16 @@ Email = Annotated[str, matching(r"[^@\s]+@[^@\s]+", "an e-mail address")]
 MatrixId = Annotated[str, matching(r"@[^:\s]+:\S+", "a Matrix id such as @alice:example.org")]
 PolicyId = Annotated[str, matching(r"[a-z0-9_.-]{1,64}", "a short name such as privacy_policy")]
 RoomVersion = Annotated[str, matching(r"[1-9][0-9]?", "a room version such as 12")]
+BusUri = Annotated[
+    str,
+    matching(
+        r"in-process:|kafka://[^\s/?#@,]+:[0-9]{1,5}(,[^\s/?#@,]+:[0-9]{1,5})*",
+        "in-process: or kafka://host:port[,host:port…]",
+    ),
+]
+TopicPrefix = Annotated[
+    str, matching(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", "a name of letters, digits, dots, dashes")
+]
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,6 +77,69 @@ class Storage(Section, frozen=True):
         int,
         doc("The same for what happens to users. Fixed when the store is created.", ge=1, le=1024),
     ] = 1
+
+
+class BusTls(Section, frozen=True):
+    """Encrypted connections to the brokers."""
+
+    enabled: Annotated[bool, doc("Whether the brokers are talked to over TLS.")] = False
+    ca: Annotated[
+        str | None,
+        doc("A file of certificates (PEM) that vouch for the brokers; null for those of the system."),
+    ] = None
+    certificate: Annotated[
+        str | None, doc("This server's own certificate (a PEM file), where the brokers want one.")
+    ] = None
+    key: Annotated[str | None, doc("The private key that goes with it (a PEM file, not encrypted).")] = None
+
+
+class BusSasl(Section, frozen=True):
+    """How the server proves to the brokers who it is, where they want a name and a password."""
+
+    mechanism: Annotated[
+        Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"],
+        doc("What the brokers' listener is set up for. `PLAIN` shows them the password: use TLS with it."),
+    ] = "SCRAM-SHA-512"
+    user: Annotated[str | None, doc("User name. Null: the brokers want none.")] = None
+    password: Annotated[Secret | None, doc("The password that goes with it.")] = None
+
+
+class Bus(Section, frozen=True):
+    """How several replicas hear of each other, and other programs of what happens; see `docs/kafka.md`."""
+
+    uri: Annotated[
+        BusUri,
+        doc(
+            "`in-process:` for a server that is one process, `kafka://<host>:<port>[,<host>:<port>…]` "
+            "(some of the brokers) for several of them, or to have events on Kafka."
+        ),
+    ] = "in-process:"
+    topic_prefix: Annotated[
+        TopicPrefix,
+        doc(
+            "What the names of this server's topics begin with (`weft.room-log`); two servers on one "
+            "cluster need different ones."
+        ),
+    ] = "weft"
+    replication_factor: Annotated[
+        int,
+        doc(
+            "On how many brokers new topics are kept; 0 for the brokers' `default.replication.factor`. "
+            "Where brokers may fail: 3, with `min.insync.replicas=2` on the brokers.",
+            ge=0,
+            le=32,
+        ),
+    ] = 0
+    retention: Annotated[
+        Duration,
+        doc(
+            "How long new topics keep what happened, for other programs to read; the server itself needs "
+            "minutes. Nothing is lost from the server when it has passed.",
+            least="1h",
+        ),
+    ] = Duration.parse("7d")
+    tls: BusTls = BusTls()
+    sasl: BusSasl = BusSasl()
 
 
 class PolicyText(Section, frozen=True):
@@ -303,6 +376,7 @@ class Config(Section, frozen=True, kw_only=True):
         "data"
     )
     storage: Storage = Storage()
+    bus: Bus = Bus()
     registration: Registration = Registration()
     auth: Auth = Auth()
     limits: Limits = Limits()

@@ -263,6 +263,17 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
         )
     if not config.listen:
         yield ("listen",), "nothing to listen on; give at least one address, such as 127.0.0.1:8008"
+    sasl = config.bus.sasl
+    if (sasl.user is None) != (sasl.password is None):
+        yield ("bus", "sasl", "user"), "needs bus.sasl.password beside it, and the password the user"
+    tls = config.bus.tls
+    if (tls.certificate is None) != (tls.key is None):
+        yield ("bus", "tls", "certificate"), "needs bus.tls.key beside it, and the key the certificate"
+    if not tls.enabled and (tls.ca or tls.certificate):
+        yield (
+            ("bus", "tls", "enabled"),
+            "bus.tls.ca and bus.tls.certificate say nothing without TLS; set it to true",
+        )
     turn = config.turn
     if turn.uris and turn.shared_secret is None and (turn.username is None or turn.password is None):
         yield ("turn", "uris"), "needs turn.shared_secret, or turn.username and turn.password, beside it"

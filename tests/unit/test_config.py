@@ -281,6 +281,25 @@ def test_development_mode_is_refused_where_others_can_connect(listen: str) -> No
     load(None, environ)
 
 
+@pytest.mark.parametrize(
+    ("bus", "problem"),
+    [
+        ("{uri: 'kafka://'}", "bus.uri: takes in-process: or kafka://host:port[,host:port…], not 'kafka://'"),
+        ("{uri: 'kafka://user:secret@a:9092'}", "bus.uri: takes in-process: or kafka://host:port"),
+        ("{sasl: {user: weft}}", "bus.sasl.user: needs bus.sasl.password beside it"),
+        ("{tls: {enabled: true, certificate: a.pem}}", "bus.tls.certificate: needs bus.tls.key beside it"),
+        (
+            "{tls: {ca: ca.pem}}",
+            "bus.tls.enabled: bus.tls.ca and bus.tls.certificate say nothing without TLS",
+        ),
+        ("{topic_prefix: 'a/b'}", "bus.topic_prefix: takes a name of letters, digits, dots, dashes"),
+    ],
+)
+def test_a_bus_that_cannot_be_is_refused(tmp_path: Path, bus: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(problem)):
+        from_text(tmp_path, f"server_name: example.org\nbus: {bus}")
+
+
 def test_development_mode_keeps_what_it_has_no_opinion_on() -> None:
     environ = {"WEFT_SERVER_NAME": "localhost", "WEFT_LISTEN": "[::1]:9000", "WEFT_LOG_LEVEL": "debug"}
     config = load(None, environ, development=True)
