@@ -30,6 +30,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from client_api.client_address import ClientAddresses, subscriber
+from client_api.json_response import CORS, JsonResponse
 from homeserver.errors import MatrixError, bad_json, invalid_param, missing_param, too_large
 from homeserver.protocol.canonical_json import InvalidJson, check_depth
 from homeserver.protocol.identifiers import InvalidIdentifier
@@ -43,12 +44,6 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-CORS = {
-    "Access-Control-Allow-Origin": "*",
-    "Access-Control-Allow-Methods": "GET, HEAD, POST, PUT, DELETE, OPTIONS",
-    "Access-Control-Allow-Headers": "X-Requested-With, Content-Type, Authorization, Date",
-    "Access-Control-Expose-Headers": "Synapse-Trace-Id, Server, ETag, Retry-After",
-}
 MAX_TOKEN = 4096
 MAX_JSON_DEPTH = 100
 """Objects and lists within one another in a body. What is stored has to be written again, and
@@ -453,20 +448,21 @@ def _plain(value: object) -> object:
 _encode = msgspec.json.Encoder(enc_hook=_plain).encode
 
 
-def response_of(result: Result) -> web.Response:
+def response_of(result: Result) -> web.StreamResponse:
     """The HTTP response of what a handler returned."""
     if isinstance(result, Answer):
+        body = result.body if isinstance(result.body, bytes) else _encode(result.body)
+        if not result.headers and result.content_type == "application/json":
+            return JsonResponse(body, result.status)
         headers = CIMultiDict(CORS)
         headers.update(result.headers)
-        body = result.body if isinstance(result.body, bytes) else _encode(result.body)
         return web.Response(
             body=body, status=result.status, headers=headers, content_type=result.content_type
         )
-    body = result if isinstance(result, bytes) else _encode(result)
-    return web.Response(body=body, headers=CORS, content_type="application/json")
+    return JsonResponse(result if isinstance(result, bytes) else _encode(result))
 
 
-def error_response(error: Exception, request: web.Request) -> web.Response:
+def error_response(error: Exception, request: web.Request) -> web.StreamResponse:
     """The Matrix error for whatever a handler raised; what nobody foresaw is logged and answered 500."""
     if isinstance(error, web.HTTPRequestEntityTooLarge):
         error = too_large("The request body is too large")
@@ -477,13 +473,11 @@ def error_response(error: Exception, request: web.Request) -> web.Response:
     elif not isinstance(error, MatrixError):
         log.error("request failed", method=request.method, route=_route_of(request), exc_info=error)
         error = MatrixError(500, "M_UNKNOWN", "Internal server error")
-    headers = CIMultiDict(CORS)
-    retry_after_ms = error.extra.get("retry_after_ms")
-    if isinstance(retry_after_ms, int):
-        headers["Retry-After"] = str(-(-retry_after_ms // 1000))
     standard = {"errcode": error.errcode, "error": error.error} if error.errcode else {}
     body = orjson.dumps({**standard, **error.extra})
-    return web.Response(body=body, status=error.status, headers=headers, content_type="application/json")
+    retry_after_ms = error.extra.get("retry_after_ms")
+    headers = {"Retry-After": str(-(-retry_after_ms // 1000))} if isinstance(retry_after_ms, int) else {}
+    return response_of(Answer(body, error.status, headers))
 
 
 def _route_of(request: web.Request) -> str:

@@ -10,7 +10,8 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from client_api.http import CORS, Auth, Call, Result, Routes, get, post, route
+from client_api.http import Auth, Call, Result, Routes, get, post, route
+from client_api.json_response import CORS
 from homeserver.errors import MatrixError, not_found
 from homeserver.media.repository import MediaRepository
 from homeserver.media.thumbnails import Thumbnails

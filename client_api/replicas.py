@@ -18,7 +18,8 @@ import structlog
 from aiohttp import web
 from yarl import URL
 
-from client_api.http import CORS, Auth, Call, Routes, post
+from client_api.http import Auth, Call, Routes, post
+from client_api.json_response import CORS
 from homeserver.bus.consumer import Consumer
 from homeserver.bus.replica import Replica
 from homeserver.errors import MatrixError
