@@ -78,8 +78,8 @@ class Answer(NamedTuple):
 Result = JsonObject | msgspec.Struct | bytes | Answer | web.StreamResponse
 
 
-class RoomOwners(Protocol):
-    """The replicas that write to rooms."""
+class Replicas(Protocol):
+    """The other replicas of this server, where there are any."""
 
     def is_replica(self, request: web.Request) -> bool: ...
 
@@ -89,6 +89,10 @@ class RoomOwners(Protocol):
         self, address: str, request: web.Request, body: bytes, client: str
     ) -> web.Response | None: ...
 
+    async def refresh(self, user_id: str, room_id: str | None) -> None:
+        """Follow the log to where the user and the room are now: the last request may have been elsewhere."""
+        ...
+
 
 class Gate(NamedTuple):
     """What requests pass before they reach a handler."""
@@ -96,8 +100,7 @@ class Gate(NamedTuple):
     sessions: Sessions
     limits: RateLimits
     addresses: ClientAddresses
-    owners: RoomOwners | None
-    """Where writes to rooms go first, when there are other replicas."""
+    replicas: Replicas | None
 
 
 class Call:
@@ -339,7 +342,8 @@ def _serve(
     reads_body = declared.method in ("PUT", "POST", "DELETE") and not streams
     tells = declared.method == "GET"
     sessions = gate.sessions
-    owners = gate.owners if reads_body and _OF_ROOM.match(declared.path) else None
+    owners = gate.replicas if reads_body and _OF_ROOM.match(declared.path) else None
+    followed = gate.replicas if tells else None
 
     async def answer(request: web.Request) -> web.StreamResponse:
         try:
@@ -357,6 +361,8 @@ def _serve(
                 limit.charge(
                     session.user_id if session is not None else subscriber(gate.addresses.of(request))
                 )
+            if followed is not None and session is not None:
+                await followed.refresh(session.user_id, request.match_info.get("room_id"))
             check_coding(request)
             raw = await _whole_body(request) if reads_body else b""
             call = Call(request, session, raw, gate)
@@ -381,7 +387,7 @@ def _serve(
 
 
 async def _passed_on(
-    request: web.Request, owners: RoomOwners, addresses: ClientAddresses
+    request: web.Request, owners: Replicas, addresses: ClientAddresses
 ) -> web.Response | None:
     """The answer of the replica that owns the room; None when this one is to do it."""
     owner = owners.elsewhere(request.match_info["room_id"])

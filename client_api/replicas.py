@@ -44,8 +44,8 @@ def replica_token(key: SigningKey) -> str:
     return hmac.new(key.seed, b"weft replica", "sha256").hexdigest()
 
 
-class Owners:
-    """The owners of shards, for the others."""
+class OtherReplicas:
+    """The others, and what this replica asks them."""
 
     def __init__(self, replica: Replica, shards: ShardMap, token: str) -> None:
         self._replica = replica
@@ -78,6 +78,13 @@ class Owners:
         headers = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
         headers["X-Forwarded-For"] = client
         return await self._ask(address, request.method, request.raw_path, headers, body)
+
+    async def refresh(self, user_id: str, room_id: str | None) -> None:
+        """Follow the log to where a user and a room are now: the last request may have been elsewhere."""
+        shards = [self._shards.of_user(user_id)]
+        if room_id is not None:
+            shards.append(self._shards.of_room(room_id))
+        await self._replica.refresh(shards)
 
     async def handled(self, consumer: str, shard: int, seq: int) -> None:
         """Wait until the owner's consumer has handled an entry; not for long, and not if it is silent."""
@@ -123,19 +130,19 @@ class ReplicaRoutes(Routes):
 
     def __init__(
         self,
-        owners: Owners,
+        others: OtherReplicas,
         replica: Replica,
         of_rooms: Sequence[Consumer],
         of_users: Sequence[Consumer],
     ) -> None:
-        self._owners = owners
+        self._others = others
         self._replica = replica
         self._consumers = (of_rooms, of_users)
 
     @post("/_weft/internal/handled/{consumer}/{shard}/{seq}", auth=Auth.NONE)
     async def handled(self, call: Call) -> JsonObject:
         """Answers once this replica's consumer has handled an entry of a shard."""
-        if not self._owners.is_replica(call.request):
+        if not self._others.is_replica(call.request):
             raise MatrixError(403, "M_FORBIDDEN", "For replicas of this server")
         shard, seq = int(call.path("shard")), int(call.path("seq"))
         name, consumers = call.path("consumer"), self._consumers[shard >= ShardMap.USER_BASE]

@@ -38,7 +38,7 @@ from client_api.pushers import PusherRoutes
 from client_api.receipts import ReceiptRoutes, TypingRoutes
 from client_api.registration import RegistrationRoutes
 from client_api.relations import RelationRoutes
-from client_api.replicas import Owners, ReplicaRoutes, replica_token
+from client_api.replicas import OtherReplicas, ReplicaRoutes, replica_token
 from client_api.reporting import ReportRoutes
 from client_api.room_previews import RoomPreviewRoutes
 from client_api.rooms import RoomRoutes
@@ -181,7 +181,7 @@ class App:
         self.bus = bus = bus if bus is not None else InProcessBus(store.info.shards, now)
         self.replica = Replica(bus)
         signing_key = load_or_create(config.signing_key_path)
-        self.owners = Owners(self.replica, store.info.shards, replica_token(signing_key))
+        self.others = OtherReplicas(self.replica, store.info.shards, replica_token(signing_key))
         collection = store.collection
         name = config.server_name
         shards = store.info.shards
@@ -451,7 +451,7 @@ class App:
             AssetRoutes(),
             WellKnownRoutes(config.well_known, config.public_url),
             VersionRoutes(),
-            ReplicaRoutes(self.owners, self.replica, self.consumers, self.user_consumers),
+            ReplicaRoutes(self.others, self.replica, self.consumers, self.user_consumers),
         ]
 
     def _encryption(
@@ -546,7 +546,7 @@ class App:
             wants=wants,
             handle=handle,
             handle_batch=handle_batch,
-            ask_owner=self.owners.handled,
+            ask_owner=self.others.handled,
         )
 
     async def start(self) -> None:
@@ -567,9 +567,9 @@ class App:
 
     def web_application(self) -> web.Application:
         app = web.Application(client_max_size=self.config.limits.max_body_size)
-        addresses = ClientAddresses(self.config.trusted_proxies, self.owners.is_replica)
-        owners = self.owners if self.bus.shared else None
-        mount(app, self.modules, Gate(self.sessions, self.limits, addresses, owners))
+        addresses = ClientAddresses(self.config.trusted_proxies, self.others.is_replica)
+        others = self.others if self.bus.shared else None
+        mount(app, self.modules, Gate(self.sessions, self.limits, addresses, others))
         return app
 
     async def close(self) -> None:
@@ -583,7 +583,7 @@ class App:
         for writer in (*self.rooms.writers.values(), *self.users.writers.values()):
             await writer.drain()
         await self.replica.close()
-        await self.owners.close()
+        await self.others.close()
         await self.engine.to_device.settle()
         self.passwords.close()
         self.thumbnails.close()

@@ -16,7 +16,7 @@ from homeserver.bus.bus import Bus, Ownership
 from homeserver.bus.consumer import Consumer
 from homeserver.shard_writer import ShardWriter
 from storage.errors import StoreError
-from storage.log import Entry
+from storage.log import Entry, ShardMap
 
 log = structlog.get_logger(__name__)
 
@@ -135,15 +135,21 @@ class Replica:
             await asyncio.wait([self._catch_up(shard) for shard in behind], timeout=REACH_SECONDS)
 
     async def refresh(self, shards: Iterable[int]) -> None:
-        """Have followed these shards to where they end now."""
-        if self._bus.shared:
-            tasks = []
-            for shard in shards:
-                # What is being read already may have begun before the moment that counts.
-                if (task := self._catching_up.get(shard)) is not None:
-                    await asyncio.wait([task])
-                tasks.append(self._catch_up(shard))
-            await asyncio.wait(tasks, timeout=REACH_SECONDS)
+        """Have followed these shards to where they end now, whoever appended to them.
+
+        Shards whose writes come to this replica are at their ends already.
+        """
+        if not self._bus.shared:
+            return
+        looks = [self._look(shard) for shard in shards if not (self.owns(shard) and is_room_shard(shard))]
+        if looks:
+            await asyncio.wait_for(asyncio.gather(*looks), REACH_SECONDS)
+
+    async def _look(self, shard: int) -> None:
+        if (under_way := self._catching_up.get(shard)) is not None:
+            # It may have read before the moment that counts. All who wait for it share the next one.
+            await asyncio.wait([under_way])
+        await asyncio.wait([self._catch_up(shard)])
 
     # Who owns what
 
@@ -162,3 +168,7 @@ class Replica:
         if connected != self._connected:
             self._connected = connected
             log.warning("the bus is back" if connected else "the bus is away: the log is read instead")
+
+
+def is_room_shard(shard: int) -> bool:
+    return shard < ShardMap.USER_BASE
