@@ -27,7 +27,7 @@ class Reports:
     async def report_event(self, reporter: str, room_id: str, event_id: str, reason: str) -> None:
         """By members who may see the event. Raises 404 for everyone and everything else, 400."""
         try:
-            room, _ = await self._history.visible_event(room_id, reporter, event_id)
+            room, *_ = await self._history.visible_event(room_id, reporter, event_id)
         except MatrixError:
             room = None
         if room is None or reporter not in room.joined:

@@ -2,7 +2,8 @@
 "Aggregations of child events", and the server-side aggregation of edits, threads and references).
 
 An edit is a later event of the same sender and type with `m.new_content`; the newest by its own time
-counts. A thread is summed up by its count, its newest event and whether the reader took part.
+counts. A thread is summed up by its count, its newest event and whether the reader took part. What the
+reader may not see is in none of it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.stored_events import StoredEvents
+from homeserver.rooms.visibility import SightLine, Visibility
 from storage.log import Log
 
 MAX_EDITS = 200
@@ -41,9 +43,10 @@ class ThreadSummary(msgspec.Struct):
 class Bundling:
     """Finds the bundles of events that are about to be shown."""
 
-    def __init__(self, log: Log, stored: StoredEvents, now: Clock) -> None:
+    def __init__(self, log: Log, stored: StoredEvents, visibility: Visibility, now: Clock) -> None:
         self._log = log
         self._stored = stored
+        self._visibility = visibility
         self._now = now
 
     async def bundles(
@@ -52,51 +55,75 @@ class Bundling:
         events: Sequence[RoomEvent],
         user_id: str,
         ignored: frozenset[str] = frozenset(),
+        *,
+        line: SightLine | None,
     ) -> Mapping[str, bytes]:
-        """Event id → JSON of its `m.relations`, for those events that have any."""
+        """Event id → JSON of its `m.relations`, for those events that have any.
+
+        Without a sight line the reader has been joined since the first of the events.
+        """
         candidates = {event.event_id: event for event in events if event.state_key is None}
         if not candidates:
             return {}
         related = await self._log.with_relations(room.shard, room.room_id, list(candidates))
         found: dict[str, bytes] = {}
         for event_id in related:
-            bundle = await self._bundle(room, candidates[event_id], user_id, ignored)
+            bundle = await self._bundle(room, candidates[event_id], user_id, ignored, line)
             if bundle:
                 found[event_id] = b"{" + b",".join(bundle) + b"}"
         return found
 
     async def _bundle(
-        self, room: Room, event: RoomEvent, user_id: str, ignored: frozenset[str]
+        self, room: Room, event: RoomEvent, user_id: str, ignored: frozenset[str], line: SightLine | None
     ) -> list[bytes]:
         parts: list[bytes] = []
-        edit = await self._edit(room, event, ignored)
+        edit = await self._edit(room, event, ignored, line)
         if edit is not None:
             parts.append(b'"m.replace":' + edit.render(self._now(), room_id=room.room_id_json))
-        thread = await self._thread(room, event.event_id, ignored)
+        thread = await self._thread(room, event.event_id, ignored, line)
         if thread is not None:
-            parts.append(b'"m.thread":' + await self._thread_json(room, event, thread, user_id, ignored))
+            json = await self._thread_json(room, event, thread, user_id, ignored, line)
+            parts.append(b'"m.thread":' + json)
         references, _ = await self._stored.children(
             room.room_id, event.event_id, rel_type=REFERENCE, newest_first=False, limit=MAX_REFERENCES
         )
-        chunk = [{"event_id": child.event_id} for child in references if child.sender not in ignored]
+        seen = await self._seen(room, references, line)
+        chunk = [{"event_id": child.event_id} for child in seen if child.sender not in ignored]
         if chunk:
             parts.append(b'"m.reference":' + orjson.dumps({"chunk": chunk}))
         return parts
 
-    async def _edit(self, room: Room, event: RoomEvent, ignored: frozenset[str]) -> RoomEvent | None:
+    async def _seen(
+        self, room: Room, children: Sequence[RoomEvent], line: SightLine | None
+    ) -> Sequence[RoomEvent]:
+        """Those that the reader sees; what is left of an erased event relates to nothing."""
+        if line is None:
+            return children
+        return [e for e in await self._visibility.shown(room, line, children) if e.relates_to is not None]
+
+    async def _edit(
+        self, room: Room, event: RoomEvent, ignored: frozenset[str], line: SightLine | None
+    ) -> RoomEvent | None:
         if event.rel_type == REPLACE or is_redacted(event):
             return None
         edits, _ = await self._stored.children(
             room.room_id, event.event_id, rel_type=REPLACE, type=event.type, limit=MAX_EDITS
         )
-        valid = [e for e in edits if is_valid_edit(event, e) and e.sender not in ignored]
+        seen = await self._seen(room, edits, line)
+        valid = [e for e in seen if is_valid_edit(event, e) and e.sender not in ignored]
         return max(valid, key=lambda e: (e.ts, e.event_id), default=None)
 
     async def _thread_json(
-        self, room: Room, root: RoomEvent, thread: ThreadSummary, user_id: str, ignored: frozenset[str]
+        self,
+        room: Room,
+        root: RoomEvent,
+        thread: ThreadSummary,
+        user_id: str,
+        ignored: frozenset[str],
+        line: SightLine | None,
     ) -> bytes:
         latest = thread.latest
-        edit = await self._edit(room, latest, ignored)
+        edit = await self._edit(room, latest, ignored, line)
         relations = None
         if edit is not None:
             relations = b'{"m.replace":' + edit.render(self._now(), room_id=room.room_id_json) + b"}"
@@ -108,13 +135,23 @@ class Bundling:
         )
 
     async def _thread(
-        self, room: Room, root_id: str, ignored: frozenset[str] = frozenset()
+        self, room: Room, root_id: str, ignored: frozenset[str], line: SightLine | None
     ) -> ThreadSummary | None:
         """The summary of the thread under a root; kept with the room while nothing happens in it."""
         key = ("thread", root_id, ignored)
-        cached = room.fragments.get(key)
-        if isinstance(cached, ThreadSummary):
-            return cached
+        summary = room.fragments.get(key)
+        if not isinstance(summary, ThreadSummary):
+            summary = await self._sum_up(room, root_id, ignored, None)
+            if summary is None:
+                return None
+            room.fragments[key] = summary
+        if await self._seen(room, [summary.latest], line):
+            return summary
+        return await self._sum_up(room, root_id, ignored, line)
+
+    async def _sum_up(
+        self, room: Room, root_id: str, ignored: frozenset[str], line: SightLine | None
+    ) -> ThreadSummary | None:
         latest: RoomEvent | None = None
         senders: dict[str, int] = {}
         before: int | None = None
@@ -122,18 +159,14 @@ class Bundling:
             replies, before = await self._stored.children(
                 room.room_id, root_id, rel_type=THREAD, before=before, limit=THREAD_PAGE
             )
-            for reply in replies:
+            for reply in await self._seen(room, replies, line):
                 if reply.sender in ignored:
                     continue
                 latest = latest or reply
                 senders[reply.sender] = senders.get(reply.sender, 0) + 1
             if before is None:
                 break
-        if latest is None:
-            return None
-        summary = ThreadSummary(latest, senders)
-        room.fragments[key] = summary
-        return summary
+        return ThreadSummary(latest, senders) if latest is not None else None
 
 
 def is_redacted(event: RoomEvent) -> bool:

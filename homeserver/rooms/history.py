@@ -169,10 +169,13 @@ class History:
         exhausted = False
         for _ in range(MAX_PAGES):
             page = await self._page(room, position, stop, access.upto, backwards=backwards, limit=limit)
+            shown = page if line is None else await self._visibility.shown(room, line, page)
+            views = {view.event_id: view for view in shown}
             for event in page:
                 position = event.position - 1 if backwards else event.position
-                if wanted.matches_event(event) and (line is None or line.sees(event)):
-                    events.append(event)
+                view = views.get(event.event_id)
+                if view is not None and wanted.matches_event(view):
+                    events.append(view)
                     if len(events) == limit:
                         break
             if len(page) < max(limit, 1):
@@ -182,8 +185,9 @@ class History:
         if line is None and events:
             joined = room.head.state["m.room.member", session.user_id].position
             if min(events[0].position, events[-1].position) < joined:
-                # All of it may be seen, but the events say what the reader was at the time.
+                # All of it may be seen, but it depends on what the reader was at the time in which form.
                 line = await self._visibility.sight_line(room, session.user_id)
+                events = await self._visibility.shown(room, line, events)
         parts = [
             b'"start":' + orjson.dumps(start or encode_position(newest if backwards else 0)),
             b'"chunk":[' + b",".join(await self.render(room, events, session, line)) + b"]",
@@ -234,33 +238,34 @@ class History:
     ) -> list[bytes]:
         """Client forms with room id and bundles."""
         reader = Reader(session.user_id, session.device_id, frozenset())
-        bundles = await self._bundling.bundles(room, events, session.user_id)
+        bundles = await self._bundling.bundles(room, events, session.user_id, line=line)
         return render_events(room, events, reader, self._now(), bundles, line, room_id=room.room_id_json)
 
-    async def visible_event(self, room_id: str, user_id: str, event_id: str) -> tuple[Room, RoomEvent]:
-        """An event of the room that the user may see. Raises 404 for any other."""
+    async def visible_event(
+        self, room_id: str, user_id: str, event_id: str
+    ) -> tuple[Room, RoomEvent, SightLine]:
+        """An event of the room as the user may see it, and what else that is. Raises 404 for any other."""
         room = await self._rooms.get(room_id)
         if room is None:
             raise not_found("There is no such event")
         event = room.find(event_id) or (await self._rooms.stored.by_id(room_id, [event_id])).get(event_id)
-        if event is None or not (
-            self._sees_all(room, user_id) or await self._visibility.visible(room, user_id, [event])
-        ):
+        if event is None:
             raise not_found("There is no such event")
-        return room, event
+        line = await self._visibility.sight_line(room, user_id)
+        for view in await self._visibility.shown(room, line, [event]):
+            return room, view, line
+        raise not_found("There is no such event")
 
     async def event(self, room_id: str, session: Session, event_id: str) -> bytes:
-        room, event = await self.visible_event(room_id, session.user_id, event_id)
-        line = await self._visibility.sight_line(room, session.user_id)
+        room, event, line = await self.visible_event(room_id, session.user_id, event_id)
         return (await self.render(room, [event], session, line))[0]
 
     async def context(
         self, room_id: str, session: Session, event_id: str, *, limit: int, filter_json: str | None
     ) -> bytes:
         """Events around one, with the state at the last of them. Raises 404."""
-        room, event = await self.visible_event(room_id, session.user_id, event_id)
+        room, event, line = await self.visible_event(room_id, session.user_id, event_id)
         wanted = parse_filter(filter_json)
-        line = await self._visibility.sight_line(room, session.user_id)
         stored = self._rooms.stored
         half = limit // 2
         before = (
@@ -273,8 +278,8 @@ class History:
         )
         start = before[-1].position - 1 if before else event.position - 1
         end = after[-1].position if after else event.position
-        before = [e for e in before if line.sees(e) and wanted.matches_event(e)]
-        after = [e for e in after if line.sees(e) and wanted.matches_event(e)]
+        before = [e for e in await self._visibility.shown(room, line, before) if wanted.matches_event(e)]
+        after = [e for e in await self._visibility.shown(room, line, after) if wanted.matches_event(e)]
         state = await state_at(self._rooms.log, stored, room, end)
         if wanted.lazy_load_members:
             senders = {e.sender for e in (*before, event, *after)}
@@ -293,12 +298,13 @@ class History:
         """The visible event closest to a time, on one side of it. Raises 404 when there is none."""
         access = await self.access(room_id, user_id)
         room = access.room
+        line = await self._visibility.sight_line(room, user_id)
         entry = await self._rooms.log.near_time(room.shard, room_id, ts, forwards=forwards)
         for _ in range(MAX_PAGES):
             if entry is None or entry.kind is not Kind.EVENT:
                 break
             (view,) = await self._rooms.stored.views(room_id, [entry])
-            if await self._visibility.visible(room, user_id, [view]):
+            if line.sees(view):
                 return {"event_id": view.event_id, "origin_server_ts": view.ts}
             step = view.ts + 1 if forwards else view.ts - 1
             entry = await self._rooms.log.near_time(room.shard, room_id, step, forwards=forwards)

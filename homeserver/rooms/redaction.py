@@ -50,10 +50,15 @@ def redacted_view(
     version: RoomVersion, target: RoomEvent, redaction: RoomEvent, room_id_json: bytes
 ) -> RoomEvent:
     """The in-memory form of `target` after `redaction`."""
+    because = orjson.loads(redaction.render(redaction.ts, room_id=room_id_json))
+    return pruned_view(version, target, {"redacted_because": because})
+
+
+def pruned_view(version: RoomVersion, target: RoomEvent, unsigned: JsonObject) -> RoomEvent:
+    """The in-memory form of what a redaction leaves of `target`, with this as its `unsigned`."""
     shown: JsonObject = orjson.loads(target.without_unsigned())
     pruned = redact(version, shown)
     pruned.setdefault("content", {})
-    unsigned = {"redacted_because": orjson.loads(redaction.render(redaction.ts, room_id=room_id_json))}
     return RoomEvent(
         position=target.position,
         event_id=target.event_id,

@@ -72,7 +72,7 @@ class Relations:
 
         Raises 404 for a parent that the reader may not see.
         """
-        room, _ = await self._history.visible_event(room_id, session.user_id, parent_id)
+        room, _, line = await self._history.visible_event(room_id, session.user_id, parent_id)
         low = high = None
         if start:
             boundary = self._history.position(room, start)
@@ -99,8 +99,8 @@ class Relations:
             for event in found
             if (rel_type is None or event.rel_type == rel_type) and (type is None or event.type == type)
         ]
-        line = await self._visibility.sight_line(room, session.user_id)
-        visible = [event for event in found if line.sees(event)]
+        # What was erased relates to nothing for those who get to see what is left of it.
+        visible = [e for e in await self._visibility.shown(room, line, found) if e.relates_to is not None]
         rendered = await self._history.render(room, visible, session, line)
         parts = [b'"chunk":[' + b",".join(rendered) + b"]"]
         if more is not None:
@@ -161,11 +161,11 @@ class Relations:
                 if root_id is None or root_id in roots or not await self._is_newest(room, root_id, view):
                     continue
                 root = await self._event(room, root_id)
-                if root is None or not line.sees(root):
+                if root is None or not (shown := await self._visibility.shown(room, line, [root])):
                     continue
                 if participated and not await self._took_part(room, root, session.user_id):
                     continue
-                roots[root_id] = root
+                roots[root_id] = shown[0]
                 if len(roots) == limit:
                     more = view.position
                     break

@@ -2,6 +2,9 @@
 
 The rule itself is in `protocol.visibility`; here the room's visibility setting and the user's
 membership are laid out over the room's positions, so that whole pages are decided at once.
+
+What a user sees of an event is nothing, all of it, or what a redaction would leave: that is all that
+later comers get of those who had themselves erased (spec: client-server "Account deactivation").
 """
 
 from bisect import bisect_right
@@ -10,8 +13,10 @@ from collections.abc import Sequence
 import orjson
 
 from homeserver.protocol.visibility import HistoryVisibility, View, may_see, parse_visibility
+from homeserver.rooms.redaction import pruned_view
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
+from homeserver.users.accounts import Accounts
 from homeserver.users.users import Users
 from storage.log import Entry, Kind, Log
 
@@ -71,9 +76,10 @@ class SightLine:
 class Visibility:
     """Makes sight lines."""
 
-    def __init__(self, log: Log, users: Users) -> None:
+    def __init__(self, log: Log, users: Users, accounts: Accounts) -> None:
         self._log = log
         self._users = users
+        self._accounts = accounts
 
     async def sight_line(self, room: Room, user_id: str) -> SightLine:
         """What the user sees; memberships up to a leave that the user forgot count no more."""
@@ -88,12 +94,26 @@ class Visibility:
             [(e.position, _membership(e)) for e in memberships if e.position > forgotten],
         )
 
-    async def visible(self, room: Room, user_id: str, events: Sequence[RoomEvent]) -> list[RoomEvent]:
-        """Those of the events that the user may see."""
-        if not events:
-            return []
-        line = await self.sight_line(room, user_id)
-        return [event for event in events if line.sees(event)]
+    async def shown(self, room: Room, line: SightLine, events: Sequence[RoomEvent]) -> list[RoomEvent]:
+        """What the user may see of the events, in the same order."""
+        seen = [event for event in events if line.sees(event)]
+        # Who was joined keeps what was sent; and only those who left the room can have been erased.
+        gone = {
+            event.sender
+            for event in seen
+            if event.sender not in room.joined
+            and line.membership_at(event.position) != "join"
+            and self._users.is_local(event.sender)
+        }
+        erased = await self._accounts.erased(gone) if gone else gone
+        if not erased:
+            return seen
+        return [
+            pruned_view(room.version, event, {})
+            if event.sender in erased and line.membership_at(event.position) != "join"
+            else event
+            for event in seen
+        ]
 
     async def _history(self, room: Room, type: str, key: str) -> list[Entry]:
         """Changes of one state key, oldest first; only the newest of a very long history."""

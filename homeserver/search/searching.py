@@ -199,7 +199,8 @@ class Search:
             "start": encode_position((before[-1] if before else event).position - 1),
             "end": encode_position((after[-1] if after else event).position),
         }
-        before, after = [e for e in before if line.sees(e)], [e for e in after if line.sees(e)]
+        before = await self._visibility.shown(room, line, before)
+        after = await self._visibility.shown(room, line, after)
         for name, events in (("events_before", before), ("events_after", after)):
             rendered = await self._history.render(room, events, session, line)
             context[name] = [orjson.Fragment(each) for each in rendered]
@@ -296,7 +297,9 @@ class _Walk:
             return None
         room, line = view
         (event,) = await self._rooms.stored.views(room.room_id, [entry])
-        wanted = line.sees(event) and self._wanted.matches_event(event)
+        shown = await self._visibility.shown(room, line, [event])
+        # Whoever sees only what is left of an erased event finds it by none of its words.
+        wanted = shown == [event] and self._wanted.matches_event(event)
         return Found(hit, room, line, event) if wanted else None
 
     async def _view(self, room_id: str) -> tuple[Room, SightLine] | None:

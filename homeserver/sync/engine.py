@@ -371,7 +371,7 @@ class _Answer:
             return [], []
         ignored = self._reader.ignored
         if sight is not None:
-            events = [event for event in events if sight.sees(event)]
+            events = await self._engine._visibility.shown(room, sight, events)
         if ignored:
             events = [e for e in events if e.sender not in ignored or e.state_key is not None]
         plain = (
@@ -386,7 +386,9 @@ class _Answer:
                 return events, cached
         bundles: Mapping[str, bytes] = {}
         if timeline.limited or self._since is None:
-            bundles = await self._engine._bundling.bundles(room, events, self._user.user_id, ignored)
+            bundles = await self._engine._bundling.bundles(
+                room, events, self._user.user_id, ignored, line=sight
+            )
         if plain and not bundles:
             rendered = [b",".join(render_events(room, events, self._reader, self._now))]
             if room.last_seq == upto:
@@ -496,6 +498,7 @@ class _Answer:
             below = await state_at(
                 self._rooms.log,
                 self._rooms.stored,
+        events = await self._engine._visibility.shown(room, sight, timeline.events)
                 room,
                 timeline.start,
                 after=after if known else None,

@@ -111,7 +111,7 @@ class EventStream:
             events = await self._rooms.stored.page(room_id, before=newest + 1, newest_first=True, limit=limit)
         start = events[-1].position - 1 if events else newest
         line = await self._visibility.sight_line(room, user.user_id)
-        visible = [event for event in reversed(events) if line.sees(event)]
+        visible = await self._visibility.shown(room, line, events[::-1])
         shown = await self._history.render(room, visible, session, line)
         parts = [
             b'"room_id":' + room.room_id_json,
@@ -156,8 +156,10 @@ class EventStream:
 
         Waits up to `timeout_ms` for the first of them. Raises 400 for the token, 403 for the room.
         """
+        token = self._engine.decode(start) if start else None
+        await self._engine.follow(session.user_id, token)
         user = await self._users.get(session.user_id)
-        since = first = self._engine.decode(start) if start else self._engine.position(user)
+        since = first = token or self._engine.position(user)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + min(timeout_ms, MAX_TIMEOUT_MS) / 1000
         while True:
@@ -213,8 +215,8 @@ class EventStream:
             views = {room_id: await self._view(room_id, session) for room_id in {e[1] for e in events}}
             for _, room_id, event in events:
                 room, line = views[room_id]
-                if line.sees(event):
-                    shown += await self._history.render(room, [event], session, line)
+                visible = await self._visibility.shown(room, line, [event])
+                shown += await self._history.render(room, visible, session, line)
         return shown, upto._replace(rooms=tuple(reached))
 
 

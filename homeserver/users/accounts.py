@@ -1,6 +1,6 @@
 """Accounts: who exists here, and how they prove it (spec: client-server "Legacy API")."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
 
@@ -40,6 +40,11 @@ class Accounts:
 
     async def get(self, user_id: str) -> Account | None:
         return await self._accounts.get(user_id)
+
+    async def erased(self, user_ids: Iterable[str]) -> set[str]:
+        """Those of the users who have gone and asked for all of theirs to be erased."""
+        found = await self._accounts.get_many([(user_id,) for user_id in user_ids])
+        return {account.user_id for account in found if account.erased}
 
     def user_id(self, localpart: str) -> str:
         return f"@{localpart}:{self.server_name}"

@@ -126,3 +126,27 @@ async def test_relations_of_an_event_in_another_room_are_not_found(alice: Client
     other = await bob.create_room()
     await bob.call("GET", f"/_matrix/client/v1/rooms/{other}/relations/{event_id}", expect=404)
     await bob.call("GET", f"/_matrix/client/v1/rooms/{room_id}/relations/{event_id}", expect=404)
+
+
+async def test_hardening_35_bundles_tell_former_members_of_nothing_after_they_left(
+    alice: Client, bob: Client
+) -> None:
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    root = await alice.send(room_id, "one")
+    seen = await alice.send(room_id, text("two", **related("m.thread", root)))
+    await bob.leave(room_id)
+    await alice.send(room_id, edit(root, "s3cret"))
+    await alice.send(room_id, edit(seen, "s3cret"))
+    await alice.send(room_id, text("s3cret", **related("m.thread", root)))
+    await alice.send(room_id, text("s3cret", **related("m.reference", root)))
+    assert set(await bundle_of(alice, room_id, root)) == {"m.replace", "m.thread", "m.reference"}
+    bundle = await bundle_of(bob, room_id, root)
+    assert set(bundle) == {"m.thread"}
+    assert (bundle["m.thread"]["count"], bundle["m.thread"]["latest_event"]["event_id"]) == (1, seen)
+    for path in ("messages?dir=b&limit=20", f"context/{root}?limit=20", "initialSync?limit=20"):
+        assert "s3cret" not in str(await bob.get(f"/rooms/{room_id}/{path}")), path
+    for path in (f"relations/{root}", "threads"):
+        assert "s3cret" not in str(await bob.get(f"/_matrix/client/v1/rooms/{room_id}/{path}")), path
+    left = {"room": {"include_leave": True, "timeline": {"limit": 20}}}
+    assert "s3cret" not in str(await bob.sync(full=True, filter=left))

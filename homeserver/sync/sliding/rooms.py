@@ -76,7 +76,7 @@ class RoomSections:
         if events and events[0].position < ref.since:
             # From when the user was not, or not for certain, in the room.
             line = await self._visibility.sight_line(room, user.user_id)
-            events = [event for event in events if line.sees(event)]
+            events = await self._visibility.shown(room, line, events)
         events = [e for e in events if e.sender not in reader.ignored or e.state_key is not None]
         known = sent.members if sent is not None and not initial else frozenset()
         whole_state = initial or (sent is not None and sent.state != signature)
@@ -161,7 +161,9 @@ class RoomSections:
     ) -> bytes:
         bundles = {}
         if timeline.limited:
-            bundles = dict(await self._bundling.bundles(room, events, user.user_id, reader.ignored))
+            bundles = dict(
+                await self._bundling.bundles(room, events, user.user_id, reader.ignored, line=line)
+            )
         rendered = render_events(room, events, reader, self._now(), bundles, line)
         return b'"timeline":[%b],"limited":%b,"prev_batch":"%b"' % (
             b",".join(rendered),
