@@ -75,6 +75,7 @@ class KeyRoutes(Routes):
     async def changes(self, call: Call) -> Result:
         after = self._engine.decode(call.required_query("from"))
         upto = self._engine.decode(call.required_query("to"))
+        await self._engine.follow(call.user_id, upto)
         user = await self._users.get(call.user_id)
         changes = await self._device_lists.since(user, after, upto)
         return {"changed": sorted(changes.changed), "left": sorted(changes.left)}

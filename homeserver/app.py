@@ -306,6 +306,7 @@ class App:
             presence=self.presence,
             account_data=account_data,
             bundling=bundling,
+            replica=self.replica,
             epoch=epoch,
             now=now,
             max_timeline=config.limits.max_sync_timeline,
@@ -469,7 +470,9 @@ class App:
         announcements = DeviceAnnouncements(device_lists)
         announced = self._consume_users("device_announcements", announcements.wants, announcements.handle)
         identities.on_published = lambda user_id: announced.settled(shards.of_user(user_id))
-        device_keys = DeviceKeys(identities, self.one_time_keys, known_devices, queue, self.users)
+        device_keys = DeviceKeys(
+            identities, self.one_time_keys, known_devices, queue, self.users, self.replica, shards
+        )
         cross_signing = CrossSigning(identities, known_devices)
         backup = KeyBackup(
             collection(key_records.BACKUP_VERSIONS),

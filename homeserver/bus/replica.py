@@ -70,6 +70,11 @@ class Replica:
             await consumer.close()
         await self._bus.close()
 
+    @property
+    def shared(self) -> bool:
+        """Whether there may be others."""
+        return self._bus.shared
+
     def owns(self, shard: int) -> bool:
         return shard in self.ownership.own
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import msgspec
 import orjson
 
+from homeserver.bus.replica import Replica
 from homeserver.e2ee.identities import DEVICE, DEVICE_NAME, Draft, Identities, Identity, json_object
 from homeserver.e2ee.key_objects import (
     MASTER,
@@ -31,6 +32,7 @@ from homeserver.protocol.json_types import JsonObject
 from homeserver.sync.to_device import ToDeviceQueue
 from homeserver.users.users import Users
 from storage.collection import Collection
+from storage.log import ShardMap
 from storage.records.accounts import Device
 
 MAX_USERS = 20_000
@@ -63,12 +65,16 @@ class DeviceKeys:
         devices: Collection[Device],
         queue: ToDeviceQueue,
         users: Users,
+        replica: Replica,
+        shards: ShardMap,
     ) -> None:
         self._identities = identities
         self._one_time_keys = one_time_keys
         self._devices = devices
         self._queue = queue
         self._users = users
+        self._replica = replica
+        self._shards = shards
 
     async def upload(self, user_id: str, device_id: str, upload: KeyUpload) -> dict[str, int]:
         """Publish keys; how many one-time keys of each algorithm there are then.
@@ -132,6 +138,8 @@ class DeviceKeys:
         if len(wanted) > MAX_USERS:
             raise too_many(f"At most {MAX_USERS} users at once")
         local, failures = self._split(wanted)
+        # Clients ask once for what they were told has changed, perhaps by a replica that knew it sooner.
+        await self._replica.refresh({self._shards.of_user(user_id) for user_id in local})
         found = await self._identities.get_many(local)
         asking = await self._identities.get(viewer) if viewer is not None else None
         own = found.get(viewer) if viewer is not None else None

@@ -12,6 +12,7 @@ from typing import Protocol
 import msgspec
 import orjson
 
+from homeserver.bus.replica import Replica
 from homeserver.clock import Clock
 from homeserver.push.unread import Counts, Unread
 from homeserver.rooms.bundling import Bundling
@@ -89,6 +90,7 @@ class SyncEngine:
         presence: PresenceUpdates,
         account_data: AccountData,
         bundling: Bundling,
+        replica: Replica,
         epoch: str,
         now: Clock,
         max_timeline: int,
@@ -105,6 +107,7 @@ class SyncEngine:
         self._presence = presence
         self._account_data = account_data
         self._bundling = bundling
+        self._replica = replica
         self._epoch = epoch
         self._now = now
         self._max_timeline = max_timeline
@@ -120,11 +123,23 @@ class SyncEngine:
     def decode(self, token: str) -> SyncToken:
         return decode_sync_token(token, self._epoch, self._rooms.shards.rooms)
 
+    async def follow(self, user_id: str, since: SyncToken | None) -> None:
+        """Have this replica know what the client has seen, or all that there is before a first sync."""
+        if not self._replica.shared:
+            return
+        shards = self._rooms.shards
+        if since is None:
+            await self._replica.refresh((*shards.room_shards(), shards.of_user(user_id)))
+        else:
+            tails = dict(zip(shards.room_shards(), since.rooms, strict=True))
+            await self._replica.reach({**tails, shards.of_user(user_id): since.user})
+
     # The poll
 
     async def sync(self, user_id: str, device_id: str, request: SyncRequest) -> bytes:
         """The answer as JSON bytes; waits up to the request's timeout for something to show."""
         since = self.decode(request.since) if request.since else None
+        await self.follow(user_id, since)
         user = await self._users.get(user_id)
         if since is not None:
             self.to_device.acknowledge(user, device_id, since.user)

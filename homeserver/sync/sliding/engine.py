@@ -48,6 +48,7 @@ class SlidingSync:
         request.check()
         connection = self._connections.get(user_id, device_id, request.conn_id, pos)
         before = connection.snapshot(pos) if pos is not None else None
+        await self._sync.follow(user_id, before.position if before is not None else None)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + min(max(timeout, 0), MAX_TIMEOUT_MS) / 1000
         while True:
