@@ -52,6 +52,8 @@ class Guests:
                 try:
                     await self._membership.leave(room.room_id, user_id)
                 except MatrixError as error:
+                    if error.status >= 500:
+                        raise
                     log.warning("guest not parted", room=room.room_id, user=user_id, error=error.error)
 
 

@@ -8,7 +8,9 @@ import pytest
 
 from homeserver.bus import consumer as module
 from homeserver.bus.consumer import Consumer
+from homeserver.errors import unavailable
 from homeserver.shard_writer import Appended
+from storage.errors import StoreUnavailable
 from storage.log import Entry, ShardMap
 from storage.records.cursors import CURSORS, SPECS, Cursor
 from storage.sqlite import open_store
@@ -133,3 +135,24 @@ async def test_an_entry_that_cannot_be_handled_is_set_aside_alone(
         stored = await cursors.get(name, 0)
         assert stored is not None
         assert stored.seq == 6
+
+
+@pytest.mark.parametrize("error", [unavailable("full"), StoreUnavailable("full")])
+async def test_what_the_store_cannot_take_now_waits_and_is_never_set_aside(
+    store: Store, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.001)
+    failures, handled = iter([error] * 3 * module.ATTEMPTS), asyncio.Event()
+
+    async def handle(shard: int, entry: Entry) -> None:
+        for failure in failures:
+            raise failure
+        handled.set()
+
+    consumer = Consumer("c", store.log, store.collection(CURSORS), wants=everything, handle=handle)
+    consumer.start({0: 0})
+    consumer.own({0})
+    consumer.on_entries(0, fed(await append(store.log, 0, message("one"))))
+    await asyncio.wait_for(handled.wait(), 5)
+    await consumer.settled(0)
+    assert consumer.lag() == {0: 0}
