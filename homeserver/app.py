@@ -77,6 +77,7 @@ from homeserver.key_file import load_or_create
 from homeserver.media.files import MediaFiles
 from homeserver.media.repository import MediaRepository
 from homeserver.media.thumbnails import Thumbnails
+from homeserver.protocol.signing import SigningKey
 from homeserver.push.notifications import Notifications
 from homeserver.push.pushers import Pushers
 from homeserver.push.rules import PUSH_RULES, UserPushRules, shown_push_rules
@@ -106,6 +107,7 @@ from homeserver.rooms.summary import Summaries
 from homeserver.rooms.upgrade import Upgrade
 from homeserver.rooms.visibility import Visibility
 from homeserver.search.searching import Search
+from homeserver.server_key import establish, replace
 from homeserver.sync.device_lists import DeviceLists
 from homeserver.sync.engine import SyncEngine
 from homeserver.sync.event_stream import EventStream
@@ -151,6 +153,7 @@ from storage.records import presence as presence_records
 from storage.records import profiles as profile_records
 from storage.records import push as push_records
 from storage.records import rooms as room_records
+from storage.records import server_key as server_key_records
 from storage.records import user_directory as user_directory_records
 from storage.sqlite import open_store
 from storage.store import Store
@@ -167,6 +170,7 @@ SPECS: Sequence[CollectionSpec[Any]] = (
     *media_records.SPECS,
     *key_records.SPECS,
     *cursor_records.SPECS,
+    *server_key_records.SPECS,
 )
 
 
@@ -636,11 +640,28 @@ class App:
             self.wakeup.wake_user(entry.stream)
 
 
-async def serve(config: Config) -> None:
-    """Run the server until SIGINT or SIGTERM."""
+async def opened_store(config: Config) -> Store:
+    """The store that the configuration names. Raises StoreRefused and StoreUnavailable."""
     await asyncio.to_thread(Path(config.data_dir).mkdir, mode=0o700, parents=True, exist_ok=True)
     shards = ShardMap(config.storage.room_shards, config.storage.user_shards)
-    store = await open_store(config.storage.uri, server_name=config.server_name, shards=shards, specs=SPECS)
+    return await open_store(config.storage.uri, server_name=config.server_name, shards=shards, specs=SPECS)
+
+
+async def replace_signing_key(config: Config) -> SigningKey:
+    """Have the server, of which no replica runs, sign with another key; see `homeserver.server_key`."""
+    store = await opened_store(config)
+    try:
+        return await replace(
+            config.signing_key_path, store.collection(server_key_records.SERVER_KEY), system_clock
+        )
+    finally:
+        await store.close()
+
+
+async def serve(config: Config) -> None:
+    """Run the server until SIGINT or SIGTERM."""
+    store = await opened_store(config)
+    await establish(config.signing_key_path, store.collection(server_key_records.SERVER_KEY))
     app = App(config, store)
     await app.start()
     runner = runner_of(app.web_application())

@@ -5,6 +5,7 @@ standard error, with what to do about them.
 """
 
 import argparse
+import asyncio
 import getpass
 import json
 import os
@@ -109,6 +110,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.set_defaults(run=_check_config)
 
+    replace = commands.add_parser(
+        "replace-signing-key",
+        parents=[configured],
+        help="have the stopped server sign with another key from now on",
+        description="Make the key in the file signing.key of the data folder the server's key; a new one is "
+        "made if there is no file. Stop all replicas before, and copy the file to each of them afterwards.",
+    )
+    replace.set_defaults(run=_replace_signing_key)
+
     register = commands.add_parser(
         "register-user",
         parents=[configured],
@@ -193,6 +203,17 @@ def _generate_config(arguments: argparse.Namespace) -> None:
 
 def _check_config(arguments: argparse.Namespace) -> None:
     print(effective(_load(arguments)), end="")
+
+
+# replace-signing-key
+
+
+def _replace_signing_key(arguments: argparse.Namespace) -> None:
+    config = _load(arguments)
+    from homeserver.app import replace_signing_key
+
+    key = asyncio.run(replace_signing_key(config))
+    print(f"the server signs with {key.key_id} from now on, the key in {config.signing_key_path}")
 
 
 # register-user

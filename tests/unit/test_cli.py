@@ -472,3 +472,32 @@ def test_serve_on_an_address_in_use_ends_with_1(tmp_path: Path) -> None:
     assert code == 1
     assert len(told) == 1
     assert "address already in use" in told[0]
+
+
+# replace-signing-key
+
+
+def test_the_signing_key_is_replaced_on_purpose_only(
+    tmp_path: Path, config_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    monkeypatch.setenv("WEFT_LISTEN", f"127.0.0.1:{port}")
+    key = tmp_path / "data" / "signing.key"
+
+    def serve_once() -> None:
+        with subprocess.Popen(weft("serve", "-c", str(config_file)), cwd=REPOSITORY) as process:
+            try:
+                wait_until_serving(process, port)
+            finally:
+                process.terminate()
+
+    serve_once()
+    key.rename(tmp_path / "old.key")
+    code, told = failed_start({}, "-c", str(config_file))
+    assert code == 1
+    assert len(told) == 1
+    assert told[0].startswith(f"weft: there is no signing key at {key}")
+    assert not key.exists()
+    assert main(["replace-signing-key", "-c", str(config_file)]) == 0
+    assert f"ed25519:{key.read_text().split()[1]}" in capsys.readouterr().out
+    serve_once()
