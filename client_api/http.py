@@ -89,7 +89,7 @@ class Replicas(Protocol):
         self, address: str, request: web.Request, body: bytes, client: str
     ) -> web.Response | None: ...
 
-    async def refresh(self, user_id: str, room_id: str | None) -> None:
+    async def refresh(self, user_id: str, room_id: str | None, all_rooms: bool) -> None:
         """Follow the log to where the user and the room are now: the last request may have been elsewhere."""
         ...
 
@@ -254,6 +254,8 @@ class Options(TypedDict, total=False):
     """The handler makes at most one change, which a vanished client cannot cut in half."""
     streams: bool
     """The handler reads the body itself."""
+    all_rooms: bool
+    """Looks at all rooms of the user, whose newest changes may have been made at other replicas."""
 
 
 class Route(NamedTuple):
@@ -344,6 +346,7 @@ def _serve(
     sessions = gate.sessions
     owners = gate.replicas if reads_body and _OF_ROOM.match(declared.path) else None
     followed = gate.replicas if tells else None
+    all_rooms = options.get("all_rooms", False)
 
     async def answer(request: web.Request) -> web.StreamResponse:
         try:
@@ -362,7 +365,7 @@ def _serve(
                     session.user_id if session is not None else subscriber(gate.addresses.of(request))
                 )
             if followed is not None and session is not None:
-                await followed.refresh(session.user_id, request.match_info.get("room_id"))
+                await followed.refresh(session.user_id, request.match_info.get("room_id"), all_rooms)
             check_coding(request)
             raw = await _whole_body(request) if reads_body else b""
             call = Call(request, session, raw, gate)

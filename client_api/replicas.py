@@ -79,10 +79,12 @@ class OtherReplicas:
         headers["X-Forwarded-For"] = client
         return await self._ask(address, request.method, request.raw_path, headers, body)
 
-    async def refresh(self, user_id: str, room_id: str | None) -> None:
+    async def refresh(self, user_id: str, room_id: str | None, all_rooms: bool) -> None:
         """Follow the log to where a user and a room are now: the last request may have been elsewhere."""
         shards = [self._shards.of_user(user_id)]
-        if room_id is not None:
+        if all_rooms:
+            shards.extend(self._shards.room_shards())
+        elif room_id is not None:
             shards.append(self._shards.of_room(room_id))
         await self._replica.refresh(shards)
 

@@ -128,7 +128,7 @@ class RoomRoutes(Routes):
         )
         return {"replacement_room": replacement}
 
-    @get("/joined_rooms")
+    @get("/joined_rooms", all_rooms=True)
     async def joined_rooms(self, call: Call) -> Result:
         user = await self._users.get(call.user_id)
         return {"joined_rooms": user.rooms("join")}
