@@ -1,0 +1,140 @@
+"""Reads all partitions from their ends on, and hands over what comes. What it misses is in the log."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import ConsumerStoppedError, KafkaError
+
+from homeserver.bus.bus import BusUnavailable
+from homeserver.bus.kafka.connection import Connection, explained
+from homeserver.bus.kafka.records import ForeignRecord, Records
+from homeserver.bus.kafka.topics import MAX_RECORD_BYTES, Layout
+from storage.log import Entry
+
+log = structlog.get_logger(__name__)
+
+FETCH_BYTES = MAX_RECORD_BYTES
+RECORDS_AT_ONCE = 256
+"""What is handed over without letting others have their turn."""
+POLL_MS = 1_000
+POSITION_SECONDS = 10.0
+LAST_RECORD_SECONDS = 3.0
+RETRY_SECONDS = 1.0
+
+OnEntries = Callable[[int, Sequence[Entry]], None]
+OnRecords = Callable[[Sequence[Any]], None]
+
+
+class Follower:
+    """One consumer at a time, of no group: it decides itself where it reads."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        layout: Layout,
+        records: Records,
+        on_entries: OnEntries,
+        on_messages: OnRecords,
+    ) -> None:
+        self._connection = connection
+        self._shards = layout.places()
+        self._messages = TopicPartition(layout.messages, 0)
+        self._records = records
+        self._on_entries = on_entries
+        self._on_messages = on_messages
+        self._consumer: Any = None
+        self._foreign: set[TopicPartition] = set()
+
+    async def start(self) -> None:
+        """Stand at the ends of the partitions, in front of records of this store. Raises BusUnavailable."""
+        try:
+            consumer = await self._begin()
+            await self._check_last_records(consumer)
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise BusUnavailable(explained(error)) from error
+
+    async def follow(self) -> None:
+        """Hand over what comes, for ever."""
+        while True:
+            try:
+                if self._consumer is None:
+                    await self._begin()
+                await self._follow(self._consumer)
+            except ConsumerStoppedError:
+                continue
+            except (KafkaError, OSError, TimeoutError) as error:
+                log.warning("cannot read from Kafka now", error=explained(error))
+                await self.stop()
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def stop(self) -> None:
+        """End the consumer; if it is followed, another one begins."""
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await consumer.stop()
+
+    async def _begin(self) -> Any:
+        """Make a consumer that stands at the ends."""
+        consumer = self._consumer = AIOKafkaConsumer(
+            **self._connection.options(),
+            enable_auto_commit=False,
+            fetch_max_bytes=FETCH_BYTES,
+            # What was missed is read from the log, never from the beginning of what the topic has.
+            auto_offset_reset="latest",
+        )
+        await consumer.start()
+        places = (*self._shards, self._messages)
+        consumer.assign(places)
+        async with asyncio.timeout(POSITION_SECONDS):
+            await consumer.seek_to_end(*places)
+        return consumer
+
+    async def _check_last_records(self, consumer: Any) -> None:
+        """Refuse topics that somebody else writes to, or that a newer release has written to."""
+        places = list(self._shards)
+        first, end = await asyncio.gather(consumer.beginning_offsets(places), consumer.end_offsets(places))
+        filled = {place for place in places if end[place] > first[place]}
+        for place in filled:
+            consumer.seek(place, end[place] - 1)
+        try:
+            async with asyncio.timeout(LAST_RECORD_SECONDS):
+                while filled:
+                    for place, records in (await consumer.getmany(timeout_ms=POLL_MS)).items():
+                        if place in filled:
+                            self._records.check(dict(records[0].headers))
+                            filled.discard(place)
+        except TimeoutError:
+            # Where offsets have no record (it was taken out by hand) there is nothing to check.
+            return
+        except ForeignRecord as error:
+            raise BusUnavailable(
+                f"topic {place.topic} holds {error}. Choose another bus.topic_prefix, or delete the topic if "
+                "nobody needs it any more (it is created anew)"
+            ) from error
+
+    async def _follow(self, consumer: Any) -> None:
+        while True:
+            fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=RECORDS_AT_ONCE)
+            for place, records in fetched.items():
+                if place == self._messages:
+                    self._on_messages(records)
+                elif entries := self._entries(place, records):
+                    self._on_entries(self._shards[place], entries)
+            await asyncio.sleep(0)
+
+    def _entries(self, place: TopicPartition, records: Sequence[Any]) -> list[Entry]:
+        entries = []
+        for record in records:
+            try:
+                entry = self._records.entry(record.key, record.value, record.headers)
+            except ForeignRecord as error:
+                if place not in self._foreign:
+                    self._foreign.add(place)
+                    log.error("the topic holds what this server cannot read", place=place, error=str(error))
+            else:
+                if entry is not None:
+                    entries.append(entry)
+        return entries
