@@ -105,7 +105,7 @@ class Topics:
     async def _settings(self, admin: AIOKafkaAdminClient) -> dict[str, Mapping[str, str]]:
         """The settings of those topics that are there. (To ask for metadata might create the others.)"""
         resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in self._wanted]
-        found = {}
+        found: dict[str, Mapping[str, str]] = {}
         for response in await admin.describe_configs(resources):
             for code, message, _, name, settings, *_ in response.resources:
                 error = for_code(code)
