@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 HEADER = "X-Weft-Replica"
 CONNECT_SECONDS = 1.0
 ANSWER_SECONDS = 5.0
-SILENT_SECONDS = 5.0
+SILENT_SECONDS = 1.0
 """How long an owner that did not answer is left alone."""
 HANDLED_SECONDS = 2.0
 MAX_CONNECTIONS = 256

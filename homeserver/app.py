@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import signal
+import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ from client_api.well_known import WellKnownRoutes
 from homeserver.bus.bus import Bus
 from homeserver.bus.consumer import Consumer, Handle, HandleBatch
 from homeserver.bus.in_process import InProcessBus
+from homeserver.bus.opening import make_bus
 from homeserver.bus.relay import everything, relay
 from homeserver.bus.replica import Replica, ShardFamily
 from homeserver.clock import Clock, system_clock
@@ -658,11 +660,19 @@ async def replace_signing_key(config: Config) -> SigningKey:
         await store.close()
 
 
+def own_address(config: Config) -> str:
+    """Where the other replicas reach this one."""
+    address = config.bus.address or config.listen[0]
+    everywhere = address.host in ("0.0.0.0", "::")
+    return f"{socket.getfqdn()}:{address.port}" if everywhere else str(address)
+
+
 async def serve(config: Config) -> None:
     """Run the server until SIGINT or SIGTERM."""
     store = await opened_store(config)
     await establish(config.signing_key_path, store.collection(server_key_records.SERVER_KEY))
-    app = App(config, store)
+    bus = make_bus(config.bus, store.info, own_address(config), system_clock)
+    app = App(config, store, bus)
     await app.start()
     runner = runner_of(app.web_application())
     await runner.setup()

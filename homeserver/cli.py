@@ -20,6 +20,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import ProxyHandler, Request, build_opener
 
 from homeserver import __version__, logs
+from homeserver.bus.bus import BusUnavailable
 from homeserver.config import Config, ConfigError, load
 from homeserver.config.documents import effective, sample
 from homeserver.config.units import Secret
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(str(error), WRONG_USE)
     except CommandError as error:
         return _complain(str(error), error.code)
-    except (KeyFileError, StoreError, OSError) as error:
+    except (KeyFileError, StoreError, BusUnavailable, OSError) as error:
         return _complain(str(error), FAILED)
     except KeyboardInterrupt:
         return _complain("interrupted", FAILED)

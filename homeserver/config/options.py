@@ -114,6 +114,13 @@ class Bus(Section, frozen=True):
             "(some of the brokers) for several of them, or to have events on Kafka."
         ),
     ] = "in-process:"
+    address: Annotated[
+        Address | None,
+        doc(
+            "Where the other replicas reach this one; null for the first of `listen`, with the name of this "
+            "machine if that is all addresses."
+        ),
+    ] = None
     topic_prefix: Annotated[
         TopicPrefix,
         doc(
