@@ -104,3 +104,12 @@ class Collection(Protocol[T]):
     async def count(self, index: str, prefix: Sequence[Scalar] = ()) -> int:
         """How many records lie under `prefix` (walks the index: not for hot paths)."""
         ...
+
+
+def after_all_that_start_with(text: str) -> str | None:
+    """The least string above all that start with `text`, by code points; None if there is none."""
+    stem = text.rstrip("\U0010ffff")
+    if not stem:
+        return None
+    following = ord(stem[-1]) + 1
+    return stem[:-1] + chr(0xE000 if 0xD800 <= following < 0xE000 else following)

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from storage.collection import CollectionSpec, Index, Record, Scalar
+from storage.collection import CollectionSpec, Index, Record, Scalar, after_all_that_start_with
 from storage.errors import AlreadyExists, StoreRefused
 from storage.sqlite.readers import INLINE_ROWS, Reader, Readers
 from storage.sqlite.writer import Writer
@@ -288,7 +288,7 @@ class SqliteCollection(Generic[T]):
         field = self._table.next_field(by, len(prefix))
         conditions = [self._table.prefix(by, len(prefix)), f"{field} >= ?"]
         values: list[Scalar] = [*prefix, text]
-        end = _after_all_that_start_with(text)
+        end = after_all_that_start_with(text)
         if end is not None:
             conditions.append(f"{field} < ?")
             values.append(end)
@@ -326,12 +326,3 @@ def _columns(names: Sequence[str]) -> str:
 
 def _equal(fields: Sequence[str]) -> str:
     return " AND ".join(f"{_quoted(field)} = ?" for field in fields)
-
-
-def _after_all_that_start_with(text: str) -> str | None:
-    """The least string above all that start with `text`; None if there is none."""
-    stem = text.rstrip("\U0010ffff")
-    if not stem:
-        return None
-    following = ord(stem[-1]) + 1
-    return stem[:-1] + chr(0xE000 if 0xD800 <= following < 0xE000 else following)

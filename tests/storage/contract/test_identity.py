@@ -20,7 +20,7 @@ async def test_a_store_keeps_its_epoch_and_another_has_another(backend: Backend,
     (tmp_path / "other").mkdir()
     other = next(make for make in BACKENDS.values())(tmp_path / "other")
     assert (await other.open()).info.epoch != info.epoch
-    await other.close()
+    await other.destroy()
 
 
 async def test_a_store_of_another_server_name_is_refused(backend: Backend) -> None:

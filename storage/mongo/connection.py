@@ -1,0 +1,187 @@
+"""The connection to the database, and what is demanded of it.
+
+A write counts when a majority of the replica set has it in its journal; a read shows only what a majority
+has (`CONCERNS`). Operations run in sessions that see at least what this process has seen or written
+before, whichever server answers: without that, a writer could number its entry behind one that the next
+primary has never had, and leave a hole in the log.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple, TypeVar
+
+from bson.timestamp import Timestamp
+from pymongo import AsyncMongoClient, ReadPreference, WriteConcern, timeout
+from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import ConfigurationError, InvalidURI, PyMongoError
+from pymongo.read_concern import ReadConcern
+from pymongo.uri_parser import parse_uri
+
+from storage.errors import StoreRefused
+from storage.mongo.faults import opening_error, reading
+
+log = logging.getLogger(__name__)
+
+R = TypeVar("R")
+Document = dict[str, Any]
+
+OLDEST_SERVER = (6, 0)
+OPENING_TIMEOUT_S = 10
+TIMEOUT_MS = 30_000
+"""Of one operation, its retry included: an election takes 12 s unless the server was told otherwise."""
+
+CONCERNS: Mapping[str, Any] = {
+    "write_concern": WriteConcern("majority", j=True),
+    "read_concern": ReadConcern("majority"),
+    "read_preference": ReadPreference.PRIMARY,
+}
+DEMANDED: Mapping[str, Any] = {
+    "w": "majority",
+    "journal": True,
+    "readConcernLevel": "majority",
+    "readPreference": "primary",
+    "retryWrites": True,
+}
+"""What a URI may say of how safe operations are to be; it need not."""
+
+
+class Connection:
+    """One database, on the event loop that made it. Must be closed."""
+
+    def __init__(self, client: AsyncMongoClient[Document], name: str, where: str) -> None:
+        """`where` names the servers in messages."""
+        self._client = client
+        self.where = where
+        self.database: AsyncDatabase[Document] = client.get_database(name, **CONCERNS)
+        self._seen: Timestamp | None = None
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[AsyncClientSession]:
+        """For one operation after the other: each sees what any session here has seen or written."""
+        async with self._client.start_session(causal_consistency=True) as session:
+            if self._seen is not None:
+                session.advance_operation_time(self._seen)
+            try:
+                yield session
+            finally:
+                seen = session.operation_time
+                if seen is not None and (self._seen is None or seen > self._seen):
+                    self._seen = seen
+
+    async def find(
+        self,
+        collection: str,
+        where: Mapping[str, Any],
+        *,
+        hint: str,
+        limit: int = 0,
+        sort: Sequence[tuple[str, int]] | None = None,
+        fields: Mapping[str, int] | None = None,
+    ) -> list[Document]:
+        """The documents of a query that the index named `hint` serves; limit 0: all of them.
+
+        Raises StoreUnavailable.
+        """
+        with reading():
+            async with self.session() as session:
+                cursor = self.database[collection].find(
+                    where, fields, hint=hint, limit=limit, sort=sort, batch_size=limit, session=session
+                )
+                return await cursor.to_list()
+
+    async def aggregate(
+        self, collection: str, pipeline: Sequence[Mapping[str, Any]], *, hint: str
+    ) -> list[Document]:
+        """What a pipeline gives that the index named `hint` serves. Raises StoreUnavailable."""
+        with reading():
+            async with self.session() as session:
+                cursor = await self.database[collection].aggregate(pipeline, hint=hint, session=session)
+                return await cursor.to_list()
+
+    async def close(self) -> None:
+        await self._client.close()
+
+
+async def whole(write: Coroutine[Any, Any, R]) -> R:
+    """Await a write that a cancellation does not cut short: it is through before the caller is cancelled."""
+    task = asyncio.ensure_future(write)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait((task,))
+        raise
+
+
+async def connect(uri: str) -> Connection:
+    """A connection to the database of a `mongodb://` URI, on a server that is fit for it.
+
+    Raises StoreRefused and StoreUnavailable, with what to do.
+    """
+    target = _parsed(uri)
+    client = target.client(retry_writes=True)
+    try:
+        with timeout(OPENING_TIMEOUT_S):
+            hello = await client.admin.command("hello")
+            build = await client.admin.command("buildInfo")
+        _check_version(build, target.where)
+    except PyMongoError as error:
+        await client.close()
+        raise opening_error(error, target.where) from error
+    except StoreRefused:
+        await client.close()
+        raise
+    if "setName" not in hello and hello.get("msg") != "isdbgrid":
+        log.warning(
+            "MongoDB at %s is a server by itself: what its disk loses is lost, and writes are not retried. "
+            "Start it with --replSet for anything but trials",
+            target.where,
+        )
+        await client.close()
+        client = target.client(retry_writes=False)
+    return Connection(client, target.database, target.where)
+
+
+class _Target(NamedTuple):
+    """A URI and what it says. `where` names the servers, without credentials."""
+
+    uri: str
+    database: str
+    where: str
+    timeout_ms: int
+
+    def client(self, *, retry_writes: bool) -> AsyncMongoClient[Document]:
+        return AsyncMongoClient(
+            self.uri, retryWrites=retry_writes, timeoutMS=self.timeout_ms, appname="weft", tz_aware=True
+        )
+
+
+def _parsed(uri: str) -> _Target:
+    """Raises StoreRefused."""
+    try:
+        parsed = parse_uri(uri, warn=True)
+    except (InvalidURI, ConfigurationError, ValueError) as error:
+        raise StoreRefused(f"storage.uri is no URI of MongoDB: {error}") from error
+    options = parsed["options"]
+    where = ",".join(f"{host}:{port}" for host, port in parsed["nodelist"])
+    if not parsed["database"]:
+        raise StoreRefused(f"storage.uri names no database: write mongodb://{where}/weft, then the options")
+    for option, demanded in DEMANDED.items():
+        if options.get(option, demanded) != demanded:
+            raise StoreRefused(
+                f"storage.uri says {option}={options[option]}, with which acknowledged events could be lost: "
+                "leave that option out"
+            )
+    # The parser gives seconds.
+    timeout_ms = int(options["timeoutMS"] * 1000) if "timeoutMS" in options else TIMEOUT_MS
+    return _Target(uri, parsed["database"], where, timeout_ms)
+
+
+def _check_version(build: Mapping[str, Any], where: str) -> None:
+    if tuple(build["versionArray"][:2]) < OLDEST_SERVER:
+        oldest = ".".join(map(str, OLDEST_SERVER))
+        raise StoreRefused(
+            f"MongoDB at {where} is {build['version']}, and Weft needs {oldest} or newer: upgrade the server"
+        )

@@ -1,0 +1,79 @@
+"""Opens the database, checks that it is ours to open, and puts the parts together."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, TypeVar, cast
+
+from pymongo.errors import PyMongoError
+
+from storage.collection import Collection, CollectionSpec, Record
+from storage.log import ShardMap
+from storage.mongo.collection import MongoCollection, Shape
+from storage.mongo.connection import Connection, connect
+from storage.mongo.faults import opening_error, reading
+from storage.mongo.identity import confirm, establish
+from storage.mongo.log import MongoLog
+from storage.mongo.schema import migrate
+from storage.mongo.search import MongoSearch
+from storage.store import StoreInfo
+
+T = TypeVar("T", bound=Record)
+
+
+async def open_store(
+    uri: str, *, server_name: str, shards: ShardMap, specs: Sequence[CollectionSpec[Any]]
+) -> "MongoStore":
+    """Open or create the store in the database that a `mongodb://` URI names.
+
+    Raises StoreRefused and StoreUnavailable.
+    """
+    connection = await connect(uri)
+    shapes = [Shape(spec) for spec in specs]
+    try:
+        await establish(connection, server_name, shards)
+        await migrate(connection)
+        await asyncio.gather(*(shape.prepare(connection) for shape in shapes))
+        info = await confirm(connection, shards)
+    except PyMongoError as error:
+        await connection.close()
+        raise opening_error(error, connection.where) from error
+    except BaseException:
+        await connection.close()
+        raise
+    return MongoStore(connection, info, shapes)
+
+
+class MongoStore:
+    """Implements `storage.store.Store`."""
+
+    def __init__(self, connection: Connection, info: StoreInfo, shapes: Sequence[Shape[Any]]) -> None:
+        self._connection = connection
+        self._info = info
+        self._log = MongoLog(connection, info.shards)
+        self._search = MongoSearch(connection)
+        self._collections = {shape.spec.name: MongoCollection(shape, connection) for shape in shapes}
+
+    @property
+    def info(self) -> StoreInfo:
+        return self._info
+
+    @property
+    def log(self) -> MongoLog:
+        return self._log
+
+    @property
+    def search(self) -> MongoSearch:
+        return self._search
+
+    def collection(self, spec: CollectionSpec[T]) -> Collection[T]:
+        return cast(Collection[T], self._collections[spec.name])
+
+    async def size_bytes(self) -> int:
+        """What documents and indexes take; on disk the server compresses them, as it gets round to it."""
+        with reading():
+            stats = await self._connection.database.command("dbStats")
+        return int(stats["dataSize"] + stats["indexSize"])
+
+    async def close(self) -> None:
+        await self._log.close()
+        await self._connection.close()
