@@ -498,9 +498,10 @@ class _Answer:
             return None
         sight = await self._engine._visibility.sight_line(room, self._user.user_id)
         timeline = await self._timeline(room, after, min(ref.position, upto))
+        events = await self._engine._visibility.shown(room, sight, timeline.events)
         # The leave itself is told even to one who was never in the room (a rejected invite), or who has
         # forgotten it since: other devices learn of it from nothing else.
-        events = [event for event in timeline.events if event.position == ref.position or sight.sees(event)]
+        events += [e for e in timeline.events if e.position == ref.position and not sight.sees(e)]
         rendered = render_events(room, events, self._reader, self._now, {}, sight)
         state: Sequence[RoomEvent] = ()
         known = sight.membership_at(after) == "join"
@@ -513,7 +514,6 @@ class _Answer:
             below = await state_at(
                 self._rooms.log,
                 self._rooms.stored,
-        events = await self._engine._visibility.shown(room, sight, timeline.events)
                 room,
                 timeline.start,
                 after=after if known else None,
