@@ -23,8 +23,8 @@ from storage.log import ShardMap
 MAX_RECORD_BYTES = 8 * 1024 * 1024
 """Largest batch that new topics take: far above any event, and above what one request may bring."""
 MESSAGES_RETENTION_MS = 3_600_000
-CREATED_SECONDS = 10.0
-"""How long a new topic may take until each of its partitions has a leader."""
+READY_SECONDS = 15.0
+"""How long new topics may take until each of their partitions has a leader."""
 
 
 class Layout(msgspec.Struct, frozen=True):
@@ -90,17 +90,27 @@ class Topics:
         """Create what is missing, check what is there. Raises BusUnavailable with what to do about it."""
         admin = AIOKafkaAdminClient(**self._connection.options())
         try:
-            await admin.start()
-            found = await self._settings(admin)
-            if missing := [name for name in self._wanted if name not in found]:
-                await self._create(admin, missing)
-                found = await self._settings(admin)
-            await self._check_partitions(admin)
+            async with asyncio.timeout(READY_SECONDS):
+                await admin.start()
+                while (found := await self._found(admin)) is None:
+                    await asyncio.sleep(0.1)
         except (KafkaError, OSError, TimeoutError) as error:
             raise BusUnavailable(f"topics {self._layout.prefix}.*: {explained(error)}") from error
         finally:
             await admin.close()
-        self._check_settings(found)
+        self._check_partitions({name: partitions for name, (partitions, _) in found.items()})
+        self._check_settings({name: settings for name, (_, settings) in found.items()})
+
+    async def _found(self, admin: AIOKafkaAdminClient) -> dict[str, tuple[int, Mapping[str, str]]] | None:
+        """The partitions and settings of all topics; None while not all are there, which they soon are."""
+        settings = await self._settings(admin)
+        if missing := [name for name in self._wanted if name not in settings]:
+            await self._create(admin, missing)
+            return None
+        described = await admin.describe_topics(list(self._wanted))
+        if not all(map(_led, described)):
+            return None
+        return {topic["topic"]: (len(topic["partitions"]), settings[topic["topic"]]) for topic in described}
 
     async def _settings(self, admin: AIOKafkaAdminClient) -> dict[str, Mapping[str, str]]:
         """The settings of those topics that are there. (To ask for metadata might create the others.)"""
@@ -131,20 +141,12 @@ class Topics:
                     "the user in bus.sasl.user may do, or create it yourself (docs/kafka.md)"
                 )
 
-    async def _check_partitions(self, admin: AIOKafkaAdminClient) -> None:
-        async with asyncio.timeout(CREATED_SECONDS):
-            while True:
-                described = {
-                    topic["topic"]: topic for topic in await admin.describe_topics(list(self._wanted))
-                }
-                if all(_led(topic) for topic in described.values()):
-                    break
-                await asyncio.sleep(0.1)
+    def _check_partitions(self, found: Mapping[str, int]) -> None:
         for name, (wanted, _) in self._wanted.items():
-            if (found := len(described[name]["partitions"])) != wanted:
+            if found[name] != wanted:
                 raise BusUnavailable(
-                    f"topic {name} has {found} partitions, and the store needs {wanted}: one for each shard. "
-                    "Delete the topic (it is created anew), or choose another bus.topic_prefix"
+                    f"topic {name} has {found[name]} partitions, and the store needs {wanted}: one for each "
+                    "shard. Delete the topic (it is created anew), or choose another bus.topic_prefix"
                 )
 
     def _check_settings(self, found: Mapping[str, Mapping[str, str]]) -> None:
