@@ -21,6 +21,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from enum import Enum
+from time import perf_counter
 from typing import Any, ClassVar, NamedTuple, Protocol, TypedDict, TypeVar, Unpack
 
 import msgspec
@@ -32,6 +33,7 @@ from multidict import CIMultiDict
 from client_api.client_address import ClientAddresses, subscriber
 from client_api.json_response import CORS, JsonResponse
 from homeserver.errors import MatrixError, bad_json, invalid_param, missing_param, too_large
+from homeserver.metrics import Metered, Requests
 from homeserver.protocol.canonical_json import InvalidJson, check_depth
 from homeserver.protocol.identifiers import InvalidIdentifier
 from homeserver.protocol.json_types import JsonObject
@@ -50,6 +52,7 @@ MAX_JSON_DEPTH = 100
 canonical JSON, orjson and other servers each end somewhere above."""
 _OF_ROOM = re.compile(r"/_matrix/client/\w+/rooms/\{room_id\}/")
 """Routes that write to a room, unless they only read."""
+_CLIENT_API = re.compile(r"^/_matrix/client/(?:v3|r0)(?=/)")
 _PARAMETER = re.compile(r"\{(\w+)\}")
 """In a path. What aiohttp takes it for leaves out braces, which state keys and the like may have."""
 BODY_SECONDS = 60.0
@@ -313,9 +316,10 @@ class Routes:
         return found
 
 
-def mount(app: web.Application, modules: Iterable[Routes], gate: Gate) -> None:
-    """Register all routes of all modules on an application."""
+def mount(app: web.Application, modules: Iterable[Routes], gate: Gate, requests: Requests) -> None:
+    """Register all routes of all modules on an application; `requests` counts what they answer."""
     ordered = sorted(modules, key=lambda module: not module.HOT)
+    other_method = _counted(_other_method, requests.of("unknown", "any"))
     by_path: dict[str, list[tuple[Route, Callable[[Call], Awaitable[Result]]]]] = {}
     for module in ordered:
         for declared, handler in module.routes():
@@ -323,12 +327,28 @@ def mount(app: web.Application, modules: Iterable[Routes], gate: Gate) -> None:
     for path, declared_here in by_path.items():
         resource = app.router.add_resource(_PARAMETER.sub(r"{\1:[^/]+}", path))
         for declared, handler in declared_here:
-            served = _serve(declared, handler, gate)
+            counted = requests.of(_CLIENT_API.sub("", path), declared.method)
+            served = _counted(_serve(declared, handler, gate), counted)
             resource.add_route(declared.method, served)
             if declared.method == "GET":
                 resource.add_route("HEAD", served)
-        resource.add_route("*", _other_method)
-    app.router.add_route("*", "/{anything:(?s:.*)}", _unknown_path)
+        resource.add_route("*", other_method)
+    unknown_path = _counted(_unknown_path, requests.of("unknown", "any"))
+    app.router.add_route("*", "/{anything:(?s:.*)}", unknown_path)
+
+
+def _counted(
+    handler: Callable[[web.Request], Awaitable[web.StreamResponse]], route: Metered
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """The same handler; its answers are counted. Those that nobody waits for any more are not."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        began = perf_counter()
+        response = await handler(request)
+        route.answered(response.status, perf_counter() - began)
+        return response
+
+    return answer
 
 
 def _serve(

@@ -28,6 +28,7 @@ from client_api.key_backup import KeyBackupRoutes
 from client_api.keys import KeyRoutes
 from client_api.login import LoginRoutes
 from client_api.media import MediaRoutes
+from client_api.metrics_page import metrics_application
 from client_api.mutual_rooms import MutualRoomRoutes
 from client_api.notifications import NotificationRoutes
 from client_api.openid import OpenIdRoutes
@@ -63,6 +64,7 @@ from homeserver.bus.relay import everything, relay
 from homeserver.bus.replica import Replica, ShardFamily
 from homeserver.clock import Clock, system_clock
 from homeserver.config import Config
+from homeserver.config.units import Address
 from homeserver.consumers.device_announcements import DeviceAnnouncements
 from homeserver.consumers.redactions import Redactions
 from homeserver.consumers.search import SearchFiling
@@ -79,6 +81,7 @@ from homeserver.key_file import load_or_create
 from homeserver.media.files import MediaFiles
 from homeserver.media.repository import MediaRepository
 from homeserver.media.thumbnails import Thumbnails
+from homeserver.metrics import GcPauses, Requests, ServerMetrics, registry_of
 from homeserver.protocol.signing import SigningKey
 from homeserver.push.notifications import Notifications
 from homeserver.push.pushers import Pushers
@@ -205,6 +208,7 @@ class App:
             memory_kib=config.auth.argon2_memory // 1024, time_cost=config.auth.argon2_time_cost
         )
         self.limits = RateLimits(config.rate_limits)
+        self.requests = Requests()
         self.accounts = Accounts(
             collection(account_records.ACCOUNTS),
             self.passwords,
@@ -578,8 +582,20 @@ class App:
         app = web.Application(client_max_size=self.config.limits.max_body_size)
         addresses = ClientAddresses(self.config.trusted_proxies, self.others.is_replica)
         others = self.others if self.bus.shared else None
-        mount(app, self.modules, Gate(self.sessions, self.limits, addresses, others))
+        mount(app, self.modules, Gate(self.sessions, self.limits, addresses, others), self.requests)
         return app
+
+    def metrics(self, pauses: GcPauses) -> ServerMetrics:
+        return ServerMetrics(
+            requests=self.requests,
+            rooms=self.rooms,
+            users=self.users,
+            wakeup=self.wakeup,
+            limits=self.limits,
+            replica=self.replica,
+            consumers=(*self.consumers, *self.user_consumers),
+            pauses=pauses,
+        )
 
     async def close(self) -> None:
         """Finish what is in flight, then close the store."""
@@ -674,10 +690,12 @@ async def serve(config: Config) -> None:
     bus = make_bus(config.bus, store.info, own_address(config), system_clock)
     app = App(config, store, bus)
     await app.start()
-    runner = runner_of(app.web_application())
-    await runner.setup()
+    runners = []
+    if config.metrics.listen is not None:
+        page = metrics_application(registry_of(app.metrics(GcPauses())))
+        runners.append(await _listening(page, config.metrics.listen))
+    runners.append(await _listening(app.web_application(), *config.listen))
     for address in config.listen:
-        await web.TCPSite(runner, address.host, address.port).start()
         log.info("listening", address=str(address), server_name=config.server_name)
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
@@ -688,5 +706,14 @@ async def serve(config: Config) -> None:
     await stop.wait()
     log.info("stopping")
     app.wakeup.close()
-    await runner.cleanup()
+    for runner in runners:
+        await runner.cleanup()
     await app.close()
+
+
+async def _listening(application: web.Application, *addresses: Address) -> web.AppRunner:
+    runner = runner_of(application)
+    await runner.setup()
+    for address in addresses:
+        await web.TCPSite(runner, address.host, address.port).start()
+    return runner

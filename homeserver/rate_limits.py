@@ -79,6 +79,10 @@ class RateLimits:
         """One limit, None when limits are off. Raises KeyError for a name that no option has."""
         return self._limits[name]
 
+    def refused(self) -> dict[str, int]:
+        """How many charges each of the limits that hold has refused."""
+        return {name: limit.refused for name, limit in self._limits.items() if limit is not None}
+
     def charge(self, name: str, key: str, cost: int = 1) -> None:
         """Charge a limit if limits are on. Raises 429 M_LIMIT_EXCEEDED."""
         limit = self._limits[name]

@@ -18,6 +18,7 @@ import structlog
 from msgspec.structs import replace
 
 from homeserver.errors import MatrixError, unavailable
+from homeserver.histogram import Histogram
 from homeserver.rooms.room_event import RoomEvent
 from storage.errors import Conflict, Duplicate, StoreError
 from storage.log import Entry, Log
@@ -27,6 +28,7 @@ log = structlog.get_logger(__name__)
 MAX_QUEUE = 20_000
 MAX_BATCH_ENTRIES = 256
 CATCH_UP_PAGE = 500
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 R_co = TypeVar("R_co", covariant=True)
 R = TypeVar("R")
@@ -88,6 +90,12 @@ class ShardWriter:
         self.shard = shard
         self.tail = tail
         """Everything up to here has gone through `on_entries`."""
+        self.appended = Histogram(BATCH_SIZES)
+        """Entries of each append made here."""
+        self.conflicts = 0
+        """Appends that somebody else was ahead of."""
+        self.failures = 0
+        """How often the store could not do what was asked."""
         self._log = log_port
         self._on_entries = on_entries
         self._on_appended = on_appended
@@ -138,6 +146,7 @@ class ShardWriter:
                 try:
                     await self._commit(self._queue)
                 except StoreError as error:
+                    self.failures += 1
                     log.error("cannot read the log", shard=self.shard, error=str(error))
                     while self._queue:
                         _fail(self._queue.popleft(), unavailable(f"The store cannot be read now: {error}"))
@@ -177,6 +186,7 @@ class ShardWriter:
         try:
             await self._log.append(self.shard, self.tail, [item.entry for item in appended])
         except Conflict as conflict:
+            self.conflicts += 1
             self._queue.extendleft(reversed(batch))
             await self.catch_up()
             # What is missing up to the tail was removed from the log meanwhile.
@@ -184,11 +194,13 @@ class ShardWriter:
         except Duplicate as duplicate:
             await self._settle_duplicate(batch, duplicate)
         except StoreError as error:
+            self.failures += 1
             log.error("append failed", shard=self.shard, error=str(error))
             for pending in batch:
                 _fail(pending, unavailable(f"The store cannot take it now: {error}"))
             await self._after_failure()
         else:
+            self.appended.observe(len(appended))
             return True
         return False
 

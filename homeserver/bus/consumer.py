@@ -65,6 +65,10 @@ class Consumer:
         self._handle_batch = handle_batch
         self._ask_owner = ask_owner
         self._shards: dict[int, _Shard] = {}
+        self.set_aside = 0
+        """Entries that could not be handled, and were gone past."""
+        self.failures = 0
+        """How often the store could not do what was asked."""
 
     def start(self, tails: Mapping[int, int]) -> None:
         """Follow these shards, whose followers are at these tails now; owning them comes apart."""
@@ -148,6 +152,7 @@ class Consumer:
                 # Not waited for: what arrives meanwhile would find nobody to handle it.
                 self._save_soon(state)
         except (StoreError, MatrixError) as error:
+            self.failures += 1
             log.error("consumer stopped for now", consumer=self.name, error=str(error))
             asyncio.get_running_loop().call_later(RETRY_SECONDS, self._resume, state)
         finally:
@@ -203,6 +208,7 @@ class Consumer:
                 if attempt < ATTEMPTS - 1:
                     await asyncio.sleep(RETRY_SECONDS * attempt)
                 elif len(entries) == 1:
+                    self.set_aside += 1
                     log.exception("entry set aside", consumer=self.name, shard=shard, seq=entries[0].seq)
         if len(entries) > 1:
             # One of them is at fault: the others are not set aside with it.

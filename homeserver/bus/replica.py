@@ -47,7 +47,8 @@ class Replica:
         self._consumers: list[Consumer] = []
         self._catching_up: dict[int, asyncio.Task[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._connected = True
+        self.connected = True
+        """Whether the bus is there."""
         bus.subscribe(TAIL, self._on_tail)
 
     async def start(self, *families: ShardFamily) -> None:
@@ -123,7 +124,7 @@ class Replica:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(AWAY_SECONDS)
-            if not self._connected or loop.time() - looked >= LOOK_SECONDS:
+            if not self.connected or loop.time() - looked >= LOOK_SECONDS:
                 looked = loop.time()
                 for shard in self._writers:
                     await self._read(shard)
@@ -170,8 +171,8 @@ class Replica:
                 self._catch_up(shard)
 
     def on_connection(self, connected: bool) -> None:
-        if connected != self._connected:
-            self._connected = connected
+        if connected != self.connected:
+            self.connected = connected
             log.warning("the bus is back" if connected else "the bus is away: the log is read instead")
 
 

@@ -355,6 +355,18 @@ class Log(Section, frozen=True):
     ] = "auto"
 
 
+class Metrics(Section, frozen=True):
+    """What the server tells of itself in numbers, for Prometheus; see `docs/admin-guide.md`."""
+
+    listen: Annotated[
+        Address | None,
+        doc(
+            "Address to answer `GET /metrics` on, such as `127.0.0.1:9008`. Null: nothing is told. "
+            "Whoever reaches it can read it."
+        ),
+    ] = None
+
+
 class Config(Section, frozen=True, kw_only=True):
     """The whole configuration."""
 
@@ -394,6 +406,7 @@ class Config(Section, frozen=True, kw_only=True):
     well_known: WellKnown = WellKnown()
     turn: Turn = Turn()
     log: Log = Log()
+    metrics: Metrics = Metrics()
 
     def __post_init__(self) -> None:
         def filled(text: str) -> str:

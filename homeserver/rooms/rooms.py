@@ -43,7 +43,8 @@ class Rooms:
         self._loading: dict[str, asyncio.Task[Room | None]] = {}
         self._missed: dict[str, list[Entry]] = {}
         """Room being loaded → its entries that came since."""
-        self._budget = memory_budget
+        self.memory_budget = memory_budget
+        """Bytes, as `Room.size` estimates them."""
         self._followers: list[OnRoomEntry] = []
         self._consumers: list[Callable[[int, Sequence[Appended]], None]] = []
         self._applied_since_eviction = 0
@@ -70,6 +71,10 @@ class Rooms:
     def cached(self, room_id: str) -> Room | None:
         """The room if it is in memory."""
         return self._rooms.get(room_id)
+
+    def in_memory(self) -> tuple[int, int]:
+        """How many rooms are in memory, and what they take, in bytes as `Room.size` estimates them."""
+        return len(self._rooms), sum(room.size for room in self._rooms.values())
 
     async def get(self, room_id: str) -> Room | None:
         """The room, None when this server does not know it."""
@@ -194,7 +199,7 @@ class Rooms:
         return room
 
     def _evict(self) -> None:
-        total = sum(room.size for room in self._rooms.values())
-        while total > self._budget and len(self._rooms) > 1:
+        _, total = self.in_memory()
+        while total > self.memory_budget and len(self._rooms) > 1:
             _, room = self._rooms.popitem(last=False)
             total -= room.size

@@ -111,7 +111,7 @@ class Users:
         self._users: OrderedDict[str, User] = OrderedDict()
         self._loading: dict[str, asyncio.Task[User]] = {}
         self._changed_while_loading: set[str] = set()
-        self._max_users = max_users
+        self.max_users = max_users
         self._followers: list[OnUserEntry] = []
         self._consumers: list[Callable[[int, Sequence[Appended]], None]] = []
 
@@ -137,6 +137,9 @@ class Users:
 
     def cached(self, user_id: str) -> User | None:
         return self._users.get(user_id)
+
+    def in_memory(self) -> int:
+        return len(self._users)
 
     async def get(self, user_id: str) -> User:
         """The aggregate of a local user; an empty one if nothing ever happened to them."""
@@ -196,7 +199,7 @@ class Users:
                 break
         self._changed_while_loading.discard(user_id)
         existing = self._users.setdefault(user_id, user)
-        while len(self._users) > self._max_users:
+        while len(self._users) > self.max_users:
             self._users.popitem(last=False)
         return existing
 
