@@ -15,9 +15,10 @@ from storage.sqlite.schema import (
     TARGET_PREFIX,
     TXN_PREFIX,
     line_of,
+    prefix_of,
     row_id,
 )
-from storage.sqlite.statements import padded, placeholders
+from storage.sqlite.statements import MAX_VALUES, halving, padded, placeholders, values_list
 
 Row = tuple[Any, ...]
 
@@ -29,6 +30,8 @@ _ENTRY = (
     "SELECT id, kind, stream, content, meta_size, dictionary, event_id, type, key, sender, target,"
     " rel_type, txn, ts, pos FROM entry"
 )
+_NAMES = (2, 7, 8, 9, 11)
+"""Which columns of `_ENTRY` are numbers of names."""
 _REF = "type, key, id, pos, kind, event_id, sender"
 
 
@@ -56,11 +59,6 @@ _CURRENT_AT = (
     + _NEWEST_KEYED.format(stream="?1", line="?2", type="c.type", key="c.key", position="?3")
     + ") WHERE c.stream = ?1 AND c.line = ?2 AND c.pos > ?3"
 )
-_KEY_AT = (
-    f"SELECT {_REF_OF_ENTRY} FROM entry e WHERE id = ("
-    + _NEWEST_KEYED.format(stream="?1", line="?2", type="?3", key="?4", position="?5")
-    + ")"
-)
 _STREAMS_KEYED = (
     f"SELECT {_REF}, stream FROM current WHERE key = ? AND type = ? AND line = ? AND id BETWEEN ? AND ?"
 )
@@ -68,10 +66,6 @@ _RELATED = _ordered(
     f"{_ENTRY} WHERE stream = ? AND rel_type IS NOT NULL AND {TARGET_PREFIX} = ? AND pos > ? AND pos < ?"
     " AND (?5 IS NULL OR rel_type = ?5) AND (?6 IS NULL OR type = ?6) AND target = ?7"
     f" AND kind = {Kind.EVENT:d}"
-)
-_HAS_RELATIONS = (
-    "SELECT 1 FROM entry INDEXED BY entry_by_target"
-    f" WHERE stream = ? AND rel_type IS NOT NULL AND {TARGET_PREFIX} = ? AND target = ? LIMIT 1"
 )
 _BY_REL_TYPE = (
     f"{_ENTRY} WHERE stream = ? AND rel_type = ? AND pos < ? AND kind = {Kind.EVENT:d}"
@@ -100,9 +94,32 @@ def _by_event_ids(count: int) -> str:
     )
 
 
+@cache
+def _keys_at(count: int) -> str:
+    newest = _NEWEST_KEYED.format(
+        stream="?", line="?", type="asked.column1", key="asked.column2", position="?"
+    )
+    return (
+        f"SELECT {_REF_OF_ENTRY} FROM (VALUES {values_list(2, count)}) AS asked"
+        f" JOIN entry e ON e.id = ({newest})"
+    )
+
+
+@cache
+def _with_relations(count: int) -> str:
+    return (
+        f"SELECT column1 FROM (VALUES {values_list(1, count)}) AS asked WHERE EXISTS ("
+        "SELECT 1 FROM entry INDEXED BY entry_by_target WHERE stream = ? AND rel_type IS NOT NULL"
+        f" AND {TARGET_PREFIX} = {prefix_of('column1')} AND target = column1)"
+    )
+
+
 def to_entries(reader: Reader, rows: Sequence[Row]) -> list[Entry]:
-    ids = {number for row in rows for number in (row[2], row[7], row[8], row[9], row[11])}
-    texts = reader.names.texts_of(reader.db, ids)
+    if not rows:
+        return []
+    columns = list(zip(*rows, strict=True))
+    names = (columns[place] for place in _NAMES)
+    texts = reader.names.texts_of(reader.db, set().union(*names))
     unpack_body = reader.bodies.unpack
     entries = []
     for (
@@ -229,12 +246,12 @@ def current_at(reader: Reader, shard: int, stream: str, kind: Kind, position: in
 def keys_at(
     reader: Reader, shard: int, stream: str, kind: Kind, position: int, keys: Iterable[tuple[str, str]]
 ) -> list[KeyedRef]:
+    known = (_numbers(reader, shard, stream, type, key) for type, key in dict.fromkeys(keys))
+    asked = [numbers for numbers in known if numbers is not None]
     rows: list[Row] = []
-    for type, key in dict.fromkeys(keys):
-        numbers = _numbers(reader, shard, stream, type, key)
-        if numbers is not None:
-            values = (numbers[0], line_of(kind), *numbers[1:], position)
-            rows.extend(reader.db.execute(_KEY_AT, values))
+    for run in halving(asked, MAX_VALUES):
+        values = [number for _, *type_and_key in run for number in type_and_key]
+        rows.extend(reader.db.execute(_keys_at(len(run)), (*values, run[0][0], line_of(kind), position)))
     return to_refs(reader, rows)
 
 
@@ -270,12 +287,11 @@ def related(
 
 
 def with_relations(reader: Reader, shard: int, stream: str, targets: Sequence[str]) -> set[str]:
-    stream_number = reader.names.id_of(reader.db, stream, shard)
+    number = reader.names.id_of(reader.db, stream, shard)
     found: set[str] = set()
-    for target in targets:
-        packed = pack(target)
-        if reader.db.execute(_HAS_RELATIONS, (stream_number, prefix(packed), packed)).fetchone():
-            found.add(target)
+    for chunk in padded([pack(target) for target in targets]):
+        for (packed,) in reader.db.execute(_with_relations(len(chunk)), (*chunk, number)):
+            found.add(unpack(packed))
     return found
 
 

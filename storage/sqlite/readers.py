@@ -6,11 +6,11 @@ up everybody: the caller says how many rows it may get, that decides.
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from storage.errors import StoreUnavailable
 from storage.sqlite.bodies import Bodies
@@ -51,11 +51,18 @@ class Readers:
     def __init__(self, path: Path) -> None:
         self._names = ReadNames()
         self._inline = Reader(path, self._names)
-        self._others = [Reader(path, self._names) for _ in range(THREADS)]
-        self._free = SimpleQueue[Reader]()
-        for reader in self._others:
-            self._free.put(reader)
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="sqlite-read")
+        self._asked: SimpleQueue[tuple[Callable[[Reader], Any], asyncio.Future[Any]] | None] = SimpleQueue()
+        self._threads = [
+            threading.Thread(
+                target=self._serve,
+                args=(Reader(path, self._names),),
+                name=f"sqlite-read-{number}",
+                daemon=True,
+            )
+            for number in range(THREADS)
+        ]
+        for thread in self._threads:
+            thread.start()
         self._pending = 0
         self._closed = False
 
@@ -64,32 +71,52 @@ class Readers:
         if self._closed:
             raise StoreUnavailable("The store is closed")
         if rows <= INLINE_ROWS:
-            return self._run(read, self._inline)
+            try:
+                return read(self._inline)
+            except sqlite3.Error as error:
+                raise store_error(error) from error
         if self._pending >= MAX_PENDING:
             raise StoreUnavailable("Too many reads are waiting")
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._pending += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, self._run_beside, read)
-        finally:
-            self._pending -= 1
+        self._asked.put((read, future))
+        return await future
 
     async def close(self) -> None:
         """Wait for what is being read, then close the connections."""
         self._closed = True
-        await asyncio.to_thread(self._pool.shutdown)
-        for reader in (self._inline, *self._others):
-            reader.db.close()
+        for _ in self._threads:
+            self._asked.put(None)
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
+        self._inline.db.close()
 
-    def _run_beside(self, read: Callable[[Reader], T]) -> T:
-        reader = self._free.get()
-        try:
-            return self._run(read, reader)
-        finally:
-            self._free.put(reader)
+    def _settle(self, future: asyncio.Future[T], result: T | None, error: Exception | None) -> None:
+        self._pending -= 1
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]
 
-    @staticmethod
-    def _run(read: Callable[[Reader], T], reader: Reader) -> T:
-        try:
-            return read(reader)
-        except sqlite3.Error as error:
-            raise store_error(error) from error
+    # What follows runs in the threads.
+
+    def _serve(self, reader: Reader) -> None:
+        while (asked := self._asked.get()) is not None:
+            read, future = asked
+            result: Any = None
+            error: Exception | None = None
+            try:
+                if not future.cancelled():
+                    result = read(reader)
+            except sqlite3.Error as failure:
+                error = store_error(failure)
+            except Exception as failure:
+                error = failure
+            try:
+                future.get_loop().call_soon_threadsafe(self._settle, future, result, error)
+            except RuntimeError:  # The loop was closed without closing the store.
+                break
+            del asked, read, future, result, error
+        reader.db.close()
