@@ -88,6 +88,7 @@ from homeserver.push.pushers import Pushers
 from homeserver.push.rules import PUSH_RULES, UserPushRules, shown_push_rules
 from homeserver.push.settings import PushRuleSettings
 from homeserver.push.unread import Unread
+from homeserver.push.unread_tallies import UnreadTallies
 from homeserver.push.verdicts import Verdicts
 from homeserver.rate_limits import RateLimits
 from homeserver.reports import Reports
@@ -292,7 +293,8 @@ class App:
         self.profiles.on_member_change.append(self.presence.profile_changed)
         push_rules = UserPushRules()
         verdicts = Verdicts()
-        unread = Unread(self.rooms, push_rules, verdicts)
+        self.unread_tallies = UnreadTallies(collection(push_records.UNREAD_TALLIES))
+        unread = Unread(self.rooms, self.unread_tallies, push_rules, verdicts)
         notifications = Notifications(self.rooms, self.users, push_rules, verdicts, epoch=epoch, now=now)
         pushers = Pushers(collection(push_records.PUSHERS), now)
         device_lists = DeviceLists(self.rooms, self.users, now)
@@ -385,7 +387,11 @@ class App:
             store.log,
             now,
         )
-        self.deactivation.on_deactivated += (self.presence.forget, pushers.forget_user)
+        self.deactivation.on_deactivated += (
+            self.presence.forget,
+            pushers.forget_user,
+            self.unread_tallies.forget_user,
+        )
         self.sessions.on_device_gone.append(pushers.forget_device)
         self._consume_users("deactivation", self.deactivation.wants, self.deactivation.handle)
         self.registration_tokens = RegistrationTokens(collection(account_records.REGISTRATION_TOKENS), now)
@@ -569,6 +575,7 @@ class App:
         await self.presence.start()
         for work, name in (
             (self.last_seen.keep_writing(), "last-seen"),
+            (self.unread_tallies.keep_writing(), "unread-tallies"),
             (self.presence.keep_looking(), "presence-look"),
             (self.presence.keep_telling(), "presence-tell"),
         ):
@@ -604,6 +611,7 @@ class App:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.last_seen.write()
+        await self.unread_tallies.write()
         await self.presence.write(everything=True)
         for writer in (*self.rooms.writers.values(), *self.users.writers.values()):
             await writer.drain()

@@ -34,6 +34,12 @@ class UserPushRules:
         return compiled
 
 
+def rules_version(user: User) -> int:
+    """Which edit of the user's rules is in force; 0 for the default rules."""
+    datum = user.account_data.get(("", PUSH_RULES))
+    return datum.seq if datum is not None else 0
+
+
 def stored_rules(user: User) -> PushRules:
     """What the user made of the default rules."""
     datum = user.account_data.get(("", PUSH_RULES))

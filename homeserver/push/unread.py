@@ -2,27 +2,36 @@
 "Receiving notifications", "Marking notifications as read").
 
 Counts are kept per user and room and brought forward when the user syncs, over the events that are
-about to be sent anyway; nobody who is away costs anything. A new receipt counts anew from what was
-read. Very old unread events count up to `MAX_COUNTED`.
+about to be sent anyway; nobody who is away costs anything. A new receipt counts anew from what was read.
+
+What is counted anew costs a read of the log, and goes back `MAX_COUNTED` events at most. Whoever has not
+read for longer than that has their counts stored once in `STORED_EVERY` events, so that after a restart
+they go on from there.
 """
 
 import asyncio
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from homeserver.protocol.push_evaluation import CompiledRules
-from homeserver.push.rules import UserPushRules
+from homeserver.protocol.push_evaluation import CompiledRules, Verdict
+from homeserver.push.rules import UserPushRules, rules_version
+from homeserver.push.unread_tallies import UnreadTallies
 from homeserver.push.verdicts import Verdicts
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.threads import MAIN, thread_in_memory, thread_of
 from homeserver.users.users import User
+from storage.records.push import UnreadTally
 
-MAX_COUNTED = 500
+MAX_COUNTED = 2_000
+STORED_EVERY = 500
+PAGE = 500
+MAX_THREADS = 1_000
+"""Counts of more threads than these are not stored."""
 KEPT = 100_000
 
 
@@ -63,13 +72,16 @@ class _Tally(msgspec.Struct):
     receipts: int
     rules: CompiledRules
     counts: UnreadCounts
+    unstored: int = 0
+    """How many events were counted that the stored tally, if any, does not know of."""
 
 
 class Unread:
     """The unread counts of local users."""
 
-    def __init__(self, rooms: Rooms, rules: UserPushRules, verdicts: Verdicts) -> None:
+    def __init__(self, rooms: Rooms, stored: UnreadTallies, rules: UserPushRules, verdicts: Verdicts) -> None:
         self._rooms = rooms
+        self._stored = stored
         self._rules = rules
         self._verdicts = verdicts
         self._tallies: OrderedDict[tuple[str, str], _Tally] = OrderedDict()
@@ -94,10 +106,9 @@ class Unread:
         return tally.counts
 
     async def _count(self, user: User, room: Room, tally: _Tally, newest: int) -> None:
-        events = await self._events(room, tally.upto)
-        tally.upto = newest
         marks = read_upto(room, user.user_id) if room.receipt_seqs.get(user.user_id) else {}
-        threads = tally.counts.threads
+        found: list[tuple[RoomEvent, str, Verdict | None]] = []
+        events = await self._uncounted(user, room, tally)
         for event in events:
             own = event.sender == user.user_id
             verdict = None if own else self._verdicts.of(room, event, tally.rules)
@@ -106,6 +117,12 @@ class Unread:
             thread = thread_in_memory(room, event)
             if thread is None:
                 thread = await thread_of(self._rooms.stored, room, event)
+            found.append((event, thread, verdict))
+        # Nothing is waited for from here on: another poll of the user's may count the same events.
+        threads, upto = tally.counts.threads, tally.upto
+        for event, thread, verdict in found:
+            if event.position <= upto:
+                continue
             if verdict is None:
                 # Who writes has read what stands before (spec: sending an event moves the receipt).
                 threads.pop(thread, None)
@@ -113,12 +130,25 @@ class Unread:
                 counts = threads.setdefault(thread, Counts())
                 counts.notifications += 1
                 counts.highlights += verdict.highlight
+        if newest > upto:
+            tally.upto = newest
+            tally.unstored += len(events)
+            if tally.unstored >= STORED_EVERY:
+                self._store(user, room, tally)
 
-    async def _events(self, room: Room, after: int) -> list[RoomEvent]:
-        if after >= room.timeline_after:
-            return room.timeline[room.first_after(after) :]
+    async def _uncounted(self, user: User, room: Room, tally: _Tally) -> list[RoomEvent]:
+        """The events that the tally does not know of; only the newest if there are very many."""
+        if tally.upto >= room.timeline_after:
+            return room.timeline[room.first_after(tally.upto) :]
+        recent = list(room.timeline)
         older = await self._older(room)
-        return older[bisect_right(older, after, key=_position) :] + room.timeline
+        page = older
+        if _begins_above(tally.upto, page):
+            await self._restore(user, room, tally)
+        while _begins_above(tally.upto, page) and len(older) < MAX_COUNTED:
+            page = await self._page(room, page[0].position)
+            older = page + older
+        return older[bisect_right(older, tally.upto, key=_position) :] + recent
 
     async def _older(self, room: Room) -> list[RoomEvent]:
         """The newest events that are not in memory any more, read once for all who ask meanwhile."""
@@ -126,19 +156,49 @@ class Unread:
         if isinstance(kept, asyncio.Future):
             older: list[RoomEvent] = await asyncio.shield(kept)
             return older
-        reading = asyncio.ensure_future(self._read_older(room, room.timeline_after))
+        reading = asyncio.ensure_future(self._page(room, room.timeline_after + 1))
         room.fragments[_OLDER] = reading
         return await asyncio.shield(reading)
 
-    async def _read_older(self, room: Room, upto: int) -> list[RoomEvent]:
-        page = await self._rooms.stored.page(
-            room.room_id, before=upto + 1, newest_first=True, limit=MAX_COUNTED
-        )
+    async def _page(self, room: Room, before: int) -> list[RoomEvent]:
+        page = await self._rooms.stored.page(room.room_id, before=before, newest_first=True, limit=PAGE)
         page.reverse()
         return page
 
+    # Stored tallies
+
+    async def _restore(self, user: User, room: Room, tally: _Tally) -> None:
+        """Go on from the stored tally, if it is of the same receipts and rules."""
+        stored = await self._stored.get(user.user_id, room.room_id)
+        if stored is None or stored.upto <= tally.upto:
+            return
+        if (stored.receipts, stored.rules) == (tally.receipts, rules_version(user)):
+            tally.upto = stored.upto
+            tally.counts = UnreadCounts({root: Counts(*counts) for root, counts in stored.threads.items()})
+
+    def _store(self, user: User, room: Room, tally: _Tally) -> None:
+        threads = {root: (c.notifications, c.highlights) for root, c in tally.counts.threads.items()}
+        if len(threads) > MAX_THREADS or self._rules.of(user) is not tally.rules:
+            return
+        tally.unstored = 0
+        self._stored.note(
+            UnreadTally(
+                user_id=user.user_id,
+                room_id=room.room_id,
+                upto=tally.upto,
+                receipts=tally.receipts,
+                rules=rules_version(user),
+                threads=threads,
+            )
+        )
+
 
 _OLDER = "older events"
+
+
+def _begins_above(position: int, page: Sequence[RoomEvent]) -> bool:
+    """Whether there may be events between a position and a page of the log."""
+    return len(page) == PAGE and page[0].position > position + 1
 
 
 def _position(event: RoomEvent) -> int:

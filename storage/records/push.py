@@ -1,4 +1,4 @@
-"""Where users want to be notified."""
+"""Where users want to be notified, and how much they have not read."""
 
 from typing import Any
 
@@ -21,6 +21,21 @@ class Pusher(Record, frozen=True):
     profile_tag: str | None = None
 
 
+class UnreadTally(Record, frozen=True):
+    """Unread counts of a user who has long not read a room: of the events up to position `upto`.
+
+    They hold for one set of receipts and of push rules only, each named by the number of its newest entry.
+    """
+
+    user_id: str
+    room_id: str
+    upto: int
+    receipts: int
+    rules: int
+    threads: dict[str, tuple[int, int]] = {}
+    """Thread root, or "main" → notifying and highlighting events."""
+
+
 PUSHERS = CollectionSpec(
     "pushers",
     Pusher,
@@ -28,4 +43,6 @@ PUSHERS = CollectionSpec(
     (Index("by_target", ("app_id", "pushkey")), Index("by_device", ("user_id", "device_id"))),
 )
 
-SPECS = (PUSHERS,)
+UNREAD_TALLIES = CollectionSpec("unread_tallies", UnreadTally, ("user_id", "room_id"))
+
+SPECS = (PUSHERS, UNREAD_TALLIES)

@@ -1,7 +1,11 @@
 """Unread and highlight counts in /sync (spec: client-server "Receiving notifications")."""
 
+import asyncio
 from typing import Any
 
+import pytest
+
+from homeserver.push import unread as module
 from tests.client_api.conftest import Client, Server
 
 THREADED = {"room": {"timeline": {"unread_thread_notifications": True}}}
@@ -75,3 +79,69 @@ async def test_counts_are_the_same_after_a_restart(server: Server, alice: Client
     again = server.client()
     again.token, again.user_id = bob.token, bob.user_id
     assert await unread(again, room_id) == (3, 0)
+
+
+@pytest.fixture
+def short_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backlog is long already at a few dozen events."""
+    monkeypatch.setattr(module, "PAGE", 20)
+    monkeypatch.setattr(module, "MAX_COUNTED", 40)
+    monkeypatch.setattr(module, "STORED_EVERY", 30)
+
+
+async def send_many(alice: Client, room_id: str, count: int) -> list[str]:
+    return await asyncio.gather(*(alice.send(room_id, f"{n}") for n in range(count)))
+
+
+@pytest.mark.usefixtures("short_memory")
+async def test_long_backlog_counts_the_same_after_a_restart(
+    server: Server, alice: Client, bob: Client
+) -> None:
+    room_id = await room_of_two(alice, bob)
+    await alice.send(room_id, {"msgtype": "m.text", "body": "hey", "m.mentions": {"user_ids": [bob.user_id]}})
+    for _ in range(4):
+        await send_many(alice, room_id, 45)
+        await bob.sync()
+    assert await unread(bob, room_id) == (181, 1)
+    await server.restart()
+    assert await unread(bob, room_id) == (181, 1)
+    await send_many(alice, room_id, 3)
+    assert await unread(bob, room_id) == (184, 1)
+
+
+@pytest.mark.usefixtures("short_memory")
+async def test_backlog_that_was_read_meanwhile_is_forgotten(
+    server: Server, alice: Client, bob: Client
+) -> None:
+    room_id = await room_of_two(alice, bob)
+    for _ in range(3):
+        sent = await send_many(alice, room_id, 40)
+        await bob.sync()
+    order = [event["event_id"] for event in (await bob.get(f"/rooms/{room_id}/messages?dir=b"))["chunk"]]
+    assert set(order) <= set(sent)
+    await bob.post(f"/rooms/{room_id}/receipt/m.read/{order[4]}")
+    await server.restart()
+    assert await unread(bob, room_id) == (4, 0)
+
+
+@pytest.mark.usefixtures("short_memory")
+async def test_backlog_counts_by_the_rules_of_now(server: Server, alice: Client, bob: Client) -> None:
+    room_id = await room_of_two(alice, bob)
+    for _ in range(3):
+        await send_many(alice, room_id, 40)
+        await bob.sync()
+    await bob.put(f"/pushrules/global/room/{room_id}", {"actions": []})
+    await server.restart()
+    assert await unread(bob, room_id) == (0, 0)
+
+
+async def test_who_was_away_for_hundreds_of_events_has_them_all_counted(
+    server: Server, alice: Client, bob: Client
+) -> None:
+    room_id = await room_of_two(alice, bob)
+    await alice.send(room_id, {"msgtype": "m.text", "body": "hey", "m.mentions": {"user_ids": [bob.user_id]}})
+    await send_many(alice, room_id, 700)
+    await server.restart()
+    polls = await asyncio.gather(*(unread(bob, room_id) for _ in range(3)))
+    assert polls == [(701, 1)] * 3
+    assert await unread(bob, room_id) == (701, 1)
