@@ -150,6 +150,7 @@ from homeserver.users.uia_stages import (
 )
 from homeserver.users.users import Users
 from storage.collection import CollectionSpec
+from storage.errors import StoreRefused
 from storage.log import Entry, Kind, ShardMap
 from storage.records import accounts as account_records
 from storage.records import cursors as cursor_records
@@ -161,8 +162,8 @@ from storage.records import push as push_records
 from storage.records import rooms as room_records
 from storage.records import server_key as server_key_records
 from storage.records import user_directory as user_directory_records
-from storage.sqlite import open_store
-from storage.store import Store
+from storage.sqlite import open_store as open_sqlite
+from storage.store import OpenStore, Store
 
 log = structlog.get_logger(__name__)
 
@@ -670,7 +671,21 @@ async def opened_store(config: Config) -> Store:
     """The store that the configuration names. Raises StoreRefused and StoreUnavailable."""
     await asyncio.to_thread(Path(config.data_dir).mkdir, mode=0o700, parents=True, exist_ok=True)
     shards = ShardMap(config.storage.room_shards, config.storage.user_shards)
+    open_store = backend_of(config.storage.uri)
     return await open_store(config.storage.uri, server_name=config.server_name, shards=shards, specs=SPECS)
+
+
+def backend_of(uri: str) -> OpenStore:
+    """What opens the store at a URI. Raises StoreRefused when nothing does."""
+    scheme = uri.partition(":")[0]
+    if scheme == "sqlite":
+        return open_sqlite
+    if scheme in ("mongodb", "mongodb+srv"):
+        # The library need not be there otherwise.
+        from storage.mongo import open_store as open_mongo
+
+        return open_mongo
+    raise StoreRefused(f"storage.uri begins with {scheme}: write sqlite:///<path> or mongodb://<host>/<database>")
 
 
 async def replace_signing_key(config: Config) -> SigningKey:

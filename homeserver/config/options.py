@@ -62,7 +62,11 @@ class Storage(Section, frozen=True):
 
     uri: Annotated[
         SecretUri,
-        doc("`sqlite:///<path>` (an absolute path makes four slashes)."),
+        doc(
+            "`sqlite:///<path>` (an absolute path makes four slashes) for a server that is one process, "
+            "`mongodb://[<user>:<password>@]<host>[:<port>][,<host>…]/<database>[?<options>]` for several. "
+            "That one should be a replica set (`?replicaSet=<name>`); the database is to be Weft's alone."
+        ),
     ] = SecretUri("sqlite:///{data_dir}/weft.db")
     room_shards: Annotated[
         int,
