@@ -685,7 +685,9 @@ def backend_of(uri: str) -> OpenStore:
         from storage.mongo import open_store as open_mongo
 
         return open_mongo
-    raise StoreRefused(f"storage.uri begins with {scheme}: write sqlite:///<path> or mongodb://<host>/<database>")
+    raise StoreRefused(
+        f"storage.uri begins with {scheme}: write sqlite:///<path> or mongodb://<host>/<database>"
+    )
 
 
 async def replace_signing_key(config: Config) -> SigningKey:
