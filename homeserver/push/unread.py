@@ -27,7 +27,7 @@ from homeserver.rooms.threads import MAIN, thread_in_memory, thread_of
 from homeserver.users.users import User
 from storage.records.push import UnreadTally
 
-MAX_COUNTED = 2_000
+MAX_COUNTED = 1_000
 STORED_EVERY = 500
 PAGE = 500
 MAX_THREADS = 1_000
