@@ -4,6 +4,7 @@ Opaque to clients, versioned, valid at any replica: `s1_EPOCH_USER_EPHEMERAL_ROO
 Positions in one room (pagination) have a token of their own, `p` + position.
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from homeserver.errors import invalid_param
@@ -11,6 +12,8 @@ from homeserver.errors import invalid_param
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _MAX_LENGTH = 4096
 _MAX_POSITION = 1 << 53
+_REMEMBERED = 4096
+"""Tokens: those who are told of the same events hold and are given the same ones."""
 
 
 class SyncToken(NamedTuple):
@@ -21,10 +24,16 @@ class SyncToken(NamedTuple):
     rooms: tuple[int, ...]
 
     def encode(self, epoch: str) -> str:
-        rooms = ".".join(base36(position) for position in self.rooms)
-        return f"s1_{epoch}_{base36(self.user)}_{base36(self.ephemeral)}_{rooms}"
+        return _encoded(self, epoch)
 
 
+@lru_cache(_REMEMBERED)
+def _encoded(token: SyncToken, epoch: str) -> str:
+    rooms = ".".join(base36(position) for position in token.rooms)
+    return f"s1_{epoch}_{base36(token.user)}_{base36(token.ephemeral)}_{rooms}"
+
+
+@lru_cache(_REMEMBERED)
 def decode_sync_token(token: str, epoch: str, room_shards: int) -> SyncToken:
     """Raises 400 M_INVALID_PARAM for a token that this store did not give out."""
     if len(token) > _MAX_LENGTH:

@@ -162,6 +162,11 @@ class Room:
         """Index in `timeline` of the first event above `position`."""
         return bisect_right(self.timeline, position, key=_position)
 
+    def boundary(self, position: int) -> int:
+        """The position of the event after which `position` falls, if that event is in memory."""
+        index = self.first_after(position)
+        return self.timeline[index - 1].position if index else position
+
     # How it changes
 
     def apply(self, entry: Entry, view: RoomEvent | None = None) -> RoomEvent | None:

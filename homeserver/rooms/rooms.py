@@ -66,7 +66,7 @@ class Rooms:
 
     def tails(self) -> tuple[int, ...]:
         """How far each room shard has been applied here."""
-        return tuple(self.writers[shard].tail for shard in self.shards.room_shards())
+        return tuple([writer.tail for writer in self.writers.values()])
 
     def cached(self, room_id: str) -> Room | None:
         """The room if it is in memory."""

@@ -12,6 +12,8 @@ MAX_HOPS = 3
 
 def thread_in_memory(room: Room, event: RoomEvent) -> str | None:
     """The thread's root event id or "main"; None when that needs events that are not in memory."""
+    if event.relates_to is None:
+        return MAIN
     walk = _walk(event)
     try:
         wanted = next(walk)

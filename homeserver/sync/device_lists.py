@@ -67,6 +67,8 @@ class DeviceLists:
 
     async def since(self, user: User, after: SyncToken, upto: SyncToken) -> DeviceListChanges:
         """What changed for `user` between two positions."""
+        if self._is_quiet(user, after):
+            return DeviceListChanges(set(), set())
         announced: set[str] = set()
         moved: set[tuple[str, str]] = set()
         for shard in self._rooms.shards.room_shards():
@@ -86,6 +88,18 @@ class DeviceLists:
             if await self.shares_room(user, other):
                 changed.add(other)
         return DeviceListChanges(changed, await self._without_room(user, gone - changed))
+
+    def _is_quiet(self, user: User, after: SyncToken) -> bool:
+        """Whether nobody's devices changed and nobody moved since a position, as far as is remembered."""
+        newest = self._signed.get(user.user_id)
+        if newest is None or newest > after.user:
+            return False
+        for shard, low in enumerate(after.rooms):
+            if not self._recent(self._devices, shard).is_quiet(low):
+                return False
+            if not self._recent(self._members, shard).is_quiet(low):
+                return False
+        return True
 
     async def shares_room(self, user: User, other: str) -> bool:
         """Whether both are joined to some room."""
@@ -227,6 +241,10 @@ class _Recent(Generic[T]):
             self.complete_after = self._seqs[CHANGES_KEPT - 1]
             del self._seqs[:CHANGES_KEPT]
             del self._things[:CHANGES_KEPT]
+
+    def is_quiet(self, after: int) -> bool:
+        """Whether it is known that there is nothing above `after`."""
+        return after >= self.complete_after and (not self._seqs or self._seqs[-1] <= after)
 
     def between(self, after: int, upto: int) -> list[T]:
         """Those with after < seq ≤ upto; `after` is not below `complete_after`."""

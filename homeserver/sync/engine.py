@@ -6,7 +6,7 @@ future in `Wakeup`.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -26,12 +26,12 @@ from homeserver.rooms.stripped import stripped_state
 from homeserver.rooms.visibility import SightLine, Visibility
 from homeserver.sync.device_lists import DeviceLists
 from homeserver.sync.filter import EVERYTHING, Filter
-from homeserver.sync.room_section import events_object, receipts_event
+from homeserver.sync.room_section import Timeline, events_object, receipts_event, timeline_json
 from homeserver.sync.state_delta import KnownMembers, lazy_members, state_since
 from homeserver.sync.timeline import TimelineSlice, newest_events
 from homeserver.sync.to_device import ToDeviceQueue
 from homeserver.sync.wakeup import Wakeup
-from homeserver.tokens import SyncToken, decode_sync_token, encode_position
+from homeserver.tokens import SyncToken, decode_sync_token
 from homeserver.users.account_data import AccountData
 from homeserver.users.ignoring import ignored_by
 from homeserver.users.invite_permission import blocks_invites
@@ -149,7 +149,6 @@ class SyncEngine:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + min(max(request.timeout, 0), MAX_TIMEOUT_MS) / 1000
         while True:
-            user = await self._users.get(user_id)
             upto = self.position(user)
             if since != upto or request.full_state:
                 answer, something = await self._answer(user, device_id, since, upto, request)
@@ -157,11 +156,26 @@ class SyncEngine:
                     return answer
                 since = upto
             elif loop.time() >= deadline:
-                return (await self._answer(user, device_id, since, upto, request))[0]
-            if self.position(user) == upto:
+                return await self._nothing_new(user_id, device_id, upto)
+            else:
                 del user
                 if not await self._wakeup.wait(user_id, device_id, deadline - loop.time()):
                     deadline = loop.time()
+            user = await self._users.get(user_id)
+
+    async def _nothing_new(self, user_id: str, device_id: str, upto: SyncToken) -> bytes:
+        """The answer to a client that has everything up to where this process is now."""
+        return b"{%b,%b}" % (self._next_batch(upto), await self._keys_left(user_id, device_id))
+
+    def _next_batch(self, upto: SyncToken) -> bytes:
+        return b'"next_batch":"%b"' % upto.encode(self._epoch).encode()
+
+    async def _keys_left(self, user_id: str, device_id: str) -> bytes:
+        keys = await self._key_counts.counts(user_id, device_id)
+        return b'"device_one_time_keys_count":%b,"device_unused_fallback_key_types":%b' % (
+            orjson.dumps(keys.one_time),
+            orjson.dumps(keys.unused_fallback),
+        )
 
     async def _answer(
         self, user: User, device_id: str, since: SyncToken | None, upto: SyncToken, request: SyncRequest
@@ -170,11 +184,12 @@ class SyncEngine:
         messages, reached = await self.to_device.waiting(
             user, device_id, since.user if since else 0, upto.user
         )
-        upto = upto._replace(user=reached)
+        if reached != upto.user:
+            upto = upto._replace(user=reached)
         builder = _Answer(self, user, device_id, since, upto, request)
         sections = await builder.room_sections()
         account_data = builder.account_data("", request.filter.account_data.matches)
-        parts = [b'{"next_batch":"' + upto.encode(self._epoch).encode() + b'"']
+        parts = [self._next_batch(upto)]
         if sections:
             parts.append(b'"rooms":{' + b",".join(sections) + b"}")
         if account_data:
@@ -190,11 +205,9 @@ class SyncEngine:
             if lists:
                 shown = {"changed": sorted(lists.changed), "left": sorted(lists.left)}
                 parts.append(b'"device_lists":' + orjson.dumps(shown))
-        keys = await self._key_counts.counts(user.user_id, device_id)
-        parts.append(b'"device_one_time_keys_count":' + orjson.dumps(keys.one_time))
-        parts.append(b'"device_unused_fallback_key_types":' + orjson.dumps(list(keys.unused_fallback)))
+        parts.append(await self._keys_left(user.user_id, device_id))
         something = bool(sections or account_data or presence or messages or lists)
-        return b",".join(parts) + b"}", something
+        return b"{" + b",".join(parts) + b"}", something
 
 
 class _Answer:
@@ -227,7 +240,7 @@ class _Answer:
         """The members of `rooms`: join, invite, knock, leave, each only when not empty."""
         by_kind: dict[str, list[bytes]] = {"join": [], "invite": [], "knock": [], "leave": []}
         for room_id, ref in list(self._user.memberships.items()):
-            if not self._filter.allows_room(room_id):
+            if self._is_quiet(room_id) or not self._filter.allows_room(room_id):
                 continue
             kind = ref.membership if ref.membership in ("join", "invite", "knock") else "leave"
             section: bytes | None
@@ -277,12 +290,16 @@ class _Answer:
 
     # Joined rooms
 
-    def _has_news(self, room_id: str, after: int, shard: int) -> bool | None:
-        """Whether anything happened in a room since; None when that is not known without loading it."""
-        last = self._rooms.activity.get(room_id)
-        if last is not None:
-            return last > after
-        return False if after >= self._rooms.started_at[shard] else None
+    def _is_quiet(self, room_id: str) -> bool:
+        """Whether it is known, without loading the room, that there is nothing new of it."""
+        since = self._since
+        if since is None or self._request.full_state or room_id in self._changed_account_data:
+            return False
+        if self._engine._typing.changed.get(room_id, 0) > since.ephemeral:
+            return False
+        shard = self._rooms.shards.of_room(room_id)
+        last = self._rooms.activity.get(room_id, self._rooms.started_at[shard])
+        return last <= since.rooms[shard]
 
     async def _joined(self, room_id: str, ref: MembershipRef) -> bytes | None:
         shard = self._rooms.shards.of_room(room_id)
@@ -291,8 +308,6 @@ class _Answer:
         full = since is None or self._request.full_state
         typing = since is not None and self._engine._typing.changed.get(room_id, 0) > since.ephemeral
         quiet = not full and not typing and room_id not in self._changed_account_data
-        if quiet and self._has_news(room_id, after, shard) is False:
-            return None
         room = await self._rooms.get(room_id)
         if room is None or (quiet and room.last_seq <= after):
             return None
@@ -305,51 +320,31 @@ class _Answer:
         timeline = await self._timeline(room, 0 if new else after, upto)
         if new and since is not None:
             # What the client may have from an earlier membership does not join on to this.
-            timeline = timeline._replace(limited=True)
+            timeline = Timeline(timeline.slice._replace(limited=True))
         if not timeline.events or timeline.events[0].position >= ref.since:
             sight = None
         elif sight is None:
             # From when the user was not, or not for certain, in the room.
             sight = await self._engine._visibility.sight_line(room, self._user.user_id)
-        events, rendered = await self._render_timeline(room, timeline, sight, upto)
-        state = await self._state(room, timeline, events, after, upto, new=new, full=full)
+        events, rendered = await self._render_timeline(room, timeline, sight)
+        state = await self._state(room, timeline.slice, events, after, upto, new=new, full=full)
         ephemeral = self._ephemeral(room, 0 if new else after, upto, new=new, typing=typing)
         account_data = self.account_data(room_id, self._filter.account_data.matches)
-        if not (rendered or state or ephemeral or account_data or new or full):
+        if not (events or state or ephemeral or account_data or new or full):
             return None
-        return await self._joined_json(room, timeline, events, rendered, state, ephemeral, account_data, new)
-
-    async def _joined_json(
-        self,
-        room: Room,
-        timeline: TimelineSlice,
-        events: list[RoomEvent],
-        rendered: list[bytes],
-        state: list[bytes],
-        ephemeral: list[bytes],
-        account_data: list[bytes],
-        new: bool,
-    ) -> bytes:
-        state_field = b'"state_after":' if self._request.use_state_after else b'"state":'
         parts = [
-            self._timeline_json(timeline, rendered),
-            state_field + events_object(state),
+            rendered,
+            self._state_json(state),
             b'"ephemeral":' + events_object(ephemeral),
             b'"account_data":' + events_object(account_data),
             await self._unread_json(room),
         ]
-        if new or any(
-            event.type in ("m.room.member", "m.room.name", "m.room.canonical_alias") for event in events
-        ):
+        if new or timeline.names:
             parts.append(b'"summary":' + orjson.dumps(room_summary(room, self._user.user_id)))
         return b"{" + b",".join(parts) + b"}"
 
-    def _timeline_json(self, timeline: TimelineSlice, rendered: list[bytes]) -> bytes:
-        return b'"timeline":{"events":[%b],"limited":%b,"prev_batch":"%b"}' % (
-            b",".join(rendered),
-            b"true" if timeline.limited else b"false",
-            encode_position(timeline.start).encode(),
-        )
+    def _state_json(self, state: Iterable[bytes]) -> bytes:
+        return (b'"state_after":' if self._request.use_state_after else b'"state":') + events_object(state)
 
     async def _unread_json(self, room: Room) -> bytes:
         unread = await self._engine._unread.counts(self._user, room)
@@ -361,55 +356,59 @@ class _Answer:
             json += b',"unread_thread_notifications":{' + b",".join(shown) + b"}"
         return json
 
-    async def _timeline(self, room: Room, after: int, upto: int) -> TimelineSlice:
+    async def _timeline(self, room: Room, after: int, upto: int) -> Timeline:
         wanted = self._filter.timeline
         if not wanted.allows_room(room.room_id):
-            return TimelineSlice([], False, upto)
-        key = ("slice", after, upto, self._limit)
-        if wanted.is_open:
-            cached = room.fragments.get(key)
-            if isinstance(cached, TimelineSlice):
-                return cached
-        found = await newest_events(
-            self._rooms.stored, room, after=after, upto=upto, limit=self._limit, wanted=wanted
-        )
-        if wanted.is_open and room.last_seq == upto:
-            room.fragments[key] = found
+            return Timeline(TimelineSlice([], False, upto))
+        if not wanted.is_open or room.last_seq > upto:
+            return await self._own_timeline(room, after, upto)
+        key = ("timeline", after, self._limit)
+        found = room.fragments.get(key)
+        if not isinstance(found, Timeline):
+            # Whatever happened in other rooms, those who have the same of this one go on from the same event.
+            boundary = room.boundary(after)
+            found = room.fragments.get(("timeline", boundary, self._limit))
+            if not isinstance(found, Timeline):
+                found = await self._own_timeline(room, boundary, upto)
+            if room.last_seq <= upto:
+                room.fragments["timeline", boundary, self._limit] = room.fragments[key] = found
         return found
 
+    async def _own_timeline(self, room: Room, after: int, upto: int) -> Timeline:
+        return Timeline(
+            await newest_events(
+                self._rooms.stored,
+                room,
+                after=after,
+                upto=upto,
+                limit=self._limit,
+                wanted=self._filter.timeline,
+            )
+        )
+
     async def _render_timeline(
-        self, room: Room, timeline: TimelineSlice, sight: SightLine | None, upto: int
-    ) -> tuple[list[RoomEvent], list[bytes]]:
-        """(events shown, their JSON); the JSON of an unfiltered slice is shared between readers."""
-        events = timeline.events
-        if not events:
-            return [], []
-        ignored = self._reader.ignored
+        self, room: Room, timeline: Timeline, sight: SightLine | None
+    ) -> tuple[list[RoomEvent], bytes]:
+        """(events shown, `timeline` as JSON)."""
+        events, ignored = timeline.events, self._reader.ignored
+        plain = sight is None and not timeline.is_special_to(self._reader)
+        if plain and timeline.json is not None:
+            return events, timeline.json
         if sight is not None:
             events = await self._engine._visibility.shown(room, sight, events)
         if ignored:
             events = [e for e in events if e.sender not in ignored or e.state_key is not None]
-        plain = (
-            sight is None
-            and events is timeline.events
-            and not any(event.txn is not None and event.sender == self._user.user_id for event in events)
-        )
-        key = ("events", timeline.start, upto, len(events), events[0].event_id if events else "")
-        if plain:
-            cached = room.fragments.get(key)
-            if isinstance(cached, list):
-                return events, cached
         bundles: Mapping[str, bytes] = {}
-        if timeline.limited or self._since is None:
+        if timeline.slice.limited or self._since is None:
             bundles = await self._engine._bundling.bundles(
                 room, events, self._user.user_id, ignored, line=sight
             )
-        if plain and not bundles:
-            rendered = [b",".join(render_events(room, events, self._reader, self._now))]
-            if room.last_seq == upto:
-                room.fragments[key] = rendered
-            return events, rendered
-        return events, render_events(room, events, self._reader, self._now, bundles, sight)
+        rendered = timeline_json(
+            timeline.slice, render_events(room, events, self._reader, self._now, bundles, sight)
+        )
+        if plain and not bundles and not ignored:
+            timeline.json = rendered
+        return events, rendered
 
     async def _state(
         self,
@@ -462,10 +461,9 @@ class _Answer:
         if not wanted.allows_room(room.room_id):
             return []
         events: list[bytes] = []
-        if wanted.matches("m.receipt"):
-            receipts = receipts_event(room, after, upto, self._user.user_id)
-            if receipts is not None:
-                events.append(receipts)
+        receipts = receipts_event(room, after, upto, self._user.user_id)
+        if receipts is not None and wanted.matches("m.receipt"):
+            events.append(receipts)
         if wanted.matches("m.typing") and (typing or (new and self._engine._typing.users(room.room_id))):
             events.append(self._engine._typing.event(room.room_id))
         return events
@@ -497,7 +495,7 @@ class _Answer:
         if room is None:
             return None
         sight = await self._engine._visibility.sight_line(room, self._user.user_id)
-        timeline = await self._timeline(room, after, min(ref.position, upto))
+        timeline = (await self._timeline(room, after, min(ref.position, upto))).slice
         events = await self._engine._visibility.shown(room, sight, timeline.events)
         # The leave itself is told even to one who was never in the room (a rejected invite), or who has
         # forgotten it since: other devices learn of it from nothing else.
@@ -519,10 +517,9 @@ class _Answer:
                 after=after if known else None,
             )
             state = [event for event in below if wanted.matches_event(event)]
-        field = b'"state_after":' if self._request.use_state_after else b'"state":'
         return b"{%b,%b,%b}" % (
-            self._timeline_json(timeline, rendered),
-            field + events_object(event.render(self._now) for event in state),
+            timeline_json(timeline, rendered),
+            self._state_json(event.render(self._now) for event in state),
             b'"account_data":' + events_object(self.account_data(room_id, self._filter.account_data.matches)),
         )
 

@@ -5,10 +5,47 @@ until the room changes, so that a message to two hundred clients is serialized o
 """
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import orjson
 
-from homeserver.rooms.room import Room
+from homeserver.rooms.rendering import Reader
+from homeserver.rooms.room import Receipt, Room
+from homeserver.rooms.room_event import RoomEvent
+from homeserver.sync.timeline import TimelineSlice
+from homeserver.tokens import encode_position
+
+NAMING = frozenset({"m.room.member", "m.room.name", "m.room.canonical_alias"})
+"""Types of events after which a room's summary may be another."""
+PRIVATE = "m.read.private"
+
+
+class Timeline:
+    """A slice of a room's timeline, and what is worked out of it once for all who read it."""
+
+    __slots__ = ("_authors", "_senders", "events", "json", "names", "slice")
+
+    def __init__(self, slice: TimelineSlice) -> None:
+        self.slice = slice
+        self.events: list[RoomEvent] = slice.events
+        self.names = any(event.type in NAMING for event in slice.events)
+        """Whether it has an event after which the room's summary may be another."""
+        self.json: bytes | None = None
+        """`"timeline":{…}` as all those see it to whom it is nothing special."""
+        self._senders = {event.sender for event in slice.events}
+        self._authors = {event.sender for event in slice.events if event.txn is not None}
+
+    def is_special_to(self, reader: Reader) -> bool:
+        """Whether a reader sees it otherwise than others: own transaction ids, or senders to be ignored."""
+        return reader.user_id in self._authors or not reader.ignored.isdisjoint(self._senders)
+
+
+def timeline_json(slice: TimelineSlice, rendered: Iterable[bytes]) -> bytes:
+    return b'"timeline":{"events":[%b],"limited":%b,"prev_batch":"%b"}' % (
+        b",".join(rendered),
+        b"true" if slice.limited else b"false",
+        encode_position(slice.start).encode(),
+    )
 
 
 def events_object(events: Iterable[bytes]) -> bytes:
@@ -20,23 +57,46 @@ def receipts_event(room: Room, after: int, upto: int, user_id: str) -> bytes | N
     order = room.receipt_order
     if not order or order[-1].seq <= after:
         return None
-    newest = (
-        order
+    key = ("receipts", after, upto)
+    shared = room.fragments.get(key)
+    if not isinstance(shared, _SharedReceipts):
+        shared = room.fragments[key] = _shared_receipts(room, after, upto)
+    if user_id not in shared.private_of:
+        return shared.json
+    own = [r for r in shared.newest if r.kind != PRIVATE or r.user_id == user_id]
+    return _receipts_json(own)
+
+
+class _SharedReceipts(NamedTuple):
+    """What changed between two positions."""
+
+    newest: list[Receipt]
+    json: bytes | None
+    """As those see it who have no private ones among them."""
+    private_of: set[str]
+
+
+def _shared_receipts(room: Room, after: int, upto: int) -> _SharedReceipts:
+    order = (
+        room.receipt_order
         if after >= room.receipts_after
         else sorted(receipt for of_user in room.receipts.values() for receipt in of_user.values())
     )
+    newest = [
+        receipt
+        for receipt in order
+        if after < receipt.seq <= upto
+        and room.receipts[receipt.user_id].get((receipt.kind, receipt.thread_id)) is receipt
+    ]
+    public = [receipt for receipt in newest if receipt.kind != PRIVATE]
+    return _SharedReceipts(newest, _receipts_json(public), {r.user_id for r in newest if r.kind == PRIVATE})
+
+
+def _receipts_json(receipts: Iterable[Receipt]) -> bytes | None:
     content: dict[str, dict[str, dict[str, dict[str, object]]]] = {}
-    for receipt in newest:
-        if not after < receipt.seq <= upto:
-            continue
-        if receipt.kind == "m.read.private" and receipt.user_id != user_id:
-            continue
-        if room.receipts[receipt.user_id].get((receipt.kind, receipt.thread_id)) is not receipt:
-            continue
+    for receipt in receipts:
         shown: dict[str, object] = {"ts": receipt.ts}
         if receipt.thread_id is not None:
             shown["thread_id"] = receipt.thread_id
         content.setdefault(receipt.event_id, {}).setdefault(receipt.kind, {})[receipt.user_id] = shown
-    if not content:
-        return None
-    return orjson.dumps({"type": "m.receipt", "content": content})
+    return orjson.dumps({"type": "m.receipt", "content": content}) if content else None

@@ -26,8 +26,11 @@ class KnownMembers:
     ) -> list[RoomEvent]:
         """Those of `members` that the device has not been sent; notes that it is sent them now."""
         key = (user_id, device_id, room_id)
-        sent = self._sent.setdefault(key, OrderedDict())
-        self._sent.move_to_end(key)
+        sent = self._sent.get(key)
+        if sent is None:
+            sent = self._sent[key] = OrderedDict()
+        else:
+            self._sent.move_to_end(key)
         new: list[RoomEvent] = []
         for member in members:
             state_key = member.state_key or ""
@@ -49,12 +52,16 @@ def lazy_members(
     room: Room, state: Sequence[RoomEvent], timeline: Sequence[RoomEvent], user_id: str
 ) -> tuple[list[RoomEvent], list[RoomEvent]]:
     """(state other than members, members of the timeline's senders and the reader) for lazy loading."""
-    others = [event for event in state if event.type != "m.room.member"]
+    others: list[RoomEvent] = []
+    by_user: dict[str | None, RoomEvent] = {}
+    for event in state:
+        if event.type == "m.room.member":
+            by_user[event.state_key] = event
+        else:
+            others.append(event)
     in_timeline = {event.state_key for event in timeline if event.type == "m.room.member"}
-    senders = {event.sender for event in timeline}
-    senders.add(user_id)
+    senders = {user_id, *(event.sender for event in timeline)}
     members: list[RoomEvent] = []
-    by_user = {event.state_key: event for event in state if event.type == "m.room.member"}
     for sender in senders:
         member = by_user.get(sender) or room.head.state.get(("m.room.member", sender))
         if member is not None and (sender not in in_timeline or sender in by_user):
