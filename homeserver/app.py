@@ -69,6 +69,7 @@ from homeserver.consumers.device_announcements import DeviceAnnouncements
 from homeserver.consumers.redactions import Redactions
 from homeserver.consumers.search import SearchFiling
 from homeserver.consumers.successors import Successors
+from homeserver.consumers.superseded import Superseded
 from homeserver.consumers.user_directory import UserDirectory
 from homeserver.e2ee.cross_signing import CrossSigning
 from homeserver.e2ee.dehydrated import DehydratedDevices
@@ -260,6 +261,9 @@ class App:
         filing = SearchFiling(store.search, self.rooms, redactions, now)
         filed = self._consume_rooms("search", filing.wants, handle_batch=filing.handle)
         sending = Sending(self.rooms, author, aliases, membership, relations, pruned)
+        self.superseded = Superseded(store.log)
+        self._consume_rooms("superseded", self.superseded.wants, self.superseded.handle)
+        self._consume_users("superseded", self.superseded.wants, self.superseded.handle)
         account_data = AccountData(self.users, now, shown={PUSH_RULES: shown_push_rules})
         successors = Successors(self.rooms, self.users, account_data)
         self._consume_rooms("successors", successors.wants, successors.handle)
@@ -577,6 +581,7 @@ class App:
         for work, name in (
             (self.last_seen.keep_writing(), "last-seen"),
             (self.unread_tallies.keep_writing(), "unread-tallies"),
+            (self.superseded.keep_removing(), "superseded"),
             (self.presence.keep_looking(), "presence-look"),
             (self.presence.keep_telling(), "presence-tell"),
         ):
