@@ -1,0 +1,73 @@
+"""Several replicas of one server as processes, on one database and one broker."""
+
+import signal
+from pathlib import Path
+
+from tests.server_process import ServerProcess
+
+ROOM_SHARDS = 4
+USER_SHARDS = 4
+
+
+class Replica(ServerProcess):
+    """One of them; it can be frozen, too."""
+
+    frozen = False
+
+    def freeze(self) -> None:
+        """As a machine does that swaps or is being moved: nothing runs, connections stay."""
+        self._signal(signal.SIGSTOP)
+        self.frozen = True
+
+    def thaw(self) -> None:
+        if self.frozen:
+            self._signal(signal.SIGCONT)
+            self.frozen = False
+
+    def _signal(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None
+
+
+class Cluster:
+    """Replicas that share the signing key and the folder of media, and nothing else on disk."""
+
+    def __init__(self, folder: Path, count: int, *, storage: str, bus: str, prefix: str, **more: str) -> None:
+        environment = {
+            "WEFT_STORAGE_URI": storage,
+            "WEFT_STORAGE_ROOM_SHARDS": str(ROOM_SHARDS),
+            "WEFT_STORAGE_USER_SHARDS": str(USER_SHARDS),
+            "WEFT_BUS_URI": bus,
+            "WEFT_BUS_TOPIC_PREFIX": prefix,
+            "WEFT_DATA_DIR": str(folder / "shared"),
+            "WEFT_LIMITS_MAX_SYNC_TIMELINE": "5000",
+            **more,
+        }
+        self.replicas = []
+        for number in range(count):
+            own = folder / f"replica{number}"
+            own.mkdir()
+            self.replicas.append(Replica(own, **environment))
+
+    @property
+    def urls(self) -> list[str]:
+        return [replica.url for replica in self.replicas]
+
+    def start(self) -> None:
+        for replica in self.replicas:
+            replica.start()
+
+    def stop(self) -> None:
+        for replica in self.replicas:
+            replica.thaw()
+            replica.stop()
+
+    def kill(self) -> None:
+        for replica in self.replicas:
+            if replica.running:
+                replica.thaw()
+                replica.kill()

@@ -1,0 +1,57 @@
+"""What another program reads from Kafka, held against what the rooms' timelines are."""
+
+import asyncio
+from collections.abc import Sequence
+
+import orjson
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from tests.replicas.cluster import ROOM_SHARDS
+from tests.replicas.history import Json
+
+PATIENCE_SECONDS = 20.0
+"""For the relay to have caught up."""
+
+
+class Published:
+    """The records of the rooms' topic so far, each number once, as any program would read them."""
+
+    def __init__(self) -> None:
+        self.rooms: dict[str, list[str]] = {}
+        """Room → event ids in order."""
+        self._seen: dict[int, int] = {}
+
+    def take(self, value: bytes) -> None:
+        record = orjson.loads(value)
+        shard, seq = record["shard"], record["seq"]
+        if seq <= self._seen.get(shard, 0):
+            return
+        assert seq == self._seen.get(shard, 0) + 1, f"shard {shard}: {seq} follows {self._seen.get(shard, 0)}"
+        self._seen[shard] = seq
+        if record["kind"] == "event":
+            self.rooms.setdefault(record["room_id"], []).append(record["event_id"])
+
+
+async def check_published(bootstrap: str, topic: str, timelines: dict[str, Sequence[Json]]) -> None:
+    """Every event of these rooms comes once, in the room's order."""
+    wanted = {room_id: [event["event_id"] for event in events] for room_id, events in timelines.items()}
+    published = Published()
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="earliest"
+    )
+    await consumer.start()
+    try:
+        consumer.assign([TopicPartition(topic, partition) for partition in range(ROOM_SHARDS)])
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while any(len(published.rooms.get(room_id, ())) < len(ids) for room_id, ids in wanted.items()):
+                for records in (await consumer.getmany(timeout_ms=500)).values():
+                    for record in records:
+                        published.take(record.value)
+    except TimeoutError:
+        for room_id, ids in wanted.items():
+            there = published.rooms.get(room_id, [])
+            assert len(there) == len(ids), f"{room_id}: {len(there)} of {len(ids)} events came to Kafka"
+    finally:
+        await consumer.stop()
+    for room_id, ids in wanted.items():
+        assert published.rooms[room_id] == ids, f"{room_id}: Kafka has another order"

@@ -1,0 +1,175 @@
+"""Replicas, broker and database die, freeze and come back under load, and nothing that was said is untrue.
+
+`TEST_FAULT_ROUNDS` and `TEST_FAULT_SEED` make longer runs; a round's faults and moments follow from the seed.
+"""
+
+import asyncio
+import os
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.real_parts.kafka import Kafka
+from tests.real_parts.mongodb import ReplicaSet
+from tests.replicas import history
+from tests.replicas.cluster import Cluster
+from tests.replicas.published import check_published
+
+ROUNDS = int(os.environ.get("TEST_FAULT_ROUNDS", "7"))
+SEED = int(os.environ.get("TEST_FAULT_SEED", "20261121"))
+REPLICAS = 3
+PREFIX = "faults"
+QUIET_SECONDS = 20.0
+
+
+class Scene:
+    """A cluster under load, and what may befall it."""
+
+    def __init__(self, cluster: Cluster, kafka: Kafka, database: ReplicaSet, rng: random.Random) -> None:
+        self.cluster = cluster
+        self.kafka = kafka
+        self.database = database
+        self.rng = rng
+
+    async def kill_replica(self) -> None:
+        replica = self.rng.choice(self.cluster.replicas)
+        await asyncio.to_thread(replica.kill)
+        await self.some(0.2, 2)
+        await asyncio.to_thread(replica.start)
+
+    async def stop_replica(self) -> None:
+        """As in a rolling upgrade."""
+        replica = self.rng.choice(self.cluster.replicas)
+        await asyncio.to_thread(replica.stop)
+        await asyncio.to_thread(replica.start)
+
+    async def freeze_replica(self) -> None:
+        """Long enough that others take over; when it wakes up, what it was about to append is late."""
+        replica = self.rng.choice(self.cluster.replicas)
+        replica.freeze()
+        await self.some(0.3, 9)
+        replica.thaw()
+
+    async def kill_broker(self) -> None:
+        await asyncio.to_thread(self.kafka.kill)
+        await self.some(0.5, 6)
+        await asyncio.to_thread(self.kafka.start)
+
+    async def freeze_broker(self) -> None:
+        self.kafka.pause()
+        await self.some(0.5, 6)
+        self.kafka.resume()
+
+    async def kill_database(self) -> None:
+        node = self.database.nodes[0]
+        await asyncio.to_thread(node.kill)
+        await self.some(0.2, 3)
+        node.start()
+        await asyncio.to_thread(self.database.wait_until_whole)
+
+    async def freeze_database(self) -> None:
+        node = self.database.nodes[0]
+        node.freeze()
+        await self.some(0.3, 3)
+        node.thaw()
+
+    async def some(self, least: float, most: float) -> None:
+        await asyncio.sleep(self.rng.uniform(least, most))
+
+    def faults(self) -> list[Callable[[], Awaitable[None]]]:
+        return [
+            self.kill_replica,
+            self.freeze_replica,
+            self.kill_database,
+            self.kill_broker,
+            self.freeze_broker,
+            self.freeze_database,
+            self.stop_replica,
+        ]
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        yield session
+
+
+async def suffer(scene: Scene, http: aiohttp.ClientSession, number: int) -> int:
+    """One round; how many events were acknowledged in it."""
+    rng, urls = scene.rng, scene.cluster.urls
+
+    def client() -> history.Client:
+        return history.Client(http, urls, random.Random(rng.random()))
+
+    people = [await client().register(f"round{number}_{name}") for name in ("anna", "bert", "carl", "dora")]
+    anna = people[0]
+    rooms = []
+    for _ in range(2):
+        room = await anna.surely("POST", "/createRoom", {"preset": "public_chat"})
+        rooms.append(room["room_id"])
+        for other in people[1:]:
+            await other.surely("POST", f"/rooms/{room['room_id']}/join", {})
+    talkers = [history.Talker(person, room_id) for person in people for room_id in rooms]
+    watchers = [history.Watcher(person) for person in people[:3]]
+    for watcher in watchers:
+        await watcher.sync(0)
+    moderator = history.Moderator(anna, rooms[0], people[3].user_id, random.Random(rng.random()))
+    over = asyncio.Event()
+    async with asyncio.TaskGroup() as load:
+        for talker in talkers:
+            load.create_task(talker.run(over))
+        for watcher in watchers:
+            load.create_task(watcher.run(over))
+        load.create_task(moderator.run(over))
+        await scene.some(0.3, 1.0)
+        fault = scene.faults()[number % len(scene.faults())] if number < 7 else rng.choice(scene.faults())
+        print(f"round {number}: {fault.__name__}", flush=True)
+        await fault()
+        await scene.some(0.3, 1.0)
+        over.set()
+    timelines: dict[str, Sequence[history.Json]] = {}
+    for room_id in rooms:
+        told = [await anna.at(url).timeline(room_id) for url in urls]
+        history.check_same(told)
+        timeline = timelines[room_id] = told[0]
+        for watcher in watchers:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(QUIET_SECONDS):
+                    while timeline[-1]["event_id"] not in watcher.seen[room_id]:
+                        await watcher.sync(100)
+        history.check_bans(timeline)
+        for talker in talkers:
+            if talker.room_id == room_id:
+                history.check_answers(talker, timeline)
+        for watcher in watchers:
+            history.check_watched(watcher, room_id, timeline)
+    await check_published(scene.kafka.bootstrap, f"{PREFIX}.room-log", timelines)
+    return sum(len(talker.acknowledged) for talker in talkers)
+
+
+async def test_nothing_said_is_untrue_whatever_befalls(
+    tmp_path: Path, http: aiohttp.ClientSession, own_kafka: Kafka
+) -> None:
+    database = ReplicaSet(1)
+    cluster = Cluster(
+        tmp_path,
+        REPLICAS,
+        storage=database.uri.replace("/?", "/faults?"),
+        bus=f"kafka://{own_kafka.bootstrap}",
+        prefix=PREFIX,
+    )
+    scene = Scene(cluster, own_kafka, database, random.Random(SEED))
+    try:
+        await asyncio.to_thread(cluster.start)
+        total = 0
+        for number in range(ROUNDS):
+            total += await suffer(scene, http, number)
+        print(f"{ROUNDS} rounds survived, {total} acknowledged events all there (seed {SEED})")
+        assert total > ROUNDS
+    finally:
+        cluster.kill()
+        database.stop()
