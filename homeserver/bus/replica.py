@@ -67,8 +67,7 @@ class Replica:
         for task in (*self._tasks, *self._catching_up.values()):
             task.cancel()
         await asyncio.gather(*self._tasks, *self._catching_up.values(), return_exceptions=True)
-        for consumer in self._consumers:
-            await consumer.close()
+        await asyncio.gather(*(consumer.close() for consumer in self._consumers))
         await self._bus.close()
 
     @property
