@@ -1,4 +1,5 @@
-"""Authorisation rules on creation, on the event's own auth events, and on who may send at all."""
+"""Authorisation rules on creation, on the event's own auth events, and on who may send at all
+(HARDENING 2)."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Power levels: how they are read, and what may be changed by whom."""
+"""Power levels: how they are read, and what may be changed by whom (HARDENING 2)."""
 
 from typing import Any
 

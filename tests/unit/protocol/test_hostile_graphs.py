@@ -1,4 +1,5 @@
-"""Graphs made to cost much: the work must grow with their size and no faster, and must end.
+"""Graphs made to cost much: the work must grow with their size and no faster, and must end
+(HARDENING 13).
 
 Each has thousands of events; a walk that visits events again and again, or once per path, would take
 hours on them, and one that recurses would not return at all.

@@ -1,4 +1,5 @@
-"""State resolution on small graphs, each a story with the state that every server must come to.
+"""State resolution on small graphs, each a story with the state that every server must come to
+(HARDENING 1).
 
 `graphs/*.json`: events with short names and their auth events, the states to be resolved, and the
 resolved state for each room version that the story is told of. The create event is put among the auth

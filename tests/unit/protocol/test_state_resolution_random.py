@@ -1,4 +1,5 @@
-"""State resolution on rooms grown at random: against a second implementation, and in every order.
+"""State resolution on rooms grown at random: against a second implementation, and in every order
+(HARDENING 1).
 
 A failing case prints version and seed, which make the same room again.
 """
