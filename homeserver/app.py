@@ -62,6 +62,7 @@ from homeserver.bus.in_process import InProcessBus
 from homeserver.bus.opening import make_bus
 from homeserver.bus.relay import everything, relay
 from homeserver.bus.replica import Replica, ShardFamily
+from homeserver.bus.to_others import ToOthers
 from homeserver.clock import Clock, system_clock
 from homeserver.config import Config
 from homeserver.config.units import Address
@@ -133,6 +134,8 @@ from homeserver.users.moderation import Moderation
 from homeserver.users.openid import OpenId
 from homeserver.users.passwords import Passwords
 from homeserver.users.presence import Presence
+from homeserver.users.presence_reports import PresenceReports
+from homeserver.users.presence_told import PresenceTold
 from homeserver.users.profiles import Profiles
 from homeserver.users.registration import Registration
 from homeserver.users.registration_tokens import RegistrationTokens
@@ -205,8 +208,9 @@ class App:
         self.rooms = Rooms(store.log, shards, memory_budget=config.limits.room_cache)
         self.users = Users(store.log, shards, server_name=name, max_users=config.limits.user_cache // 4096)
         self.wakeup = Wakeup()
-        clock = EphemeralClock(now())
-        self.typing = Typing(clock, self._wake_room)
+        to_others = ToOthers(bus)
+        clock = EphemeralClock()
+        self.typing = Typing(bus, to_others.id, clock, self._wake_room)
         self.passwords = Passwords(
             memory_kib=config.auth.argon2_memory // 1024, time_cost=config.auth.argon2_time_cost
         )
@@ -285,13 +289,18 @@ class App:
             self.profiles,
         )
         self._consume_rooms("user_directory", user_directory.wants, user_directory.handle)
+        self.presence_told = PresenceTold(self.rooms, self.users, self.wakeup, bus, clock)
+        self.presence_reports = PresenceReports(to_others, now)
         self.presence = Presence(
             collection(presence_records.PRESENCE),
-            self.rooms,
+            self.presence_told,
+            self.presence_reports,
             self.users,
+            shared_rooms,
             self.profiles,
             self.wakeup,
-            clock,
+            to_others,
+            lambda user_id: self.replica.owns(shards.of_user(user_id)),
             now,
             enabled=config.presence.enabled,
         )
@@ -308,6 +317,7 @@ class App:
             collection(key_records.ONE_TIME_UPLOADS),
             collection(key_records.FALLBACK_KEYS),
             collection(key_records.ONE_TIME_EPOCH),
+            to_others,
             now,
         )
         self.engine = SyncEngine(
@@ -577,19 +587,21 @@ class App:
         await self.rooms.start(self.replica.on_appended)
         await self.users.start(self.replica.on_appended)
         await self.one_time_keys.start(self.store.info.epoch)
-        await self.presence.start()
         for work, name in (
             (self.last_seen.keep_writing(), "last-seen"),
             (self.unread_tallies.keep_writing(), "unread-tallies"),
             (self.superseded.keep_removing(), "superseded"),
             (self.presence.keep_looking(), "presence-look"),
             (self.presence.keep_telling(), "presence-tell"),
+            (self.presence_told.keep_waking(), "presence-wake"),
+            (self.presence_reports.keep_reporting(), "presence-report"),
         ):
             self._tasks.append(asyncio.create_task(work, name=name))
         await self.replica.start(
             ShardFamily(self.rooms.writers, self.consumers),
             ShardFamily(self.users.writers, self.user_consumers),
         )
+        await self.presence.start()
 
     def web_application(self) -> web.Application:
         app = web.Application(client_max_size=self.config.limits.max_body_size)

@@ -19,8 +19,10 @@ from typing import NamedTuple
 from zlib import crc32
 
 import msgspec
+import orjson
 import structlog
 
+from homeserver.bus.to_others import ToOthers
 from homeserver.clock import Clock
 from homeserver.e2ee.key_objects import MAX_ONE_TIME_KEYS, NamedKey, too_many
 from homeserver.errors import MatrixError
@@ -31,6 +33,8 @@ from storage.records.keys import FallbackKey, OneTimeEpoch, OneTimeKey, OneTimeU
 
 log = structlog.get_logger(__name__)
 
+RECOUNT = "one_time_keys"
+"""Kind of message: [user, device], whose keys are others now."""
 COUNTED_FOR_MS = 5 * 60_000
 """A net beneath `recount`, for changes by a replica that died before it told of them."""
 CACHED_COUNTS = 50_000
@@ -61,16 +65,19 @@ class OneTimeKeys:
         uploads: Collection[OneTimeUploads],
         fallback: Collection[FallbackKey],
         epochs: Collection[OneTimeEpoch],
+        to_others: ToOthers,
         now: Clock,
     ) -> None:
         self._keys = keys
         self._uploads = uploads
         self._fallback = fallback
         self._epochs = epochs
+        self._to_others = to_others
         self._now = now
         self._counted: OrderedDict[tuple[str, str], _Counted] = OrderedDict()
         self._counting: dict[tuple[str, str], object] = {}
         """Counts under way that nothing has overtaken, by device."""
+        to_others.subscribe(RECOUNT, self._on_recount)
 
     async def start(self, epoch: str) -> None:
         """Drop all one-time keys when the store is another one than they were uploaded to.
@@ -253,9 +260,17 @@ class OneTimeKeys:
         return KeyCounts(one_time, tuple(key.algorithm for key in fallback if not key.used))
 
     def recount(self, user_id: str, device_id: str) -> None:
-        """Something changed, here or at another replica: what was counted is of no use any more."""
-        self._counted.pop((user_id, device_id), None)
-        self._counting.pop((user_id, device_id), None)
+        """Something changed: what was counted, here or at another replica, is of no use any more."""
+        self._forget_count((user_id, device_id))
+        self._to_others.tell(RECOUNT, orjson.dumps((user_id, device_id)))
+
+    def _on_recount(self, body: bytes) -> None:
+        user_id, device_id = orjson.loads(body)
+        self._forget_count((user_id, device_id))
+
+    def _forget_count(self, device: tuple[str, str]) -> None:
+        self._counted.pop(device, None)
+        self._counting.pop(device, None)
 
     # The end
 

@@ -116,9 +116,13 @@ class SyncEngine:
 
     # Tokens
 
-    def position(self, user: User) -> SyncToken:
-        """Where this process is now, for a user."""
-        return SyncToken(self._users.tail(user.user_id), self._ephemeral.now, self._rooms.tails())
+    def position(self, user: User, since: SyncToken | None = None) -> SyncToken:
+        """Where this process is now, for a user.
+
+        What another replica has told the client of everything ephemeral up to `since` is not told again.
+        """
+        ephemeral = self._ephemeral.now if since is None else max(self._ephemeral.now, since.ephemeral)
+        return SyncToken(self._users.tail(user.user_id), ephemeral, self._rooms.tails())
 
     def decode(self, token: str) -> SyncToken:
         return decode_sync_token(token, self._epoch, self._rooms.shards.rooms)
@@ -149,7 +153,7 @@ class SyncEngine:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + min(max(request.timeout, 0), MAX_TIMEOUT_MS) / 1000
         while True:
-            upto = self.position(user)
+            upto = self.position(user, since)
             if since != upto or request.full_state:
                 answer, something = await self._answer(user, device_id, since, upto, request)
                 if something or since is None or request.full_state or loop.time() >= deadline:

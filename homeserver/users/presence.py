@@ -1,32 +1,33 @@
 """Presence: who is online, and since when not (spec: client-server "Presence").
 
-What one user's devices add up to is in `users.user_presence`; here are the users who are here, who is
-told of their changes and what is stored.
+What one user's devices add up to is in `users.user_presence`, what clients are told in `presence_told`;
+here are the users who are here, who decides what is told of them, and what is stored.
 
-Changes are gathered for a moment and told together under one number of the `EphemeralClock`, so that
-coming and going within that moment is nobody's business, and a crowd costs one walk over the polls
-that wait, not one per change. The more polls wait, the longer the moment (`PACE`): telling of presence
-never takes more than a small part of the time.
+Changes are gathered for a moment and told together, so that coming and going within that moment is
+nobody's business, and a crowd costs one walk over the polls that wait, not one per change. The more polls
+wait, the longer the moment (`PACE`): telling of presence never takes more than a small part of the time.
 
-Each replica knows the devices that sync with it. After a restart those who were here are taken to be
-here still, until they do not come back.
+All replicas know all devices (`presence_reports`). What is told of a user is decided by one of them, which
+owns the user's shard. After a restart those who were here are taken to be here still, until they do not
+come back.
 """
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
+from homeserver.bus.to_others import ToOthers
 from homeserver.clock import Clock
 from homeserver.errors import MatrixError, invalid_param
 from homeserver.protocol.json_types import JsonObject
-from homeserver.rooms.ephemeral import EphemeralClock
 from homeserver.rooms.membership import MemberProfiles
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
-from homeserver.rooms.rooms import Rooms
 from homeserver.sync.wakeup import Wakeup
+from homeserver.users.presence_reports import KIND as REPORT
+from homeserver.users.presence_reports import PresenceReports, Seen, decode_report
+from homeserver.users.presence_told import PACE, News, PresenceTold, Wanted
 from homeserver.users.shared_rooms import SharedRooms
 from homeserver.users.user_presence import (
     HERE_FOR_MS,
@@ -34,7 +35,6 @@ from homeserver.users.user_presence import (
     ONLINE,
     STATES,
     DevicePresence,
-    Shown,
     UserPresence,
 )
 from homeserver.users.users import User, Users
@@ -46,22 +46,20 @@ from storage.records.presence import StoredPresence
 log = structlog.get_logger(__name__)
 
 TELL_AFTER_SECONDS = 0.5
-PACE = 0.001
-"""Seconds between two tellings for each poll that waits: being woken costs about a tenth of that."""
 LOOK_EVERY_SECONDS = 5.0
 STORE_EVERY_MS = 60_000
 MAX_STATUS_BYTES = 1024
 MAX_DEVICES = 100
-MAX_JOINED = 50
-MAX_GONE = 20_000
-MAX_ROOMS = 100_000
 PAGE = 1000
+
+ASK = "presence_ask"
+"""Kind of message: whoever sends it has just begun and knows nobody."""
 
 BEFORE_RESTART = ""
 """In place of the devices that were here before a restart; no device has this id."""
 
-Wanted = Callable[[str], bool]
-"""Whether the presence of this user id is wanted."""
+Owns = Callable[[str], bool]
+"""Whether this replica is the one to decide about a user."""
 
 
 class Presence:
@@ -70,36 +68,36 @@ class Presence:
     def __init__(
         self,
         records: Collection[StoredPresence],
-        rooms: Rooms,
+        told: PresenceTold,
+        reports: PresenceReports,
         users: Users,
+        shared_rooms: SharedRooms,
         profiles: MemberProfiles,
         wakeup: Wakeup,
-        clock: EphemeralClock,
+        to_others: ToOthers,
+        owns: Owns,
         now: Clock,
         *,
         enabled: bool,
     ) -> None:
         self._records = records
-        self._rooms = rooms
+        self._told = told
+        self._reports = reports
         self._users = users
-        self._shared_rooms = SharedRooms(rooms, users)
+        self._shared_rooms = shared_rooms
         self._profiles = profiles
         self._wakeup = wakeup
-        self._clock = clock
+        self._to_others = to_others
+        self._owns = owns
         self._now = now
         self._enabled = enabled
-        self._here: OrderedDict[str, UserPresence] = OrderedDict()
-        """Those with devices here, and who is about to change; like `_gone` by the number of their change."""
-        self._gone: OrderedDict[str, UserPresence] = OrderedDict()
-        """Those who went offline."""
         self._changed: dict[str, set[str]] = {}
         """Users to tell of, with the rooms that they have joined."""
         self._has_changed = asyncio.Event()
         self._unwritten: dict[str, UserPresence] = {}
-        self._room_numbers: OrderedDict[str, int] = OrderedDict()
-        """Room → the last number under which its members were told something."""
-        self._room_floor = self._last_number = clock.now
-        """The same for rooms that are not in the table."""
+        self._answers: set[asyncio.Task[None]] = set()
+        to_others.subscribe(REPORT, self._on_report)
+        to_others.subscribe(ASK, self._on_ask)
 
     # Syncing
 
@@ -107,11 +105,13 @@ class Presence:
         """A device syncs and says so with `state`; hand the result to `sync_ends`. Raises 400."""
         if state == OFFLINE or not self._enabled:
             return None
-        user = self._here.get(user_id)
+        user = self._told.here.get(user_id)
         if user is not None:
             device = user.devices.get(device_id)
             if device is not None and device.state == state:
                 device.in_flight += 1
+                if not device.mine:
+                    self._reports.syncs(user_id, device_id, device)
                 return device
         return self._arrive(user_id, device_id, state)
 
@@ -123,13 +123,14 @@ class Presence:
     def _arrive(self, user_id: str, device_id: str, state: str) -> DevicePresence | None:
         if state not in STATES:
             raise invalid_param("set_presence: online, unavailable or offline")
-        user = self._known(user_id)
+        user = self._told.known(user_id)
         if device_id not in user.devices and len(user.devices) >= MAX_DEVICES:
             return None
         device = user.device(device_id)
         device.state = state
         device.in_flight += 1
         self._note(user, active=state == ONLINE)
+        self._reports.arrived(user_id, device_id, device, active=state == ONLINE)
         return device
 
     # Being asked
@@ -145,6 +146,7 @@ class Presence:
             device = user.device(device_id)
             device.state = state
             device.here_until = self._now() + HERE_FOR_MS
+            self._reports.arrived(user_id, device_id, device, active=state == ONLINE)
         changed = status_msg != user.status_msg
         user.status_msg = status_msg
         self._note(user, active=state == ONLINE)
@@ -152,6 +154,7 @@ class Presence:
             # Who was active already has something new to tell all the same.
             self._note(user, active=False)
             await self._store([user])
+            self._reports.said(user)
 
     async def status(self, asker: str, user_id: str) -> JsonObject:
         """A user's status, for those who share a room with them. Raises 403 for all others."""
@@ -159,7 +162,7 @@ class Presence:
             raise MatrixError(403, "M_FORBIDDEN", "You are not allowed to see their presence")
         if not self._enabled:
             return {"presence": OFFLINE}
-        user = self._here.get(user_id) or self._gone.get(user_id) or UserPresence(user_id)
+        user = self._told.get(user_id) or UserPresence(user_id)
         await self._load(user)
         return user.status(self._now())
 
@@ -168,14 +171,14 @@ class Presence:
     def on_room_entry(self, shard: int, entry: Entry, room: Room | None, view: RoomEvent | None) -> None:
         """Follows the room shards: who sends or reads is active, who joins is news to the room's members."""
         actor = entry.sender if entry.kind is Kind.EVENT else entry.key
-        user = self._here.get(actor) if actor is not None else None
+        user = self._told.here.get(actor) if actor is not None else None
         if user is not None and entry.kind in (Kind.EVENT, Kind.RECEIPT):
             self._note(user, active=True)
-        if entry.type == "m.room.member" and entry.key is not None and entry.key in self._here:
+        if entry.type == "m.room.member" and entry.key is not None and entry.key in self._told.here:
             member = self._users.cached(entry.key)
             ref = member.memberships.get(entry.stream) if member is not None else None
             if ref is not None and ref.membership == "join" and ref.since == entry.position:
-                self._note(self._here[entry.key], active=False, joined=entry.stream)
+                self._note(self._told.here[entry.key], active=False, joined=entry.stream)
 
     async def profile_changed(self, user_id: str) -> None:
         """Follows the profiles: name and picture are part of presence."""
@@ -184,74 +187,85 @@ class Presence:
             user = await self._loaded(user_id)
             user.profile = profile
             self._note(user, active=False)
+            self._reports.said(user)
 
     async def forget(self, user_id: str, erase: bool) -> None:
         """The account is no more."""
-        self._here.pop(user_id, None)
-        self._gone.pop(user_id, None)
-        self._unwritten.pop(user_id, None)
+        self._forget(user_id)
+        self._reports.forgotten(user_id)
         await self._records.delete(user_id)
 
-    def _known(self, user_id: str) -> UserPresence:
-        """The user's presence in memory, among those who are here or about to change."""
-        user = self._here.get(user_id)
-        if user is None:
-            user = self._gone.pop(user_id, None) or UserPresence(user_id)
-            self._here[user_id] = user
-            # Its number is older than those of all others, or will be a new one in a moment.
-            self._here.move_to_end(user_id, last=False)
-        return user
+    def _forget(self, user_id: str) -> None:
+        self._told.forget(user_id)
+        self._unwritten.pop(user_id, None)
 
     def _note(self, user: UserPresence, *, active: bool, joined: str | None = None) -> None:
         """Something about a user may have changed."""
         if active:
-            self._unwritten[user.user_id] = user
-            if not user.act(self._now()):
+            told_already = not user.act(self._now())
+            if self._owns(user.user_id):
+                self._unwritten[user.user_id] = user
+            if told_already:
                 return
+        if not self._owns(user.user_id):
+            return
         rooms = self._changed.setdefault(user.user_id, set())
         if joined is not None:
             rooms.add(joined)
         self._has_changed.set()
 
+    # What other replicas know
+
+    def _on_report(self, body: bytes) -> None:
+        if not self._enabled:
+            return
+        report = decode_report(body)
+        for seen in report.seen:
+            self._see(seen)
+        for said in report.said:
+            user = (
+                self._told.known(said.user_id) if self._owns(said.user_id) else self._told.get(said.user_id)
+            )
+            if user is not None:
+                user.say(said.status_msg, said.profile)
+                self._note(user, active=False)
+        for user_id in report.forgotten:
+            self._forget(user_id)
+
+    def _see(self, seen: Seen) -> None:
+        user = self._told.known(seen.user_id)
+        known = user.devices.get(seen.device_id)
+        if known is None and len(user.devices) >= MAX_DEVICES:
+            return
+        device = user.device(seen.device_id)
+        is_new = known is None or device.state != seen.state
+        device.state = seen.state
+        device.here_until = max(device.here_until, self._now() + seen.here_ms)
+        if is_new or seen.active:
+            self._note(user, active=seen.active)
+
+    def _on_ask(self, body: bytes) -> None:
+        """Somebody has just begun."""
+        if self._enabled:
+            self._reports.beat()
+            task = asyncio.create_task(self._tell_again(), name="presence-tell-again")
+            self._answers.add(task)
+            task.add_done_callback(self._answers.discard)
+
+    async def _tell_again(self) -> None:
+        """Tell of everybody who is here; who knows it already is not told anything new."""
+        here = [user for user in self._told.here.values() if user.loaded and self._owns(user.user_id)]
+        for first in range(0, len(here), PAGE):
+            now = self._now()
+            news = [News(u.user_id, u.shown(now), u.last_active) for u in here[first : first + PAGE]]
+            self._told.tell([one for one in news if one.shown.state != OFFLINE], None)
+            await asyncio.sleep(0)
+
     # Telling others
 
     def events(self, user: User, after: int, wanted: Wanted) -> list[bytes]:
-        """`m.presence` events of users who share a room with `user`, changed after an ephemeral number.
-
-        With `after` 0, all who are not offline.
-        """
-        if self._last_number <= after or not self._enabled:
-            return []
-        in_rooms = {room_id for room_id, ref in user.memberships.items() if ref.membership == "join"}
-        rooms = [room for room in in_rooms if self._room_numbers.get(room, self._room_floor) > after]
-        own = self._here.get(user.user_id)
-        joined = {room for room, n in own.joined.items() if n > after} if own is not None else set()
-        found: dict[str, UserPresence] = {}
-        for table in (self._here, self._gone) if after else (self._here,):
-            for other in reversed(table.values()):
-                if other.number <= after:
-                    break
-                if other is own or any(self._is_in(other.user_id, room_id) for room_id in rooms):
-                    found[other.user_id] = other
-        for room_id in joined & in_rooms:
-            room = self._rooms.cached(room_id)
-            for user_id in room.joined if room is not None else ():
-                if user_id in self._here and self._here[user_id].number:
-                    found[user_id] = self._here[user_id]
-        now = self._now()
-        return [
-            other.event(now)
-            for other in found.values()
-            if wanted(other.user_id) and (after or other.told.state != OFFLINE)
-        ]
-
-    def _is_in(self, user_id: str, room_id: str) -> bool:
-        room = self._rooms.cached(room_id)
-        if room is not None:
-            return user_id in room.joined
-        user = self._users.cached(user_id)
-        ref = user.memberships.get(room_id) if user is not None else None
-        return ref is not None and ref.membership == "join"
+        """See `PresenceTold.events`."""
+        return self._told.events(user, after, wanted, self._now()) if self._enabled else []
 
     async def keep_telling(self) -> None:
         """Tell of changes, a moment after the first of them, until cancelled."""
@@ -264,65 +278,36 @@ class Presence:
                 log.warning("presence is not told for now", error=str(error))
 
     async def tell(self) -> None:
-        """Number what has changed and wake those whom it concerns."""
+        """Tell what has changed of those whom this replica decides about."""
         self._has_changed.clear()
         rooms_of: dict[str, list[str]] = {}
         for user_id in list(self._changed):
-            await self._loaded(user_id)
-            rooms_of[user_id] = (await self._users.get(user_id)).rooms("join")
-        # From here on nothing else runs, so that no token falls between a number and its change.
+            if self._owns(user_id):
+                await self._loaded(user_id)
+                rooms_of[user_id] = (await self._users.get(user_id)).rooms("join")
+            else:
+                del self._changed[user_id]
+        # From here on nothing else runs: what is told is true.
         now = self._now()
-        news: list[tuple[UserPresence, Shown, set[str]]] = []
+        news: list[News] = []
         rooms: set[str] = set()
         for user_id, joined_rooms in rooms_of.items():
             joined = self._changed.pop(user_id, set())
-            if user_id not in self._here:
+            if user_id not in self._told.here:
                 continue
-            user = self._here[user_id]
+            user = self._told.here[user_id]
             shown = user.shown(now)
-            if shown != user.told or not user.devices:
-                news.append((user, shown, joined))
-                rooms.update(joined_rooms, joined)
-            elif joined:
-                news.append((user, shown, joined))
-                rooms |= joined
+            if shown != user.told:
+                rooms.update(joined_rooms)
+            elif not joined:
+                self._told.settle(user)
+                continue
+            rooms |= joined
+            news.append(News(user_id, shown, user.last_active, tuple(joined)))
+            if (shown.state == OFFLINE) != (user.told.state == OFFLINE):
+                self._unwritten[user_id] = user
         if news:
-            number = self._last_number = self._clock.tick()
-            for user, shown, joined in news:
-                self._tell_of(user, shown, number, joined)
-            self._note_rooms(rooms, number)
-            await self._wake(rooms, news[0][0].user_id if len(news) == 1 and not news[0][2] else None)
-
-    def _tell_of(self, user: UserPresence, shown: Shown, number: int, joined: set[str]) -> None:
-        if (shown.state == OFFLINE) != (user.told.state == OFFLINE):
-            self._unwritten[user.user_id] = user
-        user.tell(shown, number)
-        for room_id in joined:
-            user.joined[room_id] = number
-        while len(user.joined) > MAX_JOINED:
-            del user.joined[next(iter(user.joined))]
-        if user.devices:
-            self._here.move_to_end(user.user_id)
-            return
-        self._gone[user.user_id] = self._here.pop(user.user_id)
-        if len(self._gone) > MAX_GONE:
-            self._gone.popitem(last=False)
-
-    def _note_rooms(self, rooms: Iterable[str], number: int) -> None:
-        for room_id in rooms:
-            self._room_numbers[room_id] = number
-            self._room_numbers.move_to_end(room_id)
-        while len(self._room_numbers) > MAX_ROOMS:
-            self._room_floor = self._room_numbers.popitem(last=False)[1]
-
-    async def _wake(self, rooms: set[str], alone: str | None) -> None:
-        """Wake the polls of who is in one of the rooms; not `alone`, whose own change is all there is."""
-        for n, user_id in enumerate(list(self._wakeup.users()), 1):
-            user = self._users.cached(user_id)
-            if user is not None and user_id != alone and not user.memberships.keys().isdisjoint(rooms):
-                self._wakeup.wake_user(user_id)
-            if n % PAGE == 0:
-                await asyncio.sleep(0)
+            self._told.tell(news, rooms)
 
     # Time passing
 
@@ -338,11 +323,13 @@ class Presence:
 
     async def look(self) -> None:
         """Note who has become idle or gone."""
-        for n, user in enumerate(list(self._here.values()), 1):
+        for n, user in enumerate(list(self._told.here.values()), 1):
             now = self._now()
             user.drop_absent(now)
-            if not user.devices or user.shown(now) != user.told:
+            if user.shown(now) != user.told:
                 self._note(user, active=False)
+            else:
+                self._told.settle(user)
             if n % PAGE == 0:
                 await asyncio.sleep(0)
         if self._changed:
@@ -352,22 +339,22 @@ class Presence:
     # What is stored
 
     async def start(self) -> None:
-        """Take those who were here to be here still."""
+        """Take those who were here to be here still, and ask the others who is."""
         if not self._enabled:
             return
         here_until = self._now() + HERE_FOR_MS
         after: str | None = None
         while page := await self._records.find("by_online", (1,), after=after, limit=PAGE):
             for stored in page:
-                user = UserPresence(stored.user_id)
-                user.last_active = stored.last_active
+                user = self._told.known(stored.user_id)
+                user.last_active = max(user.last_active, stored.last_active)
                 before = user.device(BEFORE_RESTART)
                 before.state, before.here_until = ONLINE, here_until
-                self._here[user.user_id] = user
             after = page[-1].user_id
+        self._to_others.tell(ASK, b"")
 
     async def _loaded(self, user_id: str) -> UserPresence:
-        while not (user := self._known(user_id)).loaded:
+        while not (user := self._told.known(user_id)).loaded:
             await self._load(user)
         return user
 
@@ -378,10 +365,8 @@ class Presence:
         stored = await self._records.get(user.user_id)
         profile = await self._profiles.member_profile(user.user_id)
         if not user.loaded:
-            user.loaded = True
-            user.profile = profile
+            user.say(stored.status_msg if stored is not None else None, profile)
             if stored is not None:
-                user.status_msg = stored.status_msg
                 user.last_active = max(user.last_active, stored.last_active)
 
     async def write(self, *, everything: bool = False) -> None:

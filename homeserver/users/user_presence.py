@@ -40,13 +40,15 @@ UNKNOWN: Final = Shown(OFFLINE, False, None, {})
 class DevicePresence:
     """What one device says of its user."""
 
-    __slots__ = ("here_until", "in_flight", "state")
+    __slots__ = ("here_until", "in_flight", "mine", "state")
 
     def __init__(self) -> None:
         self.state = OFFLINE
         self.in_flight = 0
-        """Syncs under way."""
+        """Syncs under way at this replica."""
         self.here_until = 0
+        self.mine = False
+        """Whether this replica is among those that tell of it."""
 
 
 class UserPresence:
@@ -85,6 +87,12 @@ class UserPresence:
 
     def device(self, device_id: str) -> DevicePresence:
         return self.devices.setdefault(device_id, DevicePresence())
+
+    def say(self, status_msg: str | None, profile: JsonObject) -> None:
+        """Take what the user says of themselves."""
+        self.status_msg = status_msg
+        self.profile = profile
+        self.loaded = True
 
     def drop_absent(self, now: int) -> None:
         """Forget the devices that are not here any more."""

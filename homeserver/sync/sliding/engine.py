@@ -48,17 +48,18 @@ class SlidingSync:
         request.check()
         connection = self._connections.get(user_id, device_id, request.conn_id, pos)
         before = connection.snapshot(pos) if pos is not None else None
-        await self._sync.follow(user_id, before.position if before is not None else None)
+        since = before.position if before is not None else None
+        await self._sync.follow(user_id, since)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + min(max(timeout, 0), MAX_TIMEOUT_MS) / 1000
         while True:
             user = await self._users.get(user_id)
-            upto = self._sync.position(user)
+            upto = self._sync.position(user, since)
             answer, after, news = await self._answer(user, device_id, request, before, upto)
             if news or before is None or loop.time() >= deadline:
                 new_pos = connection.remember(after)
                 return b'{"pos":"' + new_pos.encode() + b'",' + answer + b"}"
-            if self._sync.position(user) == upto:
+            if self._sync.position(user, since) == upto:
                 del user, answer, after
                 slot = f"{device_id} {request.conn_id}"
                 if not await self._wakeup.wait(user_id, slot, deadline - loop.time()):
