@@ -94,7 +94,8 @@ def _shared_receipts(room: Room, after: int, upto: int) -> _SharedReceipts:
 
 def _receipts_json(receipts: Iterable[Receipt]) -> bytes | None:
     content: dict[str, dict[str, dict[str, dict[str, object]]]] = {}
-    for receipt in receipts:
+    # The event has room for one receipt of a user on an event: the unthreaded one says the most (MSC4102).
+    for receipt in sorted(receipts, key=lambda receipt: receipt.thread_id is None):
         shown: dict[str, object] = {"ts": receipt.ts}
         if receipt.thread_id is not None:
             shown["thread_id"] = receipt.thread_id

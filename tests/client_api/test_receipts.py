@@ -1,5 +1,7 @@
 """Receipts, read markers, typing (spec: client-server "Receipts", "Read markers", "Typing")."""
 
+import pytest
+
 from tests.client_api.conftest import Client
 
 
@@ -72,6 +74,24 @@ async def test_thread_is_read_up_to_its_root_or_what_relates_to_it(alice: Client
     content = ephemeral(await alice.sync(), room_id, "m.receipt")
     assert content is not None
     assert content[reaction]["m.read"][bob.user_id]["thread_id"] == root
+
+
+@pytest.mark.parametrize("unthreaded_first", [True, False])
+async def test_unthreaded_receipt_is_told_before_a_threaded_one_on_the_same_event(
+    alice: Client, bob: Client, unthreaded_first: bool
+) -> None:
+    """There is room for one of them (MSC4102)."""
+    room_id = await room_of_two(alice, bob)
+    root = await alice.send(room_id, "root")
+    relation = {"rel_type": "m.thread", "event_id": root}
+    answer = await alice.send(room_id, {"msgtype": "m.text", "body": "x", "m.relates_to": relation})
+    bodies = [{}, {"thread_id": root}] if unthreaded_first else [{"thread_id": root}, {}]
+    for body in bodies:
+        await bob.post(f"/rooms/{room_id}/receipt/m.read/{answer}", body)
+    for full in (False, True):
+        content = ephemeral(await alice.sync(full=full), room_id, "m.receipt")
+        assert content is not None
+        assert "thread_id" not in content[answer]["m.read"][bob.user_id]
 
 
 async def test_receipt_by_an_outsider_is_refused(alice: Client, bob: Client) -> None:
