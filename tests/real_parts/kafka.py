@@ -122,6 +122,12 @@ class Kafka:
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
 
+    def ensure_running(self) -> None:
+        """As it should be for whoever comes next."""
+        if self._process is None:
+            self.start()
+        self.resume()
+
     def _signal(self, number: int) -> None:
         assert self._process is not None
         self._process.send_signal(number)

@@ -26,8 +26,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
+from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo import MongoClient
+from pymongo.database import Database
 from pymongo.errors import PyMongoError
 
 T = TypeVar("T")
@@ -93,18 +95,30 @@ def new_database_uri(server: str | None = None) -> str:
     return f"{address.rstrip('/')}/weft-test-{uuid4().hex}" + (f"?{options}" if options else "")
 
 
+@cache
+def _database(uri: str) -> Database[dict[str, Any]]:
+    return MongoClient[dict[str, Any]](uri).get_default_database()
+
+
 def drop_database(uri: str) -> None:
-    with MongoClient[dict[str, Any]](uri) as client:
-        client.drop_database(client.get_default_database().name)
+    database = _database(uri)
+    database.client.drop_database(database.name)
+
+
+def empty(uri: str) -> None:
+    """Take all documents out of a database but the one that says whose it is; indexes stay."""
+    database = _database(uri)
+    for name in database.list_collection_names(filter={"name": {"$ne": "store"}}):
+        database[name].delete_many({}, hint="_id_")
 
 
 def dump(uri: str) -> bytes:
     """All documents of a database as they are stored."""
-    with MongoClient[RawBSONDocument](uri, document_class=RawBSONDocument) as client:
-        database = client.get_default_database()
-        collections = [database[name] for name in database.list_collection_names()]
-        # The test server walks no collection but along an index.
-        return b"".join(document.raw for each in collections for document in each.find(hint="_id_"))
+    database = _database(uri)
+    codec = CodecOptions(RawBSONDocument)
+    collections = [database.get_collection(name, codec) for name in database.list_collection_names()]
+    # The test server walks a collection along an index only.
+    return b"".join(document.raw for each in collections for document in each.find(hint="_id_"))
 
 
 class Node:

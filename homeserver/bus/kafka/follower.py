@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import ConsumerStoppedError, KafkaError
 
 from homeserver.bus.bus import BusUnavailable
+from homeserver.bus.kafka.clients import Consumer
 from homeserver.bus.kafka.connection import Connection, explained
 from homeserver.bus.kafka.records import ForeignRecord, Records
 from homeserver.bus.kafka.topics import MAX_RECORD_BYTES, Layout
@@ -45,7 +46,7 @@ class Follower:
         self._records = records
         self._on_entries = on_entries
         self._on_messages = on_messages
-        self._consumer: Any = None
+        self._consumer: Consumer | None = None
         self._foreign: set[TopicPartition] = set()
 
     async def start(self) -> None:
@@ -60,9 +61,7 @@ class Follower:
         """Hand over what comes, for ever."""
         while True:
             try:
-                if self._consumer is None:
-                    await self._begin()
-                await self._follow(self._consumer)
+                await self._follow(self._consumer or await self._begin())
             except ConsumerStoppedError:
                 continue
             except (KafkaError, OSError, TimeoutError) as error:
@@ -74,11 +73,11 @@ class Follower:
         """End the consumer; if it is followed, another one begins."""
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
-            await consumer.stop()
+            await consumer.end()
 
-    async def _begin(self) -> Any:
+    async def _begin(self) -> Consumer:
         """Make a consumer that stands at the ends."""
-        consumer = self._consumer = AIOKafkaConsumer(
+        consumer = self._consumer = Consumer(
             **self._connection.options(),
             enable_auto_commit=False,
             fetch_max_bytes=FETCH_BYTES,
@@ -92,7 +91,7 @@ class Follower:
             await consumer.seek_to_end(*places)
         return consumer
 
-    async def _check_last_records(self, consumer: Any) -> None:
+    async def _check_last_records(self, consumer: Consumer) -> None:
         """Refuse topics that somebody else writes to, or that a newer release has written to."""
         places = list(self._shards)
         first, end = await asyncio.gather(consumer.beginning_offsets(places), consumer.end_offsets(places))
@@ -115,7 +114,7 @@ class Follower:
                 "nobody needs it any more (it is created anew)"
             ) from error
 
-    async def _follow(self, consumer: Any) -> None:
+    async def _follow(self, consumer: Consumer) -> None:
         while True:
             fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=RECORDS_AT_ONCE)
             for place, records in fetched.items():

@@ -7,11 +7,9 @@ know the owner of every shard. While the broker is away the last map holds.
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 import msgspec
 import structlog
-from aiokafka import AIOKafkaConsumer
 from aiokafka.coordinator.assignors.abstract import AbstractPartitionAssignor
 from aiokafka.coordinator.protocol import (
     ConsumerProtocolMemberAssignment,
@@ -20,6 +18,7 @@ from aiokafka.coordinator.protocol import (
 from aiokafka.errors import KafkaError
 
 from homeserver.bus.bus import Ownership
+from homeserver.bus.kafka.clients import Consumer
 from homeserver.bus.kafka.connection import Connection, explained
 from homeserver.bus.kafka.division import divide
 from homeserver.bus.kafka.topics import Layout
@@ -65,12 +64,12 @@ class Membership:
         self._connection = connection
         self._layout = layout
         self._assignor = _Assignor(layout, address, on_ownership)
-        self._consumer: Any = None
+        self._consumer: Consumer | None = None
 
     async def keep(self) -> None:
         """Be a member, for ever: join again after whatever ended it."""
         while True:
-            self._consumer = AIOKafkaConsumer(
+            self._consumer = Consumer(
                 **self._connection.options(REQUEST_MS),
                 group_id=self._layout.group,
                 session_timeout_ms=SESSION_MS,
@@ -88,13 +87,13 @@ class Membership:
                 log.warning(
                     "not in the group of replicas now", group=self._layout.group, error=explained(error)
                 )
-                await self._consumer.stop()
+                await self._consumer.end()
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def leave(self) -> None:
         """Say good-bye, so that the others take over at once."""
         if self._consumer is not None:
-            await self._consumer.stop()
+            await self._consumer.end()
 
 
 class _Assignor(AbstractPartitionAssignor):  # type: ignore[misc]  # the library is not typed
