@@ -21,6 +21,8 @@ from storage.log import Entry, Kind
 
 MAX_BYTES = 512 * 1024
 MAX_KEYS = 20_000
+MAX_ALL_BYTES = 16 * 1024 * 1024
+"""Of all that is kept for one user: it is in memory whenever the user is here."""
 MAX_TYPE_BYTES = 255
 
 Change = Callable[[JsonObject], JsonObject | None]
@@ -100,6 +102,8 @@ class _Change:
         new = b"" if content is None else orjson.dumps(content)
         if len(new) > MAX_BYTES:
             raise invalid_param(f"Account data may have {MAX_BYTES} bytes at most")
+        if len(new) > len(old) and self._user.account_data_bytes + len(new) - len(old) > MAX_ALL_BYTES:
+            raise invalid_param("Too much account data")
         if new == old:
             return []
         drafts[key] = new

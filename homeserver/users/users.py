@@ -50,6 +50,7 @@ class User:
         self.account_data: dict[tuple[str, str], AccountDatum] = {}
         self.account_data_seq = 0
         """The newest seq of any account data."""
+        self.account_data_bytes = 0
         self.last_to_device: dict[str, int] = {}
         """Device → seq of the newest message that may wait for it."""
         self.forgotten: dict[str, int] = {}
@@ -62,6 +63,8 @@ class User:
         self.last_seq = entry.seq
         key, type = entry.key or "", entry.type or ""
         if entry.kind is Kind.ACCOUNT_DATA:
+            before = self.account_data.get((key, type))
+            self.account_data_bytes += len(entry.body) - (len(before.content) if before is not None else 0)
             self.account_data[key, type] = AccountDatum(entry.seq, entry.body)
             self.account_data_seq = entry.seq
         elif entry.kind is Kind.TO_DEVICE:
