@@ -111,7 +111,7 @@ class Presence:
             if device is not None and device.state == state:
                 device.in_flight += 1
                 if not device.mine:
-                    self._reports.syncs(user_id, device_id, device)
+                    self._reports.syncs(user, device_id, device)
                 return device
         return self._arrive(user_id, device_id, state)
 
@@ -130,7 +130,7 @@ class Presence:
         device.state = state
         device.in_flight += 1
         self._note(user, active=state == ONLINE)
-        self._reports.arrived(user_id, device_id, device, active=state == ONLINE)
+        self._reports.arrived(user, device_id, device, active=state == ONLINE)
         return device
 
     # Being asked
@@ -146,7 +146,7 @@ class Presence:
             device = user.device(device_id)
             device.state = state
             device.here_until = self._now() + HERE_FOR_MS
-            self._reports.arrived(user_id, device_id, device, active=state == ONLINE)
+            self._reports.arrived(user, device_id, device, active=state == ONLINE)
         changed = status_msg != user.status_msg
         user.status_msg = status_msg
         self._note(user, active=state == ONLINE)
@@ -241,6 +241,7 @@ class Presence:
         is_new = known is None or device.state != seen.state
         device.state = seen.state
         device.here_until = max(device.here_until, self._now() + seen.here_ms)
+        user.last_active = max(user.last_active, seen.last_active)
         if is_new or seen.active:
             self._note(user, active=seen.active)
 
