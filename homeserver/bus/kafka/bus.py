@@ -16,7 +16,7 @@ from homeserver.bus.kafka.records import Records
 from homeserver.bus.kafka.topics import MAX_RECORD_BYTES, Layout, Topics
 from homeserver.clock import Clock
 from homeserver.config.options import Bus as BusOptions
-from storage.log import Entry
+from storage.log import Entry, ShardMap
 from storage.store import StoreInfo
 
 log = structlog.get_logger(__name__)
@@ -33,6 +33,13 @@ REPEAT_CHECKS = 6
 SETTLE_SECONDS = 1.0
 DEAF_BEATS = 15
 """After so many beats that were taken and never given out it is the reader that needs to begin anew."""
+
+
+async def check(options: BusOptions, shards: ShardMap) -> None:
+    """Look whether Kafka is there and its topics are fit; creates nothing. Raises BusUnavailable."""
+    connection = Connection.of(options)
+    await connection.check()
+    await Topics(connection, Layout(options.topic_prefix, shards), options).check()
 
 
 class KafkaBus:

@@ -38,7 +38,7 @@ class Record(NamedTuple):
 
 
 class Value(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
-    """The value of a record; `schemas/kafka/record.json` says what each field means for each kind."""
+    """The value of a record; `schemas/kafka/` says what each field means for each kind."""
 
     schema: int
     kind: str

@@ -88,11 +88,18 @@ class Topics:
 
     async def ensure(self) -> None:
         """Create what is missing, check what is there. Raises BusUnavailable with what to do about it."""
+        await self._look(create=True)
+
+    async def check(self) -> None:
+        """Only look. Raises BusUnavailable with what to do about it."""
+        await self._look(create=False)
+
+    async def _look(self, *, create: bool) -> None:
         admin = AIOKafkaAdminClient(**self._connection.options())
         try:
             async with asyncio.timeout(READY_SECONDS):
                 await admin.start()
-                while (found := await self._found(admin)) is None:
+                while (found := await self._found(admin, create)) is None:
                     await asyncio.sleep(0.1)
         except (KafkaError, OSError, TimeoutError) as error:
             raise BusUnavailable(f"topics {self._layout.prefix}.*: {explained(error)}") from error
@@ -101,10 +108,16 @@ class Topics:
         self._check_partitions({name: partitions for name, (partitions, _) in found.items()})
         self._check_settings({name: settings for name, (_, settings) in found.items()})
 
-    async def _found(self, admin: AIOKafkaAdminClient) -> dict[str, tuple[int, Mapping[str, str]]] | None:
+    async def _found(
+        self, admin: AIOKafkaAdminClient, create: bool
+    ) -> dict[str, tuple[int, Mapping[str, str]]] | None:
         """The partitions and settings of all topics; None while not all are there, which they soon are."""
         settings = await self._settings(admin)
         if missing := [name for name in self._wanted if name not in settings]:
+            if not create:
+                raise BusUnavailable(
+                    f"topic {', '.join(missing)} is missing: it is created when a server starts"
+                )
             await self._create(admin, missing)
             return None
         described = await admin.describe_topics(list(self._wanted))
