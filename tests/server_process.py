@@ -28,7 +28,7 @@ class ServerProcess:
         self.data_dir = data_dir
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._environment = environment
+        self.environment = environment
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -46,7 +46,7 @@ class ServerProcess:
             **os.environ,
             "WEFT_LISTEN": f"127.0.0.1:{self.port}",
             "WEFT_DATA_DIR": str(self.data_dir),
-            **self._environment,
+            **self.environment,
         }
         with self.log_path.open("ab") as output:
             self._process = subprocess.Popen(

@@ -35,7 +35,7 @@ node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
 listeners=PLAINTEXT://127.0.0.1:{plain},SASL://127.0.0.1:{sasl},TLS://127.0.0.1:{tls},\
 CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{plain},SASL://127.0.0.1:{sasl},TLS://127.0.0.1:{tls}
+advertised.listeners=PLAINTEXT://{advertised},SASL://127.0.0.1:{sasl},TLS://127.0.0.1:{tls}
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT,TLS:SSL,CONTROLLER:PLAINTEXT
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
@@ -66,7 +66,8 @@ class Kafka:
     Killed and started again, it keeps its data and its ports.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, advertised: str | None = None) -> None:
+        """`advertised`: where clients are told to go instead of `bootstrap`."""
         self.directory = directory
         ports = {name: free_port() for name in ("plain", "sasl", "tls", "controller")}
         self.bootstrap = f"127.0.0.1:{ports['plain']}"
@@ -77,7 +78,13 @@ class Kafka:
         self._properties = directory / "server.properties"
         self._make_certificate()
         self._properties.write_text(
-            PROPERTIES.format(directory=directory, user=SASL_USER, password=SASL_PASSWORD, **ports)
+            PROPERTIES.format(
+                directory=directory,
+                user=SASL_USER,
+                password=SASL_PASSWORD,
+                advertised=advertised or self.bootstrap,
+                **ports,
+            )
         )
         self._format()
 

@@ -1,6 +1,7 @@
 """Several replicas of one server as processes, on one database and one broker."""
 
 import signal
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.server_process import ServerProcess
@@ -36,8 +37,19 @@ class Replica(ServerProcess):
 class Cluster:
     """Replicas that share the signing key and the folder of media, and nothing else on disk."""
 
-    def __init__(self, folder: Path, count: int, *, storage: str, bus: str, prefix: str, **more: str) -> None:
-        environment = {
+    def __init__(
+        self,
+        folder: Path,
+        count: int,
+        *,
+        storage: str,
+        bus: str,
+        prefix: str,
+        apart: Sequence[Mapping[str, str]] = (),
+    ) -> None:
+        """`apart`: what is different for each of them, as variables of the environment."""
+        self._folder = folder
+        self._environment = {
             "WEFT_STORAGE_URI": storage,
             "WEFT_STORAGE_ROOM_SHARDS": str(ROOM_SHARDS),
             "WEFT_STORAGE_USER_SHARDS": str(USER_SHARDS),
@@ -45,13 +57,17 @@ class Cluster:
             "WEFT_BUS_TOPIC_PREFIX": prefix,
             "WEFT_DATA_DIR": str(folder / "shared"),
             "WEFT_LIMITS_MAX_SYNC_TIMELINE": "5000",
-            **more,
         }
-        self.replicas = []
+        self.replicas: list[Replica] = []
         for number in range(count):
-            own = folder / f"replica{number}"
-            own.mkdir()
-            self.replicas.append(Replica(own, **environment))
+            self.add(**(apart[number] if apart else {}))
+
+    def add(self, **environment: str) -> Replica:
+        """One more, not started."""
+        own = self._folder / f"replica{len(self.replicas)}"
+        own.mkdir()
+        self.replicas.append(Replica(own, **{**self._environment, **environment}))
+        return self.replicas[-1]
 
     @property
     def urls(self) -> list[str]:
@@ -59,7 +75,8 @@ class Cluster:
 
     def start(self) -> None:
         for replica in self.replicas:
-            replica.start()
+            if not replica.running:
+                replica.start()
 
     def stop(self) -> None:
         for replica in self.replicas:

@@ -40,6 +40,8 @@ class Client:
         self.token = ""
         self.user_id = ""
         self.device_id = ""
+        self.failures = 0
+        """Requests that got no answer, or one that says to try again later."""
 
     async def call(self, method: str, path: str, body: Json | None = None, **query: str) -> Json:
         """Raises Failed without an answer and for 429 and 5xx, AssertionError for all other errors."""
@@ -67,6 +69,7 @@ class Client:
             try:
                 return await self.call(method, path, body, **query)
             except Failed:
+                self.failures += 1
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def register(self, name: str) -> "Client":

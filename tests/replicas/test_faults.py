@@ -7,7 +7,8 @@ import asyncio
 import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -15,11 +16,13 @@ import pytest
 
 from tests.real_parts.kafka import Kafka
 from tests.real_parts.mongodb import ReplicaSet
+from tests.real_parts.wire import Wire
 from tests.replicas import history
 from tests.replicas.cluster import Cluster
 from tests.replicas.published import check_published
+from tests.server_process import free_port
 
-ROUNDS = int(os.environ.get("TEST_FAULT_ROUNDS", "7"))
+ROUNDS = int(os.environ.get("TEST_FAULT_ROUNDS", "9"))
 SEED = int(os.environ.get("TEST_FAULT_SEED", "20261121"))
 REPLICAS = 3
 PREFIX = "faults"
@@ -29,11 +32,32 @@ QUIET_SECONDS = 20.0
 class Scene:
     """A cluster under load, and what may befall it."""
 
-    def __init__(self, cluster: Cluster, kafka: Kafka, database: ReplicaSet, rng: random.Random) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        kafka: Kafka,
+        database: ReplicaSet,
+        wires: Sequence[Wire],
+        rng: random.Random,
+    ) -> None:
         self.cluster = cluster
         self.kafka = kafka
         self.database = database
+        self.wires = wires
         self.rng = rng
+
+    async def cut_wires(self) -> None:
+        """Connections between replicas, broker and database are reset again and again."""
+        for _ in range(12):
+            self.rng.choice(self.wires).cut()
+            await self.some(0.02, 0.4)
+
+    async def slow_wires(self) -> None:
+        for wire in self.wires:
+            wire.delay = self.rng.uniform(0.0, 0.15)
+        await self.some(1, 3)
+        for wire in self.wires:
+            wire.delay = 0.0
 
     async def kill_replica(self) -> None:
         replica = self.rng.choice(self.cluster.replicas)
@@ -89,6 +113,8 @@ class Scene:
             self.freeze_broker,
             self.freeze_database,
             self.stop_replica,
+            self.cut_wires,
+            self.slow_wires,
         ]
 
 
@@ -126,7 +152,8 @@ async def suffer(scene: Scene, http: aiohttp.ClientSession, number: int) -> int:
             load.create_task(watcher.run(over))
         load.create_task(moderator.run(over))
         await scene.some(0.3, 1.0)
-        fault = scene.faults()[number % len(scene.faults())] if number < 7 else rng.choice(scene.faults())
+        faults = scene.faults()
+        fault = faults[number] if number < len(faults) else rng.choice(faults)
         print(f"round {number}: {fault.__name__}", flush=True)
         await fault()
         await scene.some(0.3, 1.0)
@@ -151,25 +178,32 @@ async def suffer(scene: Scene, http: aiohttp.ClientSession, number: int) -> int:
     return sum(len(talker.acknowledged) for talker in talkers)
 
 
-async def test_nothing_said_is_untrue_whatever_befalls(
-    tmp_path: Path, http: aiohttp.ClientSession, own_kafka: Kafka
-) -> None:
-    database = ReplicaSet(1)
-    cluster = Cluster(
-        tmp_path,
-        REPLICAS,
-        storage=database.uri.replace("/?", "/faults?"),
-        bus=f"kafka://{own_kafka.bootstrap}",
-        prefix=PREFIX,
-    )
-    scene = Scene(cluster, own_kafka, database, random.Random(SEED))
-    try:
+async def test_nothing_said_is_untrue_whatever_befalls(tmp_path: Path, http: aiohttp.ClientSession) -> None:
+    async with AsyncExitStack() as parts:
+        database = await asyncio.to_thread(ReplicaSet, 1)
+        parts.callback(database.stop)
+        wires: list[Wire] = []
+
+        async def wired(target: str, port: int = 0) -> str:
+            wires.append(Wire(target))
+            parts.push_async_callback(wires[-1].close)
+            return await wires[-1].start(port)
+
+        broker_port = free_port()
+        kafka = await asyncio.to_thread(partial(Kafka, tmp_path, advertised=f"127.0.0.1:{broker_port}"))
+        parts.callback(kafka.kill)
+        broker = await wired(kafka.bootstrap, broker_port)
+        await asyncio.to_thread(kafka.start)
+        cluster = Cluster(tmp_path, 0, storage="", bus=f"kafka://{broker}", prefix=PREFIX)
+        parts.callback(cluster.kill)
+        for _ in range(REPLICAS):
+            store = await wired(database.nodes[0].address)
+            replica = cluster.add(WEFT_STORAGE_URI=f"mongodb://{store}/faults?directConnection=true")
+            replica.environment["WEFT_BUS_ADDRESS"] = await wired(f"127.0.0.1:{replica.port}")
         await asyncio.to_thread(cluster.start)
+        scene = Scene(cluster, kafka, database, wires, random.Random(SEED))
         total = 0
         for number in range(ROUNDS):
             total += await suffer(scene, http, number)
         print(f"{ROUNDS} rounds survived, {total} acknowledged events all there (seed {SEED})")
         assert total > ROUNDS
-    finally:
-        cluster.kill()
-        database.stop()

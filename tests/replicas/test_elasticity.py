@@ -1,0 +1,99 @@
+"""Replicas come and go behind a real proxy, and the people who are talking notice nothing."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.real_parts import mongodb
+from tests.real_parts.proxy import proxy_before
+from tests.replicas import history
+from tests.replicas.cluster import Cluster
+
+TALK_SECONDS = 1.0
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        yield session
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path, kafka_bootstrap: str) -> AsyncIterator[Cluster]:
+    name = f"elastic{random.randrange(1 << 30)}"
+    storage = mongodb.uri().replace("/?", f"/{name}?")
+    cluster = Cluster(tmp_path, 3, storage=storage, bus=f"kafka://{kafka_bootstrap}", prefix=name)
+    yield cluster
+    await asyncio.to_thread(cluster.stop)
+
+
+async def talk(over: asyncio.Event, *talkers: history.Talker | history.Watcher) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        for talker in talkers:
+            tasks.create_task(talker.run(over))
+
+
+async def test_replicas_join_and_leave_under_load(cluster: Cluster, http: aiohttp.ClientSession) -> None:
+    """Requests go round by a proxy. A third replica joins, then the first two leave in good order."""
+    first, second, third = cluster.replicas
+    await asyncio.to_thread(first.start)
+    await asyncio.to_thread(second.start)
+    addresses = [f"127.0.0.1:{replica.port}" for replica in cluster.replicas]
+    async with AsyncExitStack() as parts:
+        proxy = parts.enter_context(proxy_before(addresses, "haproxy"))
+        people = [
+            await history.Client(http, [proxy.url], random.Random(n)).register(f"p{n}") for n in range(4)
+        ]
+        room = (await people[0].surely("POST", "/createRoom", {"preset": "public_chat"}))["room_id"]
+        for other in people[1:]:
+            await other.surely("POST", f"/rooms/{room}/join", {})
+        talkers = [history.Talker(person, room) for person in people]
+        watcher = history.Watcher(people[0])
+        await watcher.sync(0)
+        over = asyncio.Event()
+        talking = asyncio.create_task(talk(over, *talkers, watcher))
+        await asyncio.sleep(TALK_SECONDS)
+        await asyncio.to_thread(third.start)
+        await asyncio.sleep(TALK_SECONDS)
+        assert await asyncio.to_thread(first.stop) == 0
+        await asyncio.sleep(TALK_SECONDS)
+        assert await asyncio.to_thread(second.stop) == 0
+        await asyncio.sleep(TALK_SECONDS)
+        over.set()
+        await talking
+        timeline = await people[0].timeline(room)
+        while timeline[-1]["event_id"] not in watcher.seen[room]:
+            await watcher.sync(100)
+        for talker in talkers:
+            history.check_answers(talker, timeline)
+            assert talker.client.failures == 0, "a request was lost where a replica joined or left"
+        history.check_watched(watcher, room, timeline)
+
+
+async def test_senders_at_all_replicas_share_one_room(cluster: Cluster, http: aiohttp.ClientSession) -> None:
+    """Fifty at once, spread over three replicas, into one room: nothing lost, and one order for all."""
+    await asyncio.to_thread(cluster.start)
+    anna = await history.Client(http, cluster.urls, random.Random(0)).register("anna")
+    room = (await anna.call("POST", "/createRoom", {}))["room_id"]
+
+    async def send(number: int) -> str:
+        replica = anna.at(cluster.urls[number % 3])
+        body = {"msgtype": "m.text", "body": str(number)}
+        sent = await replica.call("PUT", f"/rooms/{room}/send/m.room.message/{number}", body)
+        # The answer got lost, says the client, and tries the next replica.
+        again = await anna.at(cluster.urls[(number + 1) % 3]).call(
+            "PUT", f"/rooms/{room}/send/m.room.message/{number}", body
+        )
+        assert again == sent
+        return str(sent["event_id"])
+
+    sent = await asyncio.gather(*(send(number) for number in range(150)))
+    told = [await anna.at(url).timeline(room) for url in cluster.urls]
+    history.check_same(told)
+    there = [event["event_id"] for event in told[0] if event["type"] == "m.room.message"]
+    assert sorted(there) == sorted(sent)
