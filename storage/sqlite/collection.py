@@ -6,6 +6,8 @@ that gained a field or an index since the store was last opened gets it then, fi
 
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from itertools import chain
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -13,6 +15,7 @@ import msgspec
 from storage.collection import CollectionSpec, Index, Record, Scalar, after_all_that_start_with
 from storage.errors import AlreadyExists, StoreRefused
 from storage.sqlite.readers import INLINE_ROWS, Reader, Readers
+from storage.sqlite.statements import halving, values_list
 from storage.sqlite.writer import Writer
 
 T = TypeVar("T", bound=Record)
@@ -21,6 +24,7 @@ KEY = "key"
 """The name by which `find` knows the primary key."""
 
 DELETED_AT_ONCE = 500
+ROWS_PER_PUT = 32
 
 _encoder = msgspec.json.Encoder()
 
@@ -39,16 +43,15 @@ class Table(Generic[T]):
         self.encode: Callable[[T], bytes] = _encoder.encode
         self._indexes = {index.name: index for index in spec.indexes}
         columns = [*self.fields, "body"]
-        key = _columns(spec.key)
         self.key_is = _equal(spec.key)
-        self.insert = (
-            f"INSERT INTO {_quoted(self.name)} ({_columns(columns)}) VALUES ({','.join('?' * len(columns))})"
-        )
-        changes = ", ".join(f"{_quoted(c)} = excluded.{_quoted(c)}" for c in columns if c not in spec.key)
-        self.put = f"{self.insert} ON CONFLICT ({key}) DO UPDATE SET {changes}"
         self.get = f"SELECT body FROM {_quoted(self.name)} WHERE {self.key_is}"
         self.replace = f"UPDATE {_quoted(self.name)} SET " + ", ".join(f"{_quoted(c)} = ?" for c in columns)
         self.delete = f"DELETE FROM {_quoted(self.name)} WHERE {self.key_is}"
+        # To make a statement anew takes longer than to carry it out.
+        self.insert = cache(self._insert)
+        self.put = cache(self._put)
+        self.found = cache(self._found)
+        self.take = cache(self._take)
 
     def index(self, name: str) -> Index:
         """An index by name, the primary key being one. Raises KeyError."""
@@ -57,8 +60,33 @@ class Table(Generic[T]):
     def key_of(self, record: T) -> tuple[Scalar, ...]:
         return tuple(getattr(record, field) for field in self.spec.key)
 
-    def values(self, record: T) -> tuple[Any, ...]:
-        return (*(getattr(record, field) for field in self.fields), self.encode(record))
+    def values(self, record: T) -> list[Any]:
+        return [*[getattr(record, field) for field in self.fields], self.encode(record)]
+
+    def _insert(self, rows: int) -> str:
+        columns = [*self.fields, "body"]
+        return (
+            f"INSERT INTO {_quoted(self.name)} ({_columns(columns)}) VALUES {values_list(len(columns), rows)}"
+        )
+
+    def _put(self, rows: int) -> str:
+        columns = [*self.fields, "body"]
+        changes = (f"{_quoted(c)} = excluded.{_quoted(c)}" for c in columns if c not in self.spec.key)
+        return (
+            f"{self._insert(rows)} ON CONFLICT ({_columns(self.spec.key)}) DO UPDATE SET {', '.join(changes)}"
+        )
+
+    def _found(self, index: str, prefix: int, signs: tuple[str, ...], newest_first: bool) -> str:
+        """A query for records under `prefix` fields whose next field compares by these signs."""
+        by = self.index(index)
+        bounds = [f"{self.next_field(by, prefix)} {sign} ?" for sign in signs]
+        under = " AND ".join(filter(None, (self.prefix(by, prefix), *bounds)))
+        return self.select("body", by, under, newest_first=newest_first)
+
+    def _take(self, index: str, prefix: int) -> str:
+        by, key = self.index(index), _columns(self.spec.key)
+        first = self.select(key, by, self.prefix(by, prefix))
+        return f"DELETE FROM {_quoted(self.name)} WHERE ({key}) = ({first}) RETURNING body"
 
     def select(self, what: str, index: Index, under: str, *, newest_first: bool = False) -> str:
         """A query on `index` for the records where `under` holds, in index order, up to a limit."""
@@ -193,7 +221,7 @@ class SqliteCollection(Generic[T]):
 
         def work(db: sqlite3.Connection) -> None:
             try:
-                db.execute(table.insert, table.values(record))
+                db.execute(table.insert(1), table.values(record))
             except sqlite3.IntegrityError as error:
                 raise table.taken(db, record, key_too=True) or error from error
 
@@ -203,16 +231,18 @@ class SqliteCollection(Generic[T]):
         await self.put_many((record,))
 
     async def put_many(self, records: Sequence[T]) -> None:
+        await self._writer.run(lambda db: self._put(db, records))
+
+    def _put(self, db: sqlite3.Connection, records: Sequence[T]) -> None:
         table = self._table
-
-        def work(db: sqlite3.Connection) -> None:
-            for record in records:
-                try:
-                    db.execute(table.put, table.values(record))
-                except sqlite3.IntegrityError as error:
-                    raise table.taken(db, record, key_too=False) or error from error
-
-        await self._writer.run(work)
+        for run in halving(records, ROWS_PER_PUT):
+            try:
+                db.execute(table.put(len(run)), list(chain.from_iterable(map(table.values, run))))
+            except sqlite3.IntegrityError as error:
+                if len(run) == 1:
+                    raise table.taken(db, run[0], key_too=False) or error from error
+                for record in run:
+                    self._put(db, (record,))
 
     async def replace_if(self, old: T, new: T) -> bool:
         table = self._table
@@ -234,18 +264,9 @@ class SqliteCollection(Generic[T]):
         return await self._writer.run(work)
 
     async def take(self, index: str, prefix: Sequence[Scalar]) -> T | None:
-        table, by = self._table, self._table.index(index)
-        select = table.select("body", by, table.prefix(by, len(prefix)))
-
-        def work(db: sqlite3.Connection) -> T | None:
-            row = db.execute(select, (*prefix, 1)).fetchone()
-            if row is None:
-                return None
-            record = table.decode(row[0])
-            db.execute(table.delete, table.key_of(record))
-            return record
-
-        return await self._writer.run(work)
+        sql, values = self._table.take(index, len(prefix)), (*prefix, 1)
+        rows = await self._writer.run(lambda db: db.execute(sql, values).fetchall())
+        return self._table.decode(rows[0][0]) if rows else None
 
     async def delete(self, *key: Scalar) -> bool:
         return await self._writer.run(lambda db: db.execute(self._table.delete, key).rowcount > 0)
@@ -273,26 +294,20 @@ class SqliteCollection(Generic[T]):
         limit: int = 1000,
     ) -> list[T]:
         by = self._table.index(index)
-        conditions = [self._table.prefix(by, len(prefix))]
-        values: list[Scalar] = [*prefix]
-        for bound, sign in ((after, ">"), (before, "<")):
-            if bound is not None:
-                conditions.append(f"{self._table.next_field(by, len(prefix))} {sign} ?")
-                values.append(bound)
+        signs = tuple(sign for sign, bound in ((">", after), ("<", before)) if bound is not None)
+        sql = self._table.found(index, len(prefix), signs, newest_first)
         if by.unique and len(prefix) == len(by.fields):
             limit = min(limit, 1)
-        return await self._find(by, conditions, values, newest_first, limit)
+        bounds = (bound for bound in (after, before) if bound is not None)
+        return await self._find(sql, (*prefix, *bounds), limit)
 
     async def find_prefix(self, index: str, prefix: Sequence[Scalar], text: str, *, limit: int) -> list[T]:
-        by = self._table.index(index)
-        field = self._table.next_field(by, len(prefix))
-        conditions = [self._table.prefix(by, len(prefix)), f"{field} >= ?"]
-        values: list[Scalar] = [*prefix, text]
         end = after_all_that_start_with(text)
-        if end is not None:
-            conditions.append(f"{field} < ?")
-            values.append(end)
-        return await self._find(by, conditions, values, False, limit)
+        if end is None:
+            sql = self._table.found(index, len(prefix), (">=",), False)
+            return await self._find(sql, (*prefix, text), limit)
+        sql = self._table.found(index, len(prefix), (">=", "<"), False)
+        return await self._find(sql, (*prefix, text, end), limit)
 
     async def count(self, index: str, prefix: Sequence[Scalar] = ()) -> int:
         table, by = self._table, self._table.index(index)
@@ -303,15 +318,11 @@ class SqliteCollection(Generic[T]):
         )
         return count
 
-    async def _find(
-        self, by: Index, conditions: Sequence[str], values: Sequence[Scalar], newest_first: bool, limit: int
-    ) -> list[T]:
-        table = self._table
-        under = " AND ".join(filter(None, conditions))
-        sql = table.select("body", by, under, newest_first=newest_first)
+    async def _find(self, sql: str, values: Sequence[Scalar], limit: int) -> list[T]:
+        decode = self._table.decode
 
         def read(reader: Reader) -> list[T]:
-            return [table.decode(body) for (body,) in reader.db.execute(sql, (*values, limit))]
+            return [decode(body) for (body,) in reader.db.execute(sql, (*values, limit))]
 
         return await self._readers.run(read, rows=limit)
 

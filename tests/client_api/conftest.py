@@ -1,4 +1,6 @@
-"""A whole server in the test's process on a temporary SQLite file, and clients that talk real HTTP to it.
+"""A whole server in the test's process on a store of its own, and clients that talk real HTTP to it.
+
+Every test runs on each of the `STORES`; `--store` picks one.
 
 Every answer is checked against the specification's own data where that lies beside the repository.
 """
@@ -6,7 +8,7 @@ Every answer is checked against the specification's own data where that lies bes
 import importlib.util
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,15 @@ import aiohttp
 import msgspec
 import pytest
 from aiohttp import web
+from msgspec.structs import replace
 from yarl import URL
 
 from client_api.connections import runner_of
-from homeserver.app import SPECS, App
+from homeserver.app import App, opened_store
 from homeserver.config import Config
-from storage.log import ShardMap
-from storage.sqlite import open_store
+from homeserver.config.options import Storage
+from homeserver.config.units import SecretUri
+from tests.real_parts import mongodb
 
 SPEC_TOOLS = Path(
     os.environ.get("MATRIX_SPEC_TOOLS", Path(__file__).resolve().parents[3] / "shared/spec/tools")
@@ -196,17 +200,17 @@ class Client:
 class Server:
     """A running server; `restart` opens the same data again."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, store_uri: str | None = None) -> None:
         self.data_dir = data_dir
         self._runner: web.AppRunner | None = None
         self.base = ""
         self.http: aiohttp.ClientSession
         self.config = Config.for_development("localhost", data_dir, 8008)
+        if store_uri is not None:
+            self.config = replace(self.config, storage=Storage(SecretUri(store_uri)))
 
     async def start(self) -> None:
-        store = await open_store(
-            self.config.storage.uri, server_name="localhost", shards=ShardMap(1, 1), specs=SPECS
-        )
+        store = await opened_store(self.config)
         self.app = App(self.config, store)
         await self.app.start()
         self._runner = runner_of(self.app.web_application())
@@ -238,10 +242,37 @@ class Server:
         return await self.client().register(localpart)
 
 
+@pytest.fixture(scope="session")
+def mongo_uri() -> Iterator[str]:
+    """A database for all tests, one after the other: to make its indexes takes longer than a test."""
+    uri = mongodb.new_database_uri()
+    yield uri
+    mongodb.drop_database(uri)
+
+
+def _sqlite(request: pytest.FixtureRequest) -> None:
+    return None
+
+
+def _mongo(request: pytest.FixtureRequest) -> str:
+    uri: str = request.getfixturevalue("mongo_uri")
+    mongodb.empty(uri)
+    return uri
+
+
+STORES: dict[str, Callable[[pytest.FixtureRequest], str | None]] = {"sqlite": _sqlite, "mongo": _mongo}
+"""Where each store is that the tests run on, empty; None for what the configuration has by default."""
+
+
+@pytest.fixture(params=STORES)
+def store_uri(request: pytest.FixtureRequest) -> str | None:
+    return STORES[request.param](request)
+
+
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Server]:
+async def server(tmp_path: Path, store_uri: str | None) -> AsyncIterator[Server]:
     async with AsyncExitStack() as stack:
-        running = Server(tmp_path / "data")
+        running = Server(tmp_path / "data", store_uri)
         (tmp_path / "data").mkdir(mode=0o700)
         running.http = await stack.enter_async_context(aiohttp.ClientSession())
         await running.start()
