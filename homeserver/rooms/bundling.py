@@ -65,7 +65,10 @@ class Bundling:
         candidates = {event.event_id: event for event in events if event.state_key is None}
         if not candidates:
             return {}
-        related = await self._log.with_relations(room.shard, room.room_id, list(candidates))
+        related = room.related_to() & candidates.keys()
+        older = [event.event_id for event in candidates.values() if event.position <= room.timeline_after]
+        if older:
+            related |= await self._log.with_relations(room.shard, room.room_id, older)
         found: dict[str, bytes] = {}
         for event_id in related:
             bundle = await self._bundle(room, candidates[event_id], user_id, ignored, line)

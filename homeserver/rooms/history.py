@@ -170,14 +170,12 @@ class History:
         for _ in range(MAX_PAGES):
             page = await self._page(room, position, stop, access.upto, backwards=backwards, limit=limit)
             shown = page if line is None else await self._visibility.shown(room, line, page)
-            views = {view.event_id: view for view in shown}
-            for event in page:
-                position = event.position - 1 if backwards else event.position
-                view = views.get(event.event_id)
-                if view is not None and wanted.matches_event(view):
-                    events.append(view)
-                    if len(events) == limit:
-                        break
+            if not wanted.is_open:
+                shown = [event for event in shown if wanted.matches_event(event)]
+            events += shown[: limit - len(events)]
+            if page:
+                last = events[-1] if len(events) == limit else page[-1]
+                position = last.position - 1 if backwards else last.position
             if len(page) < max(limit, 1):
                 exhausted = len(events) < limit or limit == 0
             if len(events) >= limit or exhausted:
@@ -219,7 +217,7 @@ class History:
         if backwards:
             assert position is not None
             in_memory = room.timeline[room.first_after(stop or 0) : room.first_after(position)]
-            if len(in_memory) >= limit:
+            if len(in_memory) >= limit or (in_memory and in_memory[0].type == "m.room.create"):
                 return in_memory[: -limit - 1 : -1]
             return await self._rooms.stored.page(
                 room.room_id, after=stop, before=position + 1, newest_first=True, limit=limit

@@ -1,18 +1,32 @@
 """The state of a room as it was (state is a timeline: see docs/architecture.md)."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.stored_events import StoredEvents
 from storage.log import Kind, Log
 
 
+class _PastState(NamedTuple):
+    position: int
+    after: int | None
+    events: Sequence[RoomEvent]
+
+
 async def state_at(
     log: Log, stored: StoredEvents, room: Room, position: int, *, after: int | None = None
-) -> list[RoomEvent]:
+) -> Sequence[RoomEvent]:
     """The state at the boundary above `position`; with `after`, only what changed since that boundary.
 
-    Keys that have not changed since `position` come from memory, the others from the log.
+    Keys that have not changed since `position` come from memory, the others from the log. The last answer
+    is kept while nothing happens in the room: many readers begin with the same newest events.
     """
+    known = room.fragments.get("past state")
+    if isinstance(known, _PastState) and (known.position, known.after) == (position, after):
+        return known.events
+    seen = room.last_seq
     unchanged: list[RoomEvent] = []
     later: list[tuple[str, str]] = []
     for key, event in room.head.state.items():
@@ -29,4 +43,6 @@ async def state_at(
         ]
         if wanted:
             unchanged.extend((await stored.by_id(room.room_id, wanted)).values())
+    if room.last_seq == seen:
+        room.fragments["past state"] = _PastState(position, after, unchanged)
     return unchanged

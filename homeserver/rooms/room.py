@@ -167,6 +167,17 @@ class Room:
         index = self.first_after(position)
         return self.timeline[index - 1].position if index else position
 
+    def related_to(self) -> frozenset[str]:
+        """The events that those in `timeline` relate to.
+
+        An event comes after what it relates to: of events in `timeline`, these are all that have relations.
+        """
+        known = self.fragments.get("related to")
+        if not isinstance(known, frozenset):
+            known = frozenset(e.relates_to for e in self.timeline if e.rel_type is not None and e.relates_to)
+            self.fragments["related to"] = known
+        return known
+
     # How it changes
 
     def apply(self, entry: Entry, view: RoomEvent | None = None) -> RoomEvent | None:

@@ -3,14 +3,13 @@
 The client form (spec: client-server "Room event format") is kept as two pieces of JSON with the age
 between them, so that giving it to two hundred clients is two hundred small joins:
 
-    front = {"content":…,"event_id":…,…,"unsigned":{"membership":"join","age":   tail = ,"prev_content":…}}
+    front = "content":…,"event_id":…,…,"unsigned":{"membership":"join","age":   tail = ,"prev_content":…}}
 
 What depends on who asks (own transaction id, a membership other than "join", bundled relations) is
 put in by `render`.
 """
 
 from copy import copy
-from typing import Any
 
 import msgspec
 import orjson
@@ -21,74 +20,38 @@ from homeserver.protocol.signing import reference_hash
 from storage.log import Entry
 
 _CHOSEN_IDS = ROOM_VERSIONS["1"]
-"""Version 2 makes its hashes in the same way; in later versions PDUs have no `event_id`."""
+"""Version 2 makes its hashes in the same way; in later versions ids are hashes, and have no ":"."""
 
 _MEMBERSHIP_AGE = b',"unsigned":{"membership":"join","age":'
 _NO_UNSIGNED = b"}}"
 
 
-class RoomEvent:
+class RoomEvent(msgspec.Struct, kw_only=True, eq=False, gc=False):
     """A timeline or state event in memory. `position` orders it within its room."""
 
-    __slots__ = (
-        "_content",
-        "depth",
-        "event_id",
-        "front",
-        "position",
-        "redacts",
-        "reference_hash",
-        "rel_type",
-        "relates_to",
-        "sender",
-        "state_key",
-        "tail",
-        "ts",
-        "txn",
-        "type",
-    )
-
-    def __init__(
-        self,
-        *,
-        position: int,
-        event_id: str,
-        type: str,
-        sender: str,
-        state_key: str | None,
-        ts: int,
-        front: bytes,
-        tail: bytes,
-        redacts: str | None,
-        relates_to: str | None,
-        rel_type: str | None,
-        txn: "ClientTransaction | None",
-        depth: int = 0,
-        reference_hash: str | None = None,
-    ) -> None:
-        self.position = position
-        self.event_id = event_id
-        self.type = type
-        self.sender = sender
-        self.state_key = state_key
-        self.ts = ts
-        self.front = front
-        self.tail = tail
-        self.redacts = redacts
-        self.relates_to = relates_to
-        self.rel_type = rel_type
-        self.txn = txn
-        self.depth = depth
-        self.reference_hash = reference_hash
-        """What other events name beside the id, in the room versions where ids are no hashes."""
-        self._content: JsonObject | None = None
+    position: int
+    event_id: str
+    type: str
+    sender: str
+    state_key: str | None
+    ts: int
+    front: bytes
+    tail: bytes
+    redacts: str | None
+    relates_to: str | None
+    rel_type: str | None
+    txn: "ClientTransaction | None"
+    depth: int = 0
+    reference_hash: str | None = None
+    """What other events name beside the id, in the room versions where ids are no hashes."""
+    _content: JsonObject | None = None
 
     @property
     def content(self) -> JsonObject:
         """The content; parsed anew each time but for the small state that is asked for all the time."""
         if self._content is not None:
             return self._content
-        content: JsonObject = orjson.loads(self.front[: -len(_MEMBERSHIP_AGE)] + b"}")["content"]
+        content: JsonObject = orjson.loads(self.without_unsigned())["content"]
         if self.state_key == "" and len(self.front) < 8192:
             self._content = content
         return content
@@ -127,8 +90,6 @@ class RoomEvent:
     ) -> bytes:
         """The client form as JSON bytes. `relations` is the JSON of `m.relations`; `room_id` JSON too."""
         front = self.front
-        if room_id is not None:
-            front = b'{"room_id":' + room_id + b"," + front[1:]
         if membership != "join":
             front = front[: -len(_MEMBERSHIP_AGE)] + b',"unsigned":{"membership":%b,"age":' % (
                 orjson.dumps(membership)
@@ -138,12 +99,14 @@ class RoomEvent:
             tail = b',"transaction_id":' + orjson.dumps(txn_id) + tail
         if relations is not None:
             tail = b',"m.relations":' + relations + tail
-        age = now - self.ts
-        return b"%b%d%b" % (front, age if age > 0 else 0, tail)
+        age = now - self.ts if now > self.ts else 0
+        if room_id is None:
+            return b"{%b%d%b" % (front, age, tail)
+        return b'{"room_id":%b,%b%d%b' % (room_id, front, age, tail)
 
     def without_unsigned(self) -> bytes:
         """The client form without `unsigned`, for stripped and hashed uses."""
-        return self.front[: -len(_MEMBERSHIP_AGE)] + b"}"
+        return b"{%b}" % self.front[: -len(_MEMBERSHIP_AGE)]
 
 
 class ClientTransaction:
@@ -177,7 +140,7 @@ def client_front(pdu: JsonObject, event_id: str) -> bytes:
         shown["redacts"] = redacts
         if "redacts" not in pdu["content"]:
             shown["content"] = {**pdu["content"], "redacts": redacts}
-    return orjson.dumps(shown)[:-1] + _MEMBERSHIP_AGE
+    return orjson.dumps(shown)[1:-1] + _MEMBERSHIP_AGE
 
 
 def client_tail(unsigned: JsonObject) -> bytes:
@@ -198,21 +161,14 @@ def relation_of(content: JsonObject) -> tuple[str | None, str | None]:
     return None, None
 
 
-class _Shown(msgspec.Struct):
+class _Shown(msgspec.Struct, gc=False):
     """What of a PDU's JSON clients see beside what its entry says; the content stays unparsed."""
 
     content: msgspec.Raw
     depth: int = 0
-    redacts: Any = None
-    event_id: str | None = None
-
-
-class _RedactionContent(msgspec.Struct):
-    redacts: Any = None
 
 
 _shown = msgspec.json.Decoder(_Shown)
-_redaction_content = msgspec.json.Decoder(_RedactionContent)
 
 
 def make_room_event(entry: Entry, unsigned: JsonObject, txn: ClientTransaction | None) -> RoomEvent:
@@ -222,19 +178,19 @@ def make_room_event(entry: Entry, unsigned: JsonObject, txn: ClientTransaction |
     pdu = _shown.decode(entry.body)
     redacts: object = None
     if entry.type == "m.room.redaction":
-        front, redacts = _redaction_front(entry, pdu)
+        front, redacts = _redaction_front(entry.body, event_id)
     else:
         dumps = orjson.dumps
-        front = b'{"content":%b,"event_id":%b,"origin_server_ts":%d,"sender":%b,"type":%b' % (
-            bytes(pdu.content),
+        state_key = b"" if entry.key is None else b',"state_key":' + dumps(entry.key)
+        front = b'"content":%b,"event_id":%b,"origin_server_ts":%d,"sender":%b,"type":%b%b%b' % (
+            pdu.content,
             dumps(event_id),
             entry.ts,
             dumps(entry.sender),
             dumps(entry.type),
+            state_key,
+            _MEMBERSHIP_AGE,
         )
-        if entry.key is not None:
-            front += b',"state_key":' + dumps(entry.key)
-        front += _MEMBERSHIP_AGE
     return RoomEvent(
         position=entry.position,
         event_id=event_id,
@@ -249,15 +205,12 @@ def make_room_event(entry: Entry, unsigned: JsonObject, txn: ClientTransaction |
         rel_type=entry.rel_type,
         txn=txn,
         depth=pdu.depth,
-        reference_hash=(
-            None if pdu.event_id is None else reference_hash(_CHOSEN_IDS, orjson.loads(entry.body))
-        ),
+        reference_hash=(reference_hash(_CHOSEN_IDS, orjson.loads(entry.body)) if ":" in event_id else None),
     )
 
 
-def _redaction_front(entry: Entry, pdu: _Shown) -> tuple[bytes, object]:
+def _redaction_front(body: bytes, event_id: str) -> tuple[bytes, object]:
     """(`front` of a redaction, the event id it names)."""
-    redacts = pdu.redacts
-    if redacts is None:
-        redacts = _redaction_content.decode(bytes(pdu.content)).redacts
-    return client_front(orjson.loads(entry.body), entry.event_id or ""), redacts
+    pdu = orjson.loads(body)
+    redacts = pdu.get("redacts")
+    return client_front(pdu, event_id), pdu["content"].get("redacts") if redacts is None else redacts

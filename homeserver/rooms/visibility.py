@@ -8,6 +8,7 @@ later comers get of those who had themselves erased (spec: client-server "Accoun
 """
 
 from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import orjson
@@ -21,6 +22,12 @@ from homeserver.users.users import Users
 from storage.log import Entry, Kind, Log
 
 MAX_CHANGES = 1000
+LINES_KEPT = 10_000
+CHANGES_KEPT = 40
+"""In a line that is kept; longer ones are made anew, so that all together stay within tens of megabytes."""
+
+Basis = tuple[str | None, str | None, int]
+"""What a sight line was made from: the current setting and member event, and up to where was forgotten."""
 
 
 class SightLine:
@@ -39,6 +46,9 @@ class SightLine:
         self._memberships = [value for _, value in memberships]
         self._joins = [position for position, value in memberships if value == "join"]
         self.now = self._memberships[-1] if memberships else "leave"
+        self._changes = sorted({*self._setting_at, *self._member_at})
+        self._verdicts: dict[int, bool] = {}
+        """By the stretch between two changes: one for all events in it."""
 
     def membership_at(self, position: int) -> str:
         """The membership after the entry at `position`."""
@@ -65,9 +75,23 @@ class SightLine:
     def joined_after(self, position: int) -> bool:
         return bool(self._joins) and self._joins[-1] > position
 
+    @property
+    def changes(self) -> int:
+        return len(self._changes)
+
     def sees(self, event: RoomEvent) -> bool:
         """Whether the user may see an event of this room."""
-        below, at = event.position - 1, event.position
+        at = event.position
+        stretch = bisect_right(self._changes, at)
+        if stretch and self._changes[stretch - 1] == at:
+            return self._judge(at)
+        verdict = self._verdicts.get(stretch)
+        if verdict is None:
+            verdict = self._verdicts[stretch] = self._judge(at)
+        return verdict
+
+    def _judge(self, at: int) -> bool:
+        below = at - 1
         before = View(self.setting_at(below), self.membership_at(below))
         after = View(self.setting_at(at), self.membership_at(at))
         return may_see(before, after, joins_later=self.joined_after(at))
@@ -80,12 +104,30 @@ class Visibility:
         self._log = log
         self._users = users
         self._accounts = accounts
+        self._lines: OrderedDict[tuple[str, str], tuple[Basis, SightLine]] = OrderedDict()
+        """By room and user, least recently used first."""
 
     async def sight_line(self, room: Room, user_id: str) -> SightLine:
         """What the user sees; memberships up to a leave that the user forgot count no more."""
         forgotten = -1
         if self._users.is_local(user_id):
             forgotten = (await self._users.get(user_id)).forgotten.get(room.room_id, -1)
+        setting = room.head.lookup("m.room.history_visibility", "")
+        member = room.head.lookup("m.room.member", user_id)
+        basis = (setting.event_id if setting else None, member.event_id if member else None, forgotten)
+        key = (room.room_id, user_id)
+        known = self._lines.get(key)
+        if known is not None and known[0] == basis:
+            self._lines.move_to_end(key)
+            return known[1]
+        line = await self._make(room, user_id, forgotten)
+        if line.changes <= CHANGES_KEPT:
+            self._lines[key] = basis, line
+            if len(self._lines) > LINES_KEPT:
+                self._lines.popitem(last=False)
+        return line
+
+    async def _make(self, room: Room, user_id: str, forgotten: int) -> SightLine:
         settings = await self._history(room, "m.room.history_visibility", "")
         memberships = await self._history(room, "m.room.member", user_id)
         return SightLine(
