@@ -5,6 +5,7 @@ import gc
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from client_api.dehydrated_devices import DehydratedDeviceRoutes
 from client_api.devices import DeviceRoutes
 from client_api.directory import AliasRoutes, DirectoryRoutes
 from client_api.events import HistoryRoutes, SendRoutes, StateRoutes
+from client_api.health import HealthRoutes
 from client_api.http import Gate, Routes, mount
 from client_api.key_backup import KeyBackupRoutes
 from client_api.keys import KeyRoutes
@@ -40,7 +42,7 @@ from client_api.pushers import PusherRoutes
 from client_api.receipts import ReceiptRoutes, TypingRoutes
 from client_api.registration import RegistrationRoutes
 from client_api.relations import RelationRoutes
-from client_api.replicas import OtherReplicas, ReplicaRoutes, replica_token
+from client_api.replicas import HEADER, OtherReplicas, ReplicaRoutes, replica_token
 from client_api.reporting import ReportRoutes
 from client_api.room_previews import RoomPreviewRoutes
 from client_api.rooms import RoomRoutes
@@ -72,6 +74,8 @@ from homeserver.consumers.search import SearchFiling
 from homeserver.consumers.successors import Successors
 from homeserver.consumers.superseded import Superseded
 from homeserver.consumers.user_directory import UserDirectory
+from homeserver.doctor.diagnosis import Diagnosis
+from homeserver.doctor.findings import Finding
 from homeserver.e2ee.cross_signing import CrossSigning
 from homeserver.e2ee.dehydrated import DehydratedDevices
 from homeserver.e2ee.device_keys import DeviceKeys
@@ -79,7 +83,7 @@ from homeserver.e2ee.identities import Identities
 from homeserver.e2ee.key_backup import KeyBackup
 from homeserver.e2ee.one_time_keys import OneTimeKeys
 from homeserver.e2ee.to_device import ToDevice
-from homeserver.key_file import load_or_create
+from homeserver.key_file import KeyFileError, load_or_create
 from homeserver.media.files import MediaFiles
 from homeserver.media.repository import MediaRepository
 from homeserver.media.thumbnails import Thumbnails
@@ -483,6 +487,14 @@ class App:
             AssetRoutes(),
             WellKnownRoutes(config.well_known, config.public_url),
             VersionRoutes(),
+            HealthRoutes(
+                self.others,
+                self.replica,
+                (self.consumers, self.user_consumers),
+                store,
+                config.signing_key_path,
+                now,
+            ),
             ReplicaRoutes(self.others, self.replica, self.consumers, self.user_consumers),
         ]
 
@@ -723,6 +735,15 @@ def own_address(config: Config) -> str:
     address = config.bus.address or config.listen[0]
     everywhere = address.host in ("0.0.0.0", "::")
     return f"{socket.getfqdn()}:{address.port}" if everywhere else str(address)
+
+
+async def examined(config: Config) -> list[Finding]:
+    """What is the matter with the server of a configuration, whether it runs or not."""
+    proof = {}
+    with suppress(KeyFileError):  # It is one of the findings.
+        if await asyncio.to_thread(config.signing_key_path.exists):
+            proof[HEADER] = replica_token(load_or_create(config.signing_key_path))
+    return await Diagnosis(config, lambda: opened_store(config), proof, system_clock).findings()
 
 
 async def serve(config: Config) -> None:

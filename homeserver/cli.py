@@ -1,7 +1,8 @@
 """The command `weft`.
 
-Exit codes: 0 done; 1 it failed; 2 the command line or the configuration is wrong. Errors are one line each on
-standard error, with what to do about them.
+Exit codes: 0 done; 1 it failed; 2 the command line or the configuration is wrong. (Of `weft doctor`: 0 all is
+well, 1 there are warnings, 2 something is wrong.) Errors are one line each on standard error, with what to do
+about them.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from homeserver.bus.bus import BusUnavailable
 from homeserver.config import Config, ConfigError, load
 from homeserver.config.documents import effective, sample
 from homeserver.config.units import Secret
+from homeserver.doctor.findings import Finding, fail, worst
 from homeserver.key_file import KeyFileError
 from homeserver.shared_secret import registration_mac
 from storage.errors import StoreError
@@ -49,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     parsed = _parser().parse_args(arguments)
     try:
-        parsed.run(parsed)
+        code: int | None = parsed.run(parsed)
     except ConfigError as error:
         return _complain(str(error), WRONG_USE)
     except CommandError as error:
@@ -58,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(str(error), FAILED)
     except KeyboardInterrupt:
         return _complain("interrupted", FAILED)
-    return 0
+    return code or 0
 
 
 def _complain(message: str, code: int) -> int:
@@ -110,6 +112,16 @@ def _parser() -> argparse.ArgumentParser:
         "check-config", parents=[configured], help="check the configuration and show it, secrets masked"
     )
     check.set_defaults(run=_check_config)
+
+    doctor = commands.add_parser(
+        "doctor",
+        parents=[configured],
+        help="look for what is wrong, and say how to mend it",
+        description="Look at configuration, files, addresses, store, bus and replicas, whether the server "
+        "runs or not. Ends with 0 if all is well, 1 after warnings, 2 if something is wrong.",
+    )
+    doctor.add_argument("--json", action="store_true", help="print a list of findings for machines")
+    doctor.set_defaults(run=_doctor)
 
     replace = commands.add_parser(
         "replace-signing-key",
@@ -204,6 +216,35 @@ def _generate_config(arguments: argparse.Namespace) -> None:
 
 def _check_config(arguments: argparse.Namespace) -> None:
     print(effective(_load(arguments)), end="")
+
+
+# doctor
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    try:
+        config = _load(arguments)
+    except ConfigError as error:
+        findings = [fail("configuration", str(problem)) for problem in error.problems]
+    else:
+        from homeserver.app import examined
+
+        logs.configure("error", config.log.format)
+        findings = asyncio.run(examined(config))
+    if arguments.json:
+        print(json.dumps([_plain(finding) for finding in findings], indent=2))
+    else:
+        print(*findings, sep="\n")
+    return worst(findings)
+
+
+def _plain(finding: Finding) -> dict[str, str]:
+    return {
+        "level": finding.level.name,
+        "subject": finding.subject,
+        "text": finding.text,
+        "remedy": finding.remedy,
+    }
 
 
 # replace-signing-key

@@ -24,20 +24,29 @@ async def establish(path: Path, known: Collection[ServerKey]) -> SigningKey:
     Raises KeyFileError, with the file and the remedy, and StoreError.
     """
     record = await known.get(NAME)
-    if record is not None and not await asyncio.to_thread(path.exists):
-        raise KeyFileError(
-            f"there is no signing key at {path}, and this server has one, {record.key_id}: "
-            "copy signing.key of another replica there, or restore it from a backup "
-            "(if it is lost: weft replace-signing-key)"
-        )
-    key = load_or_create(path)
     if record is None:
+        key = load_or_create(path)
         try:
             await known.insert(_record(key, ()))
             return key
         except AlreadyExists:  # Another replica's first start came in between.
             record = await known.get(NAME)
             assert record is not None, "it is never deleted"
+    return await matching(path, record)
+
+
+async def matching(path: Path, record: ServerKey) -> SigningKey:
+    """The key in the file at `path`, which must be the one of the record.
+
+    Raises KeyFileError, with the file and the remedy.
+    """
+    if not await asyncio.to_thread(path.exists):
+        raise KeyFileError(
+            f"there is no signing key at {path}, and this server has one, {record.key_id}: "
+            "copy signing.key of another replica there, or restore it from a backup "
+            "(if it is lost: weft replace-signing-key)"
+        )
+    key = load_or_create(path)
     if not _is(record, key):
         raise KeyFileError(
             f"the signing key {path} is {key.key_id}, but this server signs with {_named(record, key)}: "

@@ -25,6 +25,23 @@ class StoreInfo(msgspec.Struct, frozen=True):
     format: int
 
 
+class Remark(msgspec.Struct, frozen=True):
+    """Something about a store that its administrator should know."""
+
+    serious: bool
+    """Whether it may lose something, or does not work; the rest is a warning."""
+    text: str
+    remedy: str
+
+
+class Examination(msgspec.Struct, frozen=True):
+    """What a backend sees when it looks at its store."""
+
+    remarks: Sequence[Remark] = ()
+    server_time: int | None = None
+    """Milliseconds since 1970 by the clock of the database, where it is a server of its own."""
+
+
 class Store(Protocol):
     """An open store."""
 
@@ -43,6 +60,10 @@ class Store(Protocol):
 
     async def size_bytes(self) -> int:
         """What the store takes on disk."""
+        ...
+
+    async def examine(self) -> Examination:
+        """Look for what the backend wants otherwise; changes nothing. Raises StoreUnavailable."""
         ...
 
     async def close(self) -> None:

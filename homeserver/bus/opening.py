@@ -4,6 +4,7 @@ from homeserver.bus.bus import Bus
 from homeserver.bus.in_process import InProcessBus
 from homeserver.clock import Clock
 from homeserver.config.options import Bus as BusOptions
+from storage.log import ShardMap
 from storage.store import StoreInfo
 
 
@@ -18,3 +19,11 @@ def make_bus(options: BusOptions, store: StoreInfo, address: str, now: Clock) ->
 
         return KafkaBus(options, store, address, now)
     return InProcessBus(store.shards, now)
+
+
+async def check_bus(options: BusOptions, shards: ShardMap) -> None:
+    """Look whether the bus is there and fit for these shards; changes nothing. Raises BusUnavailable."""
+    if options.uri.startswith("kafka:"):
+        from homeserver.bus.kafka.bus import check
+
+        await check(options, shards)

@@ -90,6 +90,10 @@ class Shape(Generic[T]):
 
     # -- the indexes themselves --
 
+    def models(self) -> list[IndexModel]:
+        """The indexes as they must be."""
+        return [_model(by) for by in self._indexes.values()]
+
     async def prepare(self, connection: Connection) -> None:
         """Make the collection as the spec says. Raises StoreRefused if the key has changed.
 

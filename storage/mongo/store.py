@@ -10,12 +10,13 @@ from storage.collection import Collection, CollectionSpec, Record
 from storage.log import ShardMap
 from storage.mongo.collection import MongoCollection, Shape
 from storage.mongo.connection import Connection, connect
+from storage.mongo.examination import examine
 from storage.mongo.faults import opening_error, reading
 from storage.mongo.identity import confirm, establish
 from storage.mongo.log import MongoLog
-from storage.mongo.schema import migrate
+from storage.mongo.schema import LOG, LOG_INDEXES, SEARCH, SEARCH_INDEXES, migrate
 from storage.mongo.search import MongoSearch
-from storage.store import StoreInfo
+from storage.store import Examination, StoreInfo
 
 T = TypeVar("T", bound=Record)
 
@@ -49,6 +50,7 @@ class MongoStore:
     def __init__(self, connection: Connection, info: StoreInfo, shapes: Sequence[Shape[Any]]) -> None:
         self._connection = connection
         self._info = info
+        self._shapes = shapes
         self._log = MongoLog(connection, info.shards)
         self._search = MongoSearch(connection)
         self._collections = {shape.spec.name: MongoCollection(shape, connection) for shape in shapes}
@@ -73,6 +75,10 @@ class MongoStore:
         with reading():
             stats = await self._connection.database.command("dbStats")
         return int(stats["dataSize"] + stats["indexSize"])
+
+    async def examine(self) -> Examination:
+        of_records = {shape.spec.name: shape.models() for shape in self._shapes}
+        return await examine(self._connection, {LOG: LOG_INDEXES, SEARCH: SEARCH_INDEXES, **of_records})
 
     async def close(self) -> None:
         await self._log.close()

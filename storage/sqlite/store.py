@@ -22,7 +22,7 @@ from storage.sqlite.readers import Readers
 from storage.sqlite.schema import migrate
 from storage.sqlite.search import SqliteSearch, prepare
 from storage.sqlite.writer import Writer
-from storage.store import StoreInfo
+from storage.store import Examination, StoreInfo
 
 T = TypeVar("T", bound=Record)
 
@@ -144,6 +144,10 @@ class SqliteStore:
             with suppress(FileNotFoundError):
                 total += os.stat(f"{self._path}{suffix}").st_size
         return total
+
+    async def examine(self) -> Examination:
+        """What could be wrong with a file is found when it is opened."""
+        return Examination()
 
     async def close(self) -> None:
         if self._closed:

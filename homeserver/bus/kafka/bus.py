@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 BEAT_SECONDS = 1.0
 """How often it is seen whether the bus is there, and how long a beat may take."""
-GRACE_SECONDS = 0.2
+GRACE_SECONDS = 0.5
 """This process may have been busy when a beat came back."""
 FIRST_BEAT_SECONDS = 15.0
 CHECK_SECONDS = 10.0
