@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
+from bson import Int64
 from msgspec.structs import fields as fields_of
 from pymongo import IndexModel
 from pymongo.asynchronous.client_session import AsyncClientSession
@@ -58,7 +59,8 @@ class Shape(Generic[T]):
         return document
 
     def to_record(self, document: Mapping[str, Any]) -> T:
-        fields = dict(document)
+        # Large numbers come as a class of their own.
+        fields = {name: int(value) if type(value) is Int64 else value for name, value in document.items()}
         rest = fields.pop(_REST, None)
         if rest is not None:
             fields |= msgspec.json.decode(rest)

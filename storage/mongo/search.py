@@ -82,7 +82,7 @@ class MongoSearch:
                 SEARCH, rooms | where, hint=BY_WORD, sort=[("_id", -1)], limit=limit
             )
         words = frozenset(query.words)
-        hits = [SearchHit(each["event_id"], each["_id"], _score(each["words"], words)) for each in found]
+        hits = [SearchHit(each["event_id"], int(each["_id"]), _score(each["words"], words)) for each in found]
         hits.sort(key=lambda hit: -hit.order)
         del hits[limit:]
         if ranked:

@@ -1,6 +1,5 @@
 """Opens the database, checks that it is ours to open, and puts the parts together."""
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any, TypeVar, cast
 
@@ -33,7 +32,8 @@ async def open_store(
     try:
         await establish(connection, server_name, shards)
         await migrate(connection)
-        await asyncio.gather(*(shape.prepare(connection) for shape in shapes))
+        for shape in shapes:
+            await shape.prepare(connection)
         info = await confirm(connection, shards)
     except PyMongoError as error:
         await connection.close()

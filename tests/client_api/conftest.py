@@ -1,6 +1,6 @@
 """A whole server in the test's process on a store of its own, and clients that talk real HTTP to it.
 
-Every test runs on each of the `STORES`; `--store` picks one.
+Every test runs on each of the `STORES`.
 
 Every answer is checked against the specification's own data where that lies beside the repository.
 """
@@ -8,7 +8,7 @@ Every answer is checked against the specification's own data where that lies bes
 import importlib.util
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from homeserver.app import App, opened_store
 from homeserver.config import Config
 from homeserver.config.options import Storage
 from homeserver.config.units import SecretUri
-from tests.real_parts import mongodb
+from tests.stores import MongoDatabase, SqliteFile, StoredData
 
 SPEC_TOOLS = Path(
     os.environ.get("MATRIX_SPEC_TOOLS", Path(__file__).resolve().parents[3] / "shared/spec/tools")
@@ -200,14 +200,14 @@ class Client:
 class Server:
     """A running server; `restart` opens the same data again."""
 
-    def __init__(self, data_dir: Path, store_uri: str | None = None) -> None:
+    def __init__(self, data_dir: Path, data: StoredData) -> None:
         self.data_dir = data_dir
+        self.data = data
         self._runner: web.AppRunner | None = None
         self.base = ""
         self.http: aiohttp.ClientSession
-        self.config = Config.for_development("localhost", data_dir, 8008)
-        if store_uri is not None:
-            self.config = replace(self.config, storage=Storage(SecretUri(store_uri)))
+        config = Config.for_development("localhost", data_dir, 8008)
+        self.config = replace(config, storage=Storage(SecretUri(data.uri)))
 
     async def start(self) -> None:
         store = await opened_store(self.config)
@@ -243,36 +243,37 @@ class Server:
 
 
 @pytest.fixture(scope="session")
-def mongo_uri() -> Iterator[str]:
-    """A database for all tests, one after the other: to make its indexes takes longer than a test."""
-    uri = mongodb.new_database_uri()
-    yield uri
-    mongodb.drop_database(uri)
-
-
-def _sqlite(request: pytest.FixtureRequest) -> None:
-    return None
-
-
-def _mongo(request: pytest.FixtureRequest) -> str:
-    uri: str = request.getfixturevalue("mongo_uri")
-    mongodb.empty(uri)
-    return uri
-
-
-STORES: dict[str, Callable[[pytest.FixtureRequest], str | None]] = {"sqlite": _sqlite, "mongo": _mongo}
-"""Where each store is that the tests run on, empty; None for what the configuration has by default."""
-
-
-@pytest.fixture(params=STORES)
-def store_uri(request: pytest.FixtureRequest) -> str | None:
-    return STORES[request.param](request)
+def mongo() -> Iterator[MongoDatabase]:
+    database = MongoDatabase()
+    yield database
+    database.destroy()
 
 
 @pytest.fixture
-async def server(tmp_path: Path, store_uri: str | None) -> AsyncIterator[Server]:
+def on_sqlite(tmp_path: Path) -> StoredData:
+    return SqliteFile(tmp_path)
+
+
+@pytest.fixture
+def on_mongo(mongo: MongoDatabase) -> StoredData:
+    mongo.empty()
+    return mongo
+
+
+STORES = {"sqlite": "on_sqlite", "mongo": "on_mongo"}
+
+
+@pytest.fixture(params=STORES)
+def data(request: pytest.FixtureRequest) -> StoredData:
+    """An empty store."""
+    stored: StoredData = request.getfixturevalue(STORES[request.param])
+    return stored
+
+
+@pytest.fixture
+async def server(tmp_path: Path, data: StoredData) -> AsyncIterator[Server]:
     async with AsyncExitStack() as stack:
-        running = Server(tmp_path / "data", store_uri)
+        running = Server(tmp_path / "data", data)
         (tmp_path / "data").mkdir(mode=0o700)
         running.http = await stack.enter_async_context(aiohttp.ClientSession())
         await running.start()

@@ -1,8 +1,6 @@
 """Device keys, one-time keys and fallback keys (spec: client-server "End-to-End Encryption")."""
 
 import asyncio
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -359,9 +357,7 @@ async def test_a_restored_store_hands_out_no_one_time_key_again(
     device, asking = CryptoDevice(bob), CryptoDevice(alice)
     await device.upload(one_time=3, fallback_keys=device.fallback_key(1))
     await server.stop()
-    with closing(sqlite3.connect(server.config.storage.uri.removeprefix("sqlite:///"))) as db:
-        db.execute("UPDATE store SET epoch = 'restored'")
-        db.commit()
+    server.data.set_epoch("restored")
     await server.start()
     alice._base = bob._base = server.base
     body = await bob.sync(full=True)

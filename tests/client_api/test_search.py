@@ -169,7 +169,7 @@ async def test_half_redaction(server: Server, alice: Client) -> None:
     assert (await search(server, alice, "xyzzy"))["count"] == 0
     assert texts(await search(server, alice, "plover")) == ["harmless plover"]
     await server.stop()
-    stored = (server.data_dir / "weft.db").read_bytes()
+    stored = server.data.kept()
     assert b"plover" in stored
     assert b"xyzzy" not in stored
     await server.start()

@@ -96,29 +96,26 @@ def new_database_uri(server: str | None = None) -> str:
 
 
 @cache
-def _database(uri: str) -> Database[dict[str, Any]]:
+def database(uri: str) -> Database[dict[str, Any]]:
     return MongoClient[dict[str, Any]](uri).get_default_database()
 
 
-def drop_database(uri: str) -> None:
-    database = _database(uri)
-    database.client.drop_database(database.name)
+def drop(uri: str) -> None:
+    database(uri).client.drop_database(database(uri).name)
 
 
 def empty(uri: str) -> None:
     """Take all documents out of a database but the one that says whose it is; indexes stay."""
-    database = _database(uri)
-    for name in database.list_collection_names(filter={"name": {"$ne": "store"}}):
-        database[name].delete_many({}, hint="_id_")
+    for name in database(uri).list_collection_names(filter={"name": {"$ne": "store"}}):
+        database(uri)[name].delete_many({}, hint="_id_")
 
 
 def dump(uri: str) -> bytes:
     """All documents of a database as they are stored."""
-    database = _database(uri)
-    codec = CodecOptions(RawBSONDocument)
-    collections = [database.get_collection(name, codec) for name in database.list_collection_names()]
+    raw = database(uri).with_options(CodecOptions(RawBSONDocument))
+    collections = [raw[name] for name in raw.list_collection_names()]
     # The test server walks a collection along an index only.
-    return b"".join(document.raw for each in collections for document in each.find(hint="_id_"))
+    return b"".join(bytes(document.raw) for each in collections for document in each.find(hint="_id_"))
 
 
 class Node:

@@ -31,7 +31,9 @@ async def test_a_record_comes_back_as_it_was_put(people: Collection[Person]) -> 
     bare = Person(user_id="bare")
     await people.insert(full)
     await people.put(bare)
-    assert await people.get("ünï") == full
+    stored = await people.get("ünï")
+    assert stored == full
+    assert type(stored.age) is int, "not a class of the driver's, which nobody else can write down"
     assert await people.get("bare") == bare
     assert await people.get("nobody") is None
 

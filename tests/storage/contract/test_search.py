@@ -101,6 +101,7 @@ async def test_newest_first_in_pages(index: SearchIndex) -> None:
     query = SearchQuery(words=["x"], rooms=[ROOM])
     everything = await index.search(query, limit=100, ranked=False)
     orders = [hit.order for hit in everything]
+    assert {type(order) for order in orders} == {int}
     assert orders == sorted(set(orders), reverse=True)
     assert [order >> 20 for order in orders] == sorted((T + n // 2 for n in range(11)), reverse=True)
     paged: list[str] = []
@@ -157,7 +158,7 @@ async def test_words_of_what_was_removed_leave_the_store(backend: Backend) -> No
     await store.search.add([document(n, f"common word{n}") for n in range(300, 400)])
     await store.search.remove(ids("secret"))
     await backend.close()
-    kept = backend.kept()
+    kept = backend.data.kept()
     assert b"word399" in kept
     assert b"xyzzy" not in kept
     again = await backend.open()

@@ -1,0 +1,62 @@
+"""Stores as the tests see them from outside: where one is, what lies in it, and how to be rid of it."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Protocol
+
+from tests.real_parts import mongodb
+
+
+class StoredData(Protocol):
+    uri: str
+
+    def kept(self) -> bytes:
+        """All that is stored, as it is stored."""
+        ...
+
+    def set_epoch(self, epoch: str) -> None:
+        """As restoring a backup does it. The store must not be open."""
+        ...
+
+    def destroy(self) -> None:
+        """Leave nothing behind that the test's folder does not hold."""
+        ...
+
+
+class SqliteFile:
+    """A store in a file of a test's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "weft.db"
+        self.uri = f"sqlite:///{self._path}"
+
+    def kept(self) -> bytes:
+        return b"".join(path.read_bytes() for path in self._path.parent.glob(f"{self._path.name}*"))
+
+    def set_epoch(self, epoch: str) -> None:
+        with closing(sqlite3.connect(self._path, isolation_level=None)) as db:
+            db.execute("UPDATE store SET epoch = ?", (epoch,))
+
+    def destroy(self) -> None:
+        return
+
+
+class MongoDatabase:
+    """A database of its own on the shared server."""
+
+    def __init__(self) -> None:
+        self.uri = mongodb.new_database_uri()
+
+    def kept(self) -> bytes:
+        return mongodb.dump(self.uri)
+
+    def set_epoch(self, epoch: str) -> None:
+        mongodb.database(self.uri)["store"].update_one({"_id": "store"}, {"$set": {"epoch": epoch}})
+
+    def destroy(self) -> None:
+        mongodb.drop(self.uri)
+
+    def empty(self) -> None:
+        """For the next test: to make the indexes anew takes longer than a test."""
+        mongodb.empty(self.uri)
