@@ -7,13 +7,14 @@ a dead owner costs a moment, and a bus that is away costs a look at the log ever
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import structlog
 
 from homeserver.bus.bus import Bus, Ownership
 from homeserver.bus.consumer import Consumer
+from homeserver.errors import unavailable
 from homeserver.shard_writer import ShardWriter
 from storage.errors import StoreError
 from storage.log import Entry, ShardMap
@@ -45,7 +46,7 @@ class Replica:
         self._bus = bus
         self._writers: dict[int, ShardWriter] = {}
         self._consumers: list[Consumer] = []
-        self._catching_up: dict[int, asyncio.Task[None]] = {}
+        self._catching_up: dict[int, asyncio.Task[bool]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self.connected = True
         """Whether the bus is there."""
@@ -102,8 +103,8 @@ class Replica:
         if self._writers[shard].tail < tail:
             self._catch_up(shard)
 
-    def _catch_up(self, shard: int) -> "asyncio.Task[None]":
-        """Read what is in the log, once at a time for each shard."""
+    def _catch_up(self, shard: int) -> "asyncio.Task[bool]":
+        """Read what is in the log, once at a time for each shard; False when that is not possible now."""
         task = self._catching_up.get(shard)
         if task is None:
             task = asyncio.create_task(self._read(shard), name=f"catch-up-{shard}")
@@ -111,11 +112,13 @@ class Replica:
             task.add_done_callback(lambda _: self._catching_up.pop(shard, None))
         return task
 
-    async def _read(self, shard: int) -> None:
+    async def _read(self, shard: int) -> bool:
         try:
             await self._writers[shard].catch_up()
         except StoreError as error:
             log.warning("cannot follow the log now", shard=shard, error=str(error))
+            return False
+        return True
 
     async def _keep_looking(self) -> None:
         """Look at the log from time to time: often while the bus is away."""
@@ -131,30 +134,30 @@ class Replica:
     # Being up to date
 
     async def reach(self, tails: Mapping[int, int]) -> None:
-        """Have followed these shards that far, or to their ends, before returning; gives up after a while.
+        """Have followed these shards that far, or to their ends, before returning.
 
-        A client may have seen that much at another replica.
+        A client may have seen that much at another replica. Raises 503 when that takes too long.
         """
         behind = [shard for shard, tail in tails.items() if self._writers[shard].tail < tail]
         if behind and self._bus.shared:
-            await asyncio.wait([self._catch_up(shard) for shard in behind], timeout=REACH_SECONDS)
+            await _all_followed([self._catch_up(shard) for shard in behind])
 
     async def refresh(self, shards: Iterable[int]) -> None:
         """Have followed these shards to where they end now, whoever appended to them.
 
-        Shards whose writes come to this replica are at their ends already.
+        Shards whose writes come to this replica are at their ends already. Raises 503 when it takes too long.
         """
         if not self._bus.shared:
             return
         looks = [self._look(shard) for shard in shards if not (self.owns(shard) and is_room_shard(shard))]
         if looks:
-            await asyncio.wait_for(asyncio.gather(*looks), REACH_SECONDS)
+            await _all_followed(looks)
 
-    async def _look(self, shard: int) -> None:
+    async def _look(self, shard: int) -> bool:
         if (under_way := self._catching_up.get(shard)) is not None:
             # It may have read before the moment that counts. All who wait for it share the next one.
             await asyncio.wait([under_way])
-        await asyncio.wait([self._catch_up(shard)])
+        return await asyncio.shield(self._catch_up(shard))
 
     # Who owns what
 
@@ -173,6 +176,17 @@ class Replica:
         if connected != self.connected:
             self.connected = connected
             log.warning("the bus is back" if connected else "the bus is away: the log is read instead")
+
+
+async def _all_followed(reading: Sequence[Awaitable[bool]]) -> None:
+    """Raises 503 unless all of them come to a good end soon."""
+    try:
+        async with asyncio.timeout(REACH_SECONDS):
+            followed = await asyncio.gather(*map(asyncio.shield, reading))
+    except TimeoutError:
+        followed = [False]
+    if not all(followed):
+        raise unavailable("This replica cannot follow the log now")
 
 
 def is_room_shard(shard: int) -> bool:

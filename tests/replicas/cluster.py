@@ -73,6 +73,11 @@ class Cluster:
     def urls(self) -> list[str]:
         return [replica.url for replica in self.replicas]
 
+    def unforeseen(self) -> list[str]:
+        """What the replicas logged as faults of their own."""
+        lines = [line for replica in self.replicas for line in replica.log_path.read_text().splitlines()]
+        return [line for line in lines if '"exception"' in line and '"level":"error"' in line]
+
     def start(self) -> None:
         for replica in self.replicas:
             if not replica.running:

@@ -57,7 +57,7 @@ class Client:
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
             raise Failed(repr(error)) from error
         if status == 429 or status >= 500:
-            assert status in (429, 503), f"{method} {path}: {status} {answer}"
+            assert status in (429, 502, 503, 504), f"{method} {path}: {status} {answer}"
             raise Failed(f"{status} {answer}")
         if status != 200:
             raise Refused(status, answer)

@@ -1,6 +1,7 @@
 """Replicas, broker and database die, freeze and come back under load, and nothing that was said is untrue.
 
-`TEST_FAULT_ROUNDS` and `TEST_FAULT_SEED` make longer runs; a round's faults and moments follow from the seed.
+`TEST_FAULT_ROUNDS` and `TEST_FAULT_SEED` make longer runs, `TEST_FAULTS` names the faults to choose from; a
+round's fault and moments follow from the seed.
 """
 
 import asyncio
@@ -24,6 +25,7 @@ from tests.server_process import free_port
 
 ROUNDS = int(os.environ.get("TEST_FAULT_ROUNDS", "9"))
 SEED = int(os.environ.get("TEST_FAULT_SEED", "20261121"))
+ONLY = os.environ.get("TEST_FAULTS", "").split()
 REPLICAS = 3
 PREFIX = "faults"
 QUIET_SECONDS = 20.0
@@ -152,7 +154,7 @@ async def suffer(scene: Scene, http: aiohttp.ClientSession, number: int) -> int:
             load.create_task(watcher.run(over))
         load.create_task(moderator.run(over))
         await scene.some(0.3, 1.0)
-        faults = scene.faults()
+        faults = [fault for fault in scene.faults() if not ONLY or fault.__name__ in ONLY]
         fault = faults[number] if number < len(faults) else rng.choice(faults)
         print(f"round {number}: {fault.__name__}", flush=True)
         await fault()
@@ -204,6 +206,11 @@ async def test_nothing_said_is_untrue_whatever_befalls(tmp_path: Path, http: aio
         scene = Scene(cluster, kafka, database, wires, random.Random(SEED))
         total = 0
         for number in range(ROUNDS):
-            total += await suffer(scene, http, number)
+            try:
+                total += await suffer(scene, http, number)
+            finally:
+                unforeseen = cluster.unforeseen()
+                print("\n".join(unforeseen))
+            assert not unforeseen
         print(f"{ROUNDS} rounds survived, {total} acknowledged events all there (seed {SEED})")
         assert total > ROUNDS
