@@ -57,4 +57,6 @@ def test_of_two_claims_the_surer_one_counts() -> None:
 
 
 def test_single_shards_of_both_families_go_to_different_members() -> None:
-    assert divide((range(1), range(100, 101)), {"a": (), "b": ()}) == {"a": [0], "b": [100]}
+    families = (range(1), range(100, 101))
+    assert divide(families, {"a": (), "b": ()}) == {"a": [0], "b": [100]}
+    assert divide(families, {"a": (0, 100), "b": ()}) == {"a": [0], "b": [100]}

@@ -16,8 +16,8 @@ def divide(
     for family in families:
         kept, free = _kept(family, claims)
         low, extra = divmod(len(family), len(claims))
-        # The larger shares go to whoever has more of the family now, then to whoever has least in all.
-        order = sorted(kept, key=lambda member: (-len(kept[member]), len(owned[member]), member))
+        # The larger shares go to whoever has least so far, then to whoever has more of the family now.
+        order = sorted(kept, key=lambda member: (len(owned[member]), -len(kept[member]), member))
         shares = {member: low + (i < extra) for i, member in enumerate(order)}
         for member, share in shares.items():
             free += kept[member][share:]

@@ -21,6 +21,12 @@ FETCH_BYTES = MAX_RECORD_BYTES
 RECORDS_AT_ONCE = 256
 """What is handed over without letting others have their turn."""
 POLL_MS = 1_000
+SPACING_SECONDS = 0.010
+SPACING_PER_PARTITION = 0.000_25
+BURST = 20
+"""An answer of the broker costs several hundred microseconds and more with each partition, however little is
+in it. So many answers may come one upon the other; in the long run they are so far apart, and what comes
+meanwhile is in the next one."""
 POSITION_SECONDS = 10.0
 LAST_RECORD_SECONDS = 3.0
 RETRY_SECONDS = 1.0
@@ -48,6 +54,8 @@ class Follower:
         self._on_messages = on_messages
         self._consumer: Consumer | None = None
         self._foreign: set[TopicPartition] = set()
+        self._spacing = max(SPACING_SECONDS, SPACING_PER_PARTITION * (len(self._shards) + 1))
+        self._due = 0.0
 
     async def start(self) -> None:
         """Stand at the ends of the partitions, in front of records of this store. Raises BusUnavailable."""
@@ -122,7 +130,13 @@ class Follower:
                     self._on_messages(records)
                 elif entries := self._entries(place, records):
                     self._on_entries(self._shards[place], entries)
-            await asyncio.sleep(0)
+            await asyncio.sleep(0 if sum(map(len, fetched.values())) >= RECORDS_AT_ONCE else self._pause())
+
+    def _pause(self) -> float:
+        """How many seconds to gather before the next answer."""
+        now = asyncio.get_running_loop().time()
+        self._due = max(self._due + self._spacing, now - BURST * self._spacing)
+        return max(0.0, self._due - now)
 
     def _entries(self, place: TopicPartition, records: Sequence[Any]) -> list[Entry]:
         entries = []
