@@ -126,6 +126,7 @@ from homeserver.sync.event_stream import EventStream
 from homeserver.sync.sliding.engine import SlidingSync
 from homeserver.sync.sliding.extensions import ExtensionSections
 from homeserver.sync.sliding.rooms import RoomSections
+from homeserver.sync.to_device import ToDeviceQueue
 from homeserver.sync.wakeup import Wakeup
 from homeserver.users.account_data import AccountData
 from homeserver.users.accounts import Accounts
@@ -324,6 +325,7 @@ class App:
             to_others,
             now,
         )
+        to_device = ToDeviceQueue(store.log, to_others, now)
         self.engine = SyncEngine(
             rooms=self.rooms,
             users=self.users,
@@ -331,6 +333,7 @@ class App:
             visibility=visibility,
             typing=self.typing,
             ephemeral=clock,
+            to_device=to_device,
             device_lists=device_lists,
             key_counts=self.one_time_keys,
             unread=unread,
@@ -349,7 +352,7 @@ class App:
             sync=self.engine,
             sections=RoomSections(self.rooms, visibility, bundling, unread, now),
             extensions=ExtensionSections(
-                to_device=self.engine.to_device,
+                to_device=to_device,
                 device_lists=device_lists,
                 key_counts=self.one_time_keys,
                 account_data=account_data,
@@ -360,6 +363,7 @@ class App:
         media = MediaRepository(
             collection(media_records.MEDIA),
             files,
+            to_others,
             server_name=name,
             now=now,
             max_upload_size=config.limits.max_upload_size,

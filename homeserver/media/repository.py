@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from secrets import token_urlsafe
 
 import msgspec
 
+from homeserver.bus.to_others import ToOthers
 from homeserver.clock import Clock
 from homeserver.errors import MatrixError, limit_exceeded, not_found
 from homeserver.media.files import MediaFiles
@@ -15,6 +17,9 @@ from storage.records.media import Media
 MAX_NAME = 255
 MAX_TYPE = 255
 MAX_WAIT_MS = 60_000
+
+FILLED = "media_filled"
+"""Kind of message: a media id that has its content now."""
 
 
 class Reserved(msgspec.Struct, frozen=True):
@@ -29,6 +34,7 @@ class MediaRepository:
         self,
         media: Collection[Media],
         files: MediaFiles,
+        to_others: ToOthers,
         *,
         server_name: str,
         now: Clock,
@@ -38,12 +44,14 @@ class MediaRepository:
     ) -> None:
         self._media = media
         self.files = files
+        self._to_others = to_others
         self.server_name = server_name
         self._now = now
         self.max_upload_size = max_upload_size
         self._unused_expires_after = unused_expires_after
         self._max_pending = max_pending
         self._waiting: dict[str, asyncio.Event] = {}
+        to_others.subscribe(FILLED, lambda body: self._on_filled(body.decode()))
 
     def uri(self, media_id: str) -> str:
         return f"mxc://{self.server_name}/{media_id}"
@@ -107,6 +115,10 @@ class MediaRepository:
         )
         if not await self._media.replace_if(media, filled):
             raise cannot_overwrite()
+        self._on_filled(media_id)
+        self._to_others.tell(FILLED, media_id.encode())
+
+    def _on_filled(self, media_id: str) -> None:
         waiting = self._waiting.pop(media_id, None)
         if waiting is not None:
             waiting.set()
@@ -121,11 +133,11 @@ class MediaRepository:
         media = await self._media.get(media_id)
         if media is not None and media.digest is None and not self._expired(media):
             event = self._waiting.setdefault(media_id, asyncio.Event())
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(event.wait(), min(wait_ms, MAX_WAIT_MS) / 1000)
-            except TimeoutError:
-                raise MatrixError(504, "M_NOT_YET_UPLOADED", "Not uploaded yet") from None
             media = await self._media.get(media_id)
+            if media is not None and media.digest is None:
+                raise MatrixError(504, "M_NOT_YET_UPLOADED", "Not uploaded yet")
         if media is None or media.digest is None:
             raise not_found("There is no such media")
         return media

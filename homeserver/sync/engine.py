@@ -84,6 +84,7 @@ class SyncEngine:
         visibility: Visibility,
         typing: Typing,
         ephemeral: EphemeralClock,
+        to_device: ToDeviceQueue,
         device_lists: DeviceLists,
         key_counts: DeviceKeyCounts,
         unread: Unread,
@@ -111,7 +112,7 @@ class SyncEngine:
         self._epoch = epoch
         self._now = now
         self._max_timeline = max_timeline
-        self.to_device = ToDeviceQueue(rooms.log, now)
+        self.to_device = to_device
         self.known_members = KnownMembers()
 
     # Tokens
@@ -147,9 +148,6 @@ class SyncEngine:
         user = await self._users.get(user_id)
         if since is not None:
             self.to_device.acknowledge(user, device_id, since.user)
-        else:
-            for room_id in user.memberships:
-                self.known_members.forget(user_id, device_id, room_id)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + min(max(request.timeout, 0), MAX_TIMEOUT_MS) / 1000
         while True:
@@ -190,6 +188,8 @@ class SyncEngine:
         )
         if reached != upto.user:
             upto = upto._replace(user=reached)
+        if request.filter.room.state.lazy_load_members:
+            self.known_members.follow(user.user_id, device_id, since, upto)
         builder = _Answer(self, user, device_id, since, upto, request)
         sections = await builder.room_sections()
         account_data = builder.account_data("", request.filter.account_data.matches)

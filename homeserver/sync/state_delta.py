@@ -2,9 +2,11 @@
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from itertools import count
 
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
+from homeserver.tokens import SyncToken
 
 KNOWN_MEMBERS_CACHES = 20_000
 KNOWN_MEMBERS = 1_000
@@ -15,37 +17,61 @@ def state_since(room: Room, after: int, upto: int) -> list[RoomEvent]:
     return [event for event in room.head.state.values() if after < event.position <= upto]
 
 
+class _Sent:
+    """Member events that a device was sent of one room, by user, in one unbroken chain of answers."""
+
+    __slots__ = ("chain", "events")
+
+    def __init__(self, chain: int) -> None:
+        self.chain = chain
+        self.events: OrderedDict[str, str] = OrderedDict()
+
+
 class KnownMembers:
-    """Which member events a device was sent already, per room, so that lazy loading repeats none."""
+    """Which member events a device was sent already, per room, so that lazy loading repeats none.
+
+    That is known for certain as long as each request goes on where the last answer ended. When one does
+    not (the device began anew, an answer was lost, another replica gave the last one), the device is taken
+    to know nothing.
+    """
 
     def __init__(self) -> None:
-        self._sent: OrderedDict[tuple[str, str, str], OrderedDict[str, str]] = OrderedDict()
+        self._sent: OrderedDict[tuple[str, str, str], _Sent] = OrderedDict()
+        self._chains: OrderedDict[tuple[str, str], tuple[int, SyncToken]] = OrderedDict()
+        """Device → the number of its chain of answers, and where the last one ended."""
+        self._numbers = count()
+
+    def follow(self, user_id: str, device_id: str, since: SyncToken | None, upto: SyncToken) -> None:
+        """A device is about to be answered what lies between two positions."""
+        device = (user_id, device_id)
+        known = self._chains.get(device)
+        chain = known[0] if known is not None and known[1] == since else next(self._numbers)
+        self._chains[device] = (chain, upto)
+        self._chains.move_to_end(device)
+        if len(self._chains) > KNOWN_MEMBERS_CACHES:
+            self._chains.popitem(last=False)
 
     def new_to(
         self, user_id: str, device_id: str, room_id: str, members: Iterable[RoomEvent]
     ) -> list[RoomEvent]:
         """Those of `members` that the device has not been sent; notes that it is sent them now."""
         key = (user_id, device_id, room_id)
+        chain, _ = self._chains[user_id, device_id]
         sent = self._sent.get(key)
-        if sent is None:
-            sent = self._sent[key] = OrderedDict()
-        else:
-            self._sent.move_to_end(key)
+        if sent is None or sent.chain != chain:
+            sent = self._sent[key] = _Sent(chain)
+        self._sent.move_to_end(key)
         new: list[RoomEvent] = []
         for member in members:
             state_key = member.state_key or ""
-            if sent.get(state_key) != member.event_id:
-                sent[state_key] = member.event_id
+            if sent.events.get(state_key) != member.event_id:
+                sent.events[state_key] = member.event_id
                 new.append(member)
-        while len(sent) > KNOWN_MEMBERS:
-            sent.popitem(last=False)
+        while len(sent.events) > KNOWN_MEMBERS:
+            sent.events.popitem(last=False)
         while len(self._sent) > KNOWN_MEMBERS_CACHES:
             self._sent.popitem(last=False)
         return new
-
-    def forget(self, user_id: str, device_id: str, room_id: str) -> None:
-        """Begin anew: the device asks from the start."""
-        self._sent.pop((user_id, device_id, room_id), None)
 
 
 def lazy_members(

@@ -4,14 +4,19 @@ A sync whose since-token is past a message acknowledges it: from then on it is s
 leaves the log some time later, for as long as it is there its sender's transaction is known, and a
 request repeated after a lost answer or a crash stores nothing twice.
 
+The replica that stores messages for a device need not be the one with which it syncs. Before it takes a
+queue for full it asks the others, and is told when the device acknowledges something there.
+
 spec: client-server "Send-to-Device messaging"
 """
 
 import asyncio
 from collections import OrderedDict
 
+import orjson
 import structlog
 
+from homeserver.bus.to_others import ToOthers
 from homeserver.clock import Clock
 from homeserver.users.users import User
 from storage.errors import StoreError
@@ -27,11 +32,16 @@ MAX_WAITING = 10_000
 """For one device that fetches none; more are not stored."""
 QUEUES_KEPT = 100_000
 
+ASK = "to_device_ask"
+"""Kind of message: [user, device, seq]; has the device acknowledged more than up to there?"""
+ACKNOWLEDGED = "to_device_acknowledged"
+"""Kind of message: [user, device, seq]; the device has everything up to there."""
+
 
 class _Queue:
     """What is remembered of one device's queue."""
 
-    __slots__ = ("acknowledged", "drop_from_ts", "dropped", "waiting")
+    __slots__ = ("acknowledged", "asked", "drop_from_ts", "dropped", "waiting")
 
     def __init__(self) -> None:
         self.acknowledged = 0
@@ -41,23 +51,49 @@ class _Queue:
         self.drop_from_ts = 0
         """When to look again for what may leave it (ms)."""
         self.waiting = 0
-        """Messages stored since the device last acknowledged any, as far as this process knows."""
+        """Messages stored here since the device last acknowledged any, as far as this replica knows."""
+        self.asked = False
+        """Whether another replica wants to know when the device next acknowledges any."""
 
 
 class ToDeviceQueue:
     """Reads and empties the queues in the users' logs."""
 
-    def __init__(self, log_port: Log, now: Clock) -> None:
+    def __init__(self, log_port: Log, to_others: ToOthers, now: Clock) -> None:
         self._log = log_port
+        self._to_others = to_others
         self._now = now
         self._queues: OrderedDict[tuple[str, str], _Queue] = OrderedDict()
         self._cleaning: set[asyncio.Task[None]] = set()
+        to_others.subscribe(ASK, self._on_ask)
+        to_others.subscribe(ACKNOWLEDGED, self._on_acknowledged)
 
     def has_room(self, user_id: str, device_id: str) -> bool:
         """Whether another message for a device may be stored; counts it."""
         queue = self._queue(user_id, device_id)
         queue.waiting += 1
+        if queue.waiting % (MAX_WAITING // 4) == 0:
+            self._to_others.tell(ASK, orjson.dumps((user_id, device_id, queue.acknowledged)))
         return queue.waiting <= MAX_WAITING
+
+    def _on_ask(self, body: bytes) -> None:
+        user_id, device_id, known = orjson.loads(body)
+        queue = self._queues.get((user_id, device_id))
+        if queue is not None:
+            queue.asked = True
+            if queue.acknowledged > known:
+                self._tell_acknowledged(user_id, device_id, queue)
+
+    def _tell_acknowledged(self, user_id: str, device_id: str, queue: _Queue) -> None:
+        queue.asked = False
+        self._to_others.tell(ACKNOWLEDGED, orjson.dumps((user_id, device_id, queue.acknowledged)))
+
+    def _on_acknowledged(self, body: bytes) -> None:
+        user_id, device_id, upto = orjson.loads(body)
+        queue = self._queues.get((user_id, device_id))
+        if queue is not None and upto > queue.acknowledged:
+            queue.acknowledged = upto
+            queue.waiting = 0
 
     async def waiting(
         self, user: User, device_id: str, after: int, upto: int, limit: int = PAGE
@@ -95,6 +131,8 @@ class ToDeviceQueue:
         if acknowledged > queue.acknowledged:
             queue.acknowledged = acknowledged
             queue.waiting = 0
+            if queue.asked:
+                self._tell_acknowledged(user.user_id, device_id, queue)
         if acknowledged <= queue.dropped:
             return
         now = self._now()

@@ -45,6 +45,10 @@ class LastSeen:
             self._unwritten.pop((user_id, device_id), None)
             await self._records.delete(user_id, device_id)
 
+    def drop(self, user_id: str, device_id: str) -> None:
+        """Write nothing of what was noted of late: another replica may have ended the device."""
+        self._unwritten.pop((user_id, device_id), None)
+
     async def write(self) -> None:
         """Store what was noted."""
         async with self._writing:

@@ -1,6 +1,7 @@
 """Profiles: displayname, avatar and any other field (spec: client-server "Profiles", MSC4133)."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import msgspec
 import orjson
@@ -9,6 +10,7 @@ from homeserver.errors import MatrixError, invalid_param, not_found
 from homeserver.protocol.canonical_json import InvalidJson, check_value
 from homeserver.protocol.json_types import JsonObject
 from storage.collection import Collection
+from storage.errors import AlreadyExists
 from storage.records.profiles import Profile
 
 MAX_PROFILE_BYTES = 65_536
@@ -56,8 +58,10 @@ class Profiles:
             if len(orjson.dumps(fields)) > MAX_PROFILE_BYTES:
                 raise MatrixError(400, "M_PROFILE_TOO_LARGE", "A profile may have 64 KiB at most")
             if old is None:
-                await self._profiles.put(Profile(user_id=user_id, fields=fields))
-                break
+                with suppress(AlreadyExists):
+                    await self._profiles.insert(Profile(user_id=user_id, fields=fields))
+                    break
+                continue
             if fields == old.fields:
                 return
             if await self._profiles.replace_if(old, msgspec.structs.replace(old, fields=fields)):

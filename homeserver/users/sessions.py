@@ -157,11 +157,13 @@ class Sessions:
         # A look-up that began before must not be cached: what it read may be from before the change.
         self._changes += 1
         for digest in list(self._of_user.get(entry.stream, ())):
-            self._uncache(self._cache[digest])
+            session = self._cache[digest]
+            self._uncache(session)
+            self._last_seen.drop(session.user_id, session.device_id)
 
     def unseen(self, session: Session) -> bool:
-        """Whether it is time to note that the session's device is here."""
-        return session.unseen_from <= self._now()
+        """Whether it is time to note that the session's device is here; not once the session has ended."""
+        return session.unseen_from <= self._now() and self._cache.get(session.digest) is session
 
     def seen(self, session: Session, address: str, user_agent: str | None) -> None:
         now = self._now()
