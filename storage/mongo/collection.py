@@ -60,7 +60,9 @@ class Shape(Generic[T]):
 
     def to_record(self, document: Mapping[str, Any]) -> T:
         # Large numbers come as a class of their own.
-        fields = {name: int(value) if type(value) is Int64 else value for name, value in document.items()}
+        fields: Document = {
+            name: int(value) if type(value) is Int64 else value for name, value in document.items()
+        }
         rest = fields.pop(_REST, None)
         if rest is not None:
             fields |= msgspec.json.decode(rest)

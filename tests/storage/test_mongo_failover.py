@@ -1,0 +1,180 @@
+"""Servers that die, step down or fall behind: the log stays dense, and what was acknowledged stays."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Iterator
+
+import pytest
+from pymongo import MongoClient, WriteConcern
+from pymongo.read_concern import ReadConcern
+
+from storage.errors import Conflict, OutcomeUnknown, StoreUnavailable
+from storage.log import ShardMap
+from storage.mongo import MongoStore, connection, open_store
+from storage.mongo.documents import to_document
+from storage.mongo.schema import LOG
+from tests.real_parts import mongodb
+from tests.real_parts.mongodb import Node, ReplicaSet
+from tests.storage.entries import append, message, seqs
+
+SHARDS = ShardMap(rooms=2, users=1)
+WRITERS = 6
+HELD_BACK = "stopReplProducer"
+"""The fail point that keeps a secondary from fetching what the primary has."""
+
+
+@pytest.fixture(scope="module")
+def three() -> Iterator[ReplicaSet]:
+    servers = ReplicaSet(3)
+    yield servers
+    servers.stop()
+
+
+@pytest.fixture(scope="module")
+def one() -> Iterator[ReplicaSet]:
+    """A set that a test may kill, which the shared one is not."""
+    servers = ReplicaSet(1)
+    yield servers
+    servers.stop()
+
+
+async def opened(servers: ReplicaSet, uri: str | None = None) -> MongoStore:
+    uri = uri or mongodb.new_database_uri(servers.uri)
+    return await open_store(uri, server_name="example.org", shards=SHARDS, specs=())
+
+
+def hold_back(node: Node, mode: str) -> None:
+    node.admin("configureFailPoint", HELD_BACK, mode=mode)
+
+
+@pytest.mark.parametrize(
+    ("read_concern", "numbers"),
+    [("majority", [1, 2, 3, 4, 5, 6]), ("local", [1, 2, 3, 4, 5, 7])],
+    ids=["majority reads", "with local reads there would be a hole"],
+)
+async def test_an_entry_that_no_majority_had_leaves_no_hole_behind(
+    three: ReplicaSet, read_concern: str, numbers: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer dies, and the primary that alone has its entry; the driver repeats the next one's append."""
+    concerns = {**connection.CONCERNS, "read_concern": ReadConcern(read_concern)}
+    monkeypatch.setattr(connection, "CONCERNS", concerns)
+    uri = mongodb.new_database_uri(three.uri)
+    store = await opened(three, uri)
+    try:
+        await append(store.log, 0, *(message(n) for n in range(1, 6)))
+        primary, behind = three.primary, three.secondaries
+        for node in behind:
+            hold_back(node, "alwaysOn")
+        with MongoClient(f"mongodb://{primary.address}/", directConnection=True) as client:
+            lost = client[store._connection.database.name].get_collection(LOG, write_concern=WriteConcern(1))
+            lost.insert_one(to_document(0, 6, message("known to one server")))
+        tail = await store.log.tail(0)
+        appending = asyncio.create_task(store.log.append(0, tail, [message("next")]))
+        await asyncio.sleep(0.3)
+        assert not appending.done(), "nothing is acknowledged that no majority has"
+        primary.kill()
+        for node in behind:
+            hold_back(node, "off")
+        assert await asyncio.wait_for(appending, 30) == tail + 1
+        assert seqs(await store.log.read(0, 0, 99)) == numbers
+    finally:
+        await store.close()
+        primary.start()
+        await asyncio.to_thread(three.wait_until_whole)
+
+
+class Writers:
+    """Some that append to two shards all the time, and know what was acknowledged to them."""
+
+    def __init__(self, store: MongoStore, seed: int) -> None:
+        self._store = store
+        self._rng = random.Random(seed)
+        self._stop = False
+        self.acknowledged: dict[tuple[int, int], str] = {}
+        self.failures = 0
+
+    async def run(self, while_they_write: Callable[[], Awaitable[None]]) -> None:
+        tasks = [asyncio.create_task(self._write(n)) for n in range(WRITERS)]
+        await while_they_write()
+        before = len(self.acknowledged)
+        async with asyncio.timeout(30):
+            while len(self.acknowledged) < before + 5 * WRITERS:
+                await asyncio.sleep(0.01)
+        self._stop = True
+        await asyncio.gather(*tasks)
+
+    async def _write(self, writer: int) -> None:
+        log, turn, shard = self._store.log, 0, writer % 2
+        while not self._stop:
+            turn += 1
+            entries = [message(f"{writer} {turn} {n}") for n in range(self._rng.randrange(1, 4))]
+            try:
+                tail = await log.append(shard, await log.tail(shard), entries)
+            except Conflict:
+                continue
+            except (OutcomeUnknown, StoreUnavailable):
+                self.failures += 1
+                await asyncio.sleep(0.05)
+                continue
+            for seq, entry in enumerate(entries, start=tail - len(entries) + 1):
+                self.acknowledged[shard, seq] = str(entry.event_id)
+
+    async def check(self, log: MongoStore) -> None:
+        for shard in (0, 1):
+            stored = await log.log.read(shard, 0, 100_000)
+            assert seqs(stored) == list(range(1, len(stored) + 1))
+            ids = {entry.seq: entry.event_id for entry in stored}
+            assert len(set(ids.values())) == len(ids)
+            for (of_shard, seq), event_id in self.acknowledged.items():
+                assert of_shard != shard or ids[seq] == event_id
+
+
+async def test_writers_notice_nothing_of_a_primary_that_steps_down(three: ReplicaSet) -> None:
+    store = await opened(three)
+    writers = Writers(store, seed=1)
+
+    async def step_down() -> None:
+        await asyncio.sleep(0.3)
+        await asyncio.to_thread(three.primary.admin, "replSetStepDown", 3, secondaryCatchUpPeriodSecs=2)
+        await asyncio.to_thread(lambda: three.primary)
+
+    await writers.run(step_down)
+    await writers.check(store)
+    assert writers.failures == 0
+    await store.close()
+
+
+async def test_writers_notice_nothing_of_a_primary_that_is_killed(three: ReplicaSet) -> None:
+    store = await opened(three)
+    writers = Writers(store, seed=2)
+    killed: list[Node] = []
+
+    async def kill() -> None:
+        await asyncio.sleep(0.3)
+        killed.append(await asyncio.to_thread(lambda: three.primary))
+        killed[0].kill()
+
+    await writers.run(kill)
+    killed[0].start()
+    await asyncio.to_thread(three.wait_until_whole)
+    await writers.check(store)
+    assert writers.failures == 0
+    await store.close()
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_nothing_acknowledged_is_lost_when_the_only_server_is_killed(
+    one: ReplicaSet, seed: int
+) -> None:
+    store = await opened(one)
+    writers = Writers(store, seed)
+    moment = random.Random(seed).uniform(0.05, 0.5)
+
+    async def kill() -> None:
+        await asyncio.sleep(moment)
+        one.nodes[0].kill()
+        one.nodes[0].start()
+
+    await writers.run(kill)
+    await writers.check(store)
+    await store.close()
