@@ -82,15 +82,16 @@ SEARCH_INDEXES = [
 ]
 
 
-async def _first(connection: Connection) -> None:
+async def prepare(connection: Connection) -> None:
+    """Make the indexes of the log and of the search index, those that are missing."""
     await connection.database[LOG].create_indexes(LOG_INDEXES)
     await connection.database[SEARCH].create_indexes(SEARCH_INDEXES)
 
 
 Migration = Callable[[Connection], Awaitable[None]]
 
-MIGRATIONS: tuple[Migration, ...] = (_first,)
-"""Step n brings a store from version n to n + 1. Steps that were released are never changed.
+MIGRATIONS: tuple[Migration, ...] = ()
+"""Step n brings what is stored from version n to n + 1. Steps that were released are never changed.
 
 A step may be cut short anywhere, and several replicas may take it at once, while others of the release
 before still serve: so it can be taken again from its start, and leaves what those others need.

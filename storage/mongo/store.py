@@ -13,7 +13,7 @@ from storage.mongo.examination import examine
 from storage.mongo.faults import opening_error, reading
 from storage.mongo.identity import confirm, establish
 from storage.mongo.log import MongoLog
-from storage.mongo.schema import LOG, LOG_INDEXES, SEARCH, SEARCH_INDEXES, migrate
+from storage.mongo.schema import LOG, LOG_INDEXES, SEARCH, SEARCH_INDEXES, migrate, prepare
 from storage.mongo.search import MongoSearch
 from storage.store import Examination, StoreInfo
 
@@ -31,6 +31,7 @@ async def open_store(
     shapes = [Shape(spec) for spec in specs]
     try:
         await establish(connection, server_name, shards)
+        await prepare(connection)
         await migrate(connection)
         for shape in shapes:
             await shape.prepare(connection)

@@ -186,9 +186,10 @@ class Node:
 class ReplicaSet:
     """So many nodes, or one `standalone` server, started. Their data lies in memory if it fits."""
 
-    def __init__(self, nodes: int, *, standalone: bool = False) -> None:
+    def __init__(self, nodes: int, *, standalone: bool = False, arguments: tuple[str, ...] = ()) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="weft-mongod-", dir=_roomy()))
-        arguments = () if standalone else ("--replSet", "rs0")
+        if not standalone:
+            arguments += ("--replSet", "rs0")
         self.nodes = [Node(self._folder / str(port), port, arguments) for port in _free_ports(nodes)]
         addresses = [node.address for node in self.nodes]
         self.uri = f"mongodb://{','.join(addresses)}/" + ("" if standalone else "?replicaSet=rs0")
