@@ -244,7 +244,7 @@ class App:
         author = Author(name, signing_key, now)
         visibility = Visibility(store.log, self.users, self.accounts)
         bundling = Bundling(store.log, self.rooms.stored, visibility, now)
-        history = History(self.rooms, visibility, bundling, epoch=epoch, now=now)
+        history = History(self.rooms, self.users, visibility, bundling, epoch=epoch, now=now)
         relations = Relations(self.rooms, history, visibility)
         permission = InvitePermission(self.users)
         membership = Membership(self.rooms, self.users, author, self.profiles, permission)

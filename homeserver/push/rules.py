@@ -9,6 +9,7 @@ import orjson
 
 from homeserver.protocol.push_evaluation import CompiledRules, compile_rules
 from homeserver.protocol.push_rules import PushRules, parse_stored, ruleset
+from homeserver.users.ignoring import IGNORED_USERS
 from homeserver.users.users import AccountDatum, User
 
 PUSH_RULES = "m.push_rules"
@@ -35,8 +36,12 @@ class UserPushRules:
 
 
 def rules_version(user: User) -> int:
-    """Which edit of the user's rules is in force; 0 for the default rules."""
-    datum = user.account_data.get(("", PUSH_RULES))
+    """Which edit of the user's rules, or of whom they ignore, is in force; 0 when there was none."""
+    return max(_edited(user, PUSH_RULES), _edited(user, IGNORED_USERS))
+
+
+def _edited(user: User, type: str) -> int:
+    datum = user.account_data.get(("", type))
     return datum.seq if datum is not None else 0
 
 

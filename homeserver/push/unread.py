@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from homeserver.protocol.push_evaluation import CompiledRules, Verdict
+from homeserver.protocol.push_evaluation import Verdict
 from homeserver.push.rules import UserPushRules, rules_version
 from homeserver.push.unread_tallies import UnreadTallies
 from homeserver.push.verdicts import Verdicts
@@ -24,6 +24,7 @@ from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.threads import MAIN, thread_in_memory, thread_of
+from homeserver.users.ignoring import ignored_by
 from homeserver.users.users import User
 from storage.records.push import UnreadTally
 
@@ -70,7 +71,7 @@ class _Tally(msgspec.Struct):
 
     upto: int
     receipts: int
-    rules: CompiledRules
+    version: int
     counts: UnreadCounts
     unstored: int = 0
     """How many events were counted that the stored tally, if any, does not know of."""
@@ -89,14 +90,14 @@ class Unread:
     async def counts(self, user: User, room: Room) -> UnreadCounts:
         """The counts up to the room's newest event."""
         key = (user.user_id, room.room_id)
-        rules = self._rules.of(user)
+        version = rules_version(user)
         receipts = room.receipt_seqs.get(user.user_id, 0)
         tally = self._tallies.get(key)
-        if tally is None or tally.receipts != receipts or tally.rules is not rules:
+        if tally is None or tally.receipts != receipts or tally.version != version:
             ref = user.memberships.get(room.room_id)
             joined_at = ref.since if ref is not None else 0
             start = max(read_upto(room, user.user_id).get(None, 0), joined_at)
-            tally = _Tally(start, receipts, rules, UnreadCounts({}))
+            tally = _Tally(start, receipts, version, UnreadCounts({}))
             self._tallies[key] = tally
             if len(self._tallies) > KEPT:
                 self._tallies.popitem(last=False)
@@ -109,10 +110,11 @@ class Unread:
         marks = read_upto(room, user.user_id) if room.receipt_seqs.get(user.user_id) else {}
         found: list[tuple[RoomEvent, str, Verdict | None]] = []
         events = await self._uncounted(user, room, tally)
+        rules, ignored = self._rules.of(user), ignored_by(user)
         for event in events:
             own = event.sender == user.user_id
-            verdict = None if own else self._verdicts.of(room, event, tally.rules)
-            if verdict is not None and not verdict.notify:
+            verdict = None if own else self._verdicts.of(room, event, rules)
+            if verdict is not None and (not verdict.notify or event.sender in ignored):
                 continue
             thread = thread_in_memory(room, event)
             if thread is None:
@@ -172,13 +174,13 @@ class Unread:
         stored = await self._stored.get(user.user_id, room.room_id)
         if stored is None or stored.upto <= tally.upto:
             return
-        if (stored.receipts, stored.rules) == (tally.receipts, rules_version(user)):
+        if (stored.receipts, stored.rules) == (tally.receipts, tally.version):
             tally.upto = stored.upto
             tally.counts = UnreadCounts({root: Counts(*counts) for root, counts in stored.threads.items()})
 
     def _store(self, user: User, room: Room, tally: _Tally) -> None:
         threads = {root: (c.notifications, c.highlights) for root, c in tally.counts.threads.items()}
-        if len(threads) > MAX_THREADS or self._rules.of(user) is not tally.rules:
+        if len(threads) > MAX_THREADS:
             return
         tally.unstored = 0
         self._stored.note(
@@ -187,7 +189,7 @@ class Unread:
                 room_id=room.room_id,
                 upto=tally.upto,
                 receipts=tally.receipts,
-                rules=rules_version(user),
+                rules=tally.version,
                 threads=threads,
             )
         )

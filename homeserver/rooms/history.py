@@ -2,6 +2,7 @@
 "Getting events for a room", "Event context").
 
 Former members see the room as it was when they left, others nothing unless the room is world-readable.
+Nobody reads the messages of those they ignore, unless they ask for one by its id (spec: "Ignoring Users").
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,9 @@ from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.visibility import SightLine, Visibility
 from homeserver.tokens import decode_position, encode_position
+from homeserver.users.ignoring import ignored_by
 from homeserver.users.sessions import Session
+from homeserver.users.users import Users
 from storage.log import Kind
 
 MAX_PAGES = 20
@@ -39,9 +42,17 @@ class History:
     """Reads rooms for local users."""
 
     def __init__(
-        self, rooms: Rooms, visibility: Visibility, bundling: Bundling, *, epoch: str, now: Clock
+        self,
+        rooms: Rooms,
+        users: Users,
+        visibility: Visibility,
+        bundling: Bundling,
+        *,
+        epoch: str,
+        now: Clock,
     ) -> None:
         self._rooms = rooms
+        self._users = users
         self._visibility = visibility
         self._bundling = bundling
         self._epoch = epoch
@@ -169,7 +180,7 @@ class History:
         exhausted = False
         for _ in range(MAX_PAGES):
             page = await self._page(room, position, stop, access.upto, backwards=backwards, limit=limit)
-            shown = page if line is None else await self._visibility.shown(room, line, page)
+            shown = await self.shown(room, page, session.user_id, line)
             if not wanted.is_open:
                 shown = [event for event in shown if wanted.matches_event(event)]
             events += shown[: limit - len(events)]
@@ -231,12 +242,24 @@ class History:
             limit=limit,
         )
 
+    async def shown(
+        self, room: Room, events: Sequence[RoomEvent], user_id: str, line: SightLine | None
+    ) -> Sequence[RoomEvent]:
+        """What a user is to read of the events; without a sight line all of them may be seen."""
+        ignored = ignored_by(await self._users.get(user_id))
+        if line is not None:
+            events = await self._visibility.shown(room, line, events)
+        if not ignored:
+            return events
+        return [event for event in events if event.sender not in ignored or event.state_key is not None]
+
     async def render(
         self, room: Room, events: Sequence[RoomEvent], session: Session, line: SightLine | None
     ) -> list[bytes]:
         """Client forms with room id and bundles."""
-        reader = Reader(session.user_id, session.device_id, frozenset())
-        bundles = await self._bundling.bundles(room, events, session.user_id, line=line)
+        ignored = ignored_by(await self._users.get(session.user_id))
+        reader = Reader(session.user_id, session.device_id, ignored)
+        bundles = await self._bundling.bundles(room, events, session.user_id, ignored, line=line)
         return render_events(room, events, reader, self._now(), bundles, line, room_id=room.room_id_json)
 
     async def visible_event(
@@ -276,8 +299,11 @@ class History:
         )
         start = before[-1].position - 1 if before else event.position - 1
         end = after[-1].position if after else event.position
-        before = [e for e in await self._visibility.shown(room, line, before) if wanted.matches_event(e)]
-        after = [e for e in await self._visibility.shown(room, line, after) if wanted.matches_event(e)]
+        around = [
+            [e for e in await self.shown(room, events, session.user_id, line) if wanted.matches_event(e)]
+            for events in (before, after)
+        ]
+        before, after = around
         state = await state_at(self._rooms.log, stored, room, end)
         if wanted.lazy_load_members:
             senders = {e.sender for e in (*before, event, *after)}

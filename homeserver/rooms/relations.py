@@ -99,8 +99,9 @@ class Relations:
             for event in found
             if (rel_type is None or event.rel_type == rel_type) and (type is None or event.type == type)
         ]
+        shown = await self._history.shown(room, found, session.user_id, line)
         # What was erased relates to nothing for those who get to see what is left of it.
-        visible = [e for e in await self._visibility.shown(room, line, found) if e.relates_to is not None]
+        visible = [e for e in shown if e.relates_to is not None]
         rendered = await self._history.render(room, visible, session, line)
         parts = [b'"chunk":[' + b",".join(rendered) + b"]"]
         if more is not None:

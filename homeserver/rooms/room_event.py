@@ -59,7 +59,7 @@ class RoomEvent(msgspec.Struct, kw_only=True, eq=False, gc=False):
     @property
     def membership(self) -> str | None:
         """`content.membership` of a member event."""
-        value = self.content.get("membership")
+        value = _member.decode(self.without_unsigned()).content.membership
         return value if isinstance(value, str) else None
 
     def unsigned(self) -> JsonObject:
@@ -107,6 +107,17 @@ class RoomEvent(msgspec.Struct, kw_only=True, eq=False, gc=False):
     def without_unsigned(self) -> bytes:
         """The client form without `unsigned`, for stripped and hashed uses."""
         return b"{%b}" % self.front[: -len(_MEMBERSHIP_AGE)]
+
+
+class _MemberContent(msgspec.Struct, gc=False):
+    membership: object = None
+
+
+class _Member(msgspec.Struct, gc=False):
+    content: _MemberContent
+
+
+_member = msgspec.json.Decoder(_Member)
 
 
 class ClientTransaction:

@@ -199,8 +199,8 @@ class Search:
             "start": encode_position((before[-1] if before else event).position - 1),
             "end": encode_position((after[-1] if after else event).position),
         }
-        before = await self._visibility.shown(room, line, before)
-        after = await self._visibility.shown(room, line, after)
+        before = await self._history.shown(room, before, session.user_id, line)
+        after = await self._history.shown(room, after, session.user_id, line)
         for name, events in (("events_before", before), ("events_after", after)):
             rendered = await self._history.render(room, events, session, line)
             context[name] = [orjson.Fragment(each) for each in rendered]

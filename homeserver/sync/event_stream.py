@@ -111,7 +111,7 @@ class EventStream:
             events = await self._rooms.stored.page(room_id, before=newest + 1, newest_first=True, limit=limit)
         start = events[-1].position - 1 if events else newest
         line = await self._visibility.sight_line(room, user.user_id)
-        visible = await self._visibility.shown(room, line, events[::-1])
+        visible = await self._history.shown(room, events[::-1], user.user_id, line)
         shown = await self._history.render(room, visible, session, line)
         parts = [
             b'"room_id":' + room.room_id_json,
@@ -215,7 +215,7 @@ class EventStream:
             views = {room_id: await self._view(room_id, session) for room_id in {e[1] for e in events}}
             for _, room_id, event in events:
                 room, line = views[room_id]
-                visible = await self._visibility.shown(room, line, [event])
+                visible = await self._history.shown(room, [event], session.user_id, line)
                 shown += await self._history.render(room, visible, session, line)
         return shown, upto._replace(rooms=tuple(reached))
 
