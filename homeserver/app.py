@@ -96,7 +96,7 @@ from homeserver.push.settings import PushRuleSettings
 from homeserver.push.unread import Unread
 from homeserver.push.unread_tallies import UnreadTallies
 from homeserver.push.verdicts import Verdicts
-from homeserver.rate_limits import RateLimits
+from homeserver.rate_limits import RateLimits, SharedLimits
 from homeserver.reports import Reports
 from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.authoring import Author
@@ -220,6 +220,7 @@ class App:
             memory_kib=config.auth.argon2_memory // 1024, time_cost=config.auth.argon2_time_cost
         )
         self.limits = RateLimits(config.rate_limits)
+        self.shared_limits = SharedLimits(self.limits, to_others)
         self.requests = Requests()
         self.accounts = Accounts(
             collection(account_records.ACCOUNTS),
@@ -611,6 +612,7 @@ class App:
             (self.presence.keep_telling(), "presence-tell"),
             (self.presence_told.keep_waking(), "presence-wake"),
             (self.presence_reports.keep_reporting(), "presence-report"),
+            (self.shared_limits.keep_telling(), "rate-limits"),
         ):
             self._tasks.append(asyncio.create_task(work, name=name))
         await self.replica.start(

@@ -86,10 +86,10 @@ class PresenceReports:
             self._forgotten.append(user_id)
 
     async def keep_reporting(self) -> None:
-        """Tell the others, until cancelled."""
+        """Tell the others, where there are any, until cancelled."""
         loop = asyncio.get_running_loop()
         beat_at = loop.time() + BEAT_SECONDS
-        while True:
+        while self._to_others.shared:
             await asyncio.sleep(REPORT_SECONDS)
             self.report()
             if loop.time() >= beat_at:

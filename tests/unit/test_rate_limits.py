@@ -147,3 +147,32 @@ def test_no_limit_holds_when_they_are_switched_off(time: Time) -> None:
     limits.refund("join", "k")
     with pytest.raises(KeyError):
         limits["joins"]
+
+
+def test_other_replicas_are_told_of_what_is_worth_telling(time: Time) -> None:
+    limit = Limit(Rate(1.0, 40), time)
+    limit.untold = {}
+    for key, times in (("busy", 4), ("idle", 3), ("calm", 0)):
+        for _ in range(times):
+            limit.charge(key)
+    assert limit.take_untold() == {"busy": 4}
+    assert limit.take_untold() == {}
+    limit.charge("idle")
+    assert limit.take_untold() == {"idle": 4}
+    limit.charge("calm")
+    time.now += 60
+    limit.take_untold()
+    assert limit.untold == {}
+
+
+def test_what_others_charged_is_paid_here(time: Time) -> None:
+    limit = Limit(Rate(1.0, 5), time)
+    limit.add("k", 3)
+    assert allowed(limit) == 2
+    limit.add("k", 5)
+    time.now += 5
+    assert allowed(limit) == 0
+    time.now += 5
+    assert allowed(limit) == 5
+    limit.add("k", -2)
+    assert allowed(limit) == 2
