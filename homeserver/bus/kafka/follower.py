@@ -27,6 +27,9 @@ BURST = 20
 """An answer of the broker costs several hundred microseconds and more with each partition, however little is
 in it. So many answers may come one upon the other; in the long run they are so far apart, and what comes
 meanwhile is in the next one."""
+STREAM = 5
+STREAM_SPACINGS = 3
+"""Where answers bring as many records as this, they are further apart: few large ones cost the least."""
 POSITION_SECONDS = 10.0
 LAST_RECORD_SECONDS = 3.0
 RETRY_SECONDS = 1.0
@@ -130,12 +133,17 @@ class Follower:
                     self._on_messages(records)
                 elif entries := self._entries(place, records):
                     self._on_entries(self._shards[place], entries)
-            await asyncio.sleep(0 if sum(map(len, fetched.values())) >= RECORDS_AT_ONCE else self._pause())
+            await asyncio.sleep(self._pause(sum(map(len, fetched.values()))))
 
-    def _pause(self) -> float:
-        """How many seconds to gather before the next answer."""
+    def _pause(self, records: int) -> float:
+        """How many seconds to gather before the next answer, after one with so many records."""
+        if records >= RECORDS_AT_ONCE:
+            return 0
         now = asyncio.get_running_loop().time()
-        self._due = max(self._due + self._spacing, now - BURST * self._spacing)
+        if records >= STREAM:
+            self._due = max(self._due, now) + STREAM_SPACINGS * self._spacing
+        else:
+            self._due = max(self._due + self._spacing, now - BURST * self._spacing)
         return max(0.0, self._due - now)
 
     def _entries(self, place: TopicPartition, records: Sequence[Any]) -> list[Entry]:
