@@ -24,12 +24,13 @@ endif
 CONFIG := $(DATA_DIR)/weft.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format bench reference lock
+.PHONY: help run test coverage lint format bench reference lock
 
 help:
 	@echo "make run          start a server at http://localhost:$(PORT), data in ./$(DATA_DIR)"
 	@echo "                  PORT=9000 DATA_DIR=/srv/weft SERVER_NAME=example.org; DEV=1 lets anyone register"
-	@echo "make test         lint, then all tests with coverage; ARGS=\"-k sync\" picks some"
+	@echo "make test         lint, then all tests; ARGS=\"-k sync\" picks some"
+	@echo "make coverage     all tests, and which lines they do not reach (takes twice as long)"
 	@echo "make lint         style, types, and who imports whom"
 	@echo "make format       put the code into the common format"
 	@echo "make bench        measure; ARGS=\"--quick\" for a short run"
@@ -98,8 +99,14 @@ $(JS_CLIENT)/node_modules/.installed: $(JS_CLIENT)/package-lock.json
 
 # --- Checking ---
 
+# By file: what is started for the tests of a module is started once.
+IN_PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
+
 test: lint $(JS_CLIENT)/node_modules/.installed
-	@$(BIN)/python -m pytest $(ARGS) --cov
+	@$(BIN)/python -m pytest $(IN_PARALLEL) $(ARGS)
+
+coverage: $(VENV)/.development $(JS_CLIENT)/node_modules/.installed
+	@$(BIN)/python -m pytest $(IN_PARALLEL) --cov $(ARGS)
 
 lint: $(VENV)/.development
 	@$(BIN)/ruff check .
