@@ -123,6 +123,7 @@ from homeserver.server_key import establish, replace
 from homeserver.sync.device_lists import DeviceLists
 from homeserver.sync.engine import SyncEngine
 from homeserver.sync.event_stream import EventStream
+from homeserver.sync.sliding.connection import Connections
 from homeserver.sync.sliding.engine import SlidingSync
 from homeserver.sync.sliding.extensions import ExtensionSections
 from homeserver.sync.sliding.rooms import RoomSections
@@ -170,6 +171,7 @@ from storage.records import profiles as profile_records
 from storage.records import push as push_records
 from storage.records import rooms as room_records
 from storage.records import server_key as server_key_records
+from storage.records import sliding_sync as sliding_sync_records
 from storage.records import user_directory as user_directory_records
 from storage.sqlite import open_store as open_sqlite
 from storage.store import OpenStore, Store
@@ -187,6 +189,7 @@ SPECS: Sequence[CollectionSpec[Any]] = (
     *key_records.SPECS,
     *cursor_records.SPECS,
     *server_key_records.SPECS,
+    *sliding_sync_records.SPECS,
 )
 
 
@@ -346,6 +349,12 @@ class App:
             now=now,
             max_timeline=config.limits.max_sync_timeline,
         )
+        sliding_connections = Connections(
+            collection(sliding_sync_records.SLIDING_CONNECTIONS),
+            epoch=epoch,
+            room_shards=shards.rooms,
+            now=now,
+        )
         sliding = SlidingSync(
             rooms=self.rooms,
             users=self.users,
@@ -359,6 +368,7 @@ class App:
                 account_data=account_data,
                 typing=self.typing,
             ),
+            connections=sliding_connections,
         )
         files = MediaFiles(Path(config.media.path))
         media = MediaRepository(
@@ -416,7 +426,7 @@ class App:
             pushers.forget_user,
             self.unread_tallies.forget_user,
         )
-        self.sessions.on_device_gone.append(pushers.forget_device)
+        self.sessions.on_device_gone += (pushers.forget_device, sliding_connections.forget_device)
         self._consume_users("deactivation", self.deactivation.wants, self.deactivation.handle)
         self.registration_tokens = RegistrationTokens(collection(account_records.REGISTRATION_TOKENS), now)
         registration = Registration(

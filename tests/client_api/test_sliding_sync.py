@@ -3,37 +3,11 @@
 import asyncio
 from typing import Any
 
+import pytest
+
+from storage.records.sliding_sync import SLIDING_CONNECTIONS
 from tests.client_api.conftest import Client, Server
-
-PATH = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
-
-
-class Sliding:
-    """A client's connection."""
-
-    def __init__(self, client: Client, **request: Any) -> None:
-        self.client = client
-        self.request = request
-        self.pos: str | None = None
-
-    async def poll(self, timeout: int = 0, **changes: Any) -> Any:
-        self.request.update(changes)
-        query: dict[str, Any] = {"timeout": timeout}
-        if self.pos is not None:
-            query["pos"] = self.pos
-        # The endpoint is not in the specification, so its answers are not checked against it.
-        reply = await self.client.call("POST", PATH, self.request, query=query)
-        self.pos = reply.body["pos"]
-        return reply.body
-
-
-def whole_list(limit: int = 10, **more: Any) -> dict[str, Any]:
-    return {
-        "ranges": [[0, 19]],
-        "timeline_limit": limit,
-        "required_state": [["m.room.create", ""], ["m.room.member", "$LAZY"], ["m.room.member", "$ME"]],
-        **more,
-    }
+from tests.client_api.sliding import PATH, Sliding, messages_in, whole_list
 
 
 async def test_rooms_come_with_the_newest_activity_first(alice: Client) -> None:
@@ -85,14 +59,88 @@ async def test_lost_answer_is_given_again(alice: Client) -> None:
         assert [e["event_id"] for e in body["rooms"][room_id]["timeline"]] == [event_id]
 
 
+async def test_connection_goes_on_after_a_restart(server: Server, alice: Client, bob: Client) -> None:
+    """Also a room that has left the window meanwhile is known up to where it was sent."""
+    first = await alice.create_room(preset="public_chat")
+    second = await alice.create_room(preset="public_chat")
+    for room_id in (first, second):
+        await bob.join(room_id)
+    sliding = Sliding(bob, lists={"all": whole_list(ranges=[[0, 0]])}, room_subscriptions={})
+    assert list((await sliding.poll())["rooms"]) == [second]
+    await alice.send(first, "bump")
+    assert list((await sliding.poll())["rooms"]) == [first]
+    missed = [await alice.send(second, "one"), await alice.send(first, "two")]
+    await server.restart()
+    body = await sliding.poll(lists={"all": whole_list(ranges=[[0, 1]])})
+    assert messages_in(body, second) == missed[:1]
+    assert messages_in(body, first) == missed[1:]
+    assert not any("initial" in room for room in body["rooms"].values())
+    assert (await sliding.poll())["rooms"] == {}
+
+
+async def test_lost_answer_is_given_again_after_a_restart(server: Server, alice: Client) -> None:
+    sliding = Sliding(alice, lists={"all": whole_list()})
+    await sliding.poll()
+    pos = sliding.pos
+    room_id = await alice.create_room()
+    event_id = await alice.send(room_id)
+    assert event_id in messages_in(await sliding.poll(), room_id)
+    sliding.pos = pos
+    await server.restart()
+    room = (await sliding.poll())["rooms"][room_id]
+    assert room["initial"] is True
+    assert room["timeline"][-1]["event_id"] == event_id
+
+
 async def test_unknown_position_asks_the_client_to_begin_anew(server: Server, alice: Client) -> None:
     sliding = Sliding(alice, lists={"all": whole_list()})
     await sliding.poll()
+    assert sliding.pos is not None
+    number, name, token = sliding.pos.split("/")
+    unknown = ["x", "1/2", f"{number}/00000000/{token}", f"{number}/{name}/s1_x", f"-1/{name}/{token}"]
     await server.restart()
-    again = server.client()
-    again.token = alice.token
-    reply = await again.call("POST", PATH, sliding.request, query={"pos": sliding.pos}, expect=400)
+    for pos in unknown:
+        reply = await alice.call("POST", PATH, sliding.request, query={"pos": pos}, expect=400)
+        assert reply.errcode == "M_UNKNOWN_POS"
+    reply = await alice.call("POST", PATH, {"conn_id": "other"}, query={"pos": sliding.pos}, expect=400)
     assert reply.errcode == "M_UNKNOWN_POS"
+
+
+async def test_position_is_of_no_use_to_others_nor_after_logging_out(
+    server: Server, alice: Client, bob: Client
+) -> None:
+    sliding = Sliding(alice, lists={"all": whole_list()})
+    await sliding.poll()
+    login = {"type": "m.login.password", "user": "alice", "password": "correct horse"}
+    await alice.post("/logout")
+    again = server.client()
+    again.token = (await again.post("/login", login | {"device_id": alice.device_id}))["access_token"]
+    for client in (bob, again):
+        reply = await client.call("POST", PATH, sliding.request, query={"pos": sliding.pos}, expect=400)
+        assert reply.errcode == "M_UNKNOWN_POS"
+
+
+async def test_messages_store_nothing_of_a_connection(server: Server, alice: Client) -> None:
+    room_id = await alice.create_room()
+    sliding = Sliding(alice, lists={"all": whole_list()})
+    await sliding.poll()
+    records = server.app.store.collection(SLIDING_CONNECTIONS)
+    stored = await records.get(alice.user_id, alice.device_id, "")
+    for _ in range(3):
+        event_id = await alice.send(room_id)
+        assert messages_in(await sliding.poll(), room_id) == [event_id]
+    assert stored is not None
+    assert await records.get(alice.user_id, alice.device_id, "") == stored
+
+
+async def test_of_many_connections_of_a_device_the_first_ones_are_forgotten(
+    server: Server, monkeypatch: pytest.MonkeyPatch, alice: Client
+) -> None:
+    monkeypatch.setattr("homeserver.sync.sliding.connection.MAX_OF_DEVICE", 3)
+    for number in range(5):
+        await Sliding(alice, conn_id=str(number)).poll()
+    stored = await server.app.store.collection(SLIDING_CONNECTIONS).find("key", (alice.user_id,))
+    assert [connection.conn_id for connection in stored] == ["2", "3", "4"]
 
 
 async def test_lazy_members_are_those_who_spoke(alice: Client, bob: Client, carol: Client) -> None:
@@ -192,6 +240,7 @@ async def test_request_beyond_its_bounds_is_refused(alice: Client) -> None:
     for request in (
         {"lists": {"a": whole_list(ranges=[[5, 1]])}},
         {"lists": {str(n): whole_list() for n in range(101)}},
+        {"lists": {"x" * 256: whole_list()}},
         {"lists": {"a": whole_list(limit=-1)}},
         {"conn_id": "x" * 65},
         {"lists": []},

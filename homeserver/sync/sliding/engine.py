@@ -1,23 +1,37 @@
 """The poll of simplified sliding sync (MSC4186): answers at once when there is news, else waits."""
 
 import asyncio
+from collections.abc import Mapping
+from typing import NamedTuple
 
+import msgspec
 import orjson
 
 from homeserver.rooms.rendering import Reader
 from homeserver.rooms.room import Room
 from homeserver.rooms.rooms import Rooms
 from homeserver.sync.engine import MAX_TIMEOUT_MS, SyncEngine
-from homeserver.sync.sliding.connection import Connections, SentRoom, Snapshot
+from homeserver.sync.sliding.connection import Connections, Snapshot
 from homeserver.sync.sliding.extensions import ExtensionSections, Looked
 from homeserver.sync.sliding.lists import Listed, matching, rooms_of, window
 from homeserver.sync.sliding.request import SlidingRequest
-from homeserver.sync.sliding.rooms import RoomSections, Wish
+from homeserver.sync.sliding.rooms import Had, RoomSections, Wish
 from homeserver.sync.wakeup import Wakeup
 from homeserver.tokens import SyncToken
 from homeserver.users.users import User, Users
+from storage.records.sliding_sync import SentRoom, SentRooms
 
 MAX_ROOMS_PER_ANSWER = 200
+
+
+class Answer(NamedTuple):
+    """What comes behind `pos`, and what the client has then."""
+
+    body: bytes
+    sent: SentRooms
+    members: Mapping[str, frozenset[str]]
+    news: bool
+    """Whether it shows anything new."""
 
 
 class SlidingSync:
@@ -32,6 +46,7 @@ class SlidingSync:
         sync: SyncEngine,
         sections: RoomSections,
         extensions: ExtensionSections,
+        connections: Connections,
     ) -> None:
         self._rooms = rooms
         self._users = users
@@ -39,15 +54,15 @@ class SlidingSync:
         self._sync = sync
         self._sections = sections
         self._extensions = extensions
-        self._connections = Connections()
+        self._connections = connections
 
     async def poll(
         self, user_id: str, device_id: str, request: SlidingRequest, *, pos: str | None, timeout: int
     ) -> bytes:
         """The answer as JSON bytes; `timeout` in ms. Raises 400, M_UNKNOWN_POS among them."""
         request.check()
-        connection = self._connections.get(user_id, device_id, request.conn_id, pos)
-        before = connection.snapshot(pos) if pos is not None else None
+        connection = (user_id, device_id, request.conn_id)
+        before = await self._connections.snapshot(connection, pos) if pos is not None else None
         since = before.position if before is not None else None
         await self._sync.follow(user_id, since)
         loop = asyncio.get_running_loop()
@@ -55,23 +70,26 @@ class SlidingSync:
         while True:
             user = await self._users.get(user_id)
             upto = self._sync.position(user, since)
-            answer, after, news = await self._answer(user, device_id, request, before, upto)
-            if news or before is None or loop.time() >= deadline:
-                new_pos = connection.remember(after)
-                return b'{"pos":"' + new_pos.encode() + b'",' + answer + b"}"
+            answer = await self._answer(user, device_id, request, before, upto)
+            if answer.news or before is None or loop.time() >= deadline:
+                new_pos = await self._connections.remember(
+                    connection, before, upto, answer.sent, answer.members
+                )
+                return b'{"pos":"' + new_pos.encode() + b'",' + answer.body + b"}"
             if self._sync.position(user, since) == upto:
-                del user, answer, after
+                del user, answer
                 slot = f"{device_id} {request.conn_id}"
                 if not await self._wakeup.wait(user_id, slot, deadline - loop.time()):
                     deadline = loop.time()
 
     async def _answer(
         self, user: User, device_id: str, request: SlidingRequest, before: Snapshot | None, upto: SyncToken
-    ) -> tuple[bytes, Snapshot, bool]:
-        """(the answer behind `pos`, what the client has then, whether it shows anything new)."""
+    ) -> Answer:
         listed = await rooms_of(self._rooms, user)
         looked, wishes, counts = await self._looked(user, request, listed)
-        sent = dict(before.rooms) if before is not None else {}
+        had_rooms = before.sent.rooms if before is not None else {}
+        sent: dict[str, SentRoom] = {}
+        members = dict(before.members) if before is not None else {}
         ignored = user.global_data("m.ignored_user_list").get("ignored_users")
         reader = Reader(
             user.user_id, device_id, frozenset(ignored) if isinstance(ignored, dict) else frozenset()
@@ -79,30 +97,35 @@ class SlidingSync:
         results: list[bytes] = []
         new_rooms: dict[str, Room] = {}
         for room, ref in listed:
-            wish = wishes.get(room.room_id)
+            room_id = room.room_id
+            wish = wishes.get(room_id)
             if wish is None:
                 continue
-            had = sent.get(room.room_id)
+            had = _had(before, room)
             if ref.membership == "join":
-                looked.joined[room.room_id] = room
+                looked.joined[room_id] = room
                 if len(results) >= MAX_ROOMS_PER_ANSWER:
                     continue
-                result, now_sent = await self._sections.joined(user, reader, room, ref, wish, had)
-                if had is None or not had.live:
-                    new_rooms[room.room_id] = room
-            elif had is None or had.live or had.upto < ref.position:
+                result, sent[room_id], members[room_id] = await self._sections.joined(
+                    user, reader, room, ref, wish, had, upto.rooms[room.shard]
+                )
+                if had is None:
+                    new_rooms[room_id] = room
+            elif had is not None or room_id not in had_rooms or had_rooms[room_id].upto != ref.position:
                 result = self._sections.invited(user, room, ref)
-                now_sent = SentRoom(ref.position, 0, (), live=False)
+                sent[room_id] = SentRoom(0, "", ref.position, live=False)
             else:
                 continue
-            sent[room.room_id] = now_sent
             if result is not None:
                 results.append(room.room_id_json + b":" + result)
+        for room_id, earlier in had_rooms.items():
+            if room_id not in sent:
+                sent[room_id] = self._as_it_was(room_id, earlier, before)
         results += await self._left(user, reader, sent)
         sections, news = await self._extensions.sections(
             user, device_id, request.extensions, looked, new_rooms, before.position if before else None, upto
         )
-        if before is not None and before.lists != counts:
+        if before is not None and before.sent.lists != counts:
             news = True
         parts = [
             b'"lists":' + orjson.dumps({name: {"count": count} for name, count in counts.items()}),
@@ -113,7 +136,15 @@ class SlidingSync:
         ]
         if request.txn_id is not None:
             parts.append(b'"txn_id":' + orjson.dumps(request.txn_id))
-        return b",".join(parts), Snapshot(upto, sent, counts), bool(results) or news
+        members = {room_id: users for room_id, users in members.items() if users and room_id in sent}
+        return Answer(b",".join(parts), SentRooms(sent, counts), members, bool(results) or news)
+
+    def _as_it_was(self, room_id: str, earlier: SentRoom, before: Snapshot | None) -> SentRoom:
+        """A room that this answer is not about: the client has it up to where the answer before went."""
+        if earlier.upto is not None or before is None:
+            return earlier
+        shard = self._rooms.shards.of_room(room_id)
+        return msgspec.structs.replace(earlier, upto=before.position.rooms[shard])
 
     async def _looked(
         self, user: User, request: SlidingRequest, listed: list[Listed]
@@ -146,3 +177,12 @@ class SlidingSync:
             if room is not None:
                 results.append(room.room_id_json + b":" + await self._sections.left(user, reader, room, ref))
         return results
+
+
+def _had(before: Snapshot | None, room: Room) -> Had | None:
+    """What the client has of a room that it follows."""
+    sent = before.sent.rooms.get(room.room_id) if before is not None else None
+    if before is None or sent is None or not sent.live:
+        return None
+    upto = before.position.rooms[room.shard] if sent.upto is None else sent.upto
+    return Had(sent, upto, before.members.get(room.room_id, frozenset()))

@@ -1,8 +1,11 @@
 """The request of simplified sliding sync (MSC4186), as clients send it today."""
 
 from collections.abc import Sequence
+from functools import lru_cache
+from hashlib import blake2b
 
 import msgspec
+import orjson
 
 from homeserver.errors import invalid_param
 
@@ -11,6 +14,7 @@ MAX_SUBSCRIPTIONS = 200
 MAX_STATE_PATTERNS = 200
 MAX_TIMELINE = 100
 MAX_CONN_ID = 64
+MAX_LIST_NAME = 255
 MAX_RANGES = 20
 
 
@@ -76,6 +80,8 @@ class SlidingRequest(msgspec.Struct, frozen=True):
             raise invalid_param(f"conn_id: at most {MAX_CONN_ID} characters")
         if len(self.lists) > MAX_LISTS:
             raise invalid_param(f"lists: at most {MAX_LISTS}")
+        if any(len(name) > MAX_LIST_NAME for name in self.lists):
+            raise invalid_param(f"lists: names of at most {MAX_LIST_NAME} characters")
         if len(self.room_subscriptions) > MAX_SUBSCRIPTIONS:
             raise invalid_param(f"room_subscriptions: at most {MAX_SUBSCRIPTIONS}")
         for config in (*self.lists.values(), *self.room_subscriptions.values()):
@@ -123,12 +129,25 @@ class StatePatterns:
             return (type, key) in self.exact
         return self.everything or (type, key) in self.exact or type in self._types or key in self._keys
 
-    def signature(self) -> tuple[object, ...]:
+    def signature(self) -> str:
         """Equal for equal wishes."""
-        return (
+        return _digest(
             self.everything,
             self.lazy,
             frozenset(self.exact),
             frozenset(self._types),
             frozenset(self._keys),
         )
+
+
+@lru_cache(1024)
+def _digest(
+    everything: bool,
+    lazy: bool,
+    exact: frozenset[tuple[str, str]],
+    types: frozenset[str],
+    keys: frozenset[str],
+) -> str:
+    """Most rooms are looked at in one of a few ways."""
+    wishes = orjson.dumps((everything, lazy, sorted(exact), sorted(types), sorted(keys)))
+    return blake2b(wishes, digest_size=6).hexdigest()

@@ -1,6 +1,7 @@
 """One room of a sliding-sync answer (MSC4186 "Room results"), as JSON bytes."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import orjson
 
@@ -15,12 +16,12 @@ from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.stripped import stripped_state
 from homeserver.rooms.visibility import SightLine, Visibility
 from homeserver.sync.engine import heroes
-from homeserver.sync.sliding.connection import SentRoom
 from homeserver.sync.sliding.lists import direct_rooms, recency
 from homeserver.sync.sliding.request import MAX_TIMELINE, RoomConfig, StatePatterns
 from homeserver.sync.timeline import TimelineSlice, newest_events
 from homeserver.tokens import encode_position
 from homeserver.users.users import MembershipRef, User
+from storage.records.sliding_sync import SentRoom
 
 EVERYTHING = RoomEventFilter()
 SHOWN_TYPES = frozenset({"m.room.name", "m.room.avatar", "m.room.member", "m.room.canonical_alias"})
@@ -38,6 +39,15 @@ class Wish:
         self.timeline_limit = max(self.timeline_limit, min(config.timeline_limit, MAX_TIMELINE))
         self.patterns.add(config.required_state)
         self.include_heroes |= config.include_heroes
+
+
+class Had(NamedTuple):
+    """What the client has of a room that it follows."""
+
+    sent: SentRoom
+    upto: int
+    members: frozenset[str]
+    """Users whose member events were sent because of lazy loading."""
 
 
 class RoomSections:
@@ -58,18 +68,29 @@ class RoomSections:
         self._now = now
 
     async def joined(
-        self, user: User, reader: Reader, room: Room, ref: MembershipRef, wish: Wish, sent: SentRoom | None
-    ) -> tuple[bytes | None, SentRoom]:
-        """(the result or None when there is nothing new, what the client has of the room then)."""
-        upto = room.last_seq
+        self,
+        user: User,
+        reader: Reader,
+        room: Room,
+        ref: MembershipRef,
+        wish: Wish,
+        had: Had | None,
+        upto: int,
+    ) -> tuple[bytes | None, SentRoom, frozenset[str]]:
+        """(the result or None when there is nothing new, what the client has of the room then, members).
+
+        With events up to `upto`. Of state the newest is shown: it may be shown again.
+        """
         signature = wish.patterns.signature()
-        grown = sent is not None and (sent.timeline_limit < wish.timeline_limit or sent.state != signature)
-        initial = sent is None or not sent.live
-        after = 0 if sent is None or initial else sent.upto
-        if not initial and not grown and after >= upto:
-            assert sent is not None
-            return None, sent
-        more_timeline = sent is not None and not initial and sent.timeline_limit < wish.timeline_limit
+        initial = had is None
+        after = 0 if had is None else had.upto
+        more_timeline = had is not None and had.sent.timeline_limit < wish.timeline_limit
+        other_state = had is not None and had.sent.state != signature
+        sent = SentRoom(max(wish.timeline_limit, had.sent.timeline_limit if had else 0), signature)
+        known = frozenset() if had is None else had.members
+        grown = more_timeline or other_state
+        if not initial and not grown and after >= min(room.last_seq, upto):
+            return None, sent, known
         timeline = await self._timeline(room, 0 if more_timeline else after, upto, wish, initial=initial)
         events = timeline.events
         line: SightLine | None = None
@@ -78,17 +99,12 @@ class RoomSections:
             line = await self._visibility.sight_line(room, user.user_id)
             events = await self._visibility.shown(room, line, events)
         events = [e for e in events if e.sender not in reader.ignored or e.state_key is not None]
-        known = sent.members if sent is not None and not initial else frozenset()
-        whole_state = initial or (sent is not None and sent.state != signature)
-        state, members = self._state(room, wish.patterns, events, known, 0 if whole_state else after)
+        state, members = self._state(room, wish.patterns, events, known, 0 if other_state else after)
         changed = [event for event in room.head.state.values() if event.position > after] if after else None
         parts = self._face(user, room, wish, changed)
-        now_sent = SentRoom(
-            upto, max(wish.timeline_limit, sent.timeline_limit if sent else 0), signature, members
-        )
         own_receipt = room.receipt_seqs.get(user.user_id, 0) > after
         if not (initial or grown or events or state or parts or own_receipt):
-            return None, now_sent
+            return None, sent, members
         if initial:
             parts.append(b'"initial":true')
         if more_timeline:
@@ -112,7 +128,7 @@ class RoomSections:
                 recency((room, ref)),
             )
         )
-        return b"{" + b",".join(parts) + b"}", now_sent
+        return b"{" + b",".join(parts) + b"}", sent, members
 
     def invited(self, user: User, room: Room, ref: MembershipRef) -> bytes:
         """An invite or a knock: stripped state only."""
