@@ -59,9 +59,10 @@ class _Append:
         for seq, entry in enumerate(self.entries, start=self.expected + 1):
             yield to_document(self.shard, seq, entry)
 
-    def uniques(self) -> Iterator[Unique]:
+    def in_doubt(self) -> Iterator[Unique]:
+        """What may be in the log already: an event of a client's transaction is made for it, and is new."""
         for entry in self.entries:
-            yield from unique_values(self.shard, entry)
+            yield from unique_values(self.shard, entry)[-1:]
 
     def settle(self, outcome: Outcome) -> None:
         """Tell the caller, unless that one has left."""
@@ -141,7 +142,7 @@ class Commits:
             # Of one entry nothing is stored if the index refuses it, so that it need not be looked up.
             asked = [append for append in batch if len(append.entries) > 1 or not first]
             await doubles.look_up(
-                self._connection, [unique for append in asked for unique in append.uniques()]
+                self._connection, [unique for append in asked for unique in append.in_doubt()]
             )
             outcomes = self._judge(batch, doubles)
             accepted = [append for append in batch if isinstance(outcomes[append], int)]

@@ -50,6 +50,7 @@ class Doubles:
 
 
 def unique_values(shard: int, entry: Entry) -> list[Unique]:
+    """The event first, then the transaction."""
     values: list[Unique] = []
     if entry.event_id is not None:
         values.append((shard, "event_id", entry.event_id))

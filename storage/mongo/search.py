@@ -10,11 +10,10 @@ from typing import Any
 
 from bson import Int64
 from pymongo.errors import BulkWriteError
-from pymongo.operations import ReplaceOne
 
 from storage.mongo.connection import Connection, Document, whole
 from storage.mongo.faults import duplicate, writing
-from storage.mongo.schema import BY_EVENT, BY_WORD, SEARCH
+from storage.mongo.schema import BY_EVENT, BY_ID, BY_WORD, SEARCH
 from storage.search import ORDER_BITS, SearchDocument, SearchHit, SearchQuery
 
 ROOMS_AT_ONCE = 100
@@ -42,19 +41,22 @@ class MongoSearch:
 
     async def _file(self, filed: Sequence[tuple[int, SearchDocument]]) -> list[tuple[int, SearchDocument]]:
         """Those whose order another event has."""
-        puts = [
-            ReplaceOne({"_id": order, "event_id": document.event_id}, _stored(order, document), upsert=True)
-            for order, document in filed
-        ]
+        # An insert is a fraction of the work of a replacement, and nearly all events are new.
+        documents = [_stored(order, document) for order, document in filed]
         with writing():
             async with self._connection.session() as session:
                 try:
-                    await self._documents.bulk_write(puts, ordered=False, session=session)
+                    await self._documents.insert_many(documents, ordered=False, session=session)
+                    return []
                 except BulkWriteError as error:
                     if duplicate(error) is None:
                         raise
-                    return [filed[refused["index"]] for refused in error.details["writeErrors"]]
-        return []
+                    refused = [filed[each["index"]] for each in error.details["writeErrors"]]
+        orders = {"_id": {"$in": [order for order, _ in refused]}}
+        there = await self._connection.find(SEARCH, orders, hint=BY_ID, fields={"event_id": 1})
+        # Another replica may be filing the same.
+        events = {each["_id"]: each["event_id"] for each in there}
+        return [(order, document) for order, document in refused if events.get(order) != document.event_id]
 
     async def remove(self, event_ids: Sequence[str]) -> None:
         for start in range(0, len(event_ids), REMOVED_AT_ONCE):

@@ -133,6 +133,15 @@ async def test_the_same_event_again_replaces_it(index: SearchIndex) -> None:
     assert await found(index, "newest") == ids("a")
 
 
+async def test_of_many_events_of_one_millisecond_each_is_found_once(index: SearchIndex) -> None:
+    """So many that some of them must share what tells events of one millisecond apart."""
+    events = [document(n, "x") for n in range(3000)]
+    for first in (0, 1500, 1000):
+        await index.add(events[first : first + 1500])
+    hits = await found(index, "x", limit=4000)
+    assert len(hits) == len(set(hits)) == 3000
+
+
 async def test_removed_events_and_rooms_are_not_found(index: SearchIndex) -> None:
     await index.add([document(n, "x") for n in range(500)] + [document("other", "x", room_id=OTHER)])
     await index.remove(ids(0, "never there", *range(200, 500)))
