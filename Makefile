@@ -99,8 +99,8 @@ $(JS_CLIENT)/node_modules/.installed: $(JS_CLIENT)/package-lock.json
 
 # --- Checking ---
 
-# By file: what is started for the tests of a module is started once.
-IN_PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
+# By file: what is started for the tests of a module is started once. In order: the long ones come first.
+IN_PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test: lint $(JS_CLIENT)/node_modules/.installed
 	@$(BIN)/python -m pytest $(IN_PARALLEL) $(ARGS)
