@@ -502,6 +502,11 @@ def error_response(error: Exception, request: web.Request) -> web.StreamResponse
     elif not isinstance(error, MatrixError):
         log.error("request failed", method=request.method, route=_route_of(request), exc_info=error)
         error = MatrixError(500, "M_UNKNOWN", "Internal server error")
+    return refusal(error)
+
+
+def refusal(error: MatrixError) -> web.StreamResponse:
+    """The HTTP response that says a Matrix error."""
     standard = {"errcode": error.errcode, "error": error.error} if error.errcode else {}
     body = orjson.dumps({**standard, **error.extra})
     retry_after_ms = error.extra.get("retry_after_ms")

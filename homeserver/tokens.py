@@ -10,7 +10,8 @@ from typing import NamedTuple
 from homeserver.errors import invalid_param
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
-_MAX_LENGTH = 4096
+_MAX_LENGTH = 16 * 1024
+"""Of a store with 1,024 room shards and billions of entries in each, a token has half of it."""
 _MAX_POSITION = 1 << 53
 _REMEMBERED = 4096
 """Tokens: those who are told of the same events hold and are given the same ones."""

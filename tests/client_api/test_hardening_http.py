@@ -5,6 +5,7 @@ The tests speak raw sockets: a client library would not say such things.
 
 import asyncio
 import gzip
+import json
 import re
 import resource
 import socket
@@ -239,23 +240,37 @@ async def test_identity_is_no_coding(alice: Client) -> None:
     assert await alice.get(path) == {"a": 1}
 
 
+TOO_LONG = (431, "M_TOO_LARGE")
+MALFORMED = (400, "M_UNKNOWN")
+
+
 @pytest.mark.parametrize(
-    "head",
+    ("head", "refused"),
     [
-        b"GET /_matrix/client/versions?" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET /_matrix/client/versions HTTP/1.1\r\nX: " + b"a" * 20_000 + b"\r\n\r\n",
-        b"GET /_matrix/client/versions HTTP/1.1\r\n" + b"X: 1\r\n" * 5000 + b"\r\n",
-        b"GET /_matrix/client/versions HTTP/1.1\r\n" + b"a" * 1_000_000,
-        b"A" * 1_000_000,
+        (b"GET /_matrix/client/versions?" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", TOO_LONG),
+        (b"GET /_matrix/client/versions HTTP/1.1\r\nX: " + b"a" * 20_000 + b"\r\n\r\n", TOO_LONG),
+        (b"GET /_matrix/client/versions HTTP/1.1\r\n" + b"X: 1\r\n" * 5000 + b"\r\n", MALFORMED),
+        (b"GET /_matrix/client/versions HTTP/1.1\r\n" + b"a" * 1_000_000, TOO_LONG),
+        (b"A" * 1_000_000, MALFORMED),
     ],
     ids=["line", "header", "headers", "header without end", "method without end"],
 )
-async def test_headers_beyond_bounds_are_refused(server: Server, head: bytes) -> None:
+async def test_headers_beyond_bounds_are_refused(
+    server: Server, head: bytes, refused: tuple[int, str]
+) -> None:
     async with wire(server) as verbose:
         await verbose.send(head)
-        assert (await verbose.answer())[0] in (400, 414, 431)
+        status, body = await verbose.answer()
+        assert (status, json.loads(body)["errcode"]) == refused
+        assert b"aaa" not in body
     async with wire(server) as usual:
         await usual.send(VERSIONS)
+        assert (await usual.answer())[0] == 200
+
+
+async def test_since_token_of_a_store_with_many_shards_fits_into_the_address(server: Server) -> None:
+    async with wire(server) as usual:
+        await usual.send(b"GET /_matrix/client/versions?" + b"a" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n")
         assert (await usual.answer())[0] == 200
 
 
@@ -356,7 +371,10 @@ async def test_what_is_not_http_is_refused_and_not_logged_as_our_error(
     async with wire(server) as odd:
         await odd.send(junk)
         answers = await odd.rest()
-    assert re.findall(rb"HTTP/1.[01] (\d\d\d)", answers) in ([b"400"], [b"505"])
+    assert re.findall(rb"HTTP/1.[01] (\d\d\d)", answers) == [b"400"]
+    head, _, body = answers.partition(b"\r\n\r\n")
+    assert b"Content-Type: application/json" in head
+    assert json.loads(body)["errcode"] == "M_UNKNOWN"
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
