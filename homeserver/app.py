@@ -160,7 +160,7 @@ from homeserver.users.uia_stages import (
 )
 from homeserver.users.users import Users
 from storage.collection import CollectionSpec
-from storage.errors import StoreRefused
+from storage.errors import StoreError, StoreRefused
 from storage.log import Entry, Kind, ShardMap
 from storage.records import accounts as account_records
 from storage.records import cursors as cursor_records
@@ -656,9 +656,12 @@ class App:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.last_seen.write()
-        await self.unread_tallies.write()
-        await self.presence.write(everything=True)
+        try:
+            await self.last_seen.write()
+            await self.unread_tallies.write()
+            await self.presence.write(everything=True)
+        except StoreError as error:
+            log.warning("what was gathered lately is not written", error=str(error))
         for writer in (*self.rooms.writers.values(), *self.users.writers.values()):
             await writer.drain()
         await self.replica.close()
@@ -733,6 +736,13 @@ def backend_of(uri: str) -> OpenStore:
     raise StoreRefused(
         f"storage.uri begins with {scheme}: write sqlite:///<path> or mongodb://<host>/<database>"
     )
+
+
+def mongo_shard_plan() -> list[tuple[str, tuple[str, ...]]]:
+    """The collections of a store in MongoDB with the fields by which a cluster is to divide them."""
+    from storage.mongo import shard_plan
+
+    return list(shard_plan(SPECS))
 
 
 async def replace_signing_key(config: Config) -> SigningKey:

@@ -37,6 +37,8 @@ REGISTER_PATH = "/_synapse/admin/v1/register"
 LARGEST_ANSWER = 65536
 ANSWER_TIMEOUT_S = 30
 ENOUGH_FILES = 65536
+FORBIDDEN_IN_DATABASES = frozenset('/\\. "$')
+"""Characters that no name of a MongoDB database has."""
 
 
 class CommandError(Exception):
@@ -122,6 +124,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument("--json", action="store_true", help="print a list of findings for machines")
     doctor.set_defaults(run=_doctor)
+
+    plan = commands.add_parser(
+        "mongo-shard-plan",
+        help="print the shard keys for a store in a sharded cluster of MongoDB",
+        description="Print the shard keys of all collections, as commands for mongosh. Give them at a "
+        "mongos, for an empty database, before the server is started with it; docs/data-model.md says more.",
+    )
+    plan.add_argument(
+        "--database", metavar="NAME", default="weft", help="the one that storage.uri names (default: weft)"
+    )
+    plan.set_defaults(run=_mongo_shard_plan)
 
     replace = commands.add_parser(
         "replace-signing-key",
@@ -245,6 +258,22 @@ def _plain(finding: Finding) -> dict[str, str]:
         "text": finding.text,
         "remedy": finding.remedy,
     }
+
+
+# mongo-shard-plan
+
+
+def _mongo_shard_plan(arguments: argparse.Namespace) -> None:
+    from homeserver.app import mongo_shard_plan
+
+    database: str = arguments.database
+    if not database or set(database) & FORBIDDEN_IN_DATABASES:
+        raise CommandError(f"--database: {database!r} cannot be the name of a database", WRONG_USE)
+    print(f"sh.enableSharding({json.dumps(database)})")
+    for collection, fields in mongo_shard_plan():
+        namespace = json.dumps(f"{database}.{collection}")
+        key = ", ".join(f"{field}: 1" for field in fields)
+        print(f"sh.shardCollection({namespace}, {{ {key} }})")
 
 
 # replace-signing-key

@@ -474,6 +474,25 @@ def test_serve_on_an_address_in_use_ends_with_1(tmp_path: Path) -> None:
     assert "address already in use" in told[0]
 
 
+# mongo-shard-plan
+
+
+def test_shard_plan_is_commands_for_the_shell_of_mongodb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["mongo-shard-plan", "--database", "chat"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == 'sh.enableSharding("chat")'
+    assert 'sh.shardCollection("chat.log", { shard: 1 })' in lines
+    assert 'sh.shardCollection("chat.backup_keys", { user_id: 1, version: 1 })' in lines
+
+
+@pytest.mark.parametrize("name", ["", "a.b", "a b", "a/b", 'a"b', "$a"])
+def test_shard_plan_of_what_can_be_no_database_is_refused(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["mongo-shard-plan", "--database", name]) == 2
+    assert "--database" in capsys.readouterr().err
+
+
 # replace-signing-key
 
 
