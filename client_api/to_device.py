@@ -19,7 +19,8 @@ class ToDeviceRoutes(Routes):
     def __init__(self, to_device: ToDevice) -> None:
         self._to_device = to_device
 
-    @put("/sendToDevice/{event_type}/{txn_id}", auth=Auth.GUEST)
+    # Quick: each message is whole by itself, and a client that repeats the request brings the others.
+    @put("/sendToDevice/{event_type}/{txn_id}", auth=Auth.GUEST, quick=True)
     async def send(self, call: Call) -> Result:
         session = call.session
         sender = Sender(session.user_id, session.device_id, call.path("txn_id"))

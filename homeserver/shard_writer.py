@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from homeserver.errors import MatrixError, unavailable
 from homeserver.histogram import Histogram
 from homeserver.rooms.room_event import RoomEvent
-from storage.errors import Conflict, Duplicate, StoreError
+from storage.errors import Conflict, Duplicate, StoreError, StoreUnavailable
 from storage.log import Entry, Log
 
 log = structlog.get_logger(__name__)
@@ -102,10 +102,11 @@ class ShardWriter:
         self._queue: deque[_Pending[Any]] = deque()
         self._task: asyncio.Task[None] | None = None
 
-    async def submit(self, proposal: Proposal[R]) -> R:
-        """Append a proposal; returns its result once it is durable and applied.
+    def submit(self, proposal: Proposal[R]) -> asyncio.Future[R]:
+        """Append a proposal; its result, once it is durable and applied.
 
-        Raises the MatrixError of the proposal, or 503 when the store cannot take it.
+        That is the MatrixError of the proposal, or 503 when the store cannot take it, where they are. Who
+        waits no longer does not keep it from being appended. Raises 503 when too much is waiting.
         """
         if len(self._queue) >= MAX_QUEUE:
             raise unavailable("The server is overloaded")
@@ -113,7 +114,7 @@ class ShardWriter:
         self._queue.append(_Pending(proposal, future))
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name=f"shard-writer-{self.shard}")
-        return await future
+        return future
 
     def follow(self, entries: Sequence[Entry]) -> bool:
         """Apply entries in order as they were handed over; False when some before them are missing."""
@@ -149,7 +150,7 @@ class ShardWriter:
                     self.failures += 1
                     log.error("cannot read the log", shard=self.shard, error=str(error))
                     while self._queue:
-                        _fail(self._queue.popleft(), unavailable(f"The store cannot be read now: {error}"))
+                        _fail(self._queue.popleft(), unavailable("The store cannot be read now"))
         finally:
             self._task = None
 
@@ -188,6 +189,11 @@ class ShardWriter:
         except Conflict as conflict:
             self.conflicts += 1
             self._queue.extendleft(reversed(batch))
+            if conflict.tail < self.tail:
+                # It has lost entries, or a new primary does not know yet what it has.
+                raise StoreUnavailable(
+                    f"the log ends at {conflict.tail}, and {self.tail} was there"
+                ) from None
             await self.catch_up()
             # What is missing up to the tail was removed from the log meanwhile.
             self.tail = max(self.tail, conflict.tail)
@@ -197,7 +203,7 @@ class ShardWriter:
             self.failures += 1
             log.error("append failed", shard=self.shard, error=str(error))
             for pending in batch:
-                _fail(pending, unavailable(f"The store cannot take it now: {error}"))
+                _fail(pending, unavailable("The store cannot take it now"))
             await self._after_failure()
         else:
             self.appended.observe(len(appended))

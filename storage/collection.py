@@ -65,10 +65,10 @@ class Collection(Protocol[T]):
         """
         ...
 
-    async def take(self, index: str, prefix: Sequence[Scalar]) -> T | None:
-        """Remove and return the first record under `prefix`, in index order; None if there is none.
+    async def take(self, index: str, prefixes: Sequence[Sequence[Scalar]]) -> list[T | None]:
+        """Remove and return the first record under each prefix, in index order; None if there is none.
 
-        Two callers never get the same one.
+        Two callers never get the same one. Not atomic as a whole.
         """
         ...
 

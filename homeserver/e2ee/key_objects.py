@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import orjson
 
 from homeserver.errors import MatrixError, bad_json, invalid_param, too_large
-from homeserver.protocol.canonical_json import InvalidJson, check_value
-from homeserver.protocol.json_types import JsonObject
+from homeserver.protocol.canonical_json import InvalidJson, check_shape, check_value, encode
+from homeserver.protocol.json_types import JsonObject, JsonValue
 from homeserver.protocol.signing import InvalidSignature, decode_base64, verify_json_signature
 
 MAX_OBJECT_BYTES = 16 * 1024
@@ -106,13 +106,14 @@ def check_named_keys(keys: Mapping[str, Any], what: str, *, most: int) -> list[N
     if len(keys) > most:
         raise too_many(f"{what}: at most {most} keys at once")
     try:
-        check_value(dict(keys), max_depth=MAX_DEPTH)
+        check_shape(dict(keys), max_depth=MAX_DEPTH)
+        return [_named_key(name, key, what) for name, key in keys.items()]
     except InvalidJson as error:
         raise bad_json(f"{what}: {error}") from None
-    return [_named_key(name, key, what) for name, key in keys.items()]
 
 
-def _named_key(name: str, key: object, what: str) -> NamedKey:
+def _named_key(name: str, key: JsonValue, what: str) -> NamedKey:
+    """Raises InvalidJson for what has no canonical form, else 400."""
     algorithm, _, key_id = name.partition(":")
     if not algorithm or not key_id or len(name.encode()) > MAX_NAME_BYTES:
         raise bad_json(f"{what}: {name[:MAX_NAME_BYTES]!r} is not algorithm:key_id")
@@ -123,7 +124,7 @@ def _named_key(name: str, key: object, what: str) -> NamedKey:
             raise bad_json(f"{what}: {name} must be signed")
     elif not isinstance(key, (str, dict)):
         raise bad_json(f"{what}: {name} must be a string or an object")
-    json = orjson.dumps(key, option=orjson.OPT_SORT_KEYS)
+    json = encode(key)
     if len(json) > MAX_ONE_TIME_KEY_BYTES:
         raise too_large(f"{what}: {name} has more than {MAX_ONE_TIME_KEY_BYTES} bytes")
     return NamedKey(algorithm, key_id, json.decode())

@@ -211,26 +211,27 @@ class OneTimeKeys:
         claimed: Claimed = {}
         for i in range(0, len(targets), CLAIMS_AT_ONCE):
             some = targets[i : i + CLAIMS_AT_ONCE]
-            keys = await asyncio.gather(*(self._claim_one(*target) for target in some))
-            for (user_id, device_id, _), key in zip(some, keys, strict=True):
+            try:
+                one_time = await self._keys.take("key", some)
+                fallback = await self._fall_back(
+                    [target for target, key in zip(some, one_time, strict=True) if key is None]
+                )
+            finally:
+                for user_id, device_id, _ in some:
+                    self.recount(user_id, device_id)
+            for key in (*one_time, *fallback):
                 if key is not None:
-                    claimed.setdefault(user_id, {})[device_id] = {f"{key.algorithm}:{key.key_id}": key.key}
+                    name = f"{key.algorithm}:{key.key_id}"
+                    claimed.setdefault(key.user_id, {})[key.device_id] = {name: key.key}
         return claimed
 
-    async def _claim_one(
-        self, user_id: str, device_id: str, algorithm: str
-    ) -> OneTimeKey | FallbackKey | None:
-        try:
-            key = await self._keys.take("key", (user_id, device_id, algorithm))
-            if key is not None:
-                return key
-            fallback = await self._fallback.get(user_id, device_id, algorithm)
-            if fallback is not None and not fallback.used:
-                # Should it be replaced at this moment, the new one is unused still, and that is right.
-                await self._fallback.replace_if(fallback, msgspec.structs.replace(fallback, used=True))
-            return fallback
-        finally:
-            self.recount(user_id, device_id)
+    async def _fall_back(self, targets: Sequence[tuple[str, str, str]]) -> list[FallbackKey]:
+        """The fallback keys of devices that have one; they count as used from now on."""
+        found = await self._fallback.get_many(targets) if targets else []
+        used = [(key, msgspec.structs.replace(key, used=True)) for key in found if not key.used]
+        # Should one be replaced at this moment, the new one is unused still, and that is right.
+        await asyncio.gather(*(self._fallback.replace_if(key, as_used) for key, as_used in used))
+        return found
 
     # Counting
 

@@ -5,7 +5,7 @@ sent in, so a request that is repeated adds only what an earlier attempt did not
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import orjson
@@ -93,7 +93,7 @@ class ToDevice:
             )
         if len(targets) > MAX_MESSAGES or size > MAX_REQUEST_BYTES:
             raise too_many("Too many or too large messages at once")
-        await asyncio.gather(*(self._deliver(shard, entries) for shard, entries in by_shard.items()))
+        await self._deliver(by_shard)
 
     async def _targets(self, messages: Messages) -> dict[tuple[str, str], JsonObject]:
         """(user, device) → content, for each device that exists."""
@@ -115,14 +115,29 @@ class ToDevice:
                     targets[user_id, device_id] = content
         return targets
 
-    async def _deliver(self, shard: int, entries: Sequence[Entry]) -> None:
+    async def _deliver(self, by_shard: Mapping[int, Sequence[Entry]]) -> None:
+        """Append to all the shards at once; what was there before is left out in another attempt."""
+        waiting = [
+            (shard, entries) for shard, of_shard in by_shard.items() for entries in self._runs(of_shard)
+        ]
+        while waiting:
+            submitted = [self._users.submit(entries[0].stream, _Delivery(entries)) for _, entries in waiting]
+            stored = await asyncio.gather(*submitted)
+            doubled = [run for run, is_stored in zip(waiting, stored, strict=True) if not is_stored]
+            waiting = [
+                (shard, new) for shard, run in doubled if (new := await self._without_doubles(shard, run))
+            ]
+
+    def _runs(self, entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
+        """The entries whose devices' queues have room, as many together as go into one proposal."""
         admitted = [e for e in entries if self._queue.has_room(e.stream, e.key or "")]
         if len(admitted) < len(entries):
             log.warning("to-device queues are full", dropped=len(entries) - len(admitted))
         for i in range(0, len(admitted), ENTRIES_AT_ONCE):
-            waiting: Sequence[Entry] = admitted[i : i + ENTRIES_AT_ONCE]
-            while waiting and not await self._users.submit(waiting[0].stream, _Delivery(waiting)):
-                waiting = [e for e in waiting if await self._log.by_txn(shard, e.txn or b"") is None]
+            yield admitted[i : i + ENTRIES_AT_ONCE]
+
+    async def _without_doubles(self, shard: int, entries: Sequence[Entry]) -> Sequence[Entry]:
+        return [entry for entry in entries if await self._log.by_txn(shard, entry.txn or b"") is None]
 
 
 class _Delivery:

@@ -97,9 +97,9 @@ class Rooms:
         """Forget the memory of a room (a creation that failed, a purge); the log still has it."""
         self._rooms.pop(room_id, None)
 
-    async def submit(self, room: Room, proposal: Proposal[R]) -> R:
+    def submit(self, room: Room, proposal: Proposal[R]) -> asyncio.Future[R]:
         """Append to the room's shard; see ShardWriter.submit."""
-        return await self.writers[room.shard].submit(proposal)
+        return self.writers[room.shard].submit(proposal)
 
     def on_entries(self, shard: int, appended: Sequence[Appended]) -> None:
         """Apply what is in the log now to the rooms in memory, then tell the followers."""

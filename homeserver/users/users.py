@@ -161,9 +161,9 @@ class Users:
         """Append to the user's shard; the seq of the last entry, once durable."""
         return await self.writers[self._shards.of_user(user_id)].submit(Append(entries))
 
-    async def submit(self, user_id: str, proposal: Proposal[R]) -> R:
+    def submit(self, user_id: str, proposal: Proposal[R]) -> asyncio.Future[R]:
         """Append to the user's shard what the proposal makes of the user; see ShardWriter.submit."""
-        return await self.writers[self._shards.of_user(user_id)].submit(proposal)
+        return self.writers[self._shards.of_user(user_id)].submit(proposal)
 
     def on_entries(self, shard: int, appended: Sequence[Appended]) -> None:
         """Apply entries of a user shard, then tell the followers."""

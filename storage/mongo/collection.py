@@ -6,6 +6,7 @@ that MongoDB has for names and numbers. Defaults are left out, except in index f
 The primary key is the unique index `key`.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -206,8 +207,11 @@ class MongoCollection(Generic[T]):
 
         return await self._write(write)
 
-    async def take(self, index: str, prefix: Sequence[Scalar]) -> T | None:
+    async def take(self, index: str, prefixes: Sequence[Sequence[Scalar]]) -> list[T | None]:
         by = self._shape.index(index)
+        return await asyncio.gather(*(self._take_one(by, prefix) for prefix in prefixes))
+
+    async def _take_one(self, by: Index, prefix: Sequence[Scalar]) -> T | None:
         where = self._shape.under(by, prefix)
 
         async def write(session: AsyncClientSession) -> Document | None:

@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import chain
+from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -42,6 +43,8 @@ class Table(Generic[T]):
         self.decode = msgspec.json.Decoder(spec.record).decode
         self.encode: Callable[[T], bytes] = _encoder.encode
         self._indexes = {index.name: index for index in spec.indexes}
+        pick = attrgetter(*self.fields)
+        self._picked = pick if len(self.fields) > 1 else lambda record: (pick(record),)
         columns = [*self.fields, "body"]
         self.key_is = _equal(spec.key)
         self.get = f"SELECT body FROM {_quoted(self.name)} WHERE {self.key_is}"
@@ -60,8 +63,8 @@ class Table(Generic[T]):
     def key_of(self, record: T) -> tuple[Scalar, ...]:
         return tuple(getattr(record, field) for field in self.spec.key)
 
-    def values(self, record: T) -> list[Any]:
-        return [*[getattr(record, field) for field in self.fields], self.encode(record)]
+    def values(self, record: T) -> tuple[Any, ...]:
+        return (*self._picked(record), self.encode(record))
 
     def _insert(self, rows: int) -> str:
         columns = [*self.fields, "body"]
@@ -263,10 +266,13 @@ class SqliteCollection(Generic[T]):
 
         return await self._writer.run(work)
 
-    async def take(self, index: str, prefix: Sequence[Scalar]) -> T | None:
-        sql, values = self._table.take(index, len(prefix)), (*prefix, 1)
-        rows = await self._writer.run(lambda db: db.execute(sql, values).fetchall())
-        return self._table.decode(rows[0][0]) if rows else None
+    async def take(self, index: str, prefixes: Sequence[Sequence[Scalar]]) -> list[T | None]:
+        table = self._table
+
+        def work(db: sqlite3.Connection) -> list[list[tuple[bytes]]]:
+            return [db.execute(table.take(index, len(of)), (*of, 1)).fetchall() for of in prefixes]
+
+        return [table.decode(rows[0][0]) if rows else None for rows in await self._writer.run(work)]
 
     async def delete(self, *key: Scalar) -> bool:
         return await self._writer.run(lambda db: db.execute(self._table.delete, key).rowcount > 0)

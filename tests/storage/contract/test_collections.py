@@ -139,7 +139,8 @@ async def test_take_gives_each_record_to_one_of_fifty_takers(keys: Collection[Ke
     records = [Key(user_id="u", device_id="d", key_id=f"{i:03}", order=i) for i in range(40)]
     await keys.put_many(records)
     await keys.insert(Key(user_id="u", device_id="other", key_id="x", order=0))
-    taken = await asyncio.gather(*(keys.take("by_order", ("u", "d")) for _ in range(50)))
+    takers = await asyncio.gather(*(keys.take("by_order", [("u", "d")] * 2) for _ in range(25)))
+    taken = [key for of_one in takers for key in of_one]
     assert taken.count(None) == 10
     assert Counter(key.key_id for key in taken if key) == Counter(key.key_id for key in records)
     assert await keys.count("key") == 1
@@ -148,9 +149,18 @@ async def test_take_gives_each_record_to_one_of_fifty_takers(keys: Collection[Ke
 async def test_take_follows_the_index(keys: Collection[Key]) -> None:
     for order, key_id in ((3, "a"), (1, "b"), (2, "c")):
         await keys.insert(Key(user_id="u", device_id="d", key_id=key_id, order=order))
-    taken = [await keys.take("by_order", ("u", "d")) for _ in range(4)]
+    taken = [(await keys.take("by_order", [("u", "d")]))[0] for _ in range(4)]
     assert [key and key.key_id for key in taken] == ["b", "c", "a", None]
-    assert await keys.take("key", ("u", "d")) is None
+    assert await keys.take("key", [("u", "d")]) == [None]
+
+
+async def test_take_answers_prefix_by_prefix(keys: Collection[Key]) -> None:
+    for device_id, key_id in (("d", "a"), ("e", "b"), ("e", "c")):
+        await keys.insert(Key(user_id="u", device_id=device_id, key_id=key_id, order=1))
+    taken = await keys.take("key", [("u", "e"), ("u", "none"), ("u", "d"), ("u", "e", "b")])
+    assert [key and key.key_id for key in taken] == ["b", None, "a", None]
+    assert await keys.take("key", []) == []
+    assert [key.key_id for key in await keys.find("key")] == ["c"]
 
 
 async def test_delete_tells_whether_it_was_there(people: Collection[Person]) -> None:
@@ -209,7 +219,7 @@ async def test_a_record_with_none_in_any_field_is_not_in_the_index(people: Colle
     assert await people.count("by_city") == 1
     assert await people.count("key") == 4
     assert await people.delete_where("by_city", ("x",)) == 1
-    assert await people.take("by_city", ("x",)) is None
+    assert await people.take("by_city", [("x",)]) == [None]
     await people.put(Person(user_id="no age", city="x", age=0))
     assert ids(await people.find("by_city", ("x",))) == ["no age"]
 
