@@ -1,0 +1,141 @@
+"""What is done to a room at one replica holds at the other: who may what, what is shown, what is unread."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from homeserver.push import unread as unread_module
+from tests.client_api.conftest import Client
+from tests.two_replicas.conftest import Replicas
+
+PUBLIC_KEY = "A" * 43
+
+
+def unread_in(body: Any, room_id: str) -> int:
+    count: int = body["rooms"]["join"][room_id]["unread_notifications"]["notification_count"]
+    return count
+
+
+async def test_who_is_banned_at_one_sends_nothing_at_the_other(
+    replicas: Replicas, room: str, alice: Client, bob: Client
+) -> None:
+    await bob.send(room, "before")
+    await alice.post(f"/rooms/{room}/ban", {"user_id": bob.user_id})
+    content = {"msgtype": "m.text", "body": "after"}
+    await bob.call("PUT", f"/rooms/{room}/send/m.room.message/after", content, expect=403)
+
+
+async def test_what_is_redacted_at_one_is_pruned_at_the_other(
+    replicas: Replicas, room: str, alice: Client, bob: Client
+) -> None:
+    event_id = await bob.send(room, "secret")
+    await bob.get(f"/rooms/{room}/event/{event_id}")
+    await alice.redact(room, event_id)
+    assert (await bob.get(f"/rooms/{room}/event/{event_id}"))["content"] == {}
+
+
+async def test_alias_and_listing_made_at_one_are_known_to_the_other(
+    replicas: Replicas, alice: Client, bob: Client
+) -> None:
+    room_id = await alice.create_room(preset="public_chat", room_alias_name="tea", visibility="public")
+    assert (await bob.get("/directory/room/%23tea:localhost"))["room_id"] == room_id
+    listed = await bob.get("/publicRooms")
+    assert [room["room_id"] for room in listed["chunk"]] == [room_id]
+    await bob.post("/join/%23tea:localhost")
+
+
+async def test_message_sent_at_one_is_found_at_the_other(
+    replicas: Replicas, room: str, alice: Client, bob: Client
+) -> None:
+    event_id = await alice.send(room, "oolong")
+    wanted = {"search_categories": {"room_events": {"search_term": "oolong"}}}
+    found = (await bob.post("/search", wanted))["search_categories"]["room_events"]["results"]
+    assert [result["result"]["event_id"] for result in found] == [event_id]
+
+
+async def test_unread_messages_are_counted_alike_and_read_at_both(
+    replicas: Replicas, room: str, alice: Client, bob: Client
+) -> None:
+    at_a = replicas.at(replicas.a, bob)
+    senders = [replicas.at(replica, alice) for replica in (replicas.a, replicas.b)]
+    sent = [await senders[number % 2].send(room, txn=f"u{number}") for number in range(4)]
+    for client in (bob, at_a):
+        assert unread_in(await client.sync(full=True), room) == 4
+    await at_a.post(f"/rooms/{room}/receipt/m.read/{sent[2]}")
+    assert unread_in(await bob.sync(), room) == 1
+    await bob.post(f"/rooms/{room}/receipt/m.read.private/{sent[3]}")
+    for client in (bob, at_a):
+        assert unread_in(await client.sync(full=True), room) == 0
+
+
+async def test_long_backlog_counted_at_one_is_counted_on_at_the_other(
+    replicas: Replicas, monkeypatch: pytest.MonkeyPatch, room: str, alice: Client, bob: Client
+) -> None:
+    """What is too far back to be counted anew goes over by the store."""
+    monkeypatch.setattr(unread_module, "PAGE", 20)
+    monkeypatch.setattr(unread_module, "MAX_COUNTED", 20)
+    monkeypatch.setattr(unread_module, "STORED_EVERY", 30)
+    await bob.sync()
+    for _ in range(4):
+        await asyncio.gather(*(alice.send(room) for _ in range(50)))
+        await bob.sync(timeout=5_000)
+    async with asyncio.timeout(5):
+        while unread_in(await bob.sync(full=True), room) != 200:
+            await asyncio.sleep(0.02)
+    await replicas.b.app.unread_tallies.write()
+    await alice.send(room, "one more")
+    assert unread_in(await replicas.at(replicas.a, bob).sync(full=True), room) == 201
+
+
+async def test_push_rules_set_at_one_hold_at_the_other(
+    replicas: Replicas, room: str, alice: Client, bob: Client
+) -> None:
+    at_a = replicas.at(replicas.a, bob)
+    await bob.sync()
+    await at_a.put(f"/pushrules/global/room/{room}", {"actions": []})
+    await alice.send(room)
+    assert unread_in(await bob.sync(timeout=5_000), room) == 0
+
+
+async def test_new_device_at_one_is_told_of_at_the_other(
+    replicas: Replicas, room: str, alice: Client, bob: Client
+) -> None:
+    await bob.sync()
+    keys = {
+        "user_id": alice.user_id,
+        "device_id": alice.device_id,
+        "algorithms": ["m.megolm.v1.aes-sha2"],
+        "keys": {f"ed25519:{alice.device_id}": PUBLIC_KEY},
+        "signatures": {},
+    }
+    await alice.post("/keys/upload", {"device_keys": keys})
+    assert (await bob.sync(timeout=5_000))["device_lists"]["changed"] == [alice.user_id]
+    queried = await bob.post("/keys/query", {"device_keys": {alice.user_id: []}})
+    assert queried["device_keys"][alice.user_id][alice.device_id]["keys"] == keys["keys"]
+
+
+async def test_user_who_joined_at_one_is_found_in_the_directory_at_the_other(
+    replicas: Replicas, room: str, alice: Client, bob: Client
+) -> None:
+    await alice.put(f"/profile/{alice.user_id}/displayname", {"displayname": "Zaphod"})
+
+    async def found() -> list[str]:
+        body = await bob.post("/user_directory/search", {"search_term": "zaphod"})
+        return [user["user_id"] for user in body["results"]]
+
+    async with asyncio.timeout(5):
+        while await found() != [alice.user_id]:
+            await asyncio.sleep(0.02)
+
+
+async def test_relations_of_both_are_bundled_at_both(
+    replicas: Replicas, room: str, alice: Client, bob: Client
+) -> None:
+    root = await alice.send(room, "root")
+    for client in (alice, bob):
+        relates = {"rel_type": "m.thread", "event_id": root}
+        await client.send(room, {"msgtype": "m.text", "body": "reply", "m.relates_to": relates})
+    for client in (alice, bob):
+        event = await client.get(f"/rooms/{room}/event/{root}")
+        assert event["unsigned"]["m.relations"]["m.thread"]["count"] == 2
