@@ -32,7 +32,7 @@ from multidict import CIMultiDict
 
 from client_api.client_address import ClientAddresses, subscriber
 from client_api.json_response import CORS, JsonResponse
-from homeserver.errors import MatrixError, bad_json, invalid_param, missing_param, too_large
+from homeserver.errors import MatrixError, bad_json, invalid_param, missing_param, too_large, unavailable
 from homeserver.metrics import Metered, Requests
 from homeserver.protocol.canonical_json import InvalidJson, check_depth
 from homeserver.protocol.identifiers import InvalidIdentifier
@@ -390,8 +390,7 @@ def _serve(
             raw = await _whole_body(request) if reads_body else b""
             call = Call(request, session, raw, gate)
             if whole:
-                # A client that hangs up must not stop a change half-way.
-                result = await asyncio.shield(asyncio.ensure_future(handler(call)))
+                result = await _to_its_end(handler(call), request)
             else:
                 result = await handler(call)
             if session is not None:
@@ -407,6 +406,22 @@ def _serve(
             return error_response(error, request)
 
     return answer
+
+
+async def _to_its_end(handling: Awaitable[Result], request: web.Request) -> Result:
+    """What a handler returns, whom a client that hangs up must not stop half-way."""
+    task = asyncio.ensure_future(handling)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.add_done_callback(lambda ended: _answer_nobody(ended, request))
+        raise
+
+
+def _answer_nobody(ended: asyncio.Future[Result], request: web.Request) -> None:
+    """An error of which no client is told any more: only what nobody foresaw is logged."""
+    if not ended.cancelled() and isinstance(error := ended.exception(), Exception):
+        error_response(error, request)
 
 
 async def _passed_on(
@@ -498,7 +513,9 @@ def error_response(error: Exception, request: web.Request) -> web.StreamResponse
     elif isinstance(error, InvalidIdentifier):
         error = invalid_param(str(error))
     elif isinstance(error, StoreUnavailable):
-        error = MatrixError(503, "M_UNKNOWN", f"The store cannot do it now: {error}", retry_after_ms=1000)
+        # What it says of databases and disks is for the log alone.
+        log.warning("the store fails", route=_route_of(request), error=str(error))
+        error = unavailable("The store cannot do it now")
     elif not isinstance(error, MatrixError):
         log.error("request failed", method=request.method, route=_route_of(request), exc_info=error)
         error = MatrixError(500, "M_UNKNOWN", "Internal server error")

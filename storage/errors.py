@@ -5,7 +5,8 @@ StoreError
 ├── Duplicate             an entry that is already in the log (by event id or by client transaction)
 ├── AlreadyExists         a record with this key or this unique index value is there
 ├── StoreUnavailable      the store cannot take it now (disk full, no primary, timeout): nothing is known
-│   └── OutcomeUnknown    … and it may or may not have been stored
+│   ├── OutcomeUnknown    … and it may or may not have been stored
+│   └── StoreReplaced     … and never will: it is not the store any more that was opened
 └── StoreRefused          the store must not be opened (newer format, other shard count, damaged)
 """
 
@@ -51,6 +52,10 @@ class StoreUnavailable(StoreError):
 
 class OutcomeUnknown(StoreUnavailable):
     """The store did not say whether it was stored; look before writing again."""
+
+
+class StoreReplaced(StoreUnavailable):
+    """Another store lies where this one was opened, or it lost what it had: whoever has it open must end."""
 
 
 class StoreRefused(StoreError):

@@ -151,9 +151,13 @@ class Consumer:
                         break
                 # Not waited for: what arrives meanwhile would find nobody to handle it.
                 self._save_soon(state)
+            state.failed = False
         except (StoreError, MatrixError) as error:
             self.failures += 1
-            log.error("consumer stopped for now", consumer=self.name, error=str(error))
+            if not state.failed:
+                # Said once, however long it lasts.
+                log.error("consumer stopped for now", consumer=self.name, shard=state.shard, error=str(error))
+            state.failed = True
             asyncio.get_running_loop().call_later(RETRY_SECONDS, self._resume, state)
         finally:
             state.task = None
@@ -257,6 +261,7 @@ class _Shard:
     __slots__ = (
         "begun",
         "cursor_lock",
+        "failed",
         "owned",
         "queue",
         "saving",
@@ -275,6 +280,8 @@ class _Shard:
         self.owned = False
         self.begun = False
         """Whether `seq` goes on from the stored cursor."""
+        self.failed = False
+        """Whether what was tried last could not be done."""
         self.stored: Cursor | None = None
         self.cursor_lock = asyncio.Lock()
         self.queue: deque[Entry] = deque()

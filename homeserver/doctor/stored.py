@@ -1,5 +1,6 @@
 """The store, as whoever has it open sees it: a running server, or the doctor where none runs."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -8,12 +9,13 @@ from homeserver.doctor.findings import Finding, fail, ok, warn
 from homeserver.key_file import KeyFileError
 from homeserver.server_key import NAME, matching
 from storage.collection import Collection
-from storage.errors import StoreError
+from storage.errors import StoreError, StoreReplaced
 from storage.records.cursors import CURSORS, Cursor
 from storage.records.server_key import SERVER_KEY
 from storage.store import Store
 
 SKEW_MS, TOO_MUCH_SKEW_MS = 500, 10_000
+ANSWER_SECONDS = 5.0
 MUCH_BEHIND = 10_000
 """Entries. Cursors are stored from time to time only: a consumer may be well ahead of its own."""
 
@@ -21,9 +23,13 @@ MUCH_BEHIND = 10_000
 async def store_findings(store: Store, key_path: Path, now: Clock) -> list[Finding]:
     """What is the matter with an open store; never raises."""
     try:
-        return [finding async for finding in _looked_at(store, key_path, now)]
-    except StoreError as error:
-        return [fail("store", f"it does not answer: {error}", "look at the database and the way to it")]
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return [finding async for finding in _looked_at(store, key_path, now)]
+    except StoreReplaced as error:
+        return [fail("store", str(error), "start this server anew; stop all of them before you restore")]
+    except (StoreError, TimeoutError) as error:
+        problem = str(error) or f"nothing came for {ANSWER_SECONDS:.0f} s"
+        return [fail("store", f"it does not answer: {problem}", "look at the database and the way to it")]
 
 
 async def _looked_at(store: Store, key_path: Path, now: Clock) -> AsyncIterator[Finding]:

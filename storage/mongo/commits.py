@@ -97,6 +97,11 @@ class Commits:
             self._task = asyncio.create_task(self._run(), name="log-commits")
         return await future
 
+    def tails(self) -> dict[int, int]:
+        """Where the shards ended when this process looked last, of those where that is still believed."""
+        trusted = time.monotonic() - TRUSTED_S
+        return {shard: tail for shard, (tail, since) in self._tails.items() if since > trusted}
+
     async def close(self) -> None:
         """Finish what waits."""
         self._closed = True
@@ -165,8 +170,7 @@ class Commits:
 
     async def _know_tails(self, batch: Sequence[_Append]) -> None:
         """Read the tails that are not known, or seem to be behind what their writers know."""
-        trusted = time.monotonic() - TRUSTED_S
-        reached = {shard: tail for shard, (tail, since) in self._tails.items() if since > trusted}
+        reached = self.tails()
         behind: set[int] = set()
         for append in batch:
             at = reached.get(append.shard, -1)

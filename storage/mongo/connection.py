@@ -4,6 +4,10 @@ A write counts when a majority of the replica set has it in its journal; a read 
 has (`CONCERNS`). Operations run in sessions that see at least what this process has seen or written
 before, whichever server answers: without that, a writer could number its entry behind one that the next
 primary has never had, and leave a hole in the log.
+
+The first operations that find no primary wait for one as long as an election may take. Those that come after
+they have failed ask for a moment only, until one has answered: nobody waits half a minute for an answer that
+is known.
 """
 
 import asyncio
@@ -16,11 +20,11 @@ from bson.timestamp import Timestamp
 from pymongo import AsyncMongoClient, ReadPreference, WriteConcern, timeout
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import ConfigurationError, InvalidURI, PyMongoError
+from pymongo.errors import ConfigurationError, InvalidURI, PyMongoError, ServerSelectionTimeoutError
 from pymongo.read_concern import ReadConcern
 from pymongo.uri_parser import parse_uri
 
-from storage.errors import StoreRefused
+from storage.errors import StoreRefused, StoreReplaced
 from storage.mongo.faults import opening_error, reading
 
 log = logging.getLogger(__name__)
@@ -32,6 +36,8 @@ OLDEST_SERVER = (6, 0)
 OPENING_TIMEOUT_S = 10
 TIMEOUT_MS = 30_000
 """Of one operation, its retry included: an election takes 12 s unless the server was told otherwise."""
+AWAY_TIMEOUT_S = 1.0
+"""How long a server that was away is asked whether it is back."""
 
 CONCERNS: Mapping[str, Any] = {
     "write_concern": WriteConcern("majority", j=True),
@@ -57,19 +63,52 @@ class Connection:
         self.where = where
         self.database: AsyncDatabase[Document] = client.get_database(name, **CONCERNS)
         self._seen: Timestamp | None = None
+        self._away = False
+        self._replaced = False
+
+    def give_up(self) -> None:
+        """Another store lies in the place of the one that was opened: nothing more is read or written."""
+        self._replaced = True
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[AsyncClientSession]:
-        """For one operation after the other: each sees what any session here has seen or written."""
+        """For one operation after the other: each sees what any session here has seen or written.
+
+        Raises StoreReplaced, and PyMongoError if no server is there and none was a moment ago.
+        """
+        if self._replaced:
+            raise StoreReplaced(
+                f"The database {self.database.name} at {self.where} is not the store that was opened: "
+                "it was replaced, or lost entries"
+            )
+        if self._away:
+            await self._look_again()
         async with self._client.start_session(causal_consistency=True) as session:
             if self._seen is not None:
                 session.advance_operation_time(self._seen)
             try:
                 yield session
+            except ServerSelectionTimeoutError:
+                self._away = True
+                raise
             finally:
                 seen = session.operation_time
                 if seen is not None and (self._seen is None or seen > self._seen):
                     self._seen = seen
+
+    async def _look_again(self) -> None:
+        """Raises ServerSelectionTimeoutError unless the server is back: nothing was sent in any case."""
+        try:
+            with timeout(AWAY_TIMEOUT_S):
+                await self._client.admin.command("ping")
+        except PyMongoError as error:
+            raise ServerSelectionTimeoutError(str(error)) from error
+        self._away = False
+
+    async def server_time(self) -> int:
+        """By the clock of the database, ms since 1970. Raises PyMongoError."""
+        hello = await self._client.admin.command("hello")
+        return int(hello["localTime"].timestamp() * 1000)
 
     async def find(
         self,
@@ -112,6 +151,8 @@ async def whole(write: Coroutine[Any, Any, R]) -> R:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait((task,))
+        if not task.cancelled():
+            task.exception()  # Nobody is left who could be told.
         raise
 
 

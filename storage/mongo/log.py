@@ -135,6 +135,10 @@ class MongoLog:
             self._swept[shard] = now
             await whole(sweep(self._connection, shard))
 
+    def known_tails(self) -> dict[int, int]:
+        """Where shards end by what was appended here lately."""
+        return self._commits.tails()
+
     async def close(self) -> None:
         """Finish the appends under way."""
         await self._commits.close()

@@ -1,5 +1,6 @@
 """Opens the database, checks that it is ours to open, and puts the parts together."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, TypeVar, cast
 
@@ -15,6 +16,7 @@ from storage.mongo.identity import confirm, establish
 from storage.mongo.log import MongoLog
 from storage.mongo.schema import LOG, LOG_INDEXES, SEARCH, SEARCH_INDEXES, migrate, prepare
 from storage.mongo.search import MongoSearch
+from storage.mongo.watch import watch
 from storage.store import Examination, StoreInfo
 
 T = TypeVar("T", bound=Record)
@@ -55,6 +57,9 @@ class MongoStore:
         self._log = MongoLog(connection, info.shards)
         self._search = MongoSearch(connection)
         self._collections = {shape.spec.name: MongoCollection(shape, connection) for shape in shapes}
+        self._watch = asyncio.create_task(
+            watch(connection, info.epoch, self._log.known_tails), name="watch-store"
+        )
 
     @property
     def info(self) -> StoreInfo:
@@ -74,7 +79,8 @@ class MongoStore:
     async def size_bytes(self) -> int:
         """What documents and indexes take; on disk the server compresses them, as it gets round to it."""
         with reading():
-            stats = await self._connection.database.command("dbStats")
+            async with self._connection.session() as session:
+                stats = await self._connection.database.command("dbStats", session=session)
         return int(stats["dataSize"] + stats["indexSize"])
 
     async def examine(self) -> Examination:
@@ -82,5 +88,6 @@ class MongoStore:
         return await examine(self._connection, {LOG: LOG_INDEXES, SEARCH: SEARCH_INDEXES, **of_records})
 
     async def close(self) -> None:
+        self._watch.cancel()
         await self._log.close()
         await self._connection.close()

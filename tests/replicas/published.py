@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from tests.replicas.cluster import ROOM_SHARDS
 from tests.replicas.history import Json
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 """For the relay to have caught up."""
 
 

@@ -28,7 +28,7 @@ SEED = int(os.environ.get("TEST_FAULT_SEED", "20261121"))
 ONLY = os.environ.get("TEST_FAULTS", "").split()
 REPLICAS = 3
 PREFIX = "faults"
-QUIET_SECONDS = 20.0
+QUIET_SECONDS = 60.0
 
 
 class Scene:

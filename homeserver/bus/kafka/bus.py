@@ -31,7 +31,7 @@ CHECK_SECONDS = 10.0
 REPEAT_CHECKS = 6
 """A problem that stays is said again after so many checks."""
 SETTLE_SECONDS = 1.0
-DEAF_BEATS = 15
+DEAF_BEATS = 6
 """After so many beats that were taken and never given out it is the reader that needs to begin anew."""
 
 

@@ -6,11 +6,24 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.consumer.group_coordinator import GroupCoordinator
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, KafkaError
 
 
 class Producer(AIOKafkaProducer):  # type: ignore[misc]  # the library is not typed
     """A producer of batches."""
+
+    async def start(self) -> None:
+        """Connect. Raises KafkaError."""
+        await super().start()
+        task, sender = self._sender.sender_task, self._sender
+        # The library's own callback is for producers with transactions, and breaks off without one.
+        task.remove_done_callback(sender._fail_all)
+        task.add_done_callback(self._fail_all)
+
+    def _fail_all(self, sending: "asyncio.Task[Any]") -> None:
+        """Nothing is sent any more: whoever waits, or hands over more, is told why."""
+        if not sending.cancelled() and (error := sending.exception()) is not None:
+            self._message_accumulator.fail_all(error)
 
     async def hand_over(self, batch: Any, place: TopicPartition) -> "asyncio.Future[Any]":
         """Queue a batch; the result is done when it is delivered. Raises KafkaError."""
@@ -39,6 +52,11 @@ class Producer(AIOKafkaProducer):  # type: ignore[misc]  # the library is not ty
 
 class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # the library is not typed
     """A consumer."""
+
+    def check(self) -> None:
+        """Raises KafkaError when nothing is fetched any more, of which the library tells nobody."""
+        if self._fetcher is not None and self._fetcher.error_future.done():
+            raise KafkaError("reading broke off")
 
     async def end(self) -> None:
         """Stop; `stop` itself may break off half-way when the broker is away."""

@@ -128,6 +128,7 @@ class Follower:
     async def _follow(self, consumer: Consumer) -> None:
         while True:
             fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=RECORDS_AT_ONCE)
+            consumer.check()
             for place, records in fetched.items():
                 if place == self._messages:
                     self._on_messages(records)
