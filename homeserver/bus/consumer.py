@@ -121,7 +121,11 @@ class Consumer:
 
     def lag(self) -> dict[int, int]:
         """Entries that wait to be handled, by owned shard."""
-        return {state.shard: state.tail - state.seq for state in self._shards.values() if state.begun}
+        return {
+            state.shard: state.tail - state.seq
+            for state in self._shards.values()
+            if state.owned and state.begun
+        }
 
     async def close(self) -> None:
         """Finish what was handed over, and store the cursors."""

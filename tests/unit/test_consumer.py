@@ -156,3 +156,15 @@ async def test_what_the_store_cannot_take_now_waits_and_is_never_set_aside(
     await asyncio.wait_for(handled.wait(), 5)
     await consumer.settled(0)
     assert consumer.lag() == {0: 0}
+
+
+async def test_nothing_lags_in_shards_that_others_own_by_now(store: Store) -> None:
+    async def handle(shard: int, entry: Entry) -> None: ...
+
+    consumer = Consumer("c", store.log, store.collection(CURSORS), wants=everything, handle=handle)
+    consumer.start({0: 0})
+    consumer.own({0})
+    await consumer.settled(0)
+    consumer.own(())
+    consumer.on_entries(0, fed(await append(store.log, 0, message("one"))))
+    assert consumer.lag() == {}
