@@ -1,4 +1,5 @@
-"""The broker killed, frozen, robbed of a topic: the members go on, and all that was published arrives."""
+"""The broker killed, frozen, robbed of a topic: the members go on, and all that was published arrives
+(HARDENING 41)."""
 
 import asyncio
 import time

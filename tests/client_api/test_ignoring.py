@@ -1,5 +1,6 @@
 """Whom one ignores is neither read, nor counted, nor summed up (spec: client-server "Ignoring Users")."""
 
+import asyncio
 from typing import Any
 from urllib.parse import quote
 
@@ -106,3 +107,25 @@ async def test_a_list_that_is_none_ignores_nobody(alice: Client, bob: Client, co
     sent = await alice.send(room_id)
     page = await bob.get(f"/rooms/{quote(room_id)}/messages?dir=b&limit=5")
     assert sent in [event["event_id"] for event in page["chunk"]]
+
+
+async def test_pages_move_on_through_a_long_run_of_what_is_not_shown(
+    alice: Client, bob: Client, carol: Client
+) -> None:
+    """HARDENING 22: every page has a token that leads on, and the beginning of the room is reached."""
+    room_id = await alice.create_room(preset="public_chat")
+    for client in (bob, carol):
+        await client.join(room_id)
+    await asyncio.gather(*(carol.send(room_id, f"{number}") for number in range(300)))
+    await ignore(bob, carol.user_id)
+    token, types = None, []
+    for _ in range(40):
+        query = {"dir": "b", "limit": 10, **({"from": token} if token else {})}
+        page = await bob.get(f"/rooms/{room_id}/messages", query=query)
+        types += [event["type"] for event in page["chunk"]]
+        if "end" not in page:
+            break
+        assert page["end"] != token
+        token = page["end"]
+    assert types[-1] == "m.room.create"
+    assert "m.room.message" not in types

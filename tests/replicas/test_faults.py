@@ -1,4 +1,5 @@
-"""Replicas, broker and database die, freeze and come back under load, and nothing that was said is untrue.
+"""Replicas, broker and database die, freeze and come back under load, and nothing that was said is untrue
+(HARDENING 40, 41, 47).
 
 `TEST_FAULT_ROUNDS` and `TEST_FAULT_SEED` make longer runs, `TEST_FAULTS` names the faults to choose from; a
 round's fault and moments follow from the seed.

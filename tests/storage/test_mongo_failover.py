@@ -1,4 +1,5 @@
-"""Servers that die, step down or fall behind: the log stays dense, and what was acknowledged stays."""
+"""Servers that die, step down or fall behind: the log stays dense, and what was acknowledged stays
+(HARDENING 40)."""
 
 import asyncio
 import random

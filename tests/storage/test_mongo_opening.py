@@ -1,4 +1,4 @@
-"""Which databases are opened, and what an opening leaves behind."""
+"""Which databases are opened, and what an opening leaves behind (HARDENING 45)."""
 
 import asyncio
 import logging

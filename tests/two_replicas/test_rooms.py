@@ -26,6 +26,24 @@ async def test_who_is_banned_at_one_sends_nothing_at_the_other(
     await bob.call("PUT", f"/rooms/{room}/send/m.room.message/after", content, expect=403)
 
 
+async def test_ban_that_landed_in_between_holds_for_a_replica_that_has_not_heard_of_it(
+    replicas: Replicas, monkeypatch: pytest.MonkeyPatch, room: str, alice: Client, bob: Client
+) -> None:
+    """HARDENING 47: its late append is refused, and the event is checked again where the room is now."""
+    for replica in (replicas.a, replicas.b):
+        monkeypatch.setattr(replica.app.others, "elsewhere", lambda room_id: None)
+    await bob.send(room, "before")
+    replicas.exchange.hold(True)
+    await alice.post(f"/rooms/{room}/ban", {"user_id": bob.user_id})
+    held = replicas.b.app.rooms.cached(room)
+    assert held is not None
+    assert bob.user_id in held.joined
+    content = {"msgtype": "m.text", "body": "after"}
+    await bob.call("PUT", f"/rooms/{room}/send/m.room.message/after", content, expect=403)
+    newest = await alice.get(f"/rooms/{room}/messages", query={"dir": "b", "limit": 1})
+    assert newest["chunk"][0]["content"]["membership"] == "ban"
+
+
 async def test_what_is_redacted_at_one_is_pruned_at_the_other(
     replicas: Replicas, room: str, alice: Client, bob: Client
 ) -> None:

@@ -1,5 +1,6 @@
 """The project's own settings: nothing that is in the tree escapes the checks."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -30,3 +31,14 @@ def test_development_runs_on_the_versions_that_servers_run_on() -> None:
         return {line.split(" ")[0] for line in lines if "==" in line and not line.startswith((" ", "#"))}
 
     assert pins("requirements.lock") <= pins("requirements-dev.lock")
+
+
+def test_the_tests_that_the_security_page_names_say_which_fault_they_stand_for() -> None:
+    page = (REPOSITORY / "docs/security.md").read_text("utf-8")
+    rows = re.findall(r"^\| (\d+) \| [^|]+ \| (.+) \|$", page, re.MULTILINE)
+    assert rows
+    for number, files in rows:
+        named = rf"HARDENING (?:\d+(?:, | and ))*{number}\b|hardening_{number}_"
+        for file in re.findall(r"`([^`]+)`", files):
+            text = (REPOSITORY / "tests" / file).read_text("utf-8")
+            assert re.search(named, text), (number, file)
