@@ -7,7 +7,7 @@ be added, and the capability `m.3pid_changes` says so.
 import msgspec
 
 from client_api.http import Auth, Call, Result, Routes, get, post
-from homeserver.errors import MatrixError
+from homeserver.errors import MatrixError, no_identity_server
 
 
 class Unwanted(msgspec.Struct):
@@ -28,7 +28,7 @@ class ContactRoutes(Routes):
     @post("/account/3pid/bind", limit="request")
     async def bind(self, call: Call) -> Result:
         call.content()
-        raise MatrixError(400, "M_SERVER_NOT_TRUSTED", "This server works with no identity server")
+        raise no_identity_server()
 
     @post("/account/3pid/delete", "/account/3pid/unbind")
     async def remove(self, call: Call) -> Result:

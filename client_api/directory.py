@@ -5,7 +5,7 @@ from typing import Literal
 import msgspec
 
 from client_api.http import Auth, Call, Result, Routes, delete, get, post, put
-from homeserver.errors import forbidden
+from homeserver.errors import MatrixError, forbidden
 from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.directory import Directory, remote_directory
 from homeserver.rooms.history import History
@@ -108,7 +108,7 @@ class DirectoryRoutes(Routes):
 
     def _check(self, call: Call) -> None:
         if call.optional_session is None and not self._without_login:
-            raise forbidden("Log in to see the room directory")
+            raise MatrixError(401, "M_MISSING_TOKEN", "Log in to see the room directory")
         server = call.query("server")
         if server is not None and server != self._server_name:
             raise remote_directory(server)

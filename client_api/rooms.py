@@ -3,6 +3,7 @@
 import msgspec
 
 from client_api.http import Auth, Call, Result, Routes, get, post
+from homeserver.errors import no_identity_server
 from homeserver.protocol.identifiers import check_user_id
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.aliases import Aliases
@@ -86,6 +87,8 @@ class RoomRoutes(Routes):
 
     @post("/rooms/{room_id}/invite", limit="invite", good_standing=True)
     async def invite(self, call: Call) -> Result:
+        if "medium" in call.json(JsonObject):  # spec: "Third-party Invites"
+            raise no_identity_server()
         body = call.json(Target)
         check_user_id(body.user_id)
         await self._membership.invite(call.path("room_id"), call.user_id, body.user_id, reason=body.reason)

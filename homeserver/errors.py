@@ -42,6 +42,11 @@ def too_large(error: str) -> MatrixError:
     return MatrixError(413, "M_TOO_LARGE", error)
 
 
+def no_identity_server() -> MatrixError:
+    """Of requests that concern somebody who is known by an e-mail address or a phone number only."""
+    return MatrixError(400, "M_SERVER_NOT_TRUSTED", "This server works with no identity server")
+
+
 def limit_exceeded(retry_after_ms: int) -> MatrixError:
     return MatrixError(429, "M_LIMIT_EXCEEDED", "Too many requests", retry_after_ms=retry_after_ms)
 

@@ -1,6 +1,6 @@
 """createRoom as a client asks for it: the room, then its alias, invites and place in the directory."""
 
-from homeserver.errors import MatrixError, invalid_param
+from homeserver.errors import MatrixError, invalid_param, no_identity_server
 from homeserver.protocol.identifiers import InvalidIdentifier, check_user_id
 from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.creation import Creation, NewRoom, with_additional_creators
@@ -30,6 +30,8 @@ class NewRooms:
     async def create(self, creator: str, request: NewRoom) -> str:
         """The new room's id. Everything that can be refused is refused before anything is made."""
         version = self._creation.version_of(request.room_version)
+        if request.invite_3pid:
+            raise no_identity_server()
         for invitee in request.invite:
             try:
                 check_user_id(invitee)

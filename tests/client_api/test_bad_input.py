@@ -31,6 +31,12 @@ for _ in range(120):
     DEEP = {"a": DEEP}
 
 MESSAGE = {"msgtype": "m.text", "body": "hello"}
+BY_MAIL = {
+    "id_server": "identity.example",
+    "id_access_token": "token",
+    "medium": "email",
+    "address": "carol@mail.example",
+}
 
 TABLE: Mapping[str, Sequence[Case]] = {
     "any endpoint": [
@@ -53,6 +59,7 @@ TABLE: Mapping[str, Sequence[Case]] = {
         Case("alice", "POST /createRoom", {"name": 1}, 400, "M_BAD_JSON"),
         Case("alice", "POST /createRoom", {"preset": "no_such"}, 400, "M_BAD_JSON"),
         Case("alice", "POST /createRoom", {"visibility": "no_such"}, 400, "M_BAD_JSON"),
+        Case("alice", "POST /createRoom", {"invite_3pid": [BY_MAIL]}, 400, "M_SERVER_NOT_TRUSTED"),
         Case("alice", "POST /createRoom", {"room_version": "no"}, 400, "M_UNSUPPORTED_ROOM_VERSION"),
         Case("alice", "POST /createRoom", {"room_version": 12}, 400, "M_BAD_JSON"),
         Case("alice", "POST /createRoom", {"room_alias_name": "taken"}, 400, "M_ROOM_IN_USE"),
@@ -170,6 +177,7 @@ TABLE: Mapping[str, Sequence[Case]] = {
     "membership": [
         Case("alice", "POST /rooms/{R}/invite", {}, 400, "M_MISSING_PARAM"),
         Case("alice", "POST /rooms/{R}/invite", {"user_id": 1}, 400, "M_BAD_JSON"),
+        Case("alice", "POST /rooms/{R}/invite", BY_MAIL, 400, "M_SERVER_NOT_TRUSTED"),
         Case("alice", "POST /rooms/{R}/invite", {"user_id": "carol"}, 400, "M_INVALID_PARAM"),
         Case("alice", "POST /rooms/{R}/invite", {"user_id": "{bob}"}, 403, "M_FORBIDDEN"),
         Case("alice", "POST /rooms/{R}/invite", {"user_id": "{banned}"}, 403, "M_FORBIDDEN"),
@@ -304,6 +312,7 @@ TABLE: Mapping[str, Sequence[Case]] = {
         Case("bob", "PUT /directory/list/room/{R}", {"visibility": "public"}, 403, "M_FORBIDDEN"),
         Case("alice", "PUT /directory/list/room/{R}", {"visibility": "x"}, 400, "M_BAD_JSON"),
         Case("alice", "PUT /directory/list/room/{N}", {"visibility": "public"}, 404, "M_NOT_FOUND"),
+        Case("nobody", "GET /publicRooms", None, 401, "M_MISSING_TOKEN"),
         Case("alice", "GET /publicRooms?limit=x", None, 400, "M_INVALID_PARAM"),
         Case("alice", "GET /publicRooms?since=nonsense", None, 400, "M_INVALID_PARAM"),
         Case("alice", "POST /publicRooms", {"filter": []}, 400, "M_BAD_JSON"),
