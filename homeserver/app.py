@@ -169,6 +169,7 @@ from storage.records import media as media_records
 from storage.records import presence as presence_records
 from storage.records import profiles as profile_records
 from storage.records import push as push_records
+from storage.records import remote_keys as remote_key_records
 from storage.records import rooms as room_records
 from storage.records import server_key as server_key_records
 from storage.records import sliding_sync as sliding_sync_records
@@ -189,6 +190,7 @@ SPECS: Sequence[CollectionSpec[Any]] = (
     *key_records.SPECS,
     *cursor_records.SPECS,
     *server_key_records.SPECS,
+    *remote_key_records.SPECS,
     *sliding_sync_records.SPECS,
 )
 

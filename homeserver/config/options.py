@@ -350,6 +350,58 @@ class Turn(Section, frozen=True):
     )
 
 
+class Egress(Section, frozen=True):
+    """What the server connects to by itself: other homeservers, and whatever else its users point it to."""
+
+    allow_networks: Annotated[
+        tuple[Network, ...],
+        doc(
+            "Networks (`10.0.0.0/8`) and addresses that may be connected to though they are not public. "
+            "By default only public addresses are, as others choose the names that lead there."
+        ),
+    ] = ()
+    deny_networks: Annotated[
+        tuple[Network, ...],
+        doc("Networks and addresses not to be connected to though they are public. `allow_networks` wins."),
+    ] = ()
+    ca: Annotated[
+        str | None,
+        doc("A file of certificates (PEM) that vouch for others, besides those that the system trusts."),
+    ] = None
+    verify_certificates: Annotated[
+        bool,
+        doc("Whether others have to prove their names. Only a network that is all your own may do without."),
+    ] = True
+
+
+class Federation(Section, frozen=True):
+    """Other homeservers."""
+
+    enabled: Annotated[bool, doc("Whether the server talks to any of them.")] = True
+    allow: Annotated[
+        tuple[str, ...],
+        doc("Host names of the servers to talk to; `*` stands for any characters, `?` for one."),
+    ] = ("*",)
+    deny: Annotated[
+        tuple[str, ...], doc("Servers not to talk to, written alike. They are not talked to even if allowed.")
+    ] = ()
+    notaries: Annotated[
+        tuple[ServerName, ...],
+        doc(
+            "Servers to ask for the signing keys of those that do not answer themselves. What they say is "
+            "believed, so name only servers that you trust."
+        ),
+    ] = ()
+    discovery_timeout: Annotated[
+        Duration,
+        doc(
+            "How long one step of finding a server may take (its `.well-known` file, its SRV records) before "
+            "the next is tried.",
+            least="100ms",
+        ),
+    ] = Duration.parse("10s")
+
+
 class Log(Section, frozen=True):
     """What the server says of its work, on standard error. Never holds message content, tokens or keys."""
 
@@ -409,6 +461,8 @@ class Config(Section, frozen=True, kw_only=True):
     rooms: Rooms = Rooms()
     well_known: WellKnown = WellKnown()
     turn: Turn = Turn()
+    egress: Egress = Egress()
+    federation: Federation = Federation()
     log: Log = Log()
     metrics: Metrics = Metrics()
 

@@ -1,0 +1,71 @@
+"""Servers that did not answer are left alone for a while, the longer the longer it lasts."""
+
+import random
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from homeserver.clock import Clock
+
+MAX_SERVERS = 10_000
+JITTER = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """Since when a server has not answered, and when it is asked again; times in ms since 1970."""
+
+    since: int
+    pause: int
+    """How long it is left alone this time, without the jitter (ms)."""
+    retry_at: int
+
+
+class Backoff:
+    """What is known of servers that do not answer.
+
+    The pause doubles from `first_ms` to `longest_ms`, with jitter, so that what failed together does not come
+    back together. Requests that fail while a pause lasts were on their way before: they do not prolong it.
+    Of more than `MAX_SERVERS` the one that failed longest ago is forgotten.
+    """
+
+    def __init__(
+        self,
+        now: Clock,
+        *,
+        first_ms: int = 10_000,
+        longest_ms: int = 3_600_000,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._now = now
+        self._first_ms = first_ms
+        self._longest_ms = longest_ms
+        self._rng = rng or random.Random()
+        self._silent: OrderedDict[str, Silence] = OrderedDict()
+
+    def silence(self, server: str) -> Silence | None:
+        """None while the server answers."""
+        return self._silent.get(server)
+
+    def wait_ms(self, server: str) -> int:
+        """How long it is left alone yet; 0: it may be asked."""
+        silence = self._silent.get(server)
+        return 0 if silence is None else max(0, silence.retry_at - self._now())
+
+    def failed(self, server: str, retry_after_ms: int = 0) -> None:
+        """It did not answer, or wants to be left alone for `retry_after_ms`, heeded within bounds."""
+        now = self._now()
+        before = self._silent.pop(server, None)
+        if before is not None and now < before.retry_at:
+            silence = before
+        else:
+            pause = self._first_ms if before is None else before.pause * 2
+            pause = min(max(pause, retry_after_ms), self._longest_ms)
+            retry_at = now + int(pause * self._rng.uniform(1.0, 1.0 + JITTER))
+            silence = Silence(before.since if before is not None else now, pause, retry_at)
+        self._silent[server] = silence
+        if len(self._silent) > MAX_SERVERS:
+            self._silent.popitem(last=False)
+
+    def alive(self, server: str) -> None:
+        """It answered, or came by itself."""
+        self._silent.pop(server, None)

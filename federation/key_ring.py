@@ -1,0 +1,313 @@
+"""Which keys other servers sign with: remembered, stored, fetched.
+
+A server is asked itself, and when it does not answer, the configured notaries are. An answer is checked by
+its own signature, whoever passed it on. Asking is bounded: one request to a server at a time, at most one a
+minute, with pauses for those that do not answer; and nobody waits for servers whose keys they do not need.
+
+spec: server-server#retrieving-server-keys
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Collection as Items
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import orjson
+import structlog
+
+from federation.backoff import Backoff
+from federation.errors import FederationError, InvalidAnswer
+from federation.own_keys import OwnKeys
+from federation.server_keys import InvalidKeys, contradicts, read_keys, with_earlier
+from federation.single_flight import SingleFlight
+from federation.transport import Transport
+from homeserver.clock import Clock
+from homeserver.protocol.canonical_json import InvalidJson, encode, loads_strict
+from homeserver.protocol.identifiers import InvalidIdentifier, check_server_name
+from homeserver.protocol.json_types import JsonObject
+from homeserver.protocol.room_versions import RoomVersion
+from homeserver.protocol.server_acl import ServerAcl
+from homeserver.protocol.signing import (
+    InvalidSignature,
+    VerifyKey,
+    required_signers,
+    verify_event_signatures,
+    verify_json_signature,
+)
+from storage.collection import Collection
+from storage.records.remote_keys import RemoteKey, RemoteKeys
+
+log = structlog.get_logger(__name__)
+
+FETCH_SECONDS = 15.0
+MAX_BYTES = 64 * 1024
+MAX_DEPTH = 10
+LEAST_BETWEEN_MS = 60_000
+"""Between two answers of a server: keys that it does not have are no reason to ask it all the time."""
+MAX_REMEMBERED = 10_000
+SERVERS_AT_ONCE = 200
+EVENTS_AT_ONCE = 50
+"""Checked in one go in a thread, which is worth it for more than a few."""
+FEW_EVENTS = 8
+FIRST_PAUSE_MS = 5_000
+LONGEST_PAUSE_MS = 600_000
+NOTARY_SIGNATURES = 3
+
+
+class UnknownKey(Exception):
+    """No key by that name is known of the server, or it does not hold now."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """The keys of a server by id."""
+
+    keys: Mapping[str, RemoteKey]
+    fetched_ts: int
+
+    def has_all(self, needs: "Sequence[_Need]") -> bool:
+        """Whether for each need one of its keys is there and will do."""
+        return all(any(need.is_met_by(self.keys.get(key_id)) for key_id in need.key_ids) for need in needs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Need:
+    """One of these keys is needed."""
+
+    key_ids: Items[str]
+    at: int | None
+    """When it has to be valid (ms); None: at any time."""
+    current: bool = False
+    """Whether the server has to use it still."""
+
+    def is_met_by(self, key: RemoteKey | None) -> bool:
+        return (
+            key is not None
+            and (self.at is None or self.at <= key.valid_until)
+            and (key.current or not self.current)
+        )
+
+
+_NOTHING = _Known({}, 0)
+
+
+class KeyRing:
+    """The keys of all servers, this one's included."""
+
+    def __init__(
+        self,
+        own: OwnKeys,
+        stored: Collection[RemoteKeys],
+        transport: Transport,
+        allowed: ServerAcl,
+        now: Clock,
+        *,
+        notaries: Sequence[str] = (),
+    ) -> None:
+        self._own = own
+        self._stored = stored
+        self._transport = transport
+        self._allowed = allowed
+        # Whoever sends a request is alive, and must not wait long until its key is asked for again.
+        self._backoff = Backoff(now, first_ms=FIRST_PAUSE_MS, longest_ms=LONGEST_PAUSE_MS)
+        self._now = now
+        self._notaries = notaries
+        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._fetching: SingleFlight[str, _Known] = SingleFlight()
+
+    async def request_key(self, server_name: str, key_id: str) -> str:
+        """The public key with which a server signs requests now. Raises UnknownKey and StoreError."""
+        need = _Need((key_id,), self._now(), current=True)
+        known = await self._obtain(server_name, (need,))
+        if not known.has_all((need,)):
+            raise UnknownKey(f"{server_name} is not known to sign with {key_id} now")
+        return known.keys[key_id].verify_key
+
+    async def verify(self, events: Sequence[tuple[RoomVersion, JsonObject]]) -> list[InvalidSignature | None]:
+        """What is wrong with the signatures of each of these events, which keep to the event format.
+
+        None where nothing is. Takes as long as the slowest of their servers. Raises StoreError.
+        """
+        problems: list[InvalidSignature | None] = []
+        needs: dict[str, list[_Need]] = {}
+        for version, pdu in events:
+            try:
+                signers = required_signers(version, pdu)
+            except InvalidSignature as error:
+                problems.append(error)
+                continue
+            problems.append(None)
+            for server in signers:
+                wanted = needs.setdefault(server, [])
+                if need := _event_need(version, pdu, server):
+                    wanted.append(need)
+        slots = asyncio.Semaphore(SERVERS_AT_ONCE)
+
+        async def obtain(server: str) -> Mapping[str, VerifyKey]:
+            if server == self._own.server_name:
+                return self._own.verify_keys()
+            async with slots:
+                known = await self._obtain(server, needs[server])
+            return {key.key_id: VerifyKey(key.verify_key, key.valid_until) for key in known.keys.values()}
+
+        obtained = await asyncio.gather(*(obtain(server) for server in needs))
+        keys = dict(zip(needs, obtained, strict=True))
+
+        def check(first: int) -> None:
+            for place in range(first, min(first + EVENTS_AT_ONCE, len(events))):
+                if problems[place] is None:
+                    try:
+                        verify_event_signatures(*events[place], keys)
+                    except InvalidSignature as error:
+                        problems[place] = error
+
+        if len(events) <= FEW_EVENTS:
+            check(0)
+        else:
+            for first in range(0, len(events), EVENTS_AT_ONCE):
+                await asyncio.to_thread(check, first)
+        return problems
+
+    async def published(self, server_name: str, valid_until: int) -> JsonObject | None:
+        """What a server last said of its keys, asked again if that does not hold until then.
+
+        Or if half of its time is over. None if it never said anything. Raises StoreError.
+        """
+        record = await self._stored.get(server_name)
+        now = self._now()
+        if (
+            record is None
+            or record.valid_until < valid_until
+            or now > (record.fetched_ts + record.valid_until) // 2
+        ):
+            await self._fetching.run(server_name, lambda: self._fetch(server_name))
+            record = await self._stored.get(server_name)
+        answer: JsonObject | None = None if record is None else orjson.loads(record.answer)
+        return answer
+
+    async def close(self) -> None:
+        await self._fetching.close()
+
+    async def _obtain(self, server: str, needs: Sequence[_Need]) -> _Known:
+        """What is known of a server, which is asked when these needs are not met."""
+        known = self._known.get(server, _NOTHING)
+        if not known.has_all(needs):
+            # Another replica may have asked it meanwhile.
+            record = await self._stored.get(server)
+            known = _NOTHING if record is None else self._remember(record)
+        if known.has_all(needs):
+            return known
+        return await self._fetching.run(server, lambda: self._fetch(server))
+
+    def _remember(self, record: RemoteKeys) -> _Known:
+        known = _Known({key.key_id: key for key in record.keys}, record.fetched_ts)
+        self._known[record.server_name] = known
+        self._known.move_to_end(record.server_name)
+        if len(self._known) > MAX_REMEMBERED:
+            self._known.popitem(last=False)
+        return known
+
+    async def _fetch(self, server: str) -> _Known:
+        """What is known of a server after asking it, if it is time to ask."""
+        before = await self._stored.get(server)
+        known = _NOTHING if before is None else self._remember(before)
+        if not self._may_ask(server) or self._now() < known.fetched_ts + LEAST_BETWEEN_MS:
+            return known
+        keys: RemoteKeys | None
+        try:
+            keys = await self._from_itself(server)
+            self._backoff.alive(server)
+        except (FederationError, InvalidKeys) as error:
+            self._backoff.failed(server)
+            log.info("no keys from a server", server=server, reason=str(error))
+            keys = await self._from_notaries(server, before)
+        if keys is None:
+            return known
+        if before is not None:
+            keys = with_earlier(keys, before)
+        await self._stored.put(keys)
+        return self._remember(keys)
+
+    def _may_ask(self, server: str) -> bool:
+        try:
+            check_server_name(server)
+        except InvalidIdentifier:
+            return False
+        return (
+            server != self._own.server_name
+            and self._allowed.allows(server)
+            and not self._backoff.wait_ms(server)
+        )
+
+    async def _from_itself(self, server: str) -> RemoteKeys:
+        """Raises FederationError and InvalidKeys."""
+        answer = await self._exchange(server, "GET", "/_matrix/key/v2/server", None)
+        return read_keys(answer, server, self._now())
+
+    async def _from_notaries(self, server: str, before: RemoteKeys | None) -> RemoteKeys | None:
+        """What the first notary says that knows more than what the server said itself, and nothing else.
+
+        Notaries are not asked about each other: two that are away would wait for one another.
+        """
+        for notary in self._notaries if server not in self._notaries else ():
+            try:
+                keys = await self._from_notary(notary, server)
+                if before is None or (
+                    keys.valid_until > before.valid_until and not contradicts(keys, before)
+                ):
+                    return keys
+            except (FederationError, InvalidKeys, InvalidSignature) as error:
+                log.info("no keys from a notary", server=server, notary=notary, reason=str(error))
+        return None
+
+    async def _from_notary(self, notary: str, server: str) -> RemoteKeys:
+        """The answer has to be signed by the server and by the notary."""
+        query: JsonObject = {"server_keys": {server: {}}}
+        answer = await self._exchange(notary, "POST", "/_matrix/key/v2/query", query)
+        found = answer.get("server_keys")
+        for keys in found if isinstance(found, list) else ():
+            if isinstance(keys, dict) and keys.get("server_name") == server:
+                await self._check_notary(notary, keys)
+                return read_keys(keys, server, self._now())
+        raise InvalidKeys("the notary does not know the server")
+
+    async def _check_notary(self, notary: str, keys: JsonObject) -> None:
+        signatures = keys.get("signatures")
+        own = signatures.get(notary) if isinstance(signatures, dict) else None
+        for key_id in list(own)[:NOTARY_SIGNATURES] if isinstance(own, dict) else ():
+            with suppress(UnknownKey):
+                verify_json_signature(keys, notary, key_id, await self.request_key(notary, key_id))
+                return
+        raise InvalidSignature("the answer is not signed by a key that the notary has now")
+
+    async def _exchange(
+        self, server: str, method: str, target: str, content: JsonObject | None
+    ) -> JsonObject:
+        answer = await self._transport.exchange(
+            server,
+            method,
+            target,
+            seconds=FETCH_SECONDS,
+            max_bytes=MAX_BYTES,
+            headers=None if content is None else {"Content-Type": "application/json"},
+            body=None if content is None else encode(content),
+        )
+        if answer.status != 200:
+            raise InvalidAnswer(server, f"asked for keys, it answered {answer.status}")
+        try:
+            return loads_strict(answer.body, max_depth=MAX_DEPTH)
+        except InvalidJson as error:
+            raise InvalidAnswer(server, str(error)) from None
+
+
+def _event_need(version: RoomVersion, pdu: JsonObject, server: str) -> _Need | None:
+    """What it takes to check a server's signature of an event, None if there is no signature."""
+    signatures = pdu.get("signatures")
+    own = signatures.get(server) if isinstance(signatures, dict) else None
+    if not own or not isinstance(own, dict):
+        return None
+    made = pdu.get("origin_server_ts")
+    valid_at = made if version.enforce_key_validity and isinstance(made, int) else None
+    return _Need(tuple(own), valid_at)
