@@ -11,19 +11,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
 
-from bench import synapse
+from bench import scaling_model, synapse
 from bench.conductor import Target, conduct, cores_for_servers_and_driver
+from bench.parts import Parts, PostgresServer
 from bench.report import BUSY_DRIVER, Summary, summarize, table
 from bench.results import Figure, Outcome
-from bench.scenarios import SCENARIOS
+from bench.scenarios import SCENARIOS, Scenario
+from bench.scenarios.fanout import Fanout
+from bench.scenarios.send import Send
 from bench.server import HOST, Server, ServerFailed
 from bench.sizes import DEFAULT, FULL, QUICK, Sizes
-from bench.weft import Weft
+from bench.weft import Replicas, Weft
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -48,6 +52,9 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures there")
     parser.add_argument("--no-synapse", action="store_true", help="Weft alone")
     parser.add_argument("--no-weft", action="store_true", help="Synapse alone, to check the driver")
+    parser.add_argument(
+        "--replicas", action="store_true", help="Weft on MongoDB and Kafka too: one replica, then three"
+    )
     parser.add_argument("--weft-url", help="a running Weft on loopback in development mode")
     parser.add_argument("--pid", type=int, help="its process; needed for CPU and memory")
     parser.add_argument("--postgres", metavar="URL", help="an empty PostgreSQL database for Synapse")
@@ -60,13 +67,20 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     arguments.scenarios = [
         scenario
         for name, scenario in SCENARIOS.items()
-        if name in names or (not names and (arguments.full or not scenario.only_full))
+        if name in names or (not names and _by_default(scenario, arguments))
     ]
     if bool(arguments.weft_url) != bool(arguments.pid):
         parser.error("--weft-url and --pid belong together")
     if arguments.weft_url and urlsplit(arguments.weft_url).hostname not in (HOST, "localhost"):
         parser.error(f"load is sent to {HOST} only")
     return arguments
+
+
+def _by_default(scenario: type[Scenario], arguments: argparse.Namespace) -> bool:
+    """Whether a scenario runs when none is named: with replicas those that tell about them."""
+    if arguments.replicas:
+        return scenario.replicas > 0 or scenario in (Send, Fanout)
+    return scenario.replicas == 0 and (arguments.full or not scenario.only_full)
 
 
 def _positive(text: str) -> int:
@@ -93,42 +107,101 @@ def _cache() -> Path:
     return base / "weft" / "bench"
 
 
-async def _targets(arguments: argparse.Namespace, folder: Path, cores: set[int]) -> list[Target]:
-    """Starts the servers. Without Synapse the run goes on, without Weft there is nothing to compare."""
-    targets: list[Target] = []
-    if arguments.weft_url:
-        port = urlsplit(arguments.weft_url).port or 80
-        targets.append(Target("Weft", f"Weft at {arguments.weft_url}", port, [arguments.pid], None))
-    elif not arguments.no_weft:
-        await _start(Weft(folder / "weft", cores), targets)
-        if not targets:
+class _Run:
+    """The servers of one run. `things` stops them, the last one first."""
+
+    def __init__(self, arguments: argparse.Namespace, folder: Path, things: AsyncExitStack) -> None:
+        self._arguments = arguments
+        self._folder = folder
+        self._things = things
+        self._server_cores, self._driver_cores = cores_for_servers_and_driver()
+        self._sizes = _sizes(arguments)
+
+    async def measure(self) -> list[list[Target]]:
+        """The servers that were compared, by table; none at all when Weft does not start."""
+        arguments = self._arguments
+        parts: Parts | None = None
+        compared: list[Target] = []
+        if arguments.replicas:
+            # As if on other machines: not on the core of the servers that are compared.
+            parts = Parts(self._folder / "parts", self._driver_cores)
+            self._things.callback(parts.stop)
+            one = Replicas("replica", 1, self._folder / "one", self._server_cores, parts)
+            await self._start(one, compared)
+        if not await self._start_weft(compared):
             return []
-    if not arguments.no_synapse:
+        if not arguments.no_synapse:
+            await self._start_synapse(compared)
+        await self._conduct(compared, 1)
+        if parts is None:
+            return [compared]
+        for target in compared:
+            if target.server is not None:
+                await target.server.stop()
+        cores = self._server_cores | self._driver_cores
+        parts.run_on(cores)
+        several: list[Target] = []
+        await self._start(Replicas("3 replicas", 3, self._folder / "several", cores, parts), several)
+        await self._conduct(several, 3)
+        return [compared, several]
+
+    async def _conduct(self, targets: list[Target], replicas: int) -> None:
+        chosen = [each for each in self._arguments.scenarios if (each.replicas > 1) == (replicas > 1)]
+        if targets and chosen:
+            await conduct(targets, chosen, self._sizes, self._driver_cores)
+
+    async def _start_weft(self, targets: list[Target]) -> bool:
+        """Whether there is a Weft to compare with, or none is wanted."""
+        arguments = self._arguments
+        if arguments.weft_url:
+            port = urlsplit(arguments.weft_url).port or 80
+            targets.append(Target("Weft", f"Weft at {arguments.weft_url}", port, [arguments.pid], None))
+        elif not arguments.no_weft:
+            return await self._start(Weft(self._folder / "weft", self._server_cores), targets)
+        return True
+
+    async def _start_synapse(self, targets: list[Target]) -> None:
+        """Without Synapse the run goes on."""
         try:
-            python = await synapse.install(_cache(), postgres=arguments.postgres is not None)
+            database = await self._postgres()
+            python = await synapse.install(_cache(), postgres=database is not None)
         except ServerFailed as failure:
             print(f"Synapse cannot be installed, so it is left out: {failure}", file=sys.stderr)
         else:
-            database = None
-            if arguments.postgres:
-                database = synapse.Postgres(arguments.postgres, arguments.postgres_pid)
-            await _start(synapse.Synapse(folder / "synapse", cores, python, database), targets)
-    return targets
+            folder = self._folder / "synapse"
+            await self._start(synapse.Synapse(folder, self._server_cores, python, database), targets)
 
+    async def _postgres(self) -> synapse.Postgres | None:
+        """The database that was named; beside replicas one of our own, so that both have a server."""
+        arguments = self._arguments
+        if arguments.postgres:
+            return synapse.Postgres(arguments.postgres, arguments.postgres_pid)
+        if not arguments.replicas:
+            return None
+        try:
+            server = PostgresServer(self._driver_cores)
+            self._things.callback(server.stop)
+            await server.ready()
+        except ServerFailed as failure:
+            print(f"Synapse runs on SQLite: {failure}", file=sys.stderr)
+            return None
+        return server.postgres
 
-async def _start(server: Server, targets: list[Target]) -> None:
-    try:
-        started = await server.start()
-    except ServerFailed as failure:
-        print(failure, file=sys.stderr)
-        return
-    target = Target(server.name, server.details, server.port, started.pids, server)
-    figures = [
-        Figure("first start, empty", "s", started.seconds),
-        Figure("memory after the first start", "MiB", started.rss_mib),
-    ]
-    target.outcomes.append(Outcome(figures=figures))
-    targets.append(target)
+    async def _start(self, server: Server, targets: list[Target]) -> bool:
+        self._things.push_async_callback(server.stop)
+        try:
+            started = await server.start()
+        except ServerFailed as failure:
+            print(failure, file=sys.stderr)
+            return False
+        target = Target(server.name, server.details, server.port, started.pids, server)
+        figures = [
+            Figure("first start, empty", "s", started.seconds),
+            Figure("memory after the first start", "MiB", started.rss_mib),
+        ]
+        target.outcomes.append(Outcome(figures=figures))
+        targets.append(target)
+        return True
 
 
 async def _bench(arguments: argparse.Namespace) -> int:
@@ -141,17 +214,13 @@ async def _bench(arguments: argparse.Namespace) -> int:
     base = arguments.data or _cache()
     base.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="run-", dir=base))
-    targets: list[Target] = []
     begun, load = time.perf_counter(), os.getloadavg()[0]
     try:
-        targets = await _targets(arguments, folder, server_cores)
-        if targets:
-            await conduct(targets, arguments.scenarios, sizes, driver_cores)
+        async with AsyncExitStack() as things:
+            tables = await _Run(arguments, folder, things).measure()
     finally:
-        for target in targets:
-            if target.server is not None:
-                await target.server.stop()
         shutil.rmtree(folder, ignore_errors=True)
+    targets = [target for each in tables for target in each]
     about = [
         *(target.details for target in targets),
         f"servers on core {_list(server_cores)}, one awake at a time; driver on core {_list(driver_cores)}",
@@ -162,7 +231,11 @@ async def _bench(arguments: argparse.Namespace) -> int:
     if not targets:
         return 1
     summaries = {target.name: summarize(target.outcomes) for target in targets}
-    _print(about, summaries)
+    print("\n".join(about))
+    for each in tables:
+        _print({target.name: summaries[target.name] for target in each})
+    for summary in summaries.values():
+        _print_model(summary)
     if arguments.json:
         raw = {
             "about": about,
@@ -174,12 +247,21 @@ async def _bench(arguments: argparse.Namespace) -> int:
     return 1 if any(summary.mistakes for summary in summaries.values()) else 0
 
 
-def _print(about: Sequence[str], summaries: dict[str, Summary]) -> None:
-    print("\n".join(about), end="\n\n")
-    print(table(summaries))
-    if len(summaries) == 2:
-        first, second = summaries
-        print(f"×: how many times better {first} is than {second}; below 1 it is worse.")
+def _print_model(summary: Summary) -> None:
+    """What more replicas could do, where it was measured what they cost."""
+    figures = {name: figure.value for name, figure in summary.figures.items()}
+    try:
+        costs = scaling_model.Measured.of(figures).costs()
+    except KeyError:
+        return
+    print("\nsimulated with these costs, a core for each replica and each primary:")
+    print(*scaling_model.table(costs), sep="\n")
+
+
+def _print(summaries: dict[str, Summary]) -> None:
+    print("", table(summaries), sep="\n")
+    if len(summaries) > 1:
+        print(f"×: how many times better {next(iter(summaries))} is; below 1 it is worse.")
     print("CPU is the server's, per operation, until it is quiet again; RSS is that after the operation.")
     if any(row.driver_share > BUSY_DRIVER for summary in summaries.values() for row in summary.rows.values()):
         print(f"*: the driver used more than {BUSY_DRIVER:.0%} of its core, so it may be what was measured.")

@@ -16,7 +16,7 @@ from bench.results import Attach, FromDriver, Outcome, Restart, Run, ToDriver
 from bench.scenarios import Scenario
 from bench.server import HOST, Server, ServerFailed, pinned
 from bench.sizes import Sizes
-from bench.weft import TREE
+from bench.weft import TREE, Replicas
 
 _LINE_LIMIT = 2**24
 _SCENARIO_LIMIT = 1800.0
@@ -42,9 +42,19 @@ class Target:
         if self.server is not None:
             self.server.freeze()
 
-    def thaw(self) -> None:
+    async def thaw(self) -> None:
         if self.server is not None:
             self.server.thaw()
+            await self.server.awake()
+
+    @property
+    def replicas(self) -> Replicas | None:
+        """The server if it is one of several that are alike, or could be."""
+        return self.server if isinstance(self.server, Replicas) else None
+
+    def suits(self, scenario: type[Scenario]) -> bool:
+        count = len(self.replicas.replicas) if self.replicas is not None else 0
+        return scenario.replicas <= count and not (scenario.needs_restart and self.server is None)
 
 
 class Driver:
@@ -94,6 +104,13 @@ class Driver:
             can_restart=target.server is not None,
             sizes=self._sizes,
         )
+        if (replicas := target.replicas) is not None:
+            attach = msgspec.structs.replace(
+                attach,
+                replicas=replicas.replicas,
+                database=replicas.database,
+                beside=replicas.parts.pids,
+            )
         self._write(process, attach)
         return process
 
@@ -124,8 +141,10 @@ async def conduct(
 ) -> None:
     """Fills the targets' outcomes. Scenarios that run once come after the rounds of the others."""
     drivers = [Driver(target, sizes, cores) for target in targets]
-    for target in targets:
-        target.freeze()
+    in_turn = len(targets) > 1
+    if in_turn:
+        for target in targets:
+            target.freeze()
     repeated = [scenario for scenario in scenarios if not scenario.once]
     plan = [(turn, scenario) for turn in range(sizes.rounds) for scenario in repeated]
     plan += [(0, scenario) for scenario in scenarios if scenario.once]
@@ -134,13 +153,15 @@ async def conduct(
             first = turn % len(drivers)
             for driver in drivers[first:] + drivers[:first]:
                 target = driver.target
-                if scenario.needs_restart and target.server is None:
+                if not target.suits(scenario):
                     continue
                 _progress(f"{step}/{len(plan)} {scenario.name}: {target.name}")
                 begun = time.perf_counter()
-                target.thaw()
+                if in_turn:
+                    await target.thaw()
                 outcome = await driver.run(scenario.name)
-                target.freeze()
+                if in_turn:
+                    target.freeze()
                 outcome.scenario = scenario.name
                 outcome.seconds = time.perf_counter() - begun
                 target.outcomes.append(outcome)

@@ -69,8 +69,12 @@ class _Client:
 class Crowd:
     """The clients of one room, and one more account that sends."""
 
-    def __init__(self, load: Load, room: str, sender: Account, members: Sequence[Account]) -> None:
+    def __init__(
+        self, load: Load, room: str, sender: Account, members: Sequence[Account], port: int | None = None
+    ) -> None:
+        """The clients poll at `port`, or where everything else is sent."""
         self.load = load
+        self.port = port or load.api.port
         self.room = room
         self.sender = sender
         self.tag = f"{load.tag}/{room}"
@@ -107,8 +111,7 @@ class Crowd:
         if not self._known:
             await self.catch_up()  # a first /sync may itself cause something to be told
         await self.catch_up()
-        api = self.load.api
-        connections = await connect(api.host, api.port, self.size)
+        connections = await connect(self.load.api.host, self.port, self.size)
         for client, connection in zip(self._clients, connections, strict=True):
             client.open(connection, int(hold_seconds * 1000))
         await asyncio.sleep(0.2 + self.size / 2000)

@@ -43,13 +43,7 @@ async def _drive() -> None:
         assert isinstance(answer, Restarted)
         return answer
 
-    load = Load(
-        host=attach.host,
-        port=attach.port,
-        pids=attach.pids,
-        sizes=attach.sizes,
-        restart=restart if attach.can_restart else None,
-    )
+    load = Load(attach, restart if attach.can_restart else None)
     crowds = Crowds()
     prepared: dict[str, Scenario] = {}
     while line := await commands.readline():

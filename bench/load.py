@@ -7,6 +7,7 @@ quiet again after the last answer, so work that the server puts off is not lost 
 import asyncio
 import itertools
 import secrets
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -15,8 +16,7 @@ from typing import TypeVar
 from bench import proc
 from bench.http1 import Connection, Response, connect
 from bench.matrix import Account, Api, JsonObject, WrongAnswer, parsed, text, timeline_filter
-from bench.results import Figure, Outcome, Restarted, Row, quantile
-from bench.sizes import Sizes
+from bench.results import Attach, Figure, Outcome, Restarted, Row, quantile
 
 _SETUP_AT_ONCE = 8
 _FEWEST_OPS = 4
@@ -42,31 +42,29 @@ class Section:
 class Load:
     """One server under load. `outcome` gathers what the scenario finds."""
 
-    def __init__(
-        self,
-        *,
-        host: str,
-        port: int,
-        pids: Sequence[int],
-        sizes: Sizes,
-        restart: Callable[[], Awaitable[Restarted]] | None,
-    ) -> None:
-        self.sizes = sizes
-        self.api = Api(host, port, sizes.presence)
+    def __init__(self, attach: Attach, restart: Callable[[], Awaitable[Restarted]] | None) -> None:
+        self.attach = attach
+        self.sizes = attach.sizes
+        self.api = Api(attach.host, attach.port, attach.sizes.presence)
         self.outcome = Outcome()
         self.tag = secrets.token_hex(3)
-        self._roots = list(pids)
+        self._roots = list(attach.pids)
         self._restart = restart
         self._numbers = itertools.count()
-        self._idle: list[Connection] = []
+        self._idle: dict[int, list[Connection]] = {}
 
     # -- requests outside of the timed sections
 
-    async def call(self, request: bytes) -> JsonObject:
-        """One request; its answer must be a 200 with a JSON object. Raises WrongAnswer."""
-        connection = self._idle.pop() if self._idle else (await self._connect(1))[0]
+    async def call(self, request: bytes, port: int | None = None) -> JsonObject:
+        """One request, at the server's first port or another one; the JSON object of its 200 answer.
+
+        Raises WrongAnswer.
+        """
+        port = port or self.api.port
+        idle = self._idle.setdefault(port, [])
+        connection = idle.pop() if idle else (await self._connect(1, [port]))[0]
         response = await connection.request(request)
-        self._idle.append(connection)
+        idle.append(connection)
         return parsed(response)
 
     async def each(self, items: Sequence[T], work: Callable[[T], Awaitable[object]]) -> None:
@@ -174,17 +172,21 @@ class Load:
         *,
         fewest: int = _FEWEST_OPS,
         most: int | None = None,
+        ports: Sequence[int] = (),
+        seconds: float | None = None,
     ) -> None:
         """A timed section: workers that send one request after the other until time or operations end.
 
         `request` and `check` get the worker's number and the operation's; `check` raises WrongAnswer.
+        The workers are spread over the ports, or all at the server's first one.
         """
-        most = self.sizes.max_ops if most is None else most
+        if most is None:
+            most = self.sizes.max_ops if seconds is None else sys.maxsize
         numbers = iter(range(most))
-        connections = await self._connect(min(concurrency, most))
+        connections = await self._connect(min(concurrency, most), ports)
         try:
             async with self.section(name) as section:
-                stop = time.perf_counter() + self.sizes.seconds
+                stop = time.perf_counter() + (seconds or self.sizes.seconds)
                 wrong_answers = 0
 
                 async def worker(who: int, connection: Connection) -> None:
@@ -210,9 +212,12 @@ class Load:
             for connection in connections:
                 connection.close()
 
-    async def _connect(self, count: int) -> list[Connection]:
+    async def _connect(self, count: int, ports: Sequence[int] = ()) -> list[Connection]:
         """Connections that have answered a request already."""
-        connections = await connect(self.api.host, self.api.port, count)
+        ports = ports or (self.api.port,)
+        connections: list[Connection] = []
+        for number, port in enumerate(ports):
+            connections += await connect(self.api.host, port, len(range(number, count, len(ports))))
         warm = self.api.request("GET", "/_matrix/client/versions")
         for response in await asyncio.gather(*(each.request(warm) for each in connections)):
             parsed(response)
@@ -220,8 +225,9 @@ class Load:
 
     def hang_up(self) -> None:
         """Closes the connections that `call` keeps."""
-        for connection in self._idle:
-            connection.close()
+        for connections in self._idle.values():
+            for connection in connections:
+                connection.close()
         self._idle.clear()
 
     # -- what was found

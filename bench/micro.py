@@ -17,6 +17,7 @@ from typing import NamedTuple
 import nacl.signing
 import orjson
 
+from homeserver.bus.kafka.records import Records
 from homeserver.protocol import canonical_json, event_auth, push_evaluation, server_acl
 from homeserver.protocol.events import Event, build_event, parse_pdu
 from homeserver.protocol.json_types import JsonObject
@@ -28,6 +29,7 @@ from homeserver.protocol.state_resolution import resolve
 from homeserver.shard_writer import Append, ShardWriter
 from homeserver.tokens import SyncToken, decode_sync_token
 from storage.log import Entry, Kind, ShardMap
+from storage.mongo.documents import to_document, to_entry
 from storage.sqlite import open_store
 
 _RUNS = 5
@@ -254,6 +256,30 @@ async def _append(concurrency: int) -> Cost:
     return Cost(f"SQLite append, {concurrency} at once", cpu / _APPENDS * 1e6, clock / _APPENDS * 1e6)
 
 
+def _records() -> Iterator[Cost]:
+    """What each entry costs its owner and whoever reads along, beside the client of Kafka."""
+    room = _Room(2)
+    message, encoded = room.build("m.room.message", room.creator, None, _TEXT)
+    entry = Entry(
+        kind=Kind.EVENT,
+        stream=message.room_id,
+        body=encoded,
+        event_id=message.event_id,
+        type=message.type,
+        sender=message.sender,
+        ts=message.origin_server_ts,
+        meta=orjson.dumps({"d": "ABCDEFGHIJ", "t": "m1700000000000.1"}),
+        seq=1,
+    )
+    records = Records("epoch")
+    record = records.of(0, entry, largest=1 << 20)
+    yield _cost("record of an entry", lambda: records.of(0, entry, largest=1 << 20))
+    yield _cost("entry of a record", lambda: records.entry(*record))
+    document = to_document(0, 1, entry)
+    yield _cost("document of an entry", lambda: to_document(0, 1, entry))
+    yield _cost("entry of a document", lambda: to_entry(document))
+
+
 _GROUPS: dict[str, Callable[[], Iterator[Cost]]] = {
     "events": _events,
     "auth": _auth,
@@ -261,6 +287,7 @@ _GROUPS: dict[str, Callable[[], Iterator[Cost]]] = {
     "push": _push,
     "small": _small,
     "append": _appends,
+    "records": _records,
 }
 
 

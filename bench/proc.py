@@ -49,6 +49,14 @@ def cpu_seconds(pids: Collection[int]) -> float:
     return total
 
 
+def pin(roots: Iterable[int], cores: Collection[int]) -> None:
+    """Keeps processes that run already, with all their threads and children, on these cores."""
+    for pid in with_children(roots):
+        with suppress(OSError):
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                os.sched_setaffinity(int(thread), cores)
+
+
 def rss_bytes(pids: Collection[int]) -> int:
     """Resident memory, summed over the processes."""
     total = 0

@@ -76,7 +76,7 @@ def ratio(ours: float, theirs: float, *, more_is_better: bool) -> str:
 
 
 def table(summaries: Mapping[str, Summary]) -> str:
-    """All rows, then all single figures; with two servers each value has both and their ratio."""
+    """All rows, then all single figures: each server's values, and the first one's ratios to the others."""
     names = list(summaries)
     grid: list[list[str]] = []
     groups = [title for title, _, _ in _COLUMNS]
@@ -90,7 +90,7 @@ def table(summaries: Mapping[str, Summary]) -> str:
             for summary in summaries.values()
         )
         grid.append([row_name + (" *" if busy else ""), *cells])
-    heading = [*names] + (["×"] if len(names) == 2 else [])
+    heading = names + (["×"] if len(names) == 2 else [f"×{name}" for name in names[1:]])
     text = (
         _aligned(
             [
@@ -115,8 +115,8 @@ def table(summaries: Mapping[str, Summary]) -> str:
 
 def _cells(values: Sequence[float | None], more_is_better: bool) -> list[str]:
     cells = ["–" if value is None else number(value) for value in values]
-    if len(values) == 2:
-        ours, theirs = values
+    ours = values[0]
+    for theirs in values[1:]:
         known = ours is not None and theirs is not None
         cells.append(ratio(ours or 0, theirs or 0, more_is_better=more_is_better) if known else "–")
     return cells

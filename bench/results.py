@@ -39,6 +39,14 @@ class Outcome(msgspec.Struct, tag=True):
     seconds: float = 0.0  # that it all took, set-up included
 
 
+class ReplicaAt(msgspec.Struct, frozen=True):
+    """Where one of several replicas is: its ports for clients and for metrics, and its process."""
+
+    port: int
+    metrics: int
+    pid: int
+
+
 class Attach(msgspec.Struct, frozen=True):
     """The first line to a driver: its server, and how much to measure."""
 
@@ -47,6 +55,9 @@ class Attach(msgspec.Struct, frozen=True):
     pids: list[int]
     can_restart: bool
     sizes: Sizes
+    replicas: list[ReplicaAt] = []
+    database: str = ""  # URI of the replicas' MongoDB
+    beside: dict[str, int] = {}  # what runs beside the replicas, and its process
 
 
 class Restart(msgspec.Struct, tag=True, frozen=True):

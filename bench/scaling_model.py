@@ -1,6 +1,4 @@
-"""What several replicas can do: a queueing simulation with measured service times.
-
-    python -m bench.scaling_model [--seed N]
+"""What many replicas can do: a queueing simulation with the service times that a run has measured on few.
 
 Each replica is one core that takes its work in order. A message arrives at any replica, which passes it to
 the owner of its room's shard; the owner builds it, commits what gathered meanwhile as one batch, and answers.
@@ -11,16 +9,23 @@ The model leaves out: idle work, garbage collection, the brokers (a batch costs 
 database), and retries. Arrivals are random (Poisson), readers and shards are spread evenly.
 """
 
-import argparse
 import heapq
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
+
+REPLICAS = (1, 2, 4, 8, 16, 32, 64)
+ROOM_SHARDS = 64
+READERS = 5
+LOAD = 0.7
+"""Of what the installation can do."""
+BATCH = 2.0
+"""Messages in a commit of one replica that is not overloaded."""
 
 
 class Costs(NamedTuple):
-    """Seconds; those of the replicas are CPU. The defaults are measured: docs/scaling.md says how."""
+    """Seconds; those of the replicas are CPU."""
 
     send: float
     """Of a message at the owner: request, checks, signature, its part of the commit, publishing."""
@@ -37,6 +42,72 @@ class Costs(NamedTuple):
     """CPU of the database's primary for a batch, and for each entry of it."""
     journal: float
     """From the end of that to the acknowledgement: time, not work."""
+
+
+class Measured(NamedTuple):
+    """What the scenario "costs" measures: seconds of CPU for a message unless it says otherwise."""
+
+    owner_alone: float
+    owner_in_batches: float
+    batch: float
+    """Messages in an append of `…_in_batches`."""
+    passed_on: float
+    """At a replica that hands it to the owner, and then reads along."""
+    read_along: float
+    nobody_there: float
+    """At a replica where none of the room's users is online: it does not have the room in memory."""
+    delivered: float
+    """For one reader who waits at a replica, following and the next poll included."""
+    database_alone: float
+    database_in_batches: float
+    broker_alone: float
+    broker_in_batches: float
+    single_insert: float
+    """The time, not CPU, that the database takes for one document."""
+
+    def figures(self) -> dict[str, tuple[str, float]]:
+        """Names for people, with unit and value."""
+        return {
+            name: ("µs", getattr(self, field) * 1e6) if field != "batch" else ("", self.batch)
+            for field, name in _NAMES.items()
+        }
+
+    @classmethod
+    def of(cls, figures: Mapping[str, float]) -> "Measured":
+        """The inverse. Raises KeyError."""
+        return cls(**{f: figures[name] / (1 if f == "batch" else 1e6) for f, name in _NAMES.items()})
+
+    def costs(self) -> Costs:
+        """Each message costs, and so does each batch: what is saved in batches tells them apart."""
+        saved = 1 - 1 / max(2.0, self.batch)
+        commit = max(0.0, self.owner_alone - self.owner_in_batches) / saved
+        database_batch = max(0.0, self.database_alone - self.database_in_batches) / saved
+        return Costs(
+            send=self.owner_alone - commit,
+            commit=commit,
+            passed_on=max(0.0, self.passed_on - self.read_along),
+            follow=self.read_along,
+            deliver=self.delivered,
+            database_batch=database_batch,
+            database_entry=self.database_alone - database_batch,
+            journal=max(0.0, self.single_insert - self.database_alone),
+        )
+
+
+_NAMES = {
+    "owner_alone": "message at its owner, one at a time, CPU",
+    "owner_in_batches": "message at its owner, 50 at once, CPU",
+    "batch": "messages in an append, 50 at once",
+    "passed_on": "message at a replica that passes it on, CPU",
+    "read_along": "message at a replica that reads along, CPU",
+    "nobody_there": "message at a replica where no member is online, CPU",
+    "delivered": "message for one reader who waits, CPU",
+    "database_alone": "message at the database, one at a time, CPU",
+    "database_in_batches": "message at the database, 50 at once, CPU",
+    "broker_alone": "message at the broker, one at a time, CPU",
+    "broker_in_batches": "message at the broker, 50 at once, CPU",
+    "single_insert": "bare insert of one document, time",
+}
 
 
 class Installation(NamedTuple):
@@ -67,7 +138,7 @@ class Outcome(NamedTuple):
     """Share of the time in which the busiest replica worked."""
 
 
-def capacity(costs: Costs, plan: Installation, *, batch: float = 2.0) -> float:
+def capacity(costs: Costs, plan: Installation, *, batch: float = BATCH) -> float:
     """Messages a second at which the first core of all is busy all the time, with batches of that size."""
     owner = costs.send + costs.commit / batch
     others = plan.replicas - 1
@@ -206,27 +277,8 @@ def _percentile(ordered: list[float], share: float) -> float:
     return ordered[int(share * (len(ordered) - 1))] if ordered else 0.0
 
 
-MEASURED = Costs(
-    send=0.0,
-    commit=0.0,
-    passed_on=0.0,
-    follow=0.0,
-    deliver=0.0,
-    database_batch=0.0,
-    database_entry=0.0,
-    journal=0.0,
-)
-REPLICAS = (1, 2, 4, 8, 16, 32, 64)
-ROOM_SHARDS = 64
-READERS = 5
-LOAD = 0.7
-"""Of what the installation can do."""
-ENTRIES_PER_DATABASE = 8_000
-"""What one primary takes a second, with room to spare; above it the log is sharded over more of them."""
-
-
-def table(seed: int, messages: int) -> list[str]:
-    """The table of docs/scaling.md, in lines."""
+def table(costs: Costs, *, seed: int = 1, messages: int = 20_000) -> list[str]:
+    """What 1 to 64 replicas can do, in lines of Markdown."""
     lines = [
         "| Replicas | Primaries | Can do, messages/s | Each replica's part | p50 / p99 of a send, ms "
         "| p50 / p99 of a delivery, ms | Busiest replica |",
@@ -235,10 +287,10 @@ def table(seed: int, messages: int) -> list[str]:
     alone = 0.0
     for replicas in REPLICAS:
         plan = Installation(replicas, ROOM_SHARDS, 1, READERS)
-        plan = plan._replace(databases=1 + int(_without_database(plan) / ENTRIES_PER_DATABASE))
-        most = capacity(MEASURED, plan)
+        plan = plan._replace(databases=_primaries(costs, plan))
+        most = capacity(costs, plan)
         alone = alone or most
-        out = Simulation(MEASURED, plan, seed).run(most * LOAD, messages)
+        out = Simulation(costs, plan, seed).run(most * LOAD, messages)
         lines.append(
             f"| {replicas} | {plan.databases} | {most:,.0f} | {most / alone / replicas:.0%} "
             f"| {out.send_p50 * 1000:.1f} / {out.send_p99 * 1000:.1f} "
@@ -247,17 +299,8 @@ def table(seed: int, messages: int) -> list[str]:
     return lines
 
 
-def _without_database(plan: Installation) -> float:
-    return capacity(MEASURED._replace(database_batch=0.0, database_entry=0.0), plan)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Throughput and latency of 1 to 64 replicas, simulated")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--messages", type=int, default=20_000)
-    arguments = parser.parse_args()
-    print(*table(arguments.seed, arguments.messages), sep="\n")
-
-
-if __name__ == "__main__":
-    main()
+def _primaries(costs: Costs, plan: Installation) -> int:
+    """So many that the replicas, not they, are the limit."""
+    replicas_alone = capacity(costs._replace(database_batch=0.0, database_entry=0.0), plan)
+    databases_alone = 1 / (costs.database_entry + costs.database_batch / BATCH)
+    return 1 + int(replicas_alone / databases_alone)

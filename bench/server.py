@@ -144,6 +144,10 @@ class Server(ABC):
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
 
+    async def awake(self) -> None:
+        """Returns when a server that was thawed works as before."""
+        await asyncio.sleep(0)
+
     def last_output(self) -> str:
         log = self.folder / "output.log"
         return log.read_text(errors="replace")[-2000:] if log.exists() else ""

@@ -22,6 +22,9 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     fill: int = 1000  # plain messages sent before the timed start
     changes: int = 200  # membership changes whose bytes are counted
     known_rooms: int = 200  # rooms whose memory is counted
+    across: int = 100  # messages, one at a time, to a reader at another replica
+    costs: int = 2000  # messages whose CPU at each replica is counted
+    away_seconds: float = 60.0  # that a replica, or the broker, does not run
 
 
 QUICK = Sizes(
@@ -36,6 +39,9 @@ QUICK = Sizes(
     joins=10,
     fill=150,
     changes=40,
+    across=30,
+    costs=400,
+    away_seconds=12.0,
 )
 DEFAULT = Sizes()
 FULL = Sizes(

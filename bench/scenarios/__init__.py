@@ -1,9 +1,11 @@
-"""The scenarios, in the order in which they run: those that restart the server come last."""
+"""The scenarios, in the order in which they run: those that restart the server come
+last, but for those on several replicas."""
 
 from bench.scenarios.devices import Accounts, Encryption
 from bench.scenarios.fanout import Fanout, Polls
 from bench.scenarios.growth import Growth
 from bench.scenarios.history import Rooms
+from bench.scenarios.replicas import Across, CatchUp, Ceiling, Contention, Costs, Scaling
 from bench.scenarios.scenario import Scenario
 from bench.scenarios.send import Send
 from bench.scenarios.storage import Memory, Storage
@@ -25,5 +27,11 @@ SCENARIOS: dict[str, type[Scenario]] = {
         Polls,
         Storage,
         Memory,
+        Ceiling,
+        Across,
+        Costs,
+        Contention,
+        Scaling,
+        CatchUp,
     )
 }

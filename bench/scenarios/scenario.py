@@ -14,6 +14,7 @@ class Scenario:
     once: ClassVar[bool] = False  # too dear, or meaningless, to repeat
     needs_restart: ClassVar[bool] = False
     only_full: ClassVar[bool] = False
+    replicas: ClassVar[int] = 0  # so many replicas on MongoDB and Kafka are needed; 0: any server will do
 
     def __init__(self, load: Load, crowds: Crowds) -> None:
         self.load = load

@@ -93,6 +93,11 @@ class Kafka:
         """What the broker said since it was started last."""
         return (self.directory / "kafka.log").read_text(errors="replace")
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Start, and return once it takes requests."""
         assert self._process is None

@@ -31,6 +31,7 @@ from bson.raw_bson import RawBSONDocument
 from pymongo import MongoClient
 from pymongo.database import Database
 from pymongo.errors import PyMongoError
+from pymongo.write_concern import WriteConcern
 
 T = TypeVar("T")
 
@@ -106,8 +107,11 @@ def drop(uri: str) -> None:
 
 def empty(uri: str) -> None:
     """Take all documents out of a database but the one that says whose it is; indexes stay."""
-    for name in database(uri).list_collection_names(filter={"name": {"$ne": "store"}}):
-        database(uri)[name].delete_many({}, hint="_id_")
+    emptied = database(uri).with_options(write_concern=WriteConcern(w=1, j=False))
+    for name in emptied.list_collection_names(filter={"name": {"$ne": "store"}}):
+        emptied[name].delete_many({}, hint="_id_")
+    # One wait for the disk: what is durable now, and read by the majority, is all of it.
+    database(uri).client.admin.command("appendOplogNote", data={}, writeConcern={"w": "majority", "j": True})
 
 
 def dump(uri: str) -> bytes:
@@ -144,6 +148,11 @@ class Node:
         self._process = subprocess.Popen(
             self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     def kill(self) -> None:
         """kill -9."""
@@ -184,10 +193,17 @@ class Node:
 
 
 class ReplicaSet:
-    """So many nodes, or one `standalone` server, started. Their data lies in memory if it fits."""
+    """So many nodes, or one `standalone` server, started. Data is in memory if it fits, or in `beneath`."""
 
-    def __init__(self, nodes: int, *, standalone: bool = False, arguments: tuple[str, ...] = ()) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="weft-mongod-", dir=_roomy()))
+    def __init__(
+        self,
+        nodes: int,
+        *,
+        standalone: bool = False,
+        arguments: tuple[str, ...] = (),
+        beneath: Path | None = None,
+    ) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="weft-mongod-", dir=beneath or _roomy()))
         if not standalone:
             arguments += ("--replSet", "rs0")
         self.nodes = [Node(self._folder / str(port), port, arguments) for port in _free_ports(nodes)]
