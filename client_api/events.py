@@ -1,8 +1,6 @@
 """Sending events, and reading a room's state and history (spec: client-server "Getting events for a
 room", "Sending events to a room", "Redactions", "Event context")."""
 
-from typing import ClassVar
-
 import orjson
 
 from client_api.http import Answer, Auth, Call, Result, Routes, get, put
@@ -23,8 +21,6 @@ def _timestamp(call: Call) -> int | None:
 
 
 class SendRoutes(Routes):
-    HOT: ClassVar[bool] = True
-
     def __init__(self, sending: Sending, guests: Guests) -> None:
         self._sending = sending
         self._guests = guests
@@ -47,7 +43,7 @@ class SendRoutes(Routes):
         return b'{"event_id":' + orjson.dumps(event_id) + b"}"
 
     @put(
-        "/rooms/{room_id}/state/{event_type}/{state_key:[^/]*}",
+        "/rooms/{room_id}/state/{event_type}/{state_key}",
         quick=True,
         auth=Auth.GUEST,
         limit="message",
@@ -58,6 +54,7 @@ class SendRoutes(Routes):
 
     @put(
         "/rooms/{room_id}/state/{event_type}",
+        "/rooms/{room_id}/state/{event_type}/",
         quick=True,
         auth=Auth.GUEST,
         limit="message",
@@ -102,11 +99,15 @@ class StateRoutes(Routes):
     async def state(self, call: Call) -> Result:
         return await self._history.state(call.path("room_id"), call.user_id)
 
-    @get("/rooms/{room_id}/state/{event_type}/{state_key:[^/]*}", auth=Auth.GUEST)
+    @get("/rooms/{room_id}/state/{event_type}/{state_key}", auth=Auth.GUEST)
     async def state_event(self, call: Call) -> Result:
         return await self._state_event(call, call.path("state_key"))
 
-    @get("/rooms/{room_id}/state/{event_type}", auth=Auth.GUEST)
+    @get(
+        "/rooms/{room_id}/state/{event_type}",
+        "/rooms/{room_id}/state/{event_type}/",
+        auth=Auth.GUEST,
+    )
     async def state_event_without_key(self, call: Call) -> Result:
         return await self._state_event(call, "")
 

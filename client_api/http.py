@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import asynccontextmanager
 from enum import Enum
 from time import perf_counter
-from typing import Any, ClassVar, NamedTuple, Protocol, TypedDict, TypeVar, Unpack
+from typing import Any, NamedTuple, Protocol, TypedDict, TypeVar, Unpack
 
 import msgspec
 import orjson
@@ -32,6 +32,7 @@ from multidict import CIMultiDict
 
 from client_api.client_address import ClientAddresses, subscriber
 from client_api.json_response import CORS, JsonResponse
+from client_api.paths import Paths
 from homeserver.errors import MatrixError, bad_json, invalid_param, missing_param, too_large, unavailable
 from homeserver.metrics import Metered, Requests
 from homeserver.protocol.canonical_json import InvalidJson, check_depth
@@ -53,8 +54,6 @@ canonical JSON, orjson and other servers each end somewhere above."""
 _OF_ROOM = re.compile(r"/_matrix/client/\w+/rooms/\{room_id\}/")
 """Routes that write to a room, unless they only read."""
 _CLIENT_API = re.compile(r"^/_matrix/client/(?:v3|r0)(?=/)")
-_PARAMETER = re.compile(r"\{(\w+)\}")
-"""In a path. What aiohttp takes it for leaves out braces, which state keys and the like may have."""
 BODY_SECONDS = 60.0
 """A body that is read as a whole has to be there by then, the next piece of one that is streamed too."""
 
@@ -240,6 +239,7 @@ def _wrong_content(error: msgspec.ValidationError) -> MatrixError:
 
 
 Handler = Callable[[Any, Call], Awaitable[Result]]
+WebHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Options(TypedDict, total=False):
@@ -304,9 +304,7 @@ def delete(*paths: str, **options: Unpack[Options]) -> Callable[[Handler], Handl
 
 
 class Routes:
-    """Base of the modules of routes. `HOT` ones are registered first: the router finds them sooner."""
-
-    HOT: ClassVar[bool] = False
+    """Base of the modules of routes."""
 
     def routes(self) -> list[tuple[Route, Callable[[Call], Awaitable[Result]]]]:
         found: list[tuple[Route, Callable[[Call], Awaitable[Result]]]] = []
@@ -317,29 +315,31 @@ class Routes:
 
 
 def mount(app: web.Application, modules: Iterable[Routes], gate: Gate, requests: Requests) -> None:
-    """Register all routes of all modules on an application; `requests` counts what they answer."""
-    ordered = sorted(modules, key=lambda module: not module.HOT)
-    other_method = _counted(_other_method, requests.of("unknown", "any"))
-    by_path: dict[str, list[tuple[Route, Callable[[Call], Awaitable[Result]]]]] = {}
-    for module in ordered:
+    """Serve all routes of all modules by an application; `requests` counts what they answer."""
+    paths: Paths[dict[str, WebHandler]] = Paths()
+    for module in modules:
         for declared, handler in module.routes():
-            by_path.setdefault(declared.path, []).append((declared, handler))
-    for path, declared_here in by_path.items():
-        resource = app.router.add_resource(_PARAMETER.sub(r"{\1:[^/]+}", path))
-        for declared, handler in declared_here:
-            counted = requests.of(_CLIENT_API.sub("", path), declared.method)
+            counted = requests.of(_CLIENT_API.sub("", declared.path), declared.method)
             served = _counted(_serve(declared, handler, gate), counted)
-            resource.add_route(declared.method, served)
+            methods = paths.at(declared.path, {})
+            methods[declared.method] = served
             if declared.method == "GET":
-                resource.add_route("HEAD", served)
-        resource.add_route("*", other_method)
-    unknown_path = _counted(_unknown_path, requests.of("unknown", "any"))
-    app.router.add_route("*", "/{anything:(?s:.*)}", unknown_path)
+                methods["HEAD"] = served
+    unknown = requests.of("unknown", "any")
+    other_method, unknown_path = _counted(_other_method, unknown), _counted(_unknown_path, unknown)
+
+    async def serve(request: web.Request) -> web.StreamResponse:
+        found = paths.find(request.rel_url.path_safe)
+        if found is None:
+            return await unknown_path(request)
+        methods, parameters = found
+        request.match_info.update(parameters)
+        return await methods.get(request.method, other_method)(request)
+
+    app.router.add_route("*", "/{path:(?s:.*)}", serve)
 
 
-def _counted(
-    handler: Callable[[web.Request], Awaitable[web.StreamResponse]], route: Metered
-) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def _counted(handler: WebHandler, route: Metered) -> WebHandler:
     """The same handler; its answers are counted. Those that nobody waits for any more are not."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -351,9 +351,7 @@ def _counted(
     return answer
 
 
-def _serve(
-    declared: Route, handler: Callable[[Call], Awaitable[Result]], gate: Gate
-) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def _serve(declared: Route, handler: Callable[[Call], Awaitable[Result]], gate: Gate) -> WebHandler:
     options = declared.options
     auth = options.get("auth", Auth.USER)
     limit = gate.limits[options["limit"]] if "limit" in options else None
@@ -390,7 +388,7 @@ def _serve(
             raw = await _whole_body(request) if reads_body else b""
             call = Call(request, session, raw, gate)
             if whole:
-                result = await _to_its_end(handler(call), request)
+                result = await _to_its_end(handler(call), declared)
             else:
                 result = await handler(call)
             if session is not None:
@@ -403,25 +401,25 @@ def _serve(
                     sessions.seen(session, gate.addresses.of(request), request.headers.get("User-Agent"))
             return result if isinstance(result, web.StreamResponse) else response_of(result)
         except Exception as error:
-            return error_response(error, request)
+            return error_response(error, declared)
 
     return answer
 
 
-async def _to_its_end(handling: Awaitable[Result], request: web.Request) -> Result:
+async def _to_its_end(handling: Awaitable[Result], declared: Route) -> Result:
     """What a handler returns, whom a client that hangs up must not stop half-way."""
     task = asyncio.ensure_future(handling)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        task.add_done_callback(lambda ended: _answer_nobody(ended, request))
+        task.add_done_callback(lambda ended: _answer_nobody(ended, declared))
         raise
 
 
-def _answer_nobody(ended: asyncio.Future[Result], request: web.Request) -> None:
+def _answer_nobody(ended: asyncio.Future[Result], declared: Route) -> None:
     """An error of which no client is told any more: only what nobody foresaw is logged."""
     if not ended.cancelled() and isinstance(error := ended.exception(), Exception):
-        error_response(error, request)
+        error_response(error, declared)
 
 
 async def _passed_on(
@@ -506,18 +504,18 @@ def response_of(result: Result) -> web.StreamResponse:
     return JsonResponse(result if isinstance(result, bytes) else _encode(result))
 
 
-def error_response(error: Exception, request: web.Request) -> web.StreamResponse:
-    """The Matrix error for whatever a handler raised; what nobody foresaw is logged and answered 500."""
+def error_response(error: Exception, declared: Route) -> web.StreamResponse:
+    """The Matrix error for whatever a route's handler raised; what nobody foresaw is logged, a 500."""
     if isinstance(error, web.HTTPRequestEntityTooLarge):
         error = too_large("The request body is too large")
     elif isinstance(error, InvalidIdentifier):
         error = invalid_param(str(error))
     elif isinstance(error, StoreUnavailable):
         # What it says of databases and disks is for the log alone.
-        log.warning("the store fails", route=_route_of(request), error=str(error))
+        log.warning("the store fails", route=declared.path, error=str(error))
         error = unavailable("The store cannot do it now")
     elif not isinstance(error, MatrixError):
-        log.error("request failed", method=request.method, route=_route_of(request), exc_info=error)
+        log.error("request failed", method=declared.method, route=declared.path, exc_info=error)
         error = MatrixError(500, "M_UNKNOWN", "Internal server error")
     return refusal(error)
 
@@ -531,18 +529,13 @@ def refusal(error: MatrixError) -> web.StreamResponse:
     return response_of(Answer(body, error.status, headers))
 
 
-def _route_of(request: web.Request) -> str:
-    resource = request.match_info.route.resource
-    return resource.canonical if resource is not None else "?"
-
-
 async def _other_method(request: web.Request) -> web.StreamResponse:
     if request.method == "OPTIONS":
         return web.Response(status=204, headers=CORS)
-    return error_response(MatrixError(405, "M_UNRECOGNIZED", "Unrecognized method"), request)
+    return refusal(MatrixError(405, "M_UNRECOGNIZED", "Unrecognized method"))
 
 
 async def _unknown_path(request: web.Request) -> web.StreamResponse:
     if request.method == "OPTIONS":
         return web.Response(status=204, headers=CORS)
-    return error_response(MatrixError(404, "M_UNRECOGNIZED", "Unrecognized request"), request)
+    return refusal(MatrixError(404, "M_UNRECOGNIZED", "Unrecognized request"))

@@ -1,7 +1,5 @@
 """Simplified sliding sync (MSC4186), at the path that clients use today."""
 
-from typing import ClassVar
-
 from client_api.http import Call, Result, Routes, route
 from homeserver.sync.sliding.engine import SlidingSync
 from homeserver.sync.sliding.request import SlidingRequest
@@ -11,8 +9,6 @@ PATH = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
 
 
 class SlidingSyncRoutes(Routes):
-    HOT: ClassVar[bool] = True
-
     def __init__(self, sliding: SlidingSync, presence: Presence) -> None:
         self._sliding = sliding
         self._presence = presence

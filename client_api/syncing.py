@@ -1,7 +1,6 @@
 """/sync and filters (spec: client-server "Syncing", "Filtering")."""
 
 from hashlib import blake2b
-from typing import ClassVar
 
 import msgspec
 import orjson
@@ -31,8 +30,6 @@ def parse_filter(raw: bytes | str) -> Filter:
 
 
 class SyncRoutes(Routes):
-    HOT: ClassVar[bool] = True
-
     def __init__(self, engine: SyncEngine, filters: Collection[StoredFilter], presence: Presence) -> None:
         self._engine = engine
         self._filters = filters

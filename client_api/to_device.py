@@ -1,7 +1,5 @@
 """Sending messages to devices (spec: client-server "Send-to-Device messaging")."""
 
-from typing import ClassVar
-
 import msgspec
 
 from client_api.http import Auth, Call, Result, Routes, put
@@ -14,8 +12,6 @@ class MessagesBody(msgspec.Struct):
 
 
 class ToDeviceRoutes(Routes):
-    HOT: ClassVar[bool] = True
-
     def __init__(self, to_device: ToDevice) -> None:
         self._to_device = to_device
 
