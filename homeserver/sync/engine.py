@@ -27,7 +27,7 @@ from homeserver.rooms.visibility import SightLine, Visibility
 from homeserver.sync.device_lists import DeviceLists
 from homeserver.sync.filter import EVERYTHING, Filter
 from homeserver.sync.room_section import Timeline, events_object, receipts_event, timeline_json
-from homeserver.sync.state_delta import KnownMembers, lazy_members, state_since
+from homeserver.sync.state_delta import KnownMembers, lazy_members, state_since, with_unshown
 from homeserver.sync.timeline import TimelineSlice, newest_events
 from homeserver.sync.to_device import ToDeviceQueue
 from homeserver.sync.wakeup import Wakeup
@@ -428,18 +428,23 @@ class _Answer:
         wanted = self._filter.state
         if not wanted.allows_room(room.room_id):
             return []
-        lazy = wanted.lazy_load_members
+        lazy, whole = wanted.lazy_load_members, new or full
         state: Sequence[RoomEvent] = ()
         if self._request.use_state_after:
-            state = list(room.head.state.values()) if new or full else state_since(room, after, upto)
-        elif new or full:
-            if not lazy and wanted.is_open and timeline.start < upto:
-                return await self._shared_state(room, timeline.start)
-            state = await state_at(self._rooms.log, self._rooms.stored, room, timeline.start)
-        elif timeline.limited:
-            state = await state_at(self._rooms.log, self._rooms.stored, room, timeline.start, after=after)
+            state = list(room.head.state.values()) if whole else state_since(room, after, upto)
+        else:
+            start = timeline.start
+            complete = self._filter.timeline.is_open and len(events) == len(timeline.events)
+            if whole and complete and not lazy and wanted.is_open and start < upto:
+                return await self._shared_state(room, start)
+            if whole or start > after:
+                state = await state_at(
+                    self._rooms.log, self._rooms.stored, room, start, after=None if whole else after
+                )
+            if not complete:
+                state = with_unshown(state, room, events, start, upto)
         if lazy:
-            others, members = lazy_members(room, state, events, self._user.user_id)
+            others, members = lazy_members(room, state, events, self._user.user_id, whole=whole)
             if not wanted.include_redundant_members:
                 members = self._engine.known_members.new_to(
                     self._user.user_id, self._device_id, room.room_id, members
@@ -513,14 +518,15 @@ class _Answer:
             and (timeline.limited or not known)
             and wanted.allows_room(room_id)
         ):
-            below = await state_at(
+            complete = self._filter.timeline.is_open and len(events) == len(timeline.events)
+            state = await state_at(
                 self._rooms.log,
                 self._rooms.stored,
                 room,
-                timeline.start,
+                timeline.start if complete else ref.position,
                 after=after if known else None,
             )
-            state = [event for event in below if wanted.matches_event(event)]
+            state = [event for event in state if wanted.matches_event(event)]
         return b"{%b,%b,%b}" % (
             timeline_json(timeline, rendered),
             self._state_json(event.render(self._now) for event in state),

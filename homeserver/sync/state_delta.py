@@ -13,8 +13,26 @@ KNOWN_MEMBERS = 1_000
 
 
 def state_since(room: Room, after: int, upto: int) -> list[RoomEvent]:
-    """Current state events that were set after a position (for `state_after`)."""
-    return [event for event in room.head.state.values() if after < event.position <= upto]
+    """Current state events that were set after a position."""
+    state = room.head.state
+    if after < room.timeline_after:
+        return [event for event in state.values() if after < event.position <= upto]
+    recent = room.timeline[room.first_after(after) : room.first_after(upto)]
+    keys = dict.fromkeys((event.type, event.state_key) for event in recent if event.state_key is not None)
+    return [event for key in keys if (event := state.get(key)) and after < event.position <= upto]
+
+
+def with_unshown(
+    below: Iterable[RoomEvent], room: Room, timeline: Iterable[RoomEvent], start: int, upto: int
+) -> list[RoomEvent]:
+    """State below a timeline, and what was set within it by events that it leaves out.
+
+    Those are events that the filter holds back, and ones from when the reader was not in the room. A client
+    would know nothing of them otherwise.
+    """
+    shown = {event.event_id for event in timeline}
+    unshown = [event for event in state_since(room, start, upto) if event.event_id not in shown]
+    return list({(event.type, event.state_key): event for event in (*below, *unshown)}.values())
 
 
 class _Sent:
@@ -75,9 +93,13 @@ class KnownMembers:
 
 
 def lazy_members(
-    room: Room, state: Sequence[RoomEvent], timeline: Sequence[RoomEvent], user_id: str
+    room: Room, state: Sequence[RoomEvent], timeline: Sequence[RoomEvent], user_id: str, *, whole: bool
 ) -> tuple[list[RoomEvent], list[RoomEvent]]:
-    """(state other than members, members of the timeline's senders and the reader) for lazy loading."""
+    """(state other than members, members) for lazy loading.
+
+    Of the `whole` state of a room, the members are the timeline's senders and the reader. Of what changed in
+    it, they are all who changed besides the senders: clients keep their lists of members by that.
+    """
     others: list[RoomEvent] = []
     by_user: dict[str | None, RoomEvent] = {}
     for event in state:
@@ -86,10 +108,10 @@ def lazy_members(
         else:
             others.append(event)
     in_timeline = {event.state_key for event in timeline if event.type == "m.room.member"}
-    senders = {user_id, *(event.sender for event in timeline)}
-    members: list[RoomEvent] = []
-    for sender in senders:
+    senders = {event.sender for event in timeline}
+    members = {} if whole else dict(by_user)
+    for sender in {user_id, *senders} if whole else senders:
         member = by_user.get(sender) or room.head.state.get(("m.room.member", sender))
         if member is not None and (sender not in in_timeline or sender in by_user):
-            members.append(member)
-    return others, members
+            members[sender] = member
+    return others, list(members.values())

@@ -96,7 +96,67 @@ async def test_lazy_loading_sends_each_speaker_once(alice: Client, bob: Client, 
     redundant = {"room": {"state": {"lazy_load_members": True, "include_redundant_members": True}}}
     await alice.send(room_id, "and again")
     section = (await bob.sync(filter=redundant))["rooms"]["join"][room_id]
-    assert members(section) == {alice.user_id, bob.user_id}
+    assert members(section) == {alice.user_id}
+
+
+@pytest.mark.parametrize(("state_after", "kicks_last"), [("false", False), ("true", False), ("true", True)])
+async def test_lazy_loading_tells_of_all_who_came_and_went_since(
+    alice: Client, bob: Client, carol: Client, state_after: str, kicks_last: bool
+) -> None:
+    """By that clients maintain the list of members, once they have it (spec: "Lazy-loading room members")."""
+    room_id = await pair(alice, bob)
+    await carol.join(room_id)
+    await alice.send(room_id)
+    await bob.sync(full=True, filter=LAZY)
+    if not kicks_last:
+        await carol.leave(room_id)
+    await alice.send(room_id)
+    if kicks_last:
+        await alice.post(f"/rooms/{room_id}/kick", {"user_id": carol.user_id})
+    section = (await bob.sync(filter=LAZY, use_state_after=state_after))["rooms"]["join"][room_id]
+    state = section["state_after" if state_after == "true" else "state"]["events"]
+    assert {e["state_key"]: e["content"]["membership"] for e in state}[carol.user_id] == "leave"
+
+
+@pytest.mark.parametrize("timeline", [{"types": ["m.room.message"]}, {"types": []}, {"rooms": []}])
+async def test_state_that_the_filter_holds_back_from_the_timeline_comes_beside_it(
+    alice: Client, bob: Client, timeline: dict[str, Any]
+) -> None:
+    room_id = await pair(alice, bob)
+    wanted = {"room": {"timeline": timeline}}
+    section = (await bob.sync(full=True, filter=wanted))["rooms"]["join"][room_id]
+    whole = await bob.get(f"/rooms/{room_id}/state")
+    assert sorted(ids(section["state"]["events"])) == sorted(ids(whole))
+    await alice.set_state(room_id, "m.room.topic", {"topic": "old"})
+    topic = await alice.set_state(room_id, "m.room.topic", {"topic": "new"})
+    await alice.send(room_id)
+    section = (await bob.sync(filter=wanted))["rooms"]["join"][room_id]
+    assert ids(section["state"]["events"]) == [topic]
+    name = await alice.set_state(room_id, "m.room.name", {"name": "seen"})
+    section = (await bob.sync())["rooms"]["join"][room_id]
+    assert section["state"]["events"] == []
+    assert ids(section["timeline"]["events"]) == [name]
+
+
+@pytest.mark.parametrize("still_there", [True, False])
+async def test_state_from_when_one_was_not_there_comes_beside_the_timeline(
+    alice: Client, bob: Client, carol: Client, still_there: bool
+) -> None:
+    room_id = await pair(alice, bob)
+    await alice.set_state(room_id, "m.room.history_visibility", {"history_visibility": "joined"})
+    await bob.sync()
+    await bob.leave(room_id)
+    await carol.join(room_id)
+    await bob.join(room_id)
+    if not still_there:
+        await bob.leave(room_id)
+    wanted = {"room": {"include_leave": True, "timeline": {"limit": 50}}}
+    rooms = (await bob.sync(full=not still_there, filter=wanted))["rooms"]
+    section = rooms["join" if still_there else "leave"][room_id]
+    assert carol.user_id not in {e["state_key"] for e in section["timeline"]["events"] if "state_key" in e}
+    assert ("m.room.member", carol.user_id) in {
+        (e["type"], e["state_key"]) for e in section["state"]["events"]
+    }
 
 
 @pytest.mark.parametrize(
