@@ -58,8 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(str(error), WRONG_USE)
     except CommandError as error:
         return _complain(str(error), error.code)
-    except (KeyFileError, StoreError, BusUnavailable, OSError) as error:
+    except (KeyFileError, StoreError, BusUnavailable) as error:
         return _complain(str(error), FAILED)
+    except OSError as error:
+        return _complain(_said_by_the_system(error), FAILED)
     except KeyboardInterrupt:
         return _complain("interrupted", FAILED)
     return code or 0
@@ -69,6 +71,13 @@ def _complain(message: str, code: int) -> int:
     for line in message.splitlines():
         print(f"weft: {line}", file=sys.stderr)
     return code
+
+
+def _said_by_the_system(error: OSError) -> str:
+    """Without its number, which tells people nothing."""
+    if error.strerror is None:
+        return str(error)
+    return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -327,8 +336,11 @@ def _localpart(user: str, server_name: str) -> str:
 
 def _password(source: str | None) -> str:
     if source is not None:
-        text = sys.stdin.readline() if source == "-" else Path(source).read_text("utf-8")
-        password = text.rstrip("\r\n")
+        try:
+            line = sys.stdin.buffer.readline() if source == "-" else Path(source).read_bytes()
+            password = line.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise CommandError("the password is not UTF-8 text; nothing was done") from error
     elif sys.stdin.isatty():
         password = getpass.getpass("Password: ")
         if getpass.getpass("Once more: ") != password:
@@ -349,6 +361,8 @@ def _local_url(config: Config) -> str:
 
 def _call(url: str, body: dict[str, Any] | None) -> dict[str, Any]:
     """GET, or POST with a body; the JSON object that comes back. Raises CommandError on anything else."""
+    if not url.startswith(("http://", "https://")):
+        raise CommandError(f"--url: takes an address such as http://127.0.0.1:8008, not {url!r}", WRONG_USE)
     data = None if body is None else json.dumps(body).encode()
     request = Request(url, data, {"Content-Type": "application/json"})
     # No proxy: the request carries a password and, as a rule, stays on this machine.
@@ -360,6 +374,8 @@ def _call(url: str, body: dict[str, Any] | None) -> dict[str, Any]:
         status, text = error.code, error.read(LARGEST_ANSWER)
     except (URLError, OSError) as error:
         reason = getattr(error, "reason", error)
+        if isinstance(reason, OSError):
+            reason = _said_by_the_system(reason)
         raise CommandError(f"cannot reach the server at {url}: {reason}; is it running?") from error
     try:
         answer = json.loads(text)

@@ -194,7 +194,9 @@ class Auth(Section, frozen=True):
     """Passwords, logins and tokens."""
 
     password_login: Annotated[bool, doc("Whether users log in with a password.")] = True
-    password_min_length: Annotated[int, doc("Shortest password accepted.", ge=1, le=128)] = 8
+    password_min_length: Annotated[
+        int, doc("Shortest password that users may choose. The shared secret takes any.", ge=1, le=128)
+    ] = 8
     login_tokens: Annotated[
         bool, doc("Whether a logged-in client may get a short-lived token to log another one in (QR login).")
     ] = True

@@ -22,6 +22,8 @@ TEST_PREFIX = "WEFT_TEST_"
 """Variables of this name tell the tests something, and are no options."""
 MAX_NESTING = 10
 SHORTEST_SECRET = 12
+STORES = ("sqlite", "mongodb", "mongodb+srv")
+"""What `storage.uri` may begin with."""
 
 Tree = str | list[Any] | dict[str, Any] | None
 """What was written: text, or lists and groups of it; None for null."""
@@ -69,7 +71,8 @@ def load(path: Path | None, environ: Mapping[str, str], *, development: bool = F
         if option.path in values:
             _convert(option, values[option.path], converted, problems)
         elif option.default is msgspec.NODEFAULT:
-            missing = f"missing; set it in the configuration file, or {option.variable} in the environment"
+            file = "set it in the configuration file" if path else "name a configuration file (-c FILE)"
+            missing = f"missing; {file}, or set {option.variable} in the environment"
             problems.append(Problem(str(path or ""), option.key, missing))
     if problems:
         raise ConfigError(problems)
@@ -215,7 +218,7 @@ def _convert(
         if isinstance(given.value, str) and not _is_secret(option):
             words += f", not {given.value!r}"
         if error.__cause__ is not None or isinstance(given.value, list | dict):
-            words += f" ({error})"
+            words += f" ({_reason(error)})"
         problems.append(Problem(given.place, option.key, words))
         return
     least = extra(option.type, "least")
@@ -225,6 +228,12 @@ def _convert(
         )
         return
     converted[option.path] = value
+
+
+def _reason(error: msgspec.ValidationError) -> str:
+    """What is wrong, and with which part of a list or a group."""
+    reason, _, part = str(error).partition(" - at `$")
+    return f"{part.strip('.`')}: {reason}" if part else reason
 
 
 def _parse(cls: type[Any], written: object) -> Any:
@@ -263,6 +272,12 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
         )
     if not config.listen:
         yield ("listen",), "nothing to listen on; give at least one address, such as 127.0.0.1:8008"
+    scheme = config.storage.uri.partition(":")[0]
+    if scheme not in STORES:
+        yield (
+            ("storage", "uri"),
+            f"begins with {scheme}; write sqlite:///<path> or mongodb://<host>/<database>",
+        )
     sasl = config.bus.sasl
     if (sasl.user is None) != (sasl.password is None):
         yield ("bus", "sasl", "user"), "needs bus.sasl.password beside it, and the password the user"

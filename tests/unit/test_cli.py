@@ -296,6 +296,32 @@ def test_a_server_that_does_not_answer_is_told(
     assert "cannot reach the server" in told
     assert "is it running?" in told
     assert len(told.splitlines()) == 1
+    assert "Errno" not in told
+
+
+def test_an_address_without_a_scheme_is_refused(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--url", "localhost:8008", "--password-file", password_file(tmp_path)]
+    assert main(["register-user", "-c", str(config_file), *options, "alice"]) == 2
+    assert capsys.readouterr().err.startswith("weft: --url: takes an address such as http://")
+
+
+def test_a_password_that_is_no_text_is_refused(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "latin").write_bytes("pässword\n".encode("latin-1"))
+    options = ["--password-file", str(tmp_path / "latin")]
+    assert main(["register-user", "-c", str(config_file), *options, "alice"]) == 1
+    assert capsys.readouterr().err == "weft: the password is not UTF-8 text; nothing was done\n"
+
+
+def test_a_file_that_cannot_be_read_is_named(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--password-file", f"{tmp_path}/absent"]
+    assert main(["register-user", "-c", str(config_file), *options, "alice"]) == 1
+    assert capsys.readouterr().err == f"weft: {tmp_path}/absent: No such file or directory\n"
 
 
 def test_register_user_is_refused_before_anything_is_asked_when_it_cannot_work(

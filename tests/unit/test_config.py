@@ -140,7 +140,7 @@ def test_a_missing_server_name_says_where_it_goes(tmp_path: Path) -> None:
     (line,) = complaints(tmp_path, "log: {level: info}")
     assert line == (
         "weft.yaml: server_name: missing; "
-        "set it in the configuration file, or WEFT_SERVER_NAME in the environment"
+        "set it in the configuration file, or set WEFT_SERVER_NAME in the environment"
     )
 
 
@@ -152,7 +152,8 @@ def test_a_missing_server_name_says_where_it_goes(tmp_path: Path) -> None:
         ("storage: sqlite", "this is a group; the options in it are uri, room_shards, user_shards"),
         ("registration: {enabled: yes}", "takes true or false, not 'yes'"),
         ("log: {level: loud}", "takes debug, error, info or warning, not 'loud'"),
-        ("listen: [localhost]", "not an address and a port - at `$[0]`"),
+        ("listen: ['127.0.0.1:1', localhost]", "([1]: not an address and a port)"),
+        ("storage: {uri: 'postgres://localhost/weft'}", "storage.uri: begins with postgres; write sqlite:"),
         ("listen: []", "nothing to listen on"),
         ("limits: {max_event_page: null}", "takes a whole number from 10 to 10000"),
         (
