@@ -123,6 +123,7 @@ from homeserver.server_key import establish, replace
 from homeserver.sync.device_lists import DeviceLists
 from homeserver.sync.engine import SyncEngine
 from homeserver.sync.event_stream import EventStream
+from homeserver.sync.served_members import ServedMembers
 from homeserver.sync.sliding.connection import Connections
 from homeserver.sync.sliding.engine import SlidingSync
 from homeserver.sync.sliding.extensions import ExtensionSections
@@ -218,6 +219,8 @@ class App:
         self.rooms = Rooms(store.log, shards, memory_budget=config.limits.room_cache)
         self.users = Users(store.log, shards, server_name=name, max_users=config.limits.user_cache // 4096)
         self.wakeup = Wakeup()
+        self.served_members = ServedMembers(self.users, self.wakeup)
+        self.users.on_loaded.append(self.served_members.loaded)
         to_others = ToOthers(bus)
         clock = EphemeralClock()
         self.typing = Typing(bus, to_others.id, clock, self._wake_room)
@@ -688,8 +691,9 @@ class App:
         elif entry.kind is Kind.DEVICE_LIST and entry.key is not None:
             self._wake_for_devices_of(entry.key)
         else:
-            self.wakeup.wake_where(lambda user_id: self._is_in(user_id, entry.stream))
+            self.wakeup.wake_among(self.served_members.of(entry.stream))
         if entry.type == "m.room.member" and entry.key is not None:
+            self.served_members.changed(entry.key, entry.stream)
             self.wakeup.wake_user(entry.key)
 
     def _wake_for_devices_of(self, user_id: str) -> None:
@@ -705,10 +709,6 @@ class App:
         user = self.users.cached(user_id)
         rooms = (self.rooms.cached(room_id) for room_id in user.rooms("join")) if user is not None else ()
         return user is None or any(room is not None and other in room.joined for room in rooms)
-
-    def _is_in(self, user_id: str, room_id: str) -> bool:
-        user = self.users.cached(user_id)
-        return user is None or room_id in user.memberships
 
     def _wake_for_user_entry(self, entry: Entry) -> None:
         if entry.type == SESSIONS_CHANGED:

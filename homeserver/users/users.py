@@ -115,6 +115,8 @@ class Users:
         self._loading: dict[str, asyncio.Task[User]] = {}
         self._changed_while_loading: set[str] = set()
         self.max_users = max_users
+        self.on_loaded: list[Callable[[User], None]] = []
+        """Told of each user who comes into memory, before anybody is given them."""
         self._followers: list[OnUserEntry] = []
         self._consumers: list[Callable[[int, Sequence[Appended]], None]] = []
 
@@ -202,6 +204,8 @@ class Users:
                 break
         self._changed_while_loading.discard(user_id)
         existing = self._users.setdefault(user_id, user)
+        for on_loaded in self.on_loaded:
+            on_loaded(existing)
         while len(self._users) > self.max_users:
             self._users.popitem(last=False)
         return existing

@@ -117,6 +117,35 @@ async def test_a_poll_at_one_wakes_for_a_message_at_the_other(
     assert events_in(await asyncio.wait_for(poll, 5), room) == [event_id]
 
 
+async def test_a_poll_wakes_for_a_room_that_memory_has_no_place_for(
+    replicas: Replicas, room: str, alice: Client, bob: Client
+) -> None:
+    await bob.sync()
+    poll = asyncio.create_task(bob.sync(timeout=20_000))
+    await asyncio.sleep(0.1)
+    b = replicas.b.app
+    b.rooms.drop(room)
+    b.users.max_users = 1
+    for name in ("carol", "dan"):
+        await b.users.get(f"@{name}:localhost")
+    event_id = await alice.send(room)
+    assert events_in(await asyncio.wait_for(poll, 5), room) == [event_id]
+
+
+async def test_a_poll_wakes_for_a_room_entered_since_that_memory_has_no_place_for(
+    replicas: Replicas, alice: Client, bob: Client
+) -> None:
+    await bob.sync()
+    entered = await alice.create_room(preset="public_chat")
+    await replicas.at(replicas.a, bob).join(entered)
+    await bob.sync()
+    poll = asyncio.create_task(bob.sync(timeout=20_000))
+    await asyncio.sleep(0.1)
+    replicas.b.app.rooms.drop(entered)
+    event_id = await alice.send(entered)
+    assert events_in(await asyncio.wait_for(poll, 5), entered) == [event_id]
+
+
 # --- What users keep -----------------------------------------------------------------------------------
 
 
