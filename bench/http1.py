@@ -40,11 +40,15 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's own does not derive from it
 
+    @property
+    def is_open(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
+
     def send(self, request: bytes, callback: Callable[[Response], None]) -> None:
         """Writes a request. The callback is called exactly once, also when the connection breaks."""
         assert self._callback is None, "one request at a time"
         self._callback = callback
-        if self._transport is None or self._transport.is_closing():
+        if self._transport is None or not self.is_open:
             self._finish(Response(0, b"the connection is closed", time.perf_counter()))
         else:
             self._transport.write(request)

@@ -62,6 +62,8 @@ class Load:
         """
         port = port or self.api.port
         idle = self._idle.setdefault(port, [])
+        while idle and not idle[-1].is_open:
+            idle.pop()
         connection = idle.pop() if idle else (await self._connect(1, [port]))[0]
         response = await connection.request(request)
         idle.append(connection)
