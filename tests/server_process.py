@@ -36,23 +36,26 @@ class ServerProcess:
         return self.data_dir / "server.log"
 
     @property
+    def variables(self) -> dict[str, str]:
+        """Its configuration."""
+        return {
+            "WEFT_LISTEN": f"127.0.0.1:{self.port}",
+            "WEFT_DATA_DIR": str(self.data_dir),
+            **self.environment,
+        }
+
+    @property
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
 
     def start(self) -> None:
         """Start, and return once the server answers."""
-        environment = {
-            **os.environ,
-            "WEFT_LISTEN": f"127.0.0.1:{self.port}",
-            "WEFT_DATA_DIR": str(self.data_dir),
-            **self.environment,
-        }
         with self.log_path.open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "homeserver", "serve", "--dev"],
                 cwd=REPOSITORY,
-                env=environment,
+                env={**os.environ, **self.variables},
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )

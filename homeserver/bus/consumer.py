@@ -30,6 +30,7 @@ MAX_QUEUED = 5_000
 PAGE = 500
 ATTEMPTS = 3
 RETRY_SECONDS = 0.5
+CLOSE_SECONDS = 10.0
 SAVE_EVERY_SECONDS = 5.0
 SAVE_EVERY_ENTRIES = 2_000
 
@@ -129,13 +130,15 @@ class Consumer:
 
     async def close(self) -> None:
         """Finish what was handed over, and store the cursors."""
-        for state in self._shards.values():
-            if state.task is not None:
-                await asyncio.wait([state.task], timeout=10)
-            if state.timer is not None:
-                state.timer.cancel()
-            if state.owned and state.begun:
-                await self._save(state)
+        await asyncio.gather(*map(self._close, self._shards.values()))
+
+    async def _close(self, state: "_Shard") -> None:
+        if state.task is not None:
+            await asyncio.wait([state.task], timeout=CLOSE_SECONDS)
+        if state.timer is not None:
+            state.timer.cancel()
+        if state.owned and state.begun:
+            await self._save(state)
 
     def _run(self, state: "_Shard") -> None:
         if state.task is None:

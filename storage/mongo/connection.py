@@ -20,7 +20,13 @@ from bson.timestamp import Timestamp
 from pymongo import AsyncMongoClient, ReadPreference, WriteConcern, timeout
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import ConfigurationError, InvalidURI, PyMongoError, ServerSelectionTimeoutError
+from pymongo.errors import (
+    ConfigurationError,
+    ConnectionFailure,
+    InvalidURI,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+)
 from pymongo.read_concern import ReadConcern
 from pymongo.uri_parser import parse_uri
 
@@ -88,7 +94,7 @@ class Connection:
                 session.advance_operation_time(self._seen)
             try:
                 yield session
-            except ServerSelectionTimeoutError:
+            except ConnectionFailure:
                 self._away = True
                 raise
             finally:
@@ -141,7 +147,9 @@ class Connection:
                 return await cursor.to_list()
 
     async def close(self) -> None:
-        await self._client.close()
+        # A server that is away is not waited for to tell it good-bye.
+        with timeout(AWAY_TIMEOUT_S):
+            await self._client.close()
 
 
 async def whole(write: Coroutine[Any, Any, R]) -> R:
@@ -215,8 +223,8 @@ def _parsed(uri: str) -> _Target:
                 f"storage.uri says {option}={options[option]}, with which acknowledged events could be lost: "
                 "leave that option out"
             )
-    # The parser gives seconds.
-    timeout_ms = int(options["timeoutMS"] * 1000) if "timeoutMS" in options else TIMEOUT_MS
+    # The parser gives seconds, under a name in small letters.
+    timeout_ms = int(options["timeoutms"] * 1000) if "timeoutms" in options else TIMEOUT_MS
     return _Target(uri, parsed["database"], where, timeout_ms)
 
 

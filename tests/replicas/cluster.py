@@ -1,10 +1,14 @@
 """Several replicas of one server as processes, on one database and one broker."""
 
+import json
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.server_process import ServerProcess
+from tests.server_process import REPOSITORY, ServerProcess
 
 ROOM_SHARDS = 4
 USER_SHARDS = 4
@@ -24,6 +28,17 @@ class Replica(ServerProcess):
         if self.frozen:
             self._signal(signal.SIGCONT)
             self.frozen = False
+
+    def doctor(self) -> tuple[int, list[dict[str, str]]]:
+        """What `weft doctor` finds with this replica's configuration: exit code and findings."""
+        ended = subprocess.run(
+            [sys.executable, "-m", "homeserver", "doctor", "--dev", "--json"],
+            cwd=REPOSITORY,
+            env={**os.environ, **self.variables},
+            capture_output=True,
+            check=False,
+        )
+        return ended.returncode, json.loads(ended.stdout)
 
     def _signal(self, number: int) -> None:
         assert self._process is not None
@@ -49,6 +64,7 @@ class Cluster:
     ) -> None:
         """`apart`: what is different for each of them, as variables of the environment."""
         self._folder = folder
+        self.storage = storage
         self._environment = {
             "WEFT_STORAGE_URI": storage,
             "WEFT_STORAGE_ROOM_SHARDS": str(ROOM_SHARDS),
