@@ -70,15 +70,17 @@ class Membership:
         reason: str | None = None,
         third_party_signed: JsonObject | None = None,
         extra: JsonObject | None = None,
+        called: JsonObject | None = None,
     ) -> str:
         """Join, or do nothing when joined; from `extra` comes content of the client's own.
 
-        The id of the member event. Raises 403 by the join rules, 404 for an unknown room.
+        `called` is the name and the picture to have in this room instead of the profile's. Returns the id of
+        the member event. Raises 403 by the join rules, 404 for an unknown room.
         """
         room = await self._known_room(room_id)
         if user_id in room.joined:
             return room.head.state["m.room.member", user_id].event_id
-        content = {**_extra(extra), **await self._content(user_id, "join", reason)}
+        content = {**_extra(extra), **await self._content(user_id, "join", reason), **(called or {})}
         if third_party_signed is not None:
             invite = {"display_name": "", "signed": third_party_signed}
             content["third_party_invite"] = invite
@@ -170,10 +172,10 @@ class Membership:
         if membership == "knock":
             return await self.knock(room_id, user_id, reason=reason)
         room = await self._known_room(room_id)
+        called: JsonObject = {key: content[key] for key in ("displayname", "avatar_url") if key in content}
         if user_id not in room.joined:
-            return await self.join(room_id, user_id, reason=reason, extra=content)
-        called = {key: content[key] for key in ("membership", "displayname", "avatar_url") if key in content}
-        return await self._set(room, user_id, user_id, _extra(content) | called)
+            return await self.join(room_id, user_id, reason=reason, extra=content, called=called)
+        return await self._set(room, user_id, user_id, {**_extra(content), "membership": "join", **called})
 
     async def forget(self, room_id: str, user_id: str) -> None:
         """Hide a room that was left from the user's lists. Raises 400 while the user is in it, 404."""

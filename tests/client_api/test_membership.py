@@ -138,3 +138,14 @@ async def test_join_carries_the_clients_own_content_but_not_what_the_server_deci
     assert content["membership"] == "join"
     assert content.get("displayname") != "Alice"
     assert "join_authorised_via_users_server" not in content
+
+
+async def test_joiner_may_be_called_something_else_in_the_room(alice: Client, bob: Client) -> None:
+    """A member event that a client writes says what it wants, before the user is in the room as after."""
+    room_id = await alice.create_room(preset="public_chat")
+    for name in ("The Builder", "Bobby"):
+        await bob.set_state(
+            room_id, "m.room.member", {"membership": "join", "displayname": name}, state_key=bob.user_id
+        )
+        content = await alice.get(f"/rooms/{room_id}/state/m.room.member/{bob.user_id}")
+        assert content["displayname"] == name
