@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
+from homeserver.tasks import end
+
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
@@ -33,10 +35,7 @@ class SingleFlight(Generic[K, V]):
 
     async def close(self) -> None:
         """End the calls that run."""
-        tasks = list(self._running.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(self._running.values())
         self._running.clear()
 
 

@@ -130,6 +130,7 @@ from homeserver.sync.sliding.extensions import ExtensionSections
 from homeserver.sync.sliding.rooms import RoomSections
 from homeserver.sync.to_device import ToDeviceQueue
 from homeserver.sync.wakeup import Wakeup
+from homeserver.tasks import end
 from homeserver.users.account_data import AccountData
 from homeserver.users.accounts import Accounts
 from homeserver.users.deactivation import Deactivation
@@ -658,9 +659,7 @@ class App:
     async def close(self) -> None:
         """Finish what is in flight, then close the store."""
         self.wakeup.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         try:
             await self.last_seen.write()
             await self.unread_tallies.write()

@@ -16,6 +16,7 @@ from homeserver.bus.bus import Bus, Ownership
 from homeserver.bus.consumer import Consumer
 from homeserver.errors import unavailable
 from homeserver.shard_writer import ShardWriter
+from homeserver.tasks import end
 from storage.errors import StoreError
 from storage.log import Entry, ShardMap
 
@@ -65,9 +66,7 @@ class Replica:
 
     async def close(self) -> None:
         """Stop following; the consumers finish what was handed over."""
-        for task in (*self._tasks, *self._catching_up.values()):
-            task.cancel()
-        await asyncio.gather(*self._tasks, *self._catching_up.values(), return_exceptions=True)
+        await end((*self._tasks, *self._catching_up.values()))
         await asyncio.gather(*(consumer.close() for consumer in self._consumers))
         await self._bus.close()
 

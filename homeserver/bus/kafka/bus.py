@@ -16,6 +16,7 @@ from homeserver.bus.kafka.records import Records
 from homeserver.bus.kafka.topics import MAX_RECORD_BYTES, Layout, Topics
 from homeserver.clock import Clock
 from homeserver.config.options import Bus as BusOptions
+from homeserver.tasks import end
 from storage.log import Entry, ShardMap
 from storage.store import StoreInfo
 
@@ -107,9 +108,7 @@ class KafkaBus:
                 log.warning("messages to other replicas may be lost: Kafka does not answer")
         self._connected = False
         self._messages.set_connected(False)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         if self._membership is not None:
             await self._membership.leave()
         await self._entry_publisher.close()

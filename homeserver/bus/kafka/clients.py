@@ -8,6 +8,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.errors import KafkaConnectionError, KafkaError
 
+from homeserver.tasks import end
+
 
 class Producer(AIOKafkaProducer):  # type: ignore[misc]  # the library is not typed
     """A producer of batches."""
@@ -65,14 +67,7 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # the library is not ty
         if not stopping.cancelled() and stopping.exception() is None:
             return
         if isinstance(self._coordinator, GroupCoordinator):
-            await _cancelled(self._coordinator._heartbeat_task, self._coordinator._commit_refresh_task)
+            await end((self._coordinator._heartbeat_task, self._coordinator._commit_refresh_task))
         if self._fetcher is not None:
-            await _cancelled(self._fetcher._fetch_task, *self._fetcher._pending_tasks)
+            await end((self._fetcher._fetch_task, *self._fetcher._pending_tasks))
         await self._client.close()
-
-
-async def _cancelled(*tasks: "asyncio.Task[Any] | None") -> None:
-    started = [task for task in tasks if task is not None]
-    for task in started:
-        task.cancel()
-    await asyncio.gather(*started, return_exceptions=True)
