@@ -100,7 +100,9 @@ $(JS_CLIENT)/node_modules/.installed: $(JS_CLIENT)/package-lock.json
 # --- Checking ---
 
 # By file: what is started for the tests of a module is started once. In order: the long ones come first.
-IN_PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# A test that hangs ends with a dump of its threads.
+IN_PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+  --override-ini faulthandler_timeout=300 --override-ini faulthandler_exit_on_timeout=true
 
 test: lint $(JS_CLIENT)/node_modules/.installed
 	@$(BIN)/python -m pytest $(IN_PARALLEL) $(ARGS)
