@@ -27,7 +27,7 @@ TAIL = "tail"
 OWNER_SECONDS = 0.1
 """How long the owner of a shard has to publish what was appended elsewhere."""
 AWAY_SECONDS = 0.2
-LOOK_SECONDS = 5.0
+LOOK_SECONDS = 15.0
 """How often the log is looked at although the bus is there: a net beneath lost messages."""
 REACH_SECONDS = 5.0
 

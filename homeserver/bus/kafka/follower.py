@@ -28,7 +28,7 @@ BURST = 20
 in it. So many answers may come one upon the other; in the long run they are so far apart, and what comes
 meanwhile is in the next one."""
 STREAM = 5
-STREAM_SPACINGS = 3
+STREAM_SPACINGS = 5
 """Where answers bring as many records as this, they are further apart: few large ones cost the least."""
 POSITION_SECONDS = 10.0
 LAST_RECORD_SECONDS = 3.0
