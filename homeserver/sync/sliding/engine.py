@@ -14,7 +14,7 @@ from homeserver.sync.engine import MAX_TIMEOUT_MS, SyncEngine
 from homeserver.sync.sliding.connection import Connections, Snapshot
 from homeserver.sync.sliding.extensions import ExtensionSections, Looked
 from homeserver.sync.sliding.lists import Listed, matching, rooms_of, window
-from homeserver.sync.sliding.request import SlidingRequest
+from homeserver.sync.sliding.request import RoomConfig, SlidingRequest
 from homeserver.sync.sliding.rooms import Had, RoomSections, Wish
 from homeserver.sync.wakeup import Wakeup
 from homeserver.tokens import SyncToken
@@ -151,7 +151,7 @@ class SlidingSync:
     ) -> tuple[Looked, dict[str, Wish], dict[str, int]]:
         """(rooms by list and subscription, what is wanted of each, the lists' lengths)."""
         looked = Looked()
-        wishes: dict[str, Wish] = {}
+        configs: dict[str, tuple[RoomConfig, ...]] = {}
         counts: dict[str, int] = {}
         for name, wanted in request.lists.items():
             in_list = await matching(self._rooms, user, listed, wanted.filters)
@@ -159,10 +159,17 @@ class SlidingSync:
             shown = window(in_list, wanted)
             looked.by_list[name] = {room.room_id for room, _ in shown}
             for room, _ in shown:
-                wishes.setdefault(room.room_id, Wish(user.user_id)).add(wanted)
+                configs[room.room_id] = (*configs.get(room.room_id, ()), wanted)
         for room_id, config in request.room_subscriptions.items():
             looked.subscribed.add(room_id)
-            wishes.setdefault(room_id, Wish(user.user_id)).add(config)
+            configs[room_id] = (*configs.get(room_id, ()), config)
+        made: dict[tuple[int, ...], Wish] = {}
+        wishes: dict[str, Wish] = {}
+        for room_id, of_room in configs.items():
+            same = tuple(map(id, of_room))
+            if same not in made:
+                made[same] = Wish(user.user_id, of_room)
+            wishes[room_id] = made[same]
         return looked, wishes, counts
 
     async def _left(self, user: User, reader: Reader, sent: dict[str, SentRoom]) -> list[bytes]:

@@ -1,7 +1,6 @@
 """The request of simplified sliding sync (MSC4186), as clients send it today."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 from hashlib import blake2b
 
 import msgspec
@@ -131,23 +130,11 @@ class StatePatterns:
 
     def signature(self) -> str:
         """Equal for equal wishes."""
-        return _digest(
+        wishes = (
             self.everything,
             self.lazy,
-            frozenset(self.exact),
-            frozenset(self._types),
-            frozenset(self._keys),
+            sorted(self.exact),
+            sorted(self._types),
+            sorted(self._keys),
         )
-
-
-@lru_cache(1024)
-def _digest(
-    everything: bool,
-    lazy: bool,
-    exact: frozenset[tuple[str, str]],
-    types: frozenset[str],
-    keys: frozenset[str],
-) -> str:
-    """Most rooms are looked at in one of a few ways."""
-    wishes = orjson.dumps((everything, lazy, sorted(exact), sorted(types), sorted(keys)))
-    return blake2b(wishes, digest_size=6).hexdigest()
+        return blake2b(orjson.dumps(wishes), digest_size=6).hexdigest()

@@ -28,17 +28,15 @@ SHOWN_TYPES = frozenset({"m.room.name", "m.room.avatar", "m.room.member", "m.roo
 
 
 class Wish:
-    """What all lists and subscriptions together want of one room."""
+    """What all lists and subscriptions that show a room want of it; the same for all rooms that they show."""
 
-    def __init__(self, user_id: str) -> None:
-        self.timeline_limit = 0
+    def __init__(self, user_id: str, configs: Sequence[RoomConfig]) -> None:
         self.patterns = StatePatterns(user_id)
-        self.include_heroes = False
-
-    def add(self, config: RoomConfig) -> None:
-        self.timeline_limit = max(self.timeline_limit, min(config.timeline_limit, MAX_TIMELINE))
-        self.patterns.add(config.required_state)
-        self.include_heroes |= config.include_heroes
+        for config in configs:
+            self.patterns.add(config.required_state)
+        self.signature = self.patterns.signature()
+        self.timeline_limit = min(max(config.timeline_limit for config in configs), MAX_TIMELINE)
+        self.include_heroes = any(config.include_heroes for config in configs)
 
 
 class Had(NamedTuple):
@@ -81,12 +79,11 @@ class RoomSections:
 
         With events up to `upto`. Of state the newest is shown: it may be shown again.
         """
-        signature = wish.patterns.signature()
         initial = had is None
         after = 0 if had is None else had.upto
         more_timeline = had is not None and had.sent.timeline_limit < wish.timeline_limit
-        other_state = had is not None and had.sent.state != signature
-        sent = SentRoom(max(wish.timeline_limit, had.sent.timeline_limit if had else 0), signature)
+        other_state = had is not None and had.sent.state != wish.signature
+        sent = SentRoom(max(wish.timeline_limit, had.sent.timeline_limit if had else 0), wish.signature)
         known = frozenset() if had is None else had.members
         grown = more_timeline or other_state
         if not initial and not grown and after >= min(room.last_seq, upto):
