@@ -8,8 +8,10 @@ import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from msgspec.structs import replace
+from pymongo import MongoClient
 
 from bench.metrics import divided
 from bench.parts import Parts
@@ -94,6 +96,12 @@ class Replicas(Replica):
     @property
     def replicas(self) -> list[ReplicaAt]:
         return [self.at, *(replica.at for replica in self._more)]
+
+    def disk_bytes(self) -> int:
+        with MongoClient[dict[str, Any]](self.database) as client:
+            client.admin.command("fsync")
+            stats = client.get_default_database().command("dbStats")
+        return int(stats["storageSize"] + stats["indexSize"])
 
     async def start(self) -> Restarted:
         started = await super().start()

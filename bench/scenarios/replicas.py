@@ -20,7 +20,7 @@ from bench.scaling_model import Measured
 from bench.scenarios.scenario import Scenario
 from bench.scenarios.send import Sender
 from storage.log import ShardMap
-from storage.mongo.schema import LOG, LOG_INDEXES, SEARCH, row_id
+from storage.mongo.schema import LOG, LOG_INDEXES, row_id
 
 _USERS = 10
 _ROOMS = 8
@@ -63,8 +63,6 @@ class Ceiling(Scenario):
                     if time.perf_counter() - begun > self.sizes.seconds:
                         break
                 section.seconds = time.perf_counter() - begun
-            for what, size in (await database.sizes()).items():
-                load.figure(f"disk for a message, {what}", "bytes", size)
 
 
 class Database:
@@ -89,15 +87,6 @@ class Database:
         """Documents in each insert since then."""
         inserts, documents = await self.appended()
         return (documents - before[1]) / max(1, inserts - before[0])
-
-    async def sizes(self) -> dict[str, float]:
-        """Bytes on disk for each document: of the log and its indexes, of the search index and its own."""
-        await self._client.admin.command("fsync")
-        found = {}
-        for what, name in (("log", LOG), ("search index", SEARCH)):
-            stats = await self._log.database.command("collStats", name)
-            found[what] = (stats["storageSize"] + stats["totalIndexSize"]) / max(1, stats["count"])
-        return found
 
     async def bare_inserts(self, batch: int) -> AsyncIterator[float]:
         """Insert the log's newest documents again, in a collection like it; the seconds of each insert."""
