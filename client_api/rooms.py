@@ -68,13 +68,14 @@ class RoomRoutes(Routes):
 
     async def _join(self, call: Call, room_id: str) -> Result:
         body = call.json(JoinBody)
+        if body.third_party_signed is not None:
+            raise no_identity_server()
         if call.session.account.is_guest:
             await self._guests.check_join(room_id)
         await self._membership.join(
             room_id,
             call.user_id,
             reason=body.reason,
-            third_party_signed=body.third_party_signed,
             extra=call.json(JsonObject),
         )
         return {"room_id": room_id}

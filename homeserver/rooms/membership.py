@@ -68,7 +68,6 @@ class Membership:
         user_id: str,
         *,
         reason: str | None = None,
-        third_party_signed: JsonObject | None = None,
         extra: JsonObject | None = None,
         called: JsonObject | None = None,
     ) -> str:
@@ -81,9 +80,6 @@ class Membership:
         if user_id in room.joined:
             return room.head.state["m.room.member", user_id].event_id
         content = {**_extra(extra), **await self._content(user_id, "join", reason), **(called or {})}
-        if third_party_signed is not None:
-            invite = {"display_name": "", "signed": third_party_signed}
-            content["third_party_invite"] = invite
         if room.version.restricted_joins and room.join_rule in ("restricted", "knock_restricted"):
             await self._authorise_restricted(room, user_id, content)
         return await self._set(room, user_id, user_id, content, unless="join")
@@ -96,7 +92,6 @@ class Membership:
         *,
         reason: str | None = None,
         is_direct: bool = False,
-        third_party_invite: JsonObject | None = None,
         extra: JsonObject | None = None,
     ) -> str:
         """Invite a user. Raises 403 by the auth rules or by the invitee's wish."""
@@ -105,8 +100,6 @@ class Membership:
         content = {**_extra(extra), **await self._content(invitee, "invite", reason)}
         if is_direct:
             content["is_direct"] = True
-        if third_party_invite is not None:
-            content["third_party_invite"] = third_party_invite
         return await self._set(room, inviter, invitee, content)
 
     async def knock(self, room_id: str, user_id: str, *, reason: str | None = None) -> str:

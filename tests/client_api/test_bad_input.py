@@ -37,6 +37,8 @@ BY_MAIL = {
     "medium": "email",
     "address": "carol@mail.example",
 }
+PROOF = {"sender": "@alice:localhost", "mxid": "@bob:localhost", "token": "t", "signatures": {}}
+"""Of an identity server, that an address belongs to a user."""
 
 TABLE: Mapping[str, Sequence[Case]] = {
     "any endpoint": [
@@ -178,6 +180,7 @@ TABLE: Mapping[str, Sequence[Case]] = {
         Case("alice", "POST /rooms/{R}/invite", {}, 400, "M_MISSING_PARAM"),
         Case("alice", "POST /rooms/{R}/invite", {"user_id": 1}, 400, "M_BAD_JSON"),
         Case("alice", "POST /rooms/{R}/invite", BY_MAIL, 400, "M_SERVER_NOT_TRUSTED"),
+        Case("bob", "POST /rooms/{R}/join", {"third_party_signed": PROOF}, 400, "M_SERVER_NOT_TRUSTED"),
         Case("alice", "POST /rooms/{R}/invite", {"user_id": "carol"}, 400, "M_INVALID_PARAM"),
         Case("alice", "POST /rooms/{R}/invite", {"user_id": "{bob}"}, 403, "M_FORBIDDEN"),
         Case("alice", "POST /rooms/{R}/invite", {"user_id": "{banned}"}, 403, "M_FORBIDDEN"),
