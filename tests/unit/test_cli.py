@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pty
+import re
 import signal
 import socket
 import stat
@@ -75,6 +76,15 @@ def test_version_and_help_are_told(capsys: pytest.CaptureFixture[str]) -> None:
 def test_wrong_use_ends_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert usage_error(*arguments) == 2
     assert "error:" in capsys.readouterr().err
+
+
+def test_the_admin_guide_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    commands = re.findall(r"^    ([a-z][a-z-]+)", capsys.readouterr().out, re.MULTILINE)
+    assert "serve" in commands
+    guide = (REPOSITORY / "docs/admin-guide.md").read_text("utf-8")
+    assert [command for command in commands if f"weft {command}" not in guide] == []
 
 
 # check-config
