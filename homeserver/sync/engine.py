@@ -27,7 +27,13 @@ from homeserver.rooms.visibility import SightLine, Visibility
 from homeserver.sync.device_lists import DeviceLists
 from homeserver.sync.filter import EVERYTHING, Filter
 from homeserver.sync.room_section import Timeline, events_object, receipts_event, timeline_json
-from homeserver.sync.state_delta import KnownMembers, lazy_members, state_since, with_unshown
+from homeserver.sync.state_delta import (
+    KnownMembers,
+    is_in_force,
+    lazy_members,
+    state_since,
+    with_unshown,
+)
 from homeserver.sync.timeline import TimelineSlice, newest_events
 from homeserver.sync.to_device import ToDeviceQueue
 from homeserver.sync.wakeup import Wakeup
@@ -399,7 +405,9 @@ class _Answer:
         if plain and timeline.json is not None:
             return events, timeline.json
         if sight is not None:
-            events = await self._engine._visibility.shown(room, sight, events)
+            seen = {e.event_id: e for e in await self._engine._visibility.shown(room, sight, events)}
+            # What is in force is for members to know, whenever it was set.
+            events = [seen.get(e.event_id, e) for e in events if e.event_id in seen or is_in_force(room, e)]
         if ignored:
             events = [e for e in events if e.sender not in ignored or e.state_key is not None]
         bundles: Mapping[str, bytes] = {}
@@ -434,7 +442,7 @@ class _Answer:
             state = list(room.head.state.values()) if whole else state_since(room, after, upto)
         else:
             start = timeline.start
-            complete = self._filter.timeline.is_open and len(events) == len(timeline.events)
+            complete = self._filter.timeline.is_open
             if whole and complete and not lazy and wanted.is_open and start < upto:
                 return await self._shared_state(room, start)
             if whole or start > after:
@@ -526,7 +534,8 @@ class _Answer:
                 timeline.start if complete else ref.position,
                 after=after if known else None,
             )
-            state = [event for event in state if wanted.matches_event(event)]
+            shown = {event.event_id for event in events}
+            state = [e for e in state if wanted.matches_event(e) and e.event_id not in shown]
         return b"{%b,%b,%b}" % (
             timeline_json(timeline, rendered),
             self._state_json(event.render(self._now) for event in state),

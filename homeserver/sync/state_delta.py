@@ -12,6 +12,14 @@ KNOWN_MEMBERS_CACHES = 20_000
 KNOWN_MEMBERS = 1_000
 
 
+def is_in_force(room: Room, event: RoomEvent) -> bool:
+    """Whether it is part of the current state."""
+    if event.state_key is None:
+        return False
+    current = room.head.state.get((event.type, event.state_key))
+    return current is not None and current.event_id == event.event_id
+
+
 def state_since(room: Room, after: int, upto: int) -> list[RoomEvent]:
     """Current state events that were set after a position."""
     state = room.head.state
@@ -25,10 +33,9 @@ def state_since(room: Room, after: int, upto: int) -> list[RoomEvent]:
 def with_unshown(
     below: Iterable[RoomEvent], room: Room, timeline: Iterable[RoomEvent], start: int, upto: int
 ) -> list[RoomEvent]:
-    """State below a timeline, and what was set within it by events that it leaves out.
+    """State below a timeline, and what was set within it by events that its filter holds back.
 
-    Those are events that the filter holds back, and ones from when the reader was not in the room. A client
-    would know nothing of them otherwise.
+    A client would know nothing of them otherwise.
     """
     shown = {event.event_id for event in timeline}
     unshown = [event for event in state_since(room, start, upto) if event.event_id not in shown]

@@ -138,25 +138,42 @@ async def test_state_that_the_filter_holds_back_from_the_timeline_comes_beside_i
     assert ids(section["timeline"]["events"]) == [name]
 
 
-@pytest.mark.parametrize("still_there", [True, False])
-async def test_state_from_when_one_was_not_there_comes_beside_the_timeline(
-    alice: Client, bob: Client, carol: Client, still_there: bool
+def state_told(section: dict[str, Any]) -> dict[tuple[str, str], str]:
+    """The room's state for a client that puts together what it was told."""
+    told = [*section["state"]["events"], *section["timeline"]["events"]]
+    return {(e["type"], e["state_key"]): e["event_id"] for e in told if "state_key" in e}
+
+
+async def state_now(client: Client, room_id: str) -> dict[tuple[str, str], str]:
+    events = await client.get(f"/rooms/{room_id}/state")
+    return {(e["type"], e["state_key"]): e["event_id"] for e in events}
+
+
+async def test_state_from_when_one_was_not_there_is_told_all_the_same(
+    alice: Client, bob: Client, carol: Client
 ) -> None:
     room_id = await pair(alice, bob)
     await alice.set_state(room_id, "m.room.history_visibility", {"history_visibility": "joined"})
     await bob.sync()
+    await alice.set_state(room_id, "m.room.topic", {"topic": "seen"})
     await bob.leave(room_id)
+    missed = await alice.send(room_id, "missed")
+    await alice.set_state(room_id, "m.room.topic", {"topic": "new"})
     await carol.join(room_id)
     await bob.join(room_id)
-    if not still_there:
-        await bob.leave(room_id)
+    section = (await bob.sync(filter=limit(50)))["rooms"]["join"][room_id]
+    assert missed not in ids(section["timeline"]["events"])
+    assert state_told(section) == await state_now(bob, room_id)
+
+
+async def test_archived_room_has_the_state_from_before_one_came(alice: Client, bob: Client) -> None:
+    room_id = await alice.create_room(preset="public_chat", name="Hall")
+    await alice.set_state(room_id, "m.room.history_visibility", {"history_visibility": "joined"})
+    await bob.join(room_id)
+    await bob.leave(room_id)
     wanted = {"room": {"include_leave": True, "timeline": {"limit": 50}}}
-    rooms = (await bob.sync(full=not still_there, filter=wanted))["rooms"]
-    section = rooms["join" if still_there else "leave"][room_id]
-    assert carol.user_id not in {e["state_key"] for e in section["timeline"]["events"] if "state_key" in e}
-    assert ("m.room.member", carol.user_id) in {
-        (e["type"], e["state_key"]) for e in section["state"]["events"]
-    }
+    section = (await bob.sync(full=True, filter=wanted))["rooms"]["leave"][room_id]
+    assert state_told(section) == await state_now(bob, room_id)
 
 
 @pytest.mark.parametrize(
