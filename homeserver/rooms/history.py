@@ -230,10 +230,17 @@ class History:
             in_memory = room.timeline[room.first_after(stop or 0) : room.first_after(position)]
             if len(in_memory) >= limit or (in_memory and in_memory[0].type == "m.room.create"):
                 return in_memory[: -limit - 1 : -1]
-            return await self._rooms.stored.page(
+            seen = room.last_seq
+            page = await self._rooms.stored.page(
                 room.room_id, after=stop, before=position + 1, newest_first=True, limit=limit
             )
+            if position >= room.timeline_after and room.last_seq == seen:
+                self._rooms.keep_past(room, page)
+            return page
         bounds = [bound for bound in (stop, upto) if bound is not None]
+        if position is not None and position >= room.timeline_after:
+            end = room.first_after(min(bounds)) if bounds else None
+            return room.timeline[room.first_after(position) : end][:limit]
         return await self._rooms.stored.page(
             room.room_id,
             after=position,

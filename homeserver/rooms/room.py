@@ -9,7 +9,7 @@ spec: client-server "Events", "Types of room events"; DESIGN of state as a timel
 """
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import immutables
@@ -39,6 +39,8 @@ BUMPING = frozenset(
     }
 )
 TIMELINE_KEPT = 100
+PAST_KEPT = 1000
+"""Events of a timeline together with what was read of the past, while nothing is sent."""
 RECEIPTS_KEPT = 200
 
 
@@ -224,6 +226,24 @@ class Room:
         if event.type in BUMPING and event.position > 0:
             self.bumped_at = event.position
 
+    def keep_past(self, page: Sequence[RoomEvent]) -> int:
+        """Put what was just read of the past, newest first, before `timeline`; how many events that were.
+
+        `page` has no holes, and begins at or above the oldest event in memory. An event that a redaction in
+        memory is about stays away: the log may not have been told yet.
+        """
+        older = [event for event in reversed(page) if 0 < event.position <= self.timeline_after]
+        redacted = {event.redacts for event in self.timeline}
+        if not older or len(older) + len(self.timeline) > PAST_KEPT:
+            return 0
+        if any(event.event_id in redacted for event in older):
+            return 0
+        self.fragments.clear()
+        self.timeline[:0] = older
+        self.timeline_after = older[0].position - 1
+        self.size += sum(event.size() for event in older)
+        return len(older)
+
     def note_member(self, member: RoomEvent) -> None:
         """Keep `joined` and `invited` in step with a current member event."""
         user_id = member.state_key
@@ -263,8 +283,8 @@ class Room:
             self.head = self.head.redacted(self.version, redaction, key, self.room_id_json)
 
     def _trim(self) -> None:
-        dropped = self.timeline[:TIMELINE_KEPT]
-        del self.timeline[:TIMELINE_KEPT]
+        dropped = self.timeline[:-TIMELINE_KEPT]
+        del self.timeline[:-TIMELINE_KEPT]
         self.timeline_after = dropped[-1].position
         self.size -= sum(event.size() for event in dropped)
 

@@ -47,7 +47,7 @@ class Rooms:
         """Bytes, as `Room.size` estimates them."""
         self._followers: list[OnRoomEntry] = []
         self._consumers: list[Callable[[int, Sequence[Appended]], None]] = []
-        self._applied_since_eviction = 0
+        self._grown_since_eviction = 0
 
     async def start(self, on_appended: OnAppended) -> None:
         """Begin to follow the room shards."""
@@ -115,10 +115,11 @@ class Rooms:
                 follower(shard, entry, room, view)
         for consumer in self._consumers:
             consumer(shard, appended)
-        self._applied_since_eviction += len(appended)
-        if self._applied_since_eviction >= EVICT_EVERY:
-            self._applied_since_eviction = 0
-            self._evict()
+        self._note_growth(len(appended))
+
+    def keep_past(self, room: Room, page: Sequence[RoomEvent]) -> None:
+        """Let the room keep what was read of its past; see `Room.keep_past`."""
+        self._note_growth(room.keep_past(page))
 
     async def _load(self, room_id: str) -> Room | None:
         shard = self.shards.of_room(room_id)
@@ -197,6 +198,12 @@ class Rooms:
         room.last_seq = max(seq for seq in applied if seq <= tail)
         room.created_ts = create.ts
         return room
+
+    def _note_growth(self, events: int) -> None:
+        self._grown_since_eviction += events
+        if self._grown_since_eviction >= EVICT_EVERY:
+            self._grown_since_eviction = 0
+            self._evict()
 
     def _evict(self) -> None:
         _, total = self.in_memory()
