@@ -10,12 +10,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import nacl.signing
 import orjson
+from aiokafka.protocol.fetch import FetchRequest_v4, FetchResponse_v4
 
 from homeserver.bus.kafka.records import Records
 from homeserver.protocol import canonical_json, event_auth, push_evaluation, server_acl
@@ -278,6 +280,19 @@ def _records() -> Iterator[Cost]:
     document = to_document(0, 1, entry)
     yield _cost("document of an entry", lambda: to_document(0, 1, entry))
     yield _cost("entry of a document", lambda: to_entry(document))
+    for partitions in (2, 32):
+        places = [(partition, 1000, 1 << 20) for partition in range(partitions)]
+        request = FetchRequest_v4(-1, 500, 1, 8 << 20, 0, [("weft.room-log", places)])
+        nothing: list[tuple[Any, ...]] = [
+            (partition, 0, 1000, 1000, [], b"") for partition in range(partitions)
+        ]
+        answer = FetchResponse_v4(0, [("weft.room-log", nothing)]).encode()
+        yield _cost(f"write a request to Kafka for {partitions} partitions", request.encode)
+        yield _cost("read its answer", partial(_read_answer, answer))
+
+
+def _read_answer(answer: bytes) -> object:
+    return FetchResponse_v4.decode(BytesIO(answer))
 
 
 _GROUPS: dict[str, Callable[[], Iterator[Cost]]] = {
