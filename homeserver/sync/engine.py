@@ -322,11 +322,13 @@ class _Answer:
         if room is None or (quiet and room.last_seq <= after):
             return None
         new = since is None
+        known = after if since is not None else None
         sight: SightLine | None = None
         if since is not None and ref.since > after:
             # Joined since then; or was joined all along, and has only changed the profile.
             sight = await self._engine._visibility.sight_line(room, self._user.user_id)
-            new = sight.membership_at(after) != "join" or sight.left_between(after, upto)
+            known = after if sight.membership_at(after) == "join" else None
+            new = known is None or sight.left_between(after, upto)
         timeline = await self._timeline(room, 0 if new else after, upto)
         if new and since is not None:
             # What the client may have from an earlier membership does not join on to this.
@@ -337,7 +339,7 @@ class _Answer:
             # From when the user was not, or not for certain, in the room.
             sight = await self._engine._visibility.sight_line(room, self._user.user_id)
         events, rendered = await self._render_timeline(room, timeline, sight)
-        state = await self._state(room, timeline.slice, events, after, upto, new=new, full=full)
+        state = await self._state(room, timeline.slice, events, after, upto, known, whole=new or full)
         ephemeral = self._ephemeral(room, 0 if new else after, upto, new=new, typing=typing)
         account_data = self.account_data(room_id, self._filter.account_data.matches)
         if not (events or state or ephemeral or account_data or new or full):
@@ -429,14 +431,15 @@ class _Answer:
         events: list[RoomEvent],
         after: int,
         upto: int,
+        known: int | None,
         *,
-        new: bool,
-        full: bool,
+        whole: bool,
     ) -> list[bytes]:
+        """State events; `known` is up to where the client has been told of the room, None for not at all."""
         wanted = self._filter.state
         if not wanted.allows_room(room.room_id):
             return []
-        lazy, whole = wanted.lazy_load_members, new or full
+        lazy = wanted.lazy_load_members
         state: Sequence[RoomEvent] = ()
         if self._request.use_state_after:
             state = list(room.head.state.values()) if whole else state_since(room, after, upto)
@@ -452,7 +455,7 @@ class _Answer:
             if not complete:
                 state = with_unshown(state, room, events, start, upto)
         if lazy:
-            others, members = lazy_members(room, state, events, self._user.user_id, whole=whole)
+            others, members = lazy_members(room, state, events, self._user.user_id, known)
             if not wanted.include_redundant_members:
                 members = self._engine.known_members.new_to(
                     self._user.user_id, self._device_id, room.room_id, members

@@ -100,12 +100,12 @@ class KnownMembers:
 
 
 def lazy_members(
-    room: Room, state: Sequence[RoomEvent], timeline: Sequence[RoomEvent], user_id: str, *, whole: bool
+    room: Room, state: Sequence[RoomEvent], timeline: Sequence[RoomEvent], user_id: str, after: int | None
 ) -> tuple[list[RoomEvent], list[RoomEvent]]:
     """(state other than members, members) for lazy loading.
 
-    Of the `whole` state of a room, the members are the timeline's senders and the reader. Of what changed in
-    it, they are all who changed besides the senders: clients keep their lists of members by that.
+    Those are the timeline's senders, and the reader at first. Who has been in the room `after` some position
+    is told of everyone who changed since: clients keep their lists of members by that.
     """
     others: list[RoomEvent] = []
     by_user: dict[str | None, RoomEvent] = {}
@@ -116,8 +116,12 @@ def lazy_members(
             others.append(event)
     in_timeline = {event.state_key for event in timeline if event.type == "m.room.member"}
     senders = {event.sender for event in timeline}
-    members = {} if whole else dict(by_user)
-    for sender in {user_id, *senders} if whole else senders:
+    members: dict[str | None, RoomEvent] = {}
+    if after is None:
+        senders.add(user_id)
+    else:
+        members = {member: event for member, event in by_user.items() if event.position > after}
+    for sender in senders:
         member = by_user.get(sender) or room.head.state.get(("m.room.member", sender))
         if member is not None and (sender not in in_timeline or sender in by_user):
             members[sender] = member

@@ -166,6 +166,23 @@ async def test_state_from_when_one_was_not_there_is_told_all_the_same(
     assert state_told(section) == await state_now(bob, room_id)
 
 
+async def test_lazy_loading_tells_those_who_came_back_who_went_meanwhile(
+    alice: Client, bob: Client, carol: Client
+) -> None:
+    """Another device has left and joined again: this one has members from before."""
+    room_id = await pair(alice, bob)
+    await carol.join(room_id)
+    await bob.sync()
+    await bob.leave(room_id)
+    await carol.leave(room_id)
+    await bob.join(room_id)
+    section = (await bob.sync(filter=LAZY))["rooms"]["join"][room_id]
+    members = {key[1]: event_id for key, event_id in state_told(section).items() if key[0] == "m.room.member"}
+    gone = await bob.get(f"/rooms/{room_id}/state/m.room.member/{carol.user_id}", query={"format": "event"})
+    assert members[carol.user_id] == gone["event_id"]
+    assert alice.user_id not in members
+
+
 async def test_archived_room_has_the_state_from_before_one_came(alice: Client, bob: Client) -> None:
     room_id = await alice.create_room(preset="public_chat", name="Hall")
     await alice.set_state(room_id, "m.room.history_visibility", {"history_visibility": "joined"})
