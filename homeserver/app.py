@@ -787,6 +787,9 @@ async def serve(config: Config) -> None:
     runners.append(await _listening(app.web_application(), *config.listen))
     for address in config.listen:
         log.info("listening", address=str(address), server_name=config.server_name)
+    if not bus.shared and backend_of(config.storage.uri) is not open_sqlite:
+        # SQLite sees to it by itself.
+        log.info("this must be the only server on its store: of others it would not hear without bus.uri")
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     stop = asyncio.Event()

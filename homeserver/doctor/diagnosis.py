@@ -117,7 +117,7 @@ class Diagnosis:
     async def _bus(self) -> list[Finding]:
         options, storage = self._config.bus, self._config.storage
         if options.uri == "in-process:":
-            return [ok("bus", "this server is one process")]
+            return [ok("bus", "this server is one process; of others it would not hear without Kafka")]
         try:
             await check_bus(options, ShardMap(storage.room_shards, storage.user_shards))
         except BusUnavailable as error:
