@@ -132,3 +132,13 @@ async def test_an_answer_is_the_same_however_it_arrives(pieces: list[bytes]) -> 
 )
 async def test_a_broken_answer_is_no_success(pieces: list[bytes]) -> None:
     assert (await answer_to_one_request(pieces)).status == 0
+
+
+def test_of_three_servers_the_first_one_is_compared_with_each() -> None:
+    summaries = {
+        name: summarize([Outcome(rows=[row("send", speed, 1)])])
+        for name, speed in (("A", 30), ("B", 60), ("C", 3))
+    }
+    heading, line = table(summaries).splitlines()[1:4:2]
+    assert heading.split()[:6] == ["operation", "A", "B", "C", "×B", "×C"]
+    assert line.split()[:6] == ["send", "30.0", "60.0", "3.00", "0.500", "10.0"]

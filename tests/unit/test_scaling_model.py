@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.scaling_model import Costs, Installation, Simulation, capacity
+from bench.scaling_model import Costs, Installation, Measured, Simulation, capacity
 
 COSTS = Costs(
     send=0.0005,
@@ -60,3 +60,37 @@ def test_one_hot_room_is_one_core() -> None:
     outcome = Simulation(COSTS, hot, seed=5).run(rate=4000.0, messages=3000)
     assert outcome.done < 1 / COSTS.send
     assert outcome.busiest > 0.9
+
+
+MEASURED = Measured(
+    owner_alone=0.002,
+    owner_in_batches=0.001,
+    batch=10.0,
+    passed_on=0.0006,
+    read_along=0.0001,
+    nobody_there=0.00005,
+    delivered=0.0002,
+    database_alone=0.0009,
+    database_in_batches=0.0002,
+    broker_alone=0.0005,
+    broker_in_batches=0.0001,
+    single_insert=0.0015,
+)
+
+
+def test_costs_say_again_what_was_measured() -> None:
+    costs = MEASURED.costs()
+    assert costs.send + costs.commit == pytest.approx(MEASURED.owner_alone)
+    assert costs.send + costs.commit / MEASURED.batch == pytest.approx(MEASURED.owner_in_batches)
+    assert costs.database_entry + costs.database_batch == pytest.approx(MEASURED.database_alone)
+    in_batches = costs.database_entry + costs.database_batch / MEASURED.batch
+    assert in_batches == pytest.approx(MEASURED.database_in_batches)
+    assert costs.passed_on == pytest.approx(0.0005)
+    assert costs.journal == pytest.approx(0.0006)
+
+
+def test_what_was_measured_is_read_back_from_its_figures() -> None:
+    figures = {name: value for name, (_, value) in MEASURED.figures().items()}
+    assert Measured.of(figures) == pytest.approx(MEASURED)
+    with pytest.raises(KeyError):
+        Measured.of({})
