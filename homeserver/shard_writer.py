@@ -184,8 +184,9 @@ class ShardWriter:
 
     async def _append(self, batch: list[_Pending[Any]], appended: list[Appended]) -> bool:
         """Whether the batch is in the log; if not, all of it was answered or waits again."""
+        expected = self.tail
         try:
-            await self._log.append(self.shard, self.tail, [item.entry for item in appended])
+            await self._log.append(self.shard, expected, [item.entry for item in appended])
         except Conflict as conflict:
             self.conflicts += 1
             self._queue.extendleft(reversed(batch))
