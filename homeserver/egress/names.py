@@ -5,6 +5,7 @@ knows no SRV records, and reads `127.1` and `0x7f000001` as addresses.
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
@@ -22,7 +23,10 @@ HOSTS = Path("/etc/hosts")
 RESOLV_CONF = Path("/etc/resolv.conf")
 
 MAX_ANSWERS = 2_000
-"""Answers of the DNS that are remembered, for as long as they say."""
+"""Answers of the DNS that are remembered, for as long as they say, within bounds."""
+MAX_KEPT_SECONDS = 3600.0
+MAX_ABSENT_SECONDS = 60.0
+"""That there is no such record. Some name servers do not say how long that holds."""
 LOOKUP_SECONDS = 5.0
 MAX_RECORDS = 16
 """Of one kind under one name; more are passed over."""
@@ -43,6 +47,18 @@ class Service(NamedTuple):
 
 
 T = TypeVar("T")
+
+
+class Cache(dns.resolver.LRUCache):
+    """Answers of the DNS."""
+
+    def __init__(self) -> None:
+        super().__init__(MAX_ANSWERS)
+
+    def put(self, key: dns.resolver.CacheKey, value: dns.resolver.Answer) -> None:
+        most = MAX_KEPT_SECONDS if value.rrset is not None else MAX_ABSENT_SECONDS
+        value.expiration = min(value.expiration, time.time() + most)
+        super().put(key, value)
 
 
 class _Watched(Generic[T]):
@@ -133,5 +149,5 @@ def _read_resolv_conf(path: Path) -> dns.asyncresolver.Resolver:
     except (OSError, dns.resolver.NoResolverConfiguration):
         # As the system's own look-up has it (resolv.conf(5)).
         resolver.nameservers = ["127.0.0.1"]
-    resolver.cache = dns.resolver.LRUCache(MAX_ANSWERS)
+    resolver.cache = Cache()
     return resolver

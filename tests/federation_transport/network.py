@@ -24,7 +24,7 @@ from yarl import URL
 from homeserver.config.options import Egress as EgressOptions
 from homeserver.config.units import Network
 from homeserver.egress.client import Egress, Incoming
-from homeserver.egress.names import Names
+from homeserver.egress.names import Cache, Names
 
 LOOPBACK = (Network.parse("127.0.0.0/8"), Network.parse("::1"))
 CA = trustme.CA()
@@ -182,7 +182,7 @@ class Internet:
         resolver = dns.asyncresolver.Resolver(configure=False)
         resolver.nameservers = ["127.0.0.1"]
         resolver.port = self.name_server.port
-        resolver.cache = dns.resolver.LRUCache(100)
+        resolver.cache = Cache()
         return Names(Path(os.devnull), resolver)
 
     def egress(self, names: Names | None = None, **options: Any) -> "MappedEgress":

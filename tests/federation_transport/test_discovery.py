@@ -473,6 +473,18 @@ async def test_answers_of_the_dns_are_kept_for_as_long_as_they_say(internet: Int
         await names.addresses("b.example.org")
 
 
+async def test_that_there_is_no_such_name_is_not_believed_for_ever(
+    internet: Internet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Name servers that do not say for how long would have it so."""
+    monkeypatch.setattr("homeserver.egress.names.MAX_ABSENT_SECONDS", 0.0)
+    names = internet.names()
+    with pytest.raises(NoSuchHost):
+        await names.addresses("a.example.org")
+    internet.name_server.add("a.example.org", "A", ["192.0.2.1"])
+    assert await names.addresses("a.example.org") == ["192.0.2.1"]
+
+
 async def test_addresses_of_both_families_are_found(internet: Internet) -> None:
     internet.name_server.add("a.example.org", "A", ["192.0.2.1"])
     internet.name_server.add("a.example.org", "AAAA", ["2001:db8::1"])
