@@ -53,6 +53,8 @@ EVENTS_AT_ONCE = 50
 FEW_EVENTS = 8
 FIRST_PAUSE_MS = 5_000
 LONGEST_PAUSE_MS = 600_000
+NOTARY_NEEDS = 20
+"""Told to a notary: most servers have one key, and an answer has all of them."""
 NOTARY_SIGNATURES = 3
 
 
@@ -182,7 +184,7 @@ class KeyRing:
             or record.valid_until < valid_until
             or now > (record.fetched_ts + record.valid_until) // 2
         ):
-            await self._fetching.run(server_name, lambda: self._fetch(server_name))
+            await self._fetching.run(server_name, lambda: self._fetch(server_name, ()))
             record = await self._stored.get(server_name)
         answer: JsonObject | None = None if record is None else orjson.loads(record.answer)
         return answer
@@ -199,7 +201,7 @@ class KeyRing:
             known = _NOTHING if record is None else self._remember(record)
         if known.has_all(needs):
             return known
-        return await self._fetching.run(server, lambda: self._fetch(server))
+        return await self._fetching.run(server, lambda: self._fetch(server, needs))
 
     def _remember(self, record: RemoteKeys) -> _Known:
         known = _Known({key.key_id: key for key in record.keys}, record.fetched_ts)
@@ -209,7 +211,7 @@ class KeyRing:
             self._known.popitem(last=False)
         return known
 
-    async def _fetch(self, server: str) -> _Known:
+    async def _fetch(self, server: str, needs: Sequence[_Need]) -> _Known:
         """What is known of a server after asking it, if it is time to ask."""
         before = await self._stored.get(server)
         known = _NOTHING if before is None else self._remember(before)
@@ -222,7 +224,7 @@ class KeyRing:
         except (FederationError, InvalidKeys) as error:
             self._backoff.failed(server)
             log.info("no keys from a server", server=server, reason=str(error))
-            keys = await self._from_notaries(server, before)
+            keys = await self._from_notaries(server, needs, before)
         if keys is None:
             return known
         if before is not None:
@@ -246,14 +248,16 @@ class KeyRing:
         answer = await self._exchange(server, "GET", "/_matrix/key/v2/server", None)
         return read_keys(answer, server, self._now())
 
-    async def _from_notaries(self, server: str, before: RemoteKeys | None) -> RemoteKeys | None:
+    async def _from_notaries(
+        self, server: str, needs: Sequence[_Need], before: RemoteKeys | None
+    ) -> RemoteKeys | None:
         """What the first notary says that knows more than what the server said itself, and nothing else.
 
         Notaries are not asked about each other: two that are away would wait for one another.
         """
         for notary in self._notaries if server not in self._notaries else ():
             try:
-                keys = await self._from_notary(notary, server)
+                keys = await self._from_notary(notary, server, needs)
                 if before is None or (
                     keys.valid_until > before.valid_until and not contradicts(keys, before)
                 ):
@@ -262,9 +266,15 @@ class KeyRing:
                 log.info("no keys from a notary", server=server, notary=notary, reason=str(error))
         return None
 
-    async def _from_notary(self, notary: str, server: str) -> RemoteKeys:
+    async def _from_notary(self, notary: str, server: str, needs: Sequence[_Need]) -> RemoteKeys:
         """The answer has to be signed by the server and by the notary."""
-        query: JsonObject = {"server_keys": {server: {}}}
+        # Synapse asks the server only about keys that are named, and tells what it knows otherwise.
+        keys_wanted = {
+            key_id: {"minimum_valid_until_ts": self._now() if need.at is None else need.at}
+            for need in needs[:NOTARY_NEEDS]
+            for key_id in list(need.key_ids)[:NOTARY_NEEDS]
+        }
+        query: JsonObject = {"server_keys": {server: keys_wanted}}
         answer = await self._exchange(notary, "POST", "/_matrix/key/v2/query", query)
         found = answer.get("server_keys")
         for keys in found if isinstance(found, list) else ():

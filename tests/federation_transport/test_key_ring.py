@@ -367,7 +367,8 @@ async def test_a_notary_is_asked_about_a_server_that_does_not_answer(
     server = start(notaries=(notary.name,))
     assert await holds(server, event(NAME, MINE, time())) == [True]
     (query,) = (seen for seen in notary.site.seen if seen.method == "POST")
-    assert json.loads(query.body) == {"server_keys": {NAME: {}}}
+    criteria = {MINE.key_id: {"minimum_valid_until_ts": time()}}
+    assert json.loads(query.body) == {"server_keys": {NAME: criteria}}
 
 
 async def test_a_notary_is_not_asked_where_the_server_answers_or_none_is_configured(
