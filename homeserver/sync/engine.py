@@ -12,6 +12,7 @@ from typing import Protocol
 import msgspec
 import orjson
 
+from homeserver.bus.bus import POSITIONS_PER_MS
 from homeserver.bus.replica import Replica
 from homeserver.clock import Clock
 from homeserver.push.unread import Counts, Unread
@@ -45,6 +46,8 @@ from homeserver.users.users import MembershipRef, User, Users
 
 DEFAULT_LIMIT = 10
 MAX_TIMEOUT_MS = 10 * 60 * 1000
+AHEAD_MS = 60_000
+"""How far ahead of this one the clocks of other replicas and of the broker may be."""
 HEROES = 5
 
 
@@ -132,7 +135,11 @@ class SyncEngine:
         return SyncToken(self._users.tail(user.user_id), ephemeral, self._rooms.tails())
 
     def decode(self, token: str) -> SyncToken:
-        return decode_sync_token(token, self._epoch, self._rooms.shards.rooms)
+        since = decode_sync_token(token, self._epoch, self._rooms.shards.rooms)
+        if since.ephemeral > max(self._ephemeral.now, (self._now() + AHEAD_MS) * POSITIONS_PER_MS):
+            # By a clock that was wrong: it would hide what happens until that time has come.
+            since = since._replace(ephemeral=0)
+        return since
 
     async def follow(self, user_id: str, since: SyncToken | None) -> None:
         """Have this replica know what the client has seen, or all that there is before a first sync."""
