@@ -26,7 +26,8 @@ class Kind(IntEnum):
     EVENT = 1
     """A PDU with a place in its room's timeline. Keyed by (type, state_key) when it is a state event."""
     STATE = 2
-    """Resolution changed a state key; `target` is the event now current there, None for no event."""
+    """A state key changed with no event of the timeline: by resolution, or as what the room was when this
+    server came in. `target` is the event now current there, with its `body`; None for no event."""
     RECEIPT = 3
     """A read receipt. type: receipt type, or "type thread_id" when threaded; key: user id; target: event."""
     REWRITTEN = 4

@@ -69,6 +69,5 @@ class Redactions:
 
     async def _state_at(self, shard: int, entry: Entry) -> Mapping[tuple[str, str], RoomEvent]:
         refs = await self._log.current_at(shard, entry.stream, Kind.EVENT, entry.position, KEYS)
-        ids = [ref.event_id for ref in refs if ref.event_id is not None]
-        events = await self._stored.by_id(entry.stream, ids)
-        return {(event.type, event.state_key or ""): event for event in events.values()}
+        events = await self._stored.current(entry.stream, refs)
+        return {(event.type, event.state_key or ""): event for event in events}

@@ -36,13 +36,8 @@ async def state_at(
             unchanged.append(event)
     if later and position > 0:
         refs = await log.current_at(room.shard, room.room_id, Kind.EVENT, position, later)
-        wanted = [
-            ref.event_id
-            for ref in refs
-            if ref.event_id is not None and (after is None or ref.position > after)
-        ]
-        if wanted:
-            unchanged.extend((await stored.by_id(room.room_id, wanted)).values())
+        wanted = [ref for ref in refs if after is None or ref.position > after]
+        unchanged.extend(await stored.current(room.room_id, wanted))
     if room.last_seq == seen:
         room.fragments["past state"] = _PastState(position, after, unchanged)
     return unchanged

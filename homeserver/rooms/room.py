@@ -65,6 +65,10 @@ class RoomHead(NamedTuple):
         hashes = {event.event_id: event.reference_hash} if event.reference_hash is not None else NO_HASHES
         return RoomHead(state, tips or (event.event_id,), max(self.depth, event.depth), hashes)
 
+    def without(self, key: StateKey) -> "RoomHead":
+        """The head in which nothing stands under `key`."""
+        return self if key not in self.state else self._replace(state=self.state.delete(key))
+
     def redacted(
         self, version: RoomVersion, redaction: RoomEvent, key: StateKey, room_id_json: bytes
     ) -> "RoomHead":
@@ -195,6 +199,8 @@ class Room:
         kind = entry.kind
         if kind is Kind.EVENT:
             return self._apply_event(entry, view)
+        if kind is Kind.STATE:
+            return self._apply_state(entry, view)
         if kind is Kind.RECEIPT:
             self.apply_receipt(receipt_of(entry))
         return None
@@ -217,6 +223,23 @@ class Room:
         self.add_to_timeline(view)
         if len(self.timeline) > 2 * TIMELINE_KEPT:
             self._trim()
+        return view
+
+    def _apply_state(self, entry: Entry, view: RoomEvent | None) -> RoomEvent | None:
+        """Make another event current, or none."""
+        key = (entry.type or "", entry.key or "")
+        if entry.target is None:
+            self.head = self.head.without(key)
+            if entry.type == "m.room.member":
+                self.joined.discard(key[1])
+                self.invited.discard(key[1])
+            return None
+        if view is None:
+            view = view_of(entry, decode_meta(entry.meta), self.head.state)
+        self.head = self.head._replace(state=self.head.state.set(key, view))
+        self.size += view.size()
+        if view.type == "m.room.member":
+            self.note_member(view)
         return view
 
     def add_to_timeline(self, event: RoomEvent) -> None:
@@ -293,8 +316,15 @@ def _position(event: RoomEvent) -> int:
     return event.position
 
 
+def sets_state(entry: Entry) -> bool:
+    """Whether the entry makes an event current under a state key."""
+    if entry.kind is Kind.STATE:
+        return entry.target is not None
+    return entry.kind is Kind.EVENT and entry.key is not None
+
+
 def view_of(entry: Entry, meta: EventMeta, state: StateMap) -> RoomEvent:
-    """The in-memory form of an EVENT entry that follows `state`."""
+    """The in-memory form of an EVENT or STATE entry that follows `state`."""
     unsigned: JsonObject = {}
     if entry.key is not None and entry.type is not None:
         replaced = state.get((entry.type, entry.key))

@@ -17,7 +17,7 @@ import orjson
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.room_versions import ROOM_VERSIONS
 from homeserver.protocol.signing import reference_hash
-from storage.log import Entry
+from storage.log import Entry, Kind
 
 _CHOSEN_IDS = ROOM_VERSIONS["1"]
 """Version 2 makes its hashes in the same way; in later versions ids are hashes, and have no ":"."""
@@ -183,8 +183,12 @@ _shown = msgspec.json.Decoder(_Shown)
 
 
 def make_room_event(entry: Entry, unsigned: JsonObject, txn: ClientTransaction | None) -> RoomEvent:
-    """The in-memory form of an EVENT entry, given its static `unsigned` fields."""
-    event_id = entry.event_id
+    """The in-memory form of an EVENT entry, or of the event that a STATE entry makes current.
+
+    `unsigned` has its static fields.
+    """
+    of_timeline = entry.kind is Kind.EVENT
+    event_id = entry.event_id if of_timeline else entry.target
     assert event_id is not None and entry.type is not None and entry.sender is not None
     pdu = _shown.decode(entry.body)
     redacts: object = None
@@ -212,7 +216,7 @@ def make_room_event(entry: Entry, unsigned: JsonObject, txn: ClientTransaction |
         front=front,
         tail=client_tail(unsigned),
         redacts=redacts if isinstance(redacts, str) else None,
-        relates_to=entry.target,
+        relates_to=entry.target if of_timeline else None,
         rel_type=entry.rel_type,
         txn=txn,
         depth=pdu.depth,

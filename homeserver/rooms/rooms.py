@@ -12,7 +12,7 @@ import orjson
 
 from homeserver.protocol.room_versions import ROOM_VERSIONS
 from homeserver.rooms.event_meta import decode_meta
-from homeserver.rooms.room import Room, RoomHead, receipt_of
+from homeserver.rooms.room import Room, RoomHead, receipt_of, sets_state
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.stored_events import StoredEvents
 from homeserver.shard_writer import Appended, Proposal, R, ShardWriter
@@ -136,10 +136,10 @@ class Rooms:
             while missed:
                 some = missed[:]
                 del missed[:]
-                state = [entry for entry in some if entry.kind is Kind.EVENT and entry.key is not None]
-                views = {view.event_id: view for view in await self.stored.views(room_id, state)}
+                views = await self.stored.views(room_id, [entry for entry in some if sets_state(entry)])
+                by_position = {view.position: view for view in views}
                 for entry in some:
-                    room.apply(entry, views.get(entry.event_id or ""))
+                    room.apply(entry, by_position.get(entry.position))
             existing = self._rooms.setdefault(room_id, room)
         finally:
             del self._missed[room_id]
@@ -154,10 +154,8 @@ class Rooms:
         refs = await log.current(shard, room_id, Kind.EVENT)
         if not refs:
             return None
-        own = [ref.seq for ref in refs if ref.kind is Kind.EVENT]
-        resolved = [ref.event_id for ref in refs if ref.kind is Kind.STATE and ref.event_id is not None]
-        entries = await log.entries(shard, own)
-        entries.extend((await log.by_event_id(shard, resolved)).values())
+        refs = [ref for ref in refs if ref.event_id is not None]
+        entries = await log.entries(shard, [ref.seq for ref in refs])
         page = await log.page(
             shard, room_id, kind=Kind.EVENT, before=tail + 1, newest_first=True, limit=LOADED_TIMELINE
         )
@@ -166,13 +164,13 @@ class Rooms:
         page.reverse()
         known = {entry.seq for entry in entries}
         views = await self.stored.views(room_id, entries + [e for e in page if e.seq not in known])
-        by_id = {view.event_id: view for view in views}
+        by_position = {view.position: view for view in views}
         create = next(entry for entry in entries if entry.type == "m.room.create")
         version = ROOM_VERSIONS[orjson.loads(create.body)["content"].get("room_version", "1")]
         room = Room(room_id, shard, version)
         state = RoomHead().state.mutate()
         for ref in refs:
-            view = by_id.get(ref.event_id or "")
+            view = by_position.get(ref.position)
             if view is not None:
                 state[ref.type, ref.key] = view
                 room.size += view.size()
@@ -180,14 +178,14 @@ class Rooms:
                     room.note_member(view)
         for entry in page:
             if entry.pos is None:
-                room.add_to_timeline(by_id[entry.event_id or ""])
+                room.add_to_timeline(by_position[entry.position])
         room.timeline_after = page[0].position - 1 if len(page) == LOADED_TIMELINE else 0
         newest = page[-1]
         meta = decode_meta(newest.meta)
         room.head = RoomHead(
             state.finish(),
             meta.tips or (newest.event_id or "",),
-            by_id[newest.event_id or ""].depth,
+            by_position[newest.position].depth,
             {view.event_id: view.reference_hash for view in room.timeline[-1:] if view.reference_hash},
         )
         receipts = [ref for ref in await log.current(shard, room_id, Kind.RECEIPT) if ref.seq <= tail]

@@ -11,7 +11,7 @@ import orjson
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.event_meta import decode_meta
 from homeserver.rooms.room_event import ClientTransaction, RoomEvent, make_room_event
-from storage.log import Entry, Kind, Log, ShardMap
+from storage.log import Entry, KeyedRef, Kind, Log, ShardMap
 
 
 class StoredEvents:
@@ -26,6 +26,13 @@ class StoredEvents:
         found = await self._log.by_event_id(self._shards.of_room(room_id), event_ids)
         mine = [entry for entry in found.values() if entry.stream == room_id]
         return {view.event_id: view for view in await self.views(room_id, mine)}
+
+    async def current(self, room_id: str, refs: Sequence[KeyedRef]) -> list[RoomEvent]:
+        """The state events that these keys of the room's state point to."""
+        seqs = [ref.seq for ref in refs if ref.event_id is not None]
+        if not seqs:
+            return []
+        return await self.views(room_id, await self._log.entries(self._shards.of_room(room_id), seqs))
 
     async def page(
         self,
@@ -80,7 +87,7 @@ class StoredEvents:
         return [view for view in views if view.relates_to is not None], last
 
     async def views(self, room_id: str, entries: Sequence[Entry]) -> list[RoomEvent]:
-        """The in-memory forms of EVENT entries of one room, in the same order."""
+        """The in-memory forms of EVENT entries (or STATE ones with an event) of one room, in order."""
         shard = self._shards.of_room(room_id)
         metas = [decode_meta(entry.meta) for entry in entries]
         seqs = [meta.replaces for meta in metas if meta.replaces]
@@ -107,7 +114,7 @@ class StoredEvents:
 
 def _replaced(entry: Entry) -> JsonObject:
     return {
-        "replaces_state": entry.event_id,
+        "replaces_state": entry.event_id or entry.target,
         "prev_content": orjson.loads(entry.body)["content"],
         "prev_sender": entry.sender,
     }

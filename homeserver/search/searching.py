@@ -222,9 +222,8 @@ class Search:
         """What the senders were called when the event was sent."""
         keys = [("m.room.member", sender) for sender in senders]
         refs = await self._rooms.log.current_at(room.shard, room.room_id, Kind.EVENT, event.position, keys)
-        ids = [ref.event_id for ref in refs if ref.event_id is not None]
         profiles: JsonObject = {sender: {} for sender in senders}
-        for member in (await self._rooms.stored.by_id(room.room_id, ids)).values():
+        for member in await self._rooms.stored.current(room.room_id, refs):
             content = member.content
             profiles[member.state_key or ""] = {
                 key: content[key]

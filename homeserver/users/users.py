@@ -11,7 +11,7 @@ from typing import NamedTuple
 import orjson
 
 from homeserver.protocol.json_types import JsonObject
-from homeserver.rooms.room import Room
+from homeserver.rooms.room import Room, sets_state
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.shard_writer import Append, Appended, Proposal, R, ShardWriter
 from storage.log import Entry, Kind, Log, ShardMap
@@ -77,7 +77,7 @@ class User:
         before = self.memberships.get(entry.stream)
         since = before.since if before is not None and before.membership == membership else entry.position
         self.memberships[entry.stream] = MembershipRef(
-            membership, entry.position, entry.event_id or "", entry.sender or "", since
+            membership, entry.position, entry.event_id or entry.target or "", entry.sender or "", since
         )
 
     def global_data(self, type: str) -> JsonObject:
@@ -190,10 +190,10 @@ class Users:
         user = self._users.get(entry.key)
         if user is None:
             return
-        if entry.kind is Kind.EVENT and entry.pos is None:
+        if sets_state(entry) and entry.pos is None:
             user.apply_member(entry, view.membership or "leave" if view is not None else membership_in(entry))
         elif entry.kind is Kind.STATE:
-            # Resolution chose another event: what it says is read when the user is needed again.
+            # No member event is left: what there is is read when the user is needed again.
             del self._users[entry.key]
 
     async def _load(self, user_id: str) -> User:
@@ -224,12 +224,8 @@ class Users:
         user.last_seq = 0
         for room_shard in self._shards.room_shards():
             refs_by_room = await log.streams_keyed(room_shard, Kind.EVENT, "m.room.member", user_id)
-            own = {ref.seq: room_id for room_id, ref in refs_by_room.items() if ref.kind is Kind.EVENT}
-            found = await log.entries(room_shard, list(own))
-            resolved = [r.event_id for r in refs_by_room.values() if r.kind is Kind.STATE and r.event_id]
-            if resolved:
-                found.extend((await log.by_event_id(room_shard, resolved)).values())
-            for entry in found:
+            seqs = [ref.seq for ref in refs_by_room.values() if ref.event_id is not None]
+            for entry in await log.entries(room_shard, seqs):
                 user.apply_member(entry, membership_in(entry))
         return user
 

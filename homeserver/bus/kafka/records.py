@@ -95,8 +95,8 @@ class Records:
             sender=entry.sender,
             target=entry.target,
             rel_type=entry.rel_type,
-            event=body if kind is Kind.EVENT else UNSET,
-            content=body if kind is not Kind.EVENT else UNSET,
+            event=body if of_state else UNSET,
+            content=body if not of_state else UNSET,
             omitted=omitted,
         )
         headers = [
@@ -127,7 +127,7 @@ class Records:
             raise ForeignRecord(f"not a record of the log: {error}") from error
         if read.omitted:
             return None
-        body = read.event if kind is Kind.EVENT else read.content
+        body = read.event if kind is Kind.EVENT or kind is Kind.STATE else read.content
         of_user = read.shard >= ShardMap.USER_BASE
         of_state = kind is Kind.EVENT or kind is Kind.STATE
         return Entry(
