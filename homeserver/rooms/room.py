@@ -120,6 +120,8 @@ class Room:
         """Serialized pieces that many syncs share; emptied by every change."""
         self.size = 2000
         self.created_ts = 0
+        self.resolved_at = 0
+        """The newest position at which state changed with no event of the timeline."""
         self.bumped_at = 0
         """Position of the newest event that people would call activity (MSC4186 "bump stamp")."""
 
@@ -227,6 +229,7 @@ class Room:
 
     def _apply_state(self, entry: Entry, view: RoomEvent | None) -> RoomEvent | None:
         """Make another event current, or none."""
+        self.resolved_at = entry.seq
         key = (entry.type or "", entry.key or "")
         if entry.target is None:
             self.head = self.head.without(key)

@@ -154,6 +154,7 @@ class Rooms:
         refs = await log.current(shard, room_id, Kind.EVENT)
         if not refs:
             return None
+        resolved = [ref.position for ref in refs if ref.kind is Kind.STATE]
         refs = [ref for ref in refs if ref.event_id is not None]
         entries = await log.entries(shard, [ref.seq for ref in refs])
         page = await log.page(
@@ -195,6 +196,7 @@ class Rooms:
         applied = (newest.seq, *(ref.seq for ref in (*refs, *receipts)))
         room.last_seq = max(seq for seq in applied if seq <= tail)
         room.created_ts = create.ts
+        room.resolved_at = max(resolved, default=0)
         return room
 
     def _note_growth(self, events: int) -> None:

@@ -452,7 +452,7 @@ class _Answer:
             state = list(room.head.state.values()) if whole else state_since(room, after, upto)
         else:
             start = timeline.start
-            complete = self._filter.timeline.is_open
+            complete = self._filter.timeline.is_open and room.resolved_at <= start
             if whole and complete and not lazy and wanted.is_open and start < upto:
                 return await self._shared_state(room, start)
             if whole or start > after:

@@ -23,7 +23,7 @@ def is_in_force(room: Room, event: RoomEvent) -> bool:
 def state_since(room: Room, after: int, upto: int) -> list[RoomEvent]:
     """Current state events that were set after a position."""
     state = room.head.state
-    if after < room.timeline_after:
+    if after < room.timeline_after or after < room.resolved_at:
         return [event for event in state.values() if after < event.position <= upto]
     recent = room.timeline[room.first_after(after) : room.first_after(upto)]
     keys = dict.fromkeys((event.type, event.state_key) for event in recent if event.state_key is not None)
@@ -33,9 +33,9 @@ def state_since(room: Room, after: int, upto: int) -> list[RoomEvent]:
 def with_unshown(
     below: Iterable[RoomEvent], room: Room, timeline: Iterable[RoomEvent], start: int, upto: int
 ) -> list[RoomEvent]:
-    """State below a timeline, and what was set within it by events that its filter holds back.
+    """State below a timeline, and what was set within it by events that are not in it.
 
-    A client would know nothing of them otherwise.
+    Its filter holds them back, or they have no place there; a client would know nothing of them otherwise.
     """
     shown = {event.event_id for event in timeline}
     unshown = [event for event in state_since(room, start, upto) if event.event_id not in shown]
