@@ -57,6 +57,10 @@ ENTRIES = {
     ),
     "room-log/state": (0, Entry(Kind.STATE, ROOM, type="m.room.topic", key="", target="$c", ts=1, seq=16)),
     "room-log/state-none": (0, Entry(Kind.STATE, ROOM, type="m.room.topic", key="", ts=1, seq=17)),
+    "room-log/state-resolved": (
+        0,
+        Entry(Kind.STATE, ROOM, TOPIC, type="m.room.topic", key="", sender=ALICE, target="$c", ts=1, seq=17),
+    ),
     "room-log/receipt": (
         0,
         Entry(Kind.RECEIPT, ROOM, type="m.read $root", key=BOB, target="$b", ts=1, meta=b"13", seq=18),
