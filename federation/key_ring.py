@@ -9,7 +9,6 @@ spec: server-server#retrieving-server-keys
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Collection as Items
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -78,7 +77,7 @@ class _Known:
 class _Need:
     """One of these keys is needed."""
 
-    key_ids: Items[str]
+    key_ids: tuple[str, ...]
     at: int | None
     """When it has to be valid (ms); None: at any time."""
     current: bool = False
@@ -268,11 +267,12 @@ class KeyRing:
 
     async def _from_notary(self, notary: str, server: str, needs: Sequence[_Need]) -> RemoteKeys:
         """The answer has to be signed by the server and by the notary."""
+        now = self._now()
         # Synapse asks the server only about keys that are named, and tells what it knows otherwise.
         keys_wanted = {
-            key_id: {"minimum_valid_until_ts": self._now() if need.at is None else need.at}
+            key_id: {"minimum_valid_until_ts": now if need.at is None else min(max(need.at, 0), now)}
             for need in needs[:NOTARY_NEEDS]
-            for key_id in list(need.key_ids)[:NOTARY_NEEDS]
+            for key_id in need.key_ids[:NOTARY_NEEDS]
         }
         query: JsonObject = {"server_keys": {server: keys_wanted}}
         answer = await self._exchange(notary, "POST", "/_matrix/key/v2/query", query)
