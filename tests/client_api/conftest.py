@@ -112,7 +112,7 @@ class Client:
             is_json = response.headers.get("Content-Type", "").startswith("application/json")
             body = msgspec.json.decode(content) if is_json and content else content
             reply = Reply(response.status, body, dict(response.headers))
-        own = path.startswith("/_synapse/") or any(
+        own = path.startswith(("/_synapse/", "/_weft/")) or any(
             part in path for part in ("/unstable/", "/static/", "/fallback/")
         )
         specified = reply.errcode != "M_UNRECOGNIZED" and not own
