@@ -19,6 +19,7 @@ from federation.well_known import WellKnown
 from homeserver.config.options import Federation
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.signing import SigningKey, sign_json
+from storage.collection import CollectionSpec
 from storage.log import ShardMap
 from storage.records.remote_keys import REMOTE_KEYS
 from storage.records.server_key import RetiredKey
@@ -135,10 +136,10 @@ class Server:
         return site
 
 
-async def new_store(folder: Path) -> Store:
+async def new_store(folder: Path, *specs: CollectionSpec[Any]) -> Store:
     return await open_store(
         f"sqlite:///{folder / 'weft.db'}",
         server_name="own.example.org",
         shards=ShardMap(1, 1),
-        specs=(REMOTE_KEYS,),
+        specs=(REMOTE_KEYS, *specs),
     )

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,14 +10,17 @@ from aiohttp import web
 
 from federation import key_ring
 from federation.key_ring import LEAST_BETWEEN_MS, UnknownKey
-from federation.server_keys import MAX_KEYS
+from federation.own_keys import OwnKeys
+from federation.server_keys import MAX_KEYS, read_keys
 from homeserver.protocol.events import build_event
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.room_versions import ROOM_VERSIONS, RoomVersion
 from homeserver.protocol.signing import InvalidSignature, SigningKey, sign_json
+from homeserver.server_key import establish, replace
+from storage.records.server_key import SERVER_KEY
 from tests.federation_transport.conftest import Start
 from tests.federation_transport.network import Internet, Time
-from tests.federation_transport.peers import DAY, KEYS_PATH, Peer, Server, key_of, published
+from tests.federation_transport.peers import DAY, KEYS_PATH, Peer, Server, key_of, new_store, published
 
 NAME = "peer.example.org"
 V11, V4 = ROOM_VERSIONS["11"], ROOM_VERSIONS["4"]
@@ -458,6 +462,23 @@ async def test_own_keys_are_published_with_the_retired_ones(start: Start, time: 
         answer = server.own.answer()
         assert answer["valid_until_ts"] - time() >= 12 * 3_600_000, hours
         time.pass_ms(3_600_000)
+
+
+async def test_a_key_that_was_replaced_is_published_as_old(tmp_path: Path, time: Time) -> None:
+    path, name = tmp_path / "signing.key", "own.example.org"
+    store = await new_store(tmp_path, SERVER_KEY)
+    known = store.collection(SERVER_KEY)
+    old = await establish(path, known)
+    path.rename(tmp_path / "old.key")
+    new = await replace(path, known, time)
+    record = await known.get("")
+    assert record is not None
+    answer = OwnKeys(name, new, record.retired, time).answer()
+    await store.close()
+    assert list(answer["verify_keys"]) == [new.key_id]
+    assert answer["old_verify_keys"][old.key_id] == {"key": old.verify_key_base64, "expired_ts": time()}
+    read = read_keys(answer, name, time())
+    assert {key.key_id: key.current for key in read.keys} == {new.key_id: True, old.key_id: False}
 
 
 async def test_two_servers_believe_each_other(internet: Internet, start: Start, time: Time) -> None:
