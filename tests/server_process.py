@@ -29,6 +29,8 @@ class ServerProcess:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.environment = environment
+        self.module = "homeserver"
+        """What is run."""
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -53,7 +55,7 @@ class ServerProcess:
         """Start, and return once the server answers."""
         with self.log_path.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "homeserver", "serve", "--dev"],
+                [sys.executable, "-m", self.module, "serve", "--dev"],
                 cwd=REPOSITORY,
                 env={**os.environ, **self.variables},
                 stdout=output,

@@ -161,6 +161,13 @@ class Node:
             self._process.wait()
             self._process = None
 
+    def stop(self) -> None:
+        """In good order."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+            self._process = None
+
     def freeze(self) -> None:
         self._signal(signal.SIGSTOP)
 

@@ -56,28 +56,28 @@ def _install(name: str, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         made = Path(scratch, "root")
         try:
-            _download(PACKAGES[name], Path(scratch))
+            download(PACKAGES[name], Path(scratch))
             for package in Path(scratch).glob("*.deb"):
-                _run("dpkg", "-x", str(package), str(made))
+                run("dpkg", "-x", str(package), str(made))
         except (OSError, subprocess.CalledProcessError) as error:
             output = getattr(error, "stderr", "") or ""
             raise NoProgram(f"no {name} on the PATH, and Debian's cannot be had: {error} {output}") from error
         made.rename(folder)
 
 
-def _download(packages: Sequence[str], folder: Path) -> None:
+def download(packages: Sequence[str], folder: Path) -> None:
     """Put the packages into a folder, by lists of our own where the machine's are missing or old."""
     try:
-        _run("apt-get", "download", *packages, cwd=folder)
+        run("apt-get", "download", *packages, cwd=folder)
     except subprocess.CalledProcessError:
         lists = folder / "lists"
         (lists / "partial").mkdir(parents=True)
         own = ("-o", f"Dir::State::lists={lists}", "-o", f"Dir::Cache={folder}", "-o", "APT::Sandbox::User=")
-        _run("apt-get", *own, "update")
-        _run("apt-get", *own, "download", *packages, cwd=folder)
+        run("apt-get", *own, "update")
+        run("apt-get", *own, "download", *packages, cwd=folder)
 
 
-def _run(*command: str, cwd: Path | None = None) -> None:
+def run(*command: str, cwd: Path | None = None) -> None:
     subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True)
 
 

@@ -14,13 +14,16 @@ class Wire:
     """Carries bytes from its `address` to another one."""
 
     def __init__(self, target: str) -> None:
-        host, _, port = target.rpartition(":")
-        self._target = (host, int(port))
+        self.target = target
         self._server: asyncio.Server | None = None
         self._ends: set[asyncio.StreamWriter] = set()
         self._carrying: set[asyncio.Task[None]] = set()
         self.delay = 0.0
         """Seconds that each piece takes in each direction."""
+        self.held = 0
+        """Bytes that came while nothing passed."""
+        self._open = asyncio.Event()
+        self._open.set()
 
     async def start(self, port: int = 0) -> str:
         """Begin to carry; the address to connect to."""
@@ -36,6 +39,15 @@ class Wire:
             end.transport.abort()
         return len(ends)
 
+    def hold(self) -> None:
+        """Let nothing pass until `release`: whoever sends does not notice."""
+        self.held = 0
+        self._open.clear()
+
+    def release(self) -> None:
+        """Let pass what was held, and all that follows."""
+        self._open.set()
+
     async def close(self) -> None:
         if self._server is not None:
             self._server.close()
@@ -45,7 +57,7 @@ class Wire:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            onward_reader, onward = await asyncio.open_connection(*self._target)
+            onward_reader, onward = await asyncio.open_connection(*self.target.split(":"))
         except OSError:
             writer.transport.abort()
             return
@@ -58,6 +70,9 @@ class Wire:
     async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         try:
             while piece := await source.read(CHUNK):
+                if not self._open.is_set():
+                    self.held += len(piece)
+                    await self._open.wait()
                 if self.delay:
                     await asyncio.sleep(self.delay)
                 sink.write(piece)

@@ -12,6 +12,7 @@ from tests.server_process import REPOSITORY, ServerProcess
 
 ROOM_SHARDS = 4
 USER_SHARDS = 4
+REFUSED_SECONDS = 60.0
 
 
 class Replica(ServerProcess):
@@ -28,6 +29,21 @@ class Replica(ServerProcess):
         if self.frozen:
             self._signal(signal.SIGCONT)
             self.frozen = False
+
+    def refused(self) -> list[str]:
+        """What it says when it does not start."""
+        command = [sys.executable, "-m", self.module, "serve", "--dev"]
+        environment = {**os.environ, **self.variables}
+        ended = subprocess.run(
+            command,
+            cwd=REPOSITORY,
+            env=environment,
+            capture_output=True,
+            timeout=REFUSED_SECONDS,
+            check=False,
+        )
+        assert ended.returncode in (1, 2), ended
+        return ended.stderr.decode().splitlines()
 
     def doctor(self) -> tuple[int, list[dict[str, str]]]:
         """What `weft doctor` finds with this replica's configuration: exit code and findings."""
@@ -65,6 +81,7 @@ class Cluster:
         """`apart`: what is different for each of them, as variables of the environment."""
         self._folder = folder
         self.storage = storage
+        self.prefix = prefix
         self._environment = {
             "WEFT_STORAGE_URI": storage,
             "WEFT_STORAGE_ROOM_SHARDS": str(ROOM_SHARDS),

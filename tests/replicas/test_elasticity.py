@@ -11,10 +11,11 @@ import pytest
 
 from tests.real_parts import mongodb
 from tests.real_parts.proxy import proxy_before
-from tests.replicas import history
+from tests.replicas import history, next_release
 from tests.replicas.cluster import Cluster
 
 TALK_SECONDS = 1.0
+NEXT_RELEASE = "tests.replicas.next_release"
 
 
 @pytest.fixture
@@ -73,6 +74,58 @@ async def test_replicas_join_and_leave_under_load(cluster: Cluster, http: aiohtt
             history.check_answers(talker, timeline)
             assert talker.client.failures == 0, "a request was lost where a replica joined or left"
         history.check_watched(watcher, room, timeline)
+
+
+async def test_an_upgrade_goes_from_replica_to_replica(cluster: Cluster, http: aiohttp.ClientSession) -> None:
+    """The next release brings a field, an index and a step of migration, while this one goes on serving."""
+    old, other, new = cluster.replicas
+    new.module = NEXT_RELEASE
+    await asyncio.to_thread(old.start)
+    await asyncio.to_thread(other.start)
+    addresses = [f"127.0.0.1:{replica.port}" for replica in cluster.replicas]
+    async with AsyncExitStack() as parts:
+        proxy = parts.enter_context(proxy_before(addresses, "haproxy"))
+        people = [
+            await history.Client(http, [proxy.url], random.Random(n)).register(f"p{n}") for n in range(3)
+        ]
+        room = (await people[0].surely("POST", "/createRoom", {"preset": "public_chat"}))["room_id"]
+        for someone in people[1:]:
+            await someone.surely("POST", f"/rooms/{room}/join", {})
+        talkers = [history.Talker(person, room) for person in people]
+        watcher = history.Watcher(people[0])
+        await watcher.sync(0)
+        over = asyncio.Event()
+        talking = asyncio.create_task(talk(over, *talkers, watcher))
+        await asyncio.sleep(TALK_SECONDS)
+        await asyncio.to_thread(new.start)
+        # Both releases serve.
+        await asyncio.sleep(TALK_SECONDS)
+        for replica in (old, other, new):
+            answer = await people[0].at(replica.url).call("GET", "/devices")
+            assert [device["device_id"] for device in answer["devices"]] == [people[0].device_id]
+        for replica in (old, other):
+            assert await asyncio.to_thread(replica.stop) == 0
+        await asyncio.sleep(TALK_SECONDS)
+        other.module = NEXT_RELEASE
+        await asyncio.to_thread(other.start)
+        await asyncio.sleep(TALK_SECONDS)
+        over.set()
+        await talking
+        timeline = await people[0].timeline(room)
+        while timeline[-1]["event_id"] not in watcher.seen[room]:
+            await watcher.sync(100)
+        for talker in talkers:
+            history.check_answers(talker, timeline)
+            assert talker.client.failures == 0, "a request was lost in the upgrade"
+        history.check_watched(watcher, room, timeline)
+    stored = mongodb.database(cluster.storage)
+    whose = stored["store"].find_one({"_id": "store"}, hint="_id_")
+    assert whose is not None
+    assert (whose["steps"], whose[next_release.STEP]) == (1, True)
+    assert next_release.BY_AGE.name in stored["devices"].index_information()
+    # Who is left behind is not let in again.
+    (line,) = await asyncio.to_thread(old.refused)
+    assert "written by a newer release: run that one" in line
 
 
 async def test_senders_at_all_replicas_share_one_room(cluster: Cluster, http: aiohttp.ClientSession) -> None:

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
 
+from tests.real_parts.faketime import FakeClock
 from tests.real_parts.kafka import Kafka
 from tests.real_parts.mongodb import ReplicaSet
 from tests.real_parts.wire import Wire
@@ -24,12 +26,18 @@ from tests.replicas.cluster import Cluster
 from tests.replicas.published import check_published
 from tests.server_process import free_port
 
-ROUNDS = int(os.environ.get("TEST_FAULT_ROUNDS", "9"))
+ROUNDS = int(os.environ.get("TEST_FAULT_ROUNDS", "15"))
 SEED = int(os.environ.get("TEST_FAULT_SEED", "20261121"))
 ONLY = os.environ.get("TEST_FAULTS", "").split()
 REPLICAS = 3
 PREFIX = "faults"
+TOPICS = ("room-log", "user-log", "messages")
 QUIET_SECONDS = 60.0
+YEAR = 365 * 24 * 3600
+DISK_FULL = {
+    "failCommands": ["insert", "update", "delete", "findAndModify"],
+    "errorCode": 14031,  # OutOfDiskSpace
+}
 
 
 class Scene:
@@ -41,13 +49,17 @@ class Scene:
         kafka: Kafka,
         database: ReplicaSet,
         wires: Sequence[Wire],
+        clocks: Sequence[FakeClock],
         rng: random.Random,
     ) -> None:
         self.cluster = cluster
         self.kafka = kafka
         self.database = database
         self.wires = wires
+        self.clocks = clocks
         self.rng = rng
+        self.all_published = True
+        """Whether Kafka has everything of the round: not if a topic was deleted in it."""
 
     async def cut_wires(self) -> None:
         """Connections between replicas, broker and database are reset again and again."""
@@ -56,10 +68,17 @@ class Scene:
             await self.some(0.02, 0.4)
 
     async def slow_wires(self) -> None:
-        for wire in self.wires:
-            wire.delay = self.rng.uniform(0.0, 0.15)
+        await self._slow(self.wires, 0.15)
+
+    async def slow_database(self) -> None:
+        """Slow enough that requests take seconds."""
+        await self._slow([wire for wire in self.wires if wire.target == self.database.nodes[0].address], 1.0)
+
+    async def _slow(self, wires: Sequence[Wire], most: float) -> None:
+        for wire in wires:
+            wire.delay = self.rng.uniform(0.0, most)
         await self.some(1, 3)
-        for wire in self.wires:
+        for wire in wires:
             wire.delay = 0.0
 
     async def kill_replica(self) -> None:
@@ -91,6 +110,44 @@ class Scene:
         await self.some(0.5, 6)
         self.kafka.resume()
 
+    async def miss_broker(self) -> None:
+        """Absent for so long that all sessions of replicas with it have ended."""
+        await asyncio.to_thread(self.kafka.stop)
+        await self.some(8, 12)
+        await asyncio.to_thread(self.kafka.start)
+
+    async def delete_topic(self) -> None:
+        """What was in it is lost, and it is made anew; the log has it all."""
+        self.all_published = False
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.kafka.bootstrap)
+        await admin.start()
+        await admin.delete_topics([f"{self.cluster.prefix}.{self.rng.choice(TOPICS)}"])
+        await admin.close()
+        await self.some(1, 3)
+
+    async def restart_database(self) -> None:
+        node = self.database.nodes[0]
+        await asyncio.to_thread(node.stop)
+        node.start()
+        await asyncio.to_thread(self.database.wait_until_whole)
+
+    async def fill_database(self) -> None:
+        """Its disk is full: it answers, and takes nothing."""
+        node = self.database.nodes[0]
+        await asyncio.to_thread(
+            node.admin, "configureFailPoint", "failCommand", mode="alwaysOn", data=DISK_FULL
+        )
+        await self.some(1, 4)
+        await asyncio.to_thread(node.admin, "configureFailPoint", "failCommand", mode="off")
+
+    async def jump_clock(self) -> None:
+        """One replica's clock is wrong for a while, by an hour or by a year, ahead or behind."""
+        clock = self.rng.choice(self.clocks)
+        clock.set(self.rng.choice((-1, 1)) * self.rng.choice((3600, YEAR)))
+        await self.some(2, 5)
+        clock.set(0)
+        await self.some(1, 2)
+
     async def kill_database(self) -> None:
         node = self.database.nodes[0]
         await asyncio.to_thread(node.kill)
@@ -104,10 +161,24 @@ class Scene:
         await self.some(0.3, 3)
         node.thaw()
 
+    async def step_down(self) -> None:
+        """The primary of three servers lets another one be it."""
+        primary = await asyncio.to_thread(lambda: self.database.primary)
+        await asyncio.to_thread(primary.admin, "replSetStepDown", 3, secondaryCatchUpPeriodSecs=2)
+        await asyncio.to_thread(lambda: self.database.primary)
+
+    async def kill_primary(self) -> None:
+        primary = await asyncio.to_thread(lambda: self.database.primary)
+        primary.kill()
+        await asyncio.to_thread(lambda: self.database.primary)
+        primary.start()
+
     async def some(self, least: float, most: float) -> None:
         await asyncio.sleep(self.rng.uniform(least, most))
 
     def faults(self) -> list[Callable[[], Awaitable[None]]]:
+        if len(self.database.nodes) > 1:
+            return [self.step_down, self.kill_primary]
         return [
             self.kill_replica,
             self.freeze_replica,
@@ -118,6 +189,12 @@ class Scene:
             self.stop_replica,
             self.cut_wires,
             self.slow_wires,
+            self.slow_database,
+            self.fill_database,
+            self.restart_database,
+            self.delete_topic,
+            self.miss_broker,
+            self.jump_clock,
         ]
 
 
@@ -127,9 +204,9 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-async def suffer(scene: Scene, http: aiohttp.ClientSession, number: int) -> int:
-    """One round; how many events were acknowledged in it."""
-    rng, urls = scene.rng, scene.cluster.urls
+async def suffer(scene: Scene, urls: Sequence[str], http: aiohttp.ClientSession, number: int) -> int:
+    """One round; how many events were acknowledged in it. `urls`: where clients reach the replicas."""
+    rng = scene.rng
 
     def client() -> history.Client:
         return history.Client(http, urls, random.Random(rng.random()))
@@ -177,8 +254,23 @@ async def suffer(scene: Scene, http: aiohttp.ClientSession, number: int) -> int:
                 history.check_answers(talker, timeline)
         for watcher in watchers:
             history.check_watched(watcher, room_id, timeline)
-    await check_published(scene.kafka.bootstrap, f"{PREFIX}.room-log", timelines)
+    whole, scene.all_published = scene.all_published, True
+    await check_published(scene.kafka.bootstrap, f"{scene.cluster.prefix}.room-log", timelines, whole=whole)
     return sum(len(talker.acknowledged) for talker in talkers)
+
+
+async def survive(scene: Scene, urls: Sequence[str], http: aiohttp.ClientSession, rounds: int) -> None:
+    """So many rounds; the first ones have each fault once."""
+    total = 0
+    for number in range(rounds):
+        try:
+            total += await suffer(scene, urls, http, number)
+        finally:
+            unforeseen = scene.cluster.unforeseen()
+            print("\n".join(unforeseen))
+        assert not unforeseen
+    print(f"{rounds} rounds survived, {total} acknowledged events all there (seed {SEED})")
+    assert total > rounds
 
 
 async def test_nothing_said_is_untrue_whatever_befalls(tmp_path: Path, http: aiohttp.ClientSession) -> None:
@@ -199,19 +291,30 @@ async def test_nothing_said_is_untrue_whatever_befalls(tmp_path: Path, http: aio
         await asyncio.to_thread(kafka.start)
         cluster = Cluster(tmp_path, 0, storage="", bus=f"kafka://{broker}", prefix=PREFIX)
         parts.callback(cluster.kill)
-        for _ in range(REPLICAS):
+        clocks = [FakeClock(tmp_path / f"clock{number}") for number in range(REPLICAS)]
+        urls = []
+        for clock in clocks:
             store = await wired(database.nodes[0].address)
-            replica = cluster.add(WEFT_STORAGE_URI=f"mongodb://{store}/faults?directConnection=true")
+            storage = f"mongodb://{store}/faults?directConnection=true"
+            replica = cluster.add(WEFT_STORAGE_URI=storage, **clock.variables)
             replica.environment["WEFT_BUS_ADDRESS"] = await wired(f"127.0.0.1:{replica.port}")
+            urls.append(f"http://{await wired(f'127.0.0.1:{replica.port}')}")
         await asyncio.to_thread(cluster.start)
-        scene = Scene(cluster, kafka, database, wires, random.Random(SEED))
-        total = 0
-        for number in range(ROUNDS):
-            try:
-                total += await suffer(scene, http, number)
-            finally:
-                unforeseen = cluster.unforeseen()
-                print("\n".join(unforeseen))
-            assert not unforeseen
-        print(f"{ROUNDS} rounds survived, {total} acknowledged events all there (seed {SEED})")
-        assert total > ROUNDS
+        scene = Scene(cluster, kafka, database, wires, clocks, random.Random(SEED))
+        await survive(scene, urls, http, ROUNDS)
+
+
+async def test_nothing_said_is_untrue_when_the_primary_changes(
+    tmp_path: Path, http: aiohttp.ClientSession, own_kafka: Kafka
+) -> None:
+    await asyncio.to_thread(own_kafka.ensure_running)
+    async with AsyncExitStack() as parts:
+        database = await asyncio.to_thread(ReplicaSet, 3)
+        parts.callback(database.stop)
+        storage = database.uri.replace("/?", "/faults?")
+        bus = f"kafka://{own_kafka.bootstrap}"
+        cluster = Cluster(tmp_path, REPLICAS, storage=storage, bus=bus, prefix=f"{PREFIX}-of-three")
+        parts.callback(cluster.kill)
+        await asyncio.to_thread(cluster.start)
+        scene = Scene(cluster, own_kafka, database, [], [], random.Random(SEED))
+        await survive(scene, cluster.urls, http, max(2, ROUNDS // 8))
