@@ -2,12 +2,15 @@
 
 import msgspec
 
-from client_api.http import Auth, Call, Result, Routes, converted, get, post
+from client_api.http import Auth, Call, get, post
 from client_api.uia import InteractiveAuth
 from homeserver.protocol.json_types import JsonObject
 from homeserver.users.accounts import Accounts
 from homeserver.users.deactivation import Deactivation
 from homeserver.users.sessions import Sessions
+from rest.answers import Result
+from rest.bodies import converted
+from rest.routes import Routes
 
 
 class PasswordBody(msgspec.Struct):

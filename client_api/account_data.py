@@ -1,10 +1,12 @@
 """Account data and tags (spec: client-server "Client Config", "Room Tagging")."""
 
-from client_api.http import Call, Result, Routes, delete, get, put
+from client_api.http import Call, delete, get, put
 from homeserver.errors import MatrixError, bad_json, forbidden, invalid_param, not_found
 from homeserver.protocol.identifiers import check_room_id
 from homeserver.protocol.json_types import JsonObject
 from homeserver.users.account_data import AccountData
+from rest.answers import Result
+from rest.routes import Routes
 
 MANAGED = ("m.fully_read", "m.push_rules")
 """Types that clients change by other routes only."""

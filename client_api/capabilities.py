@@ -1,8 +1,10 @@
 """What this server lets the one who asks do (spec: client-server "Capabilities negotiation")."""
 
-from client_api.http import Auth, Call, Result, Routes, get
+from client_api.http import Auth, Call, get
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.room_versions import ROOM_VERSIONS
+from rest.answers import Result
+from rest.routes import Routes
 
 
 class CapabilityRoutes(Routes):

@@ -6,8 +6,10 @@ be added, and the capability `m.3pid_changes` says so.
 
 import msgspec
 
-from client_api.http import Auth, Call, Result, Routes, get, post
+from client_api.http import Auth, Call, get, post
 from homeserver.errors import MatrixError, no_identity_server
+from rest.answers import Result
+from rest.routes import Routes
 
 
 class Unwanted(msgspec.Struct):

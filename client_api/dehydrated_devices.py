@@ -3,9 +3,11 @@
 import msgspec
 import orjson
 
-from client_api.http import Call, Result, Routes, delete, get, post, put
+from client_api.http import Call, delete, get, post, put
 from homeserver.e2ee.dehydrated import DehydratedDevices, Dehydration, Messages
 from homeserver.sync.to_device import PAGE
+from rest.answers import Result
+from rest.routes import Routes
 
 DEVICE = "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device"
 

@@ -2,10 +2,12 @@
 
 import msgspec
 
-from client_api.http import Auth, Call, Result, Routes, delete, get, post, put
+from client_api.http import Auth, Call, delete, get, post, put
 from client_api.uia import InteractiveAuth
 from homeserver.protocol.json_types import JsonObject
 from homeserver.users.devices import Devices, KnownDevice
+from rest.answers import Result
+from rest.routes import Routes
 
 
 class DeviceBody(msgspec.Struct):

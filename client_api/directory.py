@@ -4,11 +4,13 @@ from typing import Literal
 
 import msgspec
 
-from client_api.http import Auth, Call, Result, Routes, delete, get, post, put
+from client_api.http import Auth, Call, delete, get, post, put
 from homeserver.errors import MatrixError, forbidden
 from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.directory import Directory, remote_directory
 from homeserver.rooms.history import History
+from rest.answers import Result
+from rest.routes import Routes
 
 
 class AliasBody(msgspec.Struct):

@@ -3,11 +3,13 @@ room", "Sending events to a room", "Redactions", "Event context")."""
 
 import orjson
 
-from client_api.http import Answer, Auth, Call, Result, Routes, get, put
+from client_api.http import Auth, Call, get, put
 from homeserver.rooms.guests import Guests
 from homeserver.rooms.history import History
 from homeserver.rooms.sending import Sending
 from homeserver.users.accounts import check_not_suspended
+from rest.answers import Answer, Result
+from rest.routes import Routes
 
 REDACTION = "m.room.redaction"
 MEMBER = "m.room.member"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from client_api.http import Answer, Auth, Call, Routes, get
+from client_api.http import Auth, Call, get
 from client_api.replicas import OtherReplicas
 from homeserver.bus.consumer import Consumer
 from homeserver.bus.replica import Replica
@@ -11,6 +11,8 @@ from homeserver.clock import Clock
 from homeserver.doctor.health import PATH, health_of
 from homeserver.doctor.stored import store_findings
 from homeserver.errors import MatrixError
+from rest.answers import Answer
+from rest.routes import Routes
 from storage.store import Store
 
 

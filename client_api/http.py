@@ -1,4 +1,4 @@
-"""How routes are declared and served.
+"""How routes of the client-server API are declared and served.
 
 A module of routes is a class whose decorated methods are handlers:
 
@@ -7,9 +7,6 @@ A module of routes is a class whose decorated methods are handlers:
         async def set_typing(self, call: Call) -> Answer: ...
 
 Paths are relative to `/_matrix/client/v3` (and its old name r0) unless they begin with `/_`.
-`mount` registers them on aiohttp's router with the answers that the spec wants around them: CORS on
-everything, 404 and 405 as M_UNRECOGNIZED before any authentication, one JSON form for all errors
-(spec: client-server "API Standards").
 
 Before its handler a request passes the `Gate`: who calls, whether that account may do this now
 (guests, locked and suspended accounts), and whether the rate limit that the route names has room.
@@ -18,44 +15,29 @@ All of it comes before the body is read.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from enum import Enum
-from time import perf_counter
-from typing import Any, NamedTuple, Protocol, TypedDict, TypeVar, Unpack
+from typing import NamedTuple, Protocol, TypedDict, Unpack
 
-import msgspec
-import orjson
-import structlog
 from aiohttp import web
-from multidict import CIMultiDict
 
 from client_api.client_address import ClientAddresses, subscriber
-from client_api.json_response import CORS, JsonResponse
-from client_api.paths import Paths
-from homeserver.errors import MatrixError, bad_json, invalid_param, missing_param, too_large, unavailable
-from homeserver.metrics import Metered, Requests
-from homeserver.protocol.canonical_json import InvalidJson, check_depth
-from homeserver.protocol.identifiers import InvalidIdentifier
-from homeserver.protocol.json_types import JsonObject
+from homeserver.errors import MatrixError
+from homeserver.metrics import Requests
 from homeserver.rate_limits import RateLimits
 from homeserver.users.accounts import check_admin, check_not_suspended, check_unlocked
 from homeserver.users.sessions import Session, Sessions
-from storage.errors import StoreUnavailable
-
-log = structlog.get_logger(__name__)
-
-T = TypeVar("T")
+from rest.answers import Result, error_response, response_of
+from rest.bodies import check_coding, pieces, whole_body
+from rest.call import Call as AnyCall
+from rest.routes import BoundHandler, Handler, Routes, WebHandler, declare
+from rest.routes import Route as AnyRoute
+from rest.routes import mount as mount_routes
 
 MAX_TOKEN = 4096
-MAX_JSON_DEPTH = 100
-"""Objects and lists within one another in a body. What is stored has to be written again, and
-canonical JSON, orjson and other servers each end somewhere above."""
 _OF_ROOM = re.compile(r"/_matrix/client/\w+/rooms/\{room_id\}/")
 """Routes that write to a room, unless they only read."""
 _CLIENT_API = re.compile(r"^/_matrix/client/(?:v3|r0)(?=/)")
-BODY_SECONDS = 60.0
-"""A body that is read as a whole has to be there by then, the next piece of one that is streamed too."""
 
 
 class Auth(Enum):
@@ -66,18 +48,6 @@ class Auth(Enum):
     USER = "users; not guests"
     GUEST = "users and guests"
     ADMIN = "the server's administrators"
-
-
-class Answer(NamedTuple):
-    """An answer that is more than 200 with a JSON object. `body` is JSON-encoded unless it is bytes."""
-
-    body: object
-    status: int = 200
-    headers: Mapping[str, str] = {}
-    content_type: str = "application/json"
-
-
-Result = JsonObject | msgspec.Struct | bytes | Answer | web.StreamResponse
 
 
 class Replicas(Protocol):
@@ -105,15 +75,14 @@ class Gate(NamedTuple):
     replicas: Replicas | None
 
 
-class Call:
-    """One request, as handlers see it."""
+class Call(AnyCall):
+    """One request of a client, as handlers see it."""
 
-    __slots__ = ("_gate", "_raw", "_session", "request")
+    __slots__ = ("_gate", "_session")
 
     def __init__(self, request: web.Request, session: Session | None, raw: bytes, gate: Gate) -> None:
-        self.request = request
+        super().__init__(request, raw)
         self._session = session
-        self._raw = raw
         self._gate = gate
 
     @property
@@ -130,88 +99,9 @@ class Call:
     def user_id(self) -> str:
         return self.session.user_id
 
-    def path(self, name: str) -> str:
-        """A path parameter, decoded."""
-        return self.request.match_info[name]
-
-    def query(self, name: str) -> str | None:
-        return self.request.query.get(name)
-
-    def query_all(self, name: str) -> list[str]:
-        return self.request.query.getall(name, [])
-
-    def required_query(self, name: str) -> str:
-        value = self.query(name)
-        if value is None:
-            raise missing_param(f"Missing query parameter: {name}")
-        return value
-
-    def int_query(
-        self, name: str, default: int | None = None, *, least: int = 0, most: int | None = None
-    ) -> int:
-        """A whole number, cut to `most`; without a default it must be there.
-
-        Raises 400 M_INVALID_PARAM below `least` or for anything else, and 400 M_MISSING_PARAM.
-        """
-        text = self.query(name)
-        if text is None:
-            if default is None:
-                raise missing_param(f"Missing query parameter: {name}")
-            return default
-        if not text.isascii() or not text.removeprefix("-").isdigit() or len(text) > 18 or int(text) < least:
-            raise invalid_param(f"{name}: a whole number of at least {least}")
-        value = int(text)
-        return value if most is None else min(value, most)
-
-    def bool_query(self, name: str, default: bool = False) -> bool:
-        text = self.query(name)
-        if text is None:
-            return default
-        if text not in ("true", "false"):
-            raise invalid_param(f"{name}: true or false")
-        return text == "true"
-
-    def choice_query(self, name: str, *choices: str) -> str:
-        """One of these words, the first if none is given. Raises 400 M_INVALID_PARAM."""
-        text = self.query(name) or choices[0]
-        if text not in choices:
-            raise invalid_param(f"{name}: {' or '.join(choices)}")
-        return text
-
-    def json(self, kind: type[T]) -> T:
-        """The body as a struct (or JsonObject); an empty body counts as {}.
-
-        Raises 400 M_NOT_JSON, M_BAD_JSON or M_MISSING_PARAM.
-        """
-        return converted(self.content() if self._raw else {}, kind)
-
-    def content(self) -> JsonObject:
-        """The body as a JSON object; it must be there. Raises 400 M_NOT_JSON or M_BAD_JSON."""
-        try:
-            value = orjson.loads(self._raw)
-        except orjson.JSONDecodeError as error:
-            raise MatrixError(400, "M_NOT_JSON", "The body is not JSON") from error
-        if not isinstance(value, dict):
-            raise bad_json("The body must be a JSON object")
-        if self._raw.count(b"{") + self._raw.count(b"[") > MAX_JSON_DEPTH:
-            try:
-                check_depth(value, max_depth=MAX_JSON_DEPTH)
-            except InvalidJson as error:
-                raise bad_json(str(error)) from error
-        return value
-
-    @property
-    def raw(self) -> bytes:
-        return self._raw
-
-    async def chunks(self) -> AsyncIterator[bytes]:
+    def chunks(self) -> AsyncIterator[bytes]:
         """The body piece by piece, for routes that stream it. Raises 408 when no more of it comes."""
-        while True:
-            async with _arriving():
-                chunk = await self.request.content.readany()
-            if not chunk:
-                return
-            yield chunk
+        return pieces(self.request)
 
     @property
     def address(self) -> str:
@@ -222,24 +112,6 @@ class Call:
         """Charge a rate limit to the caller: the user, or without one the client's address. Raises 429."""
         caller = self._session.user_id if self._session is not None else subscriber(self.address)
         self._gate.limits.charge(limit, caller, cost)
-
-
-def converted(content: JsonObject, kind: type[T]) -> T:
-    """A JSON object as a struct. Raises 400 M_BAD_JSON or M_MISSING_PARAM."""
-    try:
-        return msgspec.convert(content, kind)
-    except msgspec.ValidationError as error:
-        raise _wrong_content(error) from error
-
-
-def _wrong_content(error: msgspec.ValidationError) -> MatrixError:
-    if "missing required field" in str(error):
-        return missing_param(str(error))
-    return bad_json(str(error))
-
-
-Handler = Callable[[Any, Call], Awaitable[Result]]
-WebHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Options(TypedDict, total=False):
@@ -261,25 +133,15 @@ class Options(TypedDict, total=False):
     """Looks at all rooms of the user, whose newest changes may have been made at other replicas."""
 
 
-class Route(NamedTuple):
-    method: str
-    path: str
-    name: str
-    options: Options
+Route = AnyRoute[Options]
 
 
 def route(method: str, *paths: str, **options: Unpack[Options]) -> Callable[[Handler], Handler]:
     """Declare a handler for one or more paths."""
-
-    def declare(handler: Handler) -> Handler:
-        declared: list[Route] = getattr(handler, "weft_routes", [])
-        for path in paths:
-            full = (path,) if path.startswith(("/_", "/.")) else versions_of(path)
-            declared.extend(Route(method, p, handler.__name__, options) for p in full)
-        handler.weft_routes = declared  # type: ignore[attr-defined]
-        return handler
-
-    return declare
+    full = [
+        each for path in paths for each in ((path,) if path.startswith(("/_", "/.")) else versions_of(path))
+    ]
+    return declare(method, full, options)
 
 
 def versions_of(path: str) -> tuple[str, str]:
@@ -303,55 +165,16 @@ def delete(*paths: str, **options: Unpack[Options]) -> Callable[[Handler], Handl
     return route("DELETE", *paths, **options)
 
 
-class Routes:
-    """Base of the modules of routes."""
-
-    def routes(self) -> list[tuple[Route, Callable[[Call], Awaitable[Result]]]]:
-        found: list[tuple[Route, Callable[[Call], Awaitable[Result]]]] = []
-        for name, attribute in vars(type(self)).items():
-            for declared in getattr(attribute, "weft_routes", []):
-                found.append((declared, getattr(self, name)))
-        return found
-
-
 def mount(app: web.Application, modules: Iterable[Routes], gate: Gate, requests: Requests) -> None:
     """Serve all routes of all modules by an application; `requests` counts what they answer."""
-    paths: Paths[dict[str, WebHandler]] = Paths()
-    for module in modules:
-        for declared, handler in module.routes():
-            counted = requests.of(_CLIENT_API.sub("", declared.path), declared.method)
-            served = _counted(_serve(declared, handler, gate), counted)
-            methods = paths.at(declared.path, {})
-            methods[declared.method] = served
-            if declared.method == "GET":
-                methods["HEAD"] = served
-    unknown = requests.of("unknown", "any")
-    other_method, unknown_path = _counted(_other_method, unknown), _counted(_unknown_path, unknown)
 
-    async def serve(request: web.Request) -> web.StreamResponse:
-        found = paths.find(request.rel_url.path_safe)
-        if found is None:
-            return await unknown_path(request)
-        methods, parameters = found
-        request.match_info.update(parameters)
-        return await methods.get(request.method, other_method)(request)
+    def serve(declared: Route, handler: BoundHandler) -> WebHandler:
+        return _serve(declared, handler, gate)
 
-    app.router.add_route("*", "/{path:(?s:.*)}", serve)
+    mount_routes(app, modules, serve, requests, shown=lambda path: _CLIENT_API.sub("", path))
 
 
-def _counted(handler: WebHandler, route: Metered) -> WebHandler:
-    """The same handler; its answers are counted. Those that nobody waits for any more are not."""
-
-    async def answer(request: web.Request) -> web.StreamResponse:
-        began = perf_counter()
-        response = await handler(request)
-        route.answered(response.status, perf_counter() - began)
-        return response
-
-    return answer
-
-
-def _serve(declared: Route, handler: Callable[[Call], Awaitable[Result]], gate: Gate) -> WebHandler:
+def _serve(declared: Route, handler: BoundHandler, gate: Gate) -> WebHandler:
     options = declared.options
     auth = options.get("auth", Auth.USER)
     limit = gate.limits[options["limit"]] if "limit" in options else None
@@ -385,7 +208,7 @@ def _serve(declared: Route, handler: Callable[[Call], Awaitable[Result]], gate: 
             if followed is not None and session is not None:
                 await followed.refresh(session.user_id, request.match_info.get("room_id"), all_rooms)
             check_coding(request)
-            raw = await _whole_body(request) if reads_body else b""
+            raw = await whole_body(request) if reads_body else b""
             call = Call(request, session, raw, gate)
             if whole:
                 result = await _to_its_end(handler(call), declared)
@@ -401,7 +224,7 @@ def _serve(declared: Route, handler: Callable[[Call], Awaitable[Result]], gate: 
                     sessions.seen(session, gate.addresses.of(request), request.headers.get("User-Agent"))
             return result if isinstance(result, web.StreamResponse) else response_of(result)
         except Exception as error:
-            return error_response(error, declared)
+            return error_response(error, declared.method, declared.path)
 
     return answer
 
@@ -419,7 +242,7 @@ async def _to_its_end(handling: Awaitable[Result], declared: Route) -> Result:
 def _answer_nobody(ended: asyncio.Future[Result], declared: Route) -> None:
     """An error of which no client is told any more: only what nobody foresaw is logged."""
     if not ended.cancelled() and isinstance(error := ended.exception(), Exception):
-        error_response(error, declared)
+        error_response(error, declared.method, declared.path)
 
 
 async def _passed_on(
@@ -430,34 +253,7 @@ async def _passed_on(
     if owner is None or owners.is_replica(request):
         return None
     check_coding(request)
-    return await owners.pass_on(owner, request, await _whole_body(request), addresses.of(request))
-
-
-def check_coding(request: web.Request) -> None:
-    """Raises 415 for a body in a content coding: a small one could be inflated to any size."""
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise MatrixError(415, "M_UNKNOWN", "Send the body as it is, without a Content-Encoding")
-
-
-async def _whole_body(request: web.Request) -> bytes:
-    """Raises 413 M_TOO_LARGE, 408 if the body does not come, 400 if it comes broken."""
-    if request.content_length is not None and request.content_length > request.client_max_size:
-        raise too_large("The request body is too large")
-    if request.content.is_eof():
-        return await request.read()
-    async with _arriving():
-        return await request.read()
-
-
-@asynccontextmanager
-async def _arriving() -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            yield
-    except TimeoutError as error:
-        raise MatrixError(408, "M_UNKNOWN", "The request body did not come in time") from error
-    except web.RequestPayloadError as error:
-        raise MatrixError(400, "M_UNKNOWN", "The request body is broken off or malformed") from error
+    return await owners.pass_on(owner, request, await whole_body(request), addresses.of(request))
 
 
 async def _session_of(request: web.Request, sessions: Sessions, auth: Auth) -> Session | None:
@@ -478,64 +274,3 @@ async def _session_of(request: web.Request, sessions: Sessions, auth: Auth) -> S
     if auth is Auth.ADMIN:
         check_admin(session.account)
     return session
-
-
-def _plain(value: object) -> object:
-    """Quantities of the configuration are numbers of their own types; elsewhere they are just numbers."""
-    if isinstance(value, int):
-        return int(value)
-    raise NotImplementedError(type(value))
-
-
-_encode = msgspec.json.Encoder(enc_hook=_plain).encode
-
-
-def response_of(result: Result) -> web.StreamResponse:
-    """The HTTP response of what a handler returned."""
-    if isinstance(result, Answer):
-        body = result.body if isinstance(result.body, bytes) else _encode(result.body)
-        if not result.headers and result.content_type == "application/json":
-            return JsonResponse(body, result.status)
-        headers = CIMultiDict(CORS)
-        headers.update(result.headers)
-        return web.Response(
-            body=body, status=result.status, headers=headers, content_type=result.content_type
-        )
-    return JsonResponse(result if isinstance(result, bytes) else _encode(result))
-
-
-def error_response(error: Exception, declared: Route) -> web.StreamResponse:
-    """The Matrix error for whatever a route's handler raised; what nobody foresaw is logged, a 500."""
-    if isinstance(error, web.HTTPRequestEntityTooLarge):
-        error = too_large("The request body is too large")
-    elif isinstance(error, InvalidIdentifier):
-        error = invalid_param(str(error))
-    elif isinstance(error, StoreUnavailable):
-        # What it says of databases and disks is for the log alone.
-        log.warning("the store fails", route=declared.path, error=str(error))
-        error = unavailable("The store cannot do it now")
-    elif not isinstance(error, MatrixError):
-        log.error("request failed", method=declared.method, route=declared.path, exc_info=error)
-        error = MatrixError(500, "M_UNKNOWN", "Internal server error")
-    return refusal(error)
-
-
-def refusal(error: MatrixError) -> web.StreamResponse:
-    """The HTTP response that says a Matrix error."""
-    standard = {"errcode": error.errcode, "error": error.error} if error.errcode else {}
-    body = orjson.dumps({**standard, **error.extra})
-    retry_after_ms = error.extra.get("retry_after_ms")
-    headers = {"Retry-After": str(-(-retry_after_ms // 1000))} if isinstance(retry_after_ms, int) else {}
-    return response_of(Answer(body, error.status, headers))
-
-
-async def _other_method(request: web.Request) -> web.StreamResponse:
-    if request.method == "OPTIONS":
-        return web.Response(status=204, headers=CORS)
-    return refusal(MatrixError(405, "M_UNRECOGNIZED", "Unrecognized method"))
-
-
-async def _unknown_path(request: web.Request) -> web.StreamResponse:
-    if request.method == "OPTIONS":
-        return web.Response(status=204, headers=CORS)
-    return refusal(MatrixError(404, "M_UNRECOGNIZED", "Unrecognized request"))

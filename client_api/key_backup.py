@@ -5,11 +5,13 @@ from collections.abc import AsyncIterator
 import msgspec
 from aiohttp import web
 
-from client_api.http import Call, Result, Routes, delete, get, post, put
-from client_api.json_response import CORS
+from client_api.http import Call, delete, get, post, put
 from homeserver.e2ee.key_backup import Contents, KeyBackup, SessionKey
 from homeserver.errors import invalid_param
 from homeserver.protocol.json_types import JsonObject
+from rest.answers import Result
+from rest.json_response import CORS
+from rest.routes import Routes
 
 
 class BackupBody(msgspec.Struct):

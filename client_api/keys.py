@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from client_api.http import Auth, Call, Result, Routes, get, post
+from client_api.http import Auth, Call, get, post
 from client_api.uia import InteractiveAuth
 from homeserver.e2ee.cross_signing import CrossSigning
 from homeserver.e2ee.device_keys import DeviceKeys, KeyUpload
@@ -13,6 +13,8 @@ from homeserver.protocol.json_types import JsonObject
 from homeserver.sync.device_lists import DeviceLists
 from homeserver.sync.engine import SyncEngine
 from homeserver.users.users import Users
+from rest.answers import Result
+from rest.routes import Routes
 
 
 class Query(msgspec.Struct):

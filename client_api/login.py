@@ -2,13 +2,15 @@
 
 import msgspec
 
-from client_api.http import Auth, Call, Result, Routes, get, post
+from client_api.http import Auth, Call, get, post
 from client_api.pages import page
 from client_api.uia import InteractiveAuth
 from homeserver.errors import MatrixError, missing_param
 from homeserver.protocol.json_types import JsonObject
 from homeserver.users.logins import LOGIN_TOKEN_LIFETIME_MS, Logins
 from homeserver.users.sessions import NewSession, Sessions
+from rest.answers import Result
+from rest.routes import Routes
 from storage.records.accounts import Account
 
 PASSWORD = "m.login.password"

@@ -10,11 +10,13 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from client_api.http import Auth, Call, Result, Routes, get, post, route
-from client_api.json_response import CORS
+from client_api.http import Auth, Call, get, post, route
 from homeserver.errors import MatrixError, not_found
 from homeserver.media.repository import MediaRepository
 from homeserver.media.thumbnails import Thumbnails
+from rest.answers import Result
+from rest.json_response import CORS
+from rest.routes import Routes
 
 V1 = "/_matrix/client/v1/media"
 DEFAULT_WAIT_MS = 20_000

@@ -2,10 +2,12 @@
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 
-from client_api.http import Call, Result, Routes, get
+from client_api.http import Call, get
 from homeserver.errors import invalid_param
 from homeserver.protocol.identifiers import check_room_id, check_user_id
 from homeserver.users.shared_rooms import SharedRooms
+from rest.answers import Result
+from rest.routes import Routes
 
 PAGE = 200
 MAX_TOKEN = 500

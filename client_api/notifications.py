@@ -1,7 +1,9 @@
 """What one was notified of (spec: client-server "Listing Notifications")."""
 
-from client_api.http import Call, Result, Routes, get
+from client_api.http import Call, get
 from homeserver.push.notifications import Notifications
+from rest.answers import Result
+from rest.routes import Routes
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 500

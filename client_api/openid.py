@@ -1,8 +1,10 @@
 """OpenID tokens (spec: client-server "OpenID")."""
 
-from client_api.http import Call, Result, Routes, post
+from client_api.http import Call, post
 from homeserver.errors import forbidden
 from homeserver.users.openid import LIFETIME_MS, OpenId
+from rest.answers import Result
+from rest.routes import Routes
 
 
 class OpenIdRoutes(Routes):

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 
-from client_api.http import Answer, Auth, Call, Result, Routes, get
+from client_api.http import Auth, Call, get
 from homeserver.errors import not_found
+from rest.answers import Answer, Result
+from rest.routes import Routes
 from web import ASSETS, asset, render
 
 POLICY = (

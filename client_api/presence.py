@@ -4,10 +4,12 @@ from typing import Literal
 
 import msgspec
 
-from client_api.http import Call, Result, Routes, get, put
+from client_api.http import Call, get, put
 from homeserver.errors import forbidden
 from homeserver.protocol.identifiers import check_user_id
 from homeserver.users.presence import Presence
+from rest.answers import Result
+from rest.routes import Routes
 
 
 class StatusBody(msgspec.Struct):

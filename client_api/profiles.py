@@ -1,10 +1,12 @@
 """Profiles (spec: client-server "Profiles")."""
 
-from client_api.http import Auth, Call, Result, Routes, delete, get, put
+from client_api.http import Auth, Call, delete, get, put
 from homeserver.errors import MatrixError, forbidden, missing_param, not_found
 from homeserver.protocol.identifiers import check_user_id
 from homeserver.users.accounts import Accounts
 from homeserver.users.profiles import Profiles
+from rest.answers import Result
+from rest.routes import Routes
 
 
 class ProfileRoutes(Routes):

@@ -1,7 +1,9 @@
 """Push rules (spec: client-server "Push Rules: API")."""
 
-from client_api.http import Call, Result, Routes, delete, get, put
+from client_api.http import Call, delete, get, put
 from homeserver.push.settings import PushRuleSettings
+from rest.answers import Result
+from rest.routes import Routes
 
 RULE = "/pushrules/global/{kind}/{rule_id}"
 

@@ -1,7 +1,9 @@
 """Pushers (spec: client-server "Push Notifications")."""
 
-from client_api.http import Call, Result, Routes, get, post
+from client_api.http import Call, get, post
 from homeserver.push.pushers import PusherRequest, Pushers, pusher_json
+from rest.answers import Result
+from rest.routes import Routes
 
 
 class PusherRoutes(Routes):

@@ -2,11 +2,13 @@
 
 import msgspec
 
-from client_api.http import Call, Result, Routes, post, put
+from client_api.http import Call, post, put
 from homeserver.errors import forbidden
 from homeserver.rooms.ephemeral import Typing
 from homeserver.rooms.receipts import Receipts
 from homeserver.rooms.rooms import Rooms
+from rest.answers import Result
+from rest.routes import Routes
 
 DEFAULT_TYPING_MS = 30_000
 

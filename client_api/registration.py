@@ -2,7 +2,7 @@
 
 import msgspec
 
-from client_api.http import Auth, Call, Result, Routes, converted, get, post
+from client_api.http import Auth, Call, get, post
 from client_api.login import APPSERVICE, not_an_appservice, session_answer
 from client_api.uia import InteractiveAuth
 from homeserver.errors import missing_param
@@ -10,6 +10,9 @@ from homeserver.protocol.json_types import JsonObject
 from homeserver.users.accounts import Accounts
 from homeserver.users.registration import Registration
 from homeserver.users.sessions import Sessions
+from rest.answers import Result
+from rest.bodies import converted
+from rest.routes import Routes
 from storage.records.accounts import Account
 
 

@@ -1,7 +1,9 @@
 """Relations and threads (spec: client-server "Relationships API", "Threading")."""
 
-from client_api.http import Call, Result, Routes, get
+from client_api.http import Call, get
 from homeserver.rooms.relations import Relations
+from rest.answers import Result
+from rest.routes import Routes
 
 BASE = "/_matrix/client/v1/rooms/{room_id}"
 MAX_PAGE = 200

@@ -18,13 +18,14 @@ import structlog
 from aiohttp import web
 from yarl import URL
 
-from client_api.http import Auth, Call, Routes, post
-from client_api.json_response import CORS
+from client_api.http import Auth, Call, post
 from homeserver.bus.consumer import Consumer
 from homeserver.bus.replica import Replica
 from homeserver.errors import MatrixError
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.signing import SigningKey
+from rest.json_response import CORS
+from rest.routes import Routes
 from storage.log import ShardMap
 
 log = structlog.get_logger(__name__)

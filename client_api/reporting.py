@@ -2,9 +2,11 @@
 
 import msgspec
 
-from client_api.http import Call, Result, Routes, post
+from client_api.http import Call, post
 from homeserver.protocol.identifiers import check_event_id, check_room_id, check_user_id
 from homeserver.reports import Reports
+from rest.answers import Result
+from rest.routes import Routes
 
 
 class EventReport(msgspec.Struct):

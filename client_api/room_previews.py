@@ -1,9 +1,11 @@
 """Looking into rooms without joining, and what was before /sync (spec: client-server "Room Previews",
 "Syncing")."""
 
-from client_api.http import Auth, Call, Result, Routes, get
+from client_api.http import Auth, Call, get
 from homeserver.protocol.identifiers import check_event_id
 from homeserver.sync.event_stream import EventStream
+from rest.answers import Result
+from rest.routes import Routes
 
 DEFAULT_TIMEOUT_MS = 30_000
 DEFAULT_LIMIT = 10

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from client_api.http import Auth, Call, Result, Routes, get, post
+from client_api.http import Auth, Call, get, post
 from homeserver.errors import no_identity_server
 from homeserver.protocol.identifiers import check_user_id
 from homeserver.protocol.json_types import JsonObject
@@ -13,6 +13,8 @@ from homeserver.rooms.membership import Membership
 from homeserver.rooms.new_room import NewRooms
 from homeserver.rooms.upgrade import Upgrade
 from homeserver.users.users import Users
+from rest.answers import Result
+from rest.routes import Routes
 
 
 class Reason(msgspec.Struct):

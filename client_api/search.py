@@ -3,8 +3,10 @@
 import msgspec
 import orjson
 
-from client_api.http import Call, Result, Routes, post
+from client_api.http import Call, post
 from homeserver.search.searching import Criteria, Search
+from rest.answers import Result
+from rest.routes import Routes
 
 
 class Categories(msgspec.Struct):

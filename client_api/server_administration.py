@@ -2,10 +2,12 @@
 
 import msgspec
 
-from client_api.http import Call, Result, Routes, get, put
+from client_api.http import Call, get, put
 from homeserver.protocol.json_types import JsonObject
 from homeserver.users.devices import Devices
 from homeserver.users.moderation import Moderation
+from rest.answers import Result
+from rest.routes import Routes
 
 LOCK = "/_matrix/client/v1/admin/lock/{user_id}"
 SUSPEND = "/_matrix/client/v1/admin/suspend/{user_id}"

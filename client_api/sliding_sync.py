@@ -1,9 +1,11 @@
 """Simplified sliding sync (MSC4186), at the path that clients use today."""
 
-from client_api.http import Call, Result, Routes, route
+from client_api.http import Call, route
 from homeserver.sync.sliding.engine import SlidingSync
 from homeserver.sync.sliding.request import SlidingRequest
 from homeserver.users.presence import Presence
+from rest.answers import Result
+from rest.routes import Routes
 
 PATH = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
 

@@ -1,9 +1,11 @@
 """Summaries of rooms and the tree of a space (spec: client-server "Room summary", "Spaces")."""
 
-from client_api.http import Auth, Call, Result, Routes, get
+from client_api.http import Auth, Call, get
 from homeserver.errors import invalid_param
 from homeserver.rooms.spaces import Hierarchy
 from homeserver.rooms.summary import Summaries
+from rest.answers import Result
+from rest.routes import Routes
 
 
 class SpaceRoutes(Routes):

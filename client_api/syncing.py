@@ -5,11 +5,13 @@ from hashlib import blake2b
 import msgspec
 import orjson
 
-from client_api.http import Auth, Call, Result, Routes, get, post
+from client_api.http import Auth, Call, get, post
 from homeserver.errors import MatrixError, bad_json, forbidden, invalid_param, not_found
 from homeserver.sync.engine import SyncEngine, SyncRequest
 from homeserver.sync.filter import EVERYTHING, Filter
 from homeserver.users.presence import Presence
+from rest.answers import Result
+from rest.routes import Routes
 from storage.collection import Collection
 from storage.records.profiles import StoredFilter
 

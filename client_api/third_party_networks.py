@@ -3,8 +3,10 @@
 Networks are bridged by application services; this server has none, so it knows no protocol.
 """
 
-from client_api.http import Call, Result, Routes, get
+from client_api.http import Call, get
 from homeserver.errors import not_found
+from rest.answers import Result
+from rest.routes import Routes
 
 
 class ThirdPartyNetworkRoutes(Routes):

@@ -2,9 +2,11 @@
 
 import msgspec
 
-from client_api.http import Auth, Call, Result, Routes, put
+from client_api.http import Auth, Call, put
 from homeserver.e2ee.to_device import Sender, ToDevice
 from homeserver.protocol.json_types import JsonObject
+from rest.answers import Result
+from rest.routes import Routes
 
 
 class MessagesBody(msgspec.Struct):

@@ -12,12 +12,15 @@ from typing import ClassVar, TypeVar
 from urllib.parse import parse_qs
 
 from client_api.client_address import subscriber
-from client_api.http import Answer, Auth, Call, Result, Routes, converted, get, post
+from client_api.http import Auth, Call, get, post
 from client_api.pages import page
 from homeserver.errors import MatrixError, forbidden
 from homeserver.protocol.json_types import JsonObject
 from homeserver.users.uia import Attempt, Check, Flow, Passed, StageFailed, Uia, next_stages
 from homeserver.users.uia_stages import DUMMY, PASSWORD, REGISTRATION_TOKEN, TERMS, TermsStage
+from rest.answers import Answer, Result
+from rest.bodies import converted
+from rest.routes import Routes
 from web import render
 
 T = TypeVar("T")

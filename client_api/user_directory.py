@@ -2,9 +2,11 @@
 
 import msgspec
 
-from client_api.http import Call, Result, Routes, post
+from client_api.http import Call, post
 from homeserver.consumers.user_directory import UserDirectory
 from homeserver.protocol.json_types import JsonObject
+from rest.answers import Result
+from rest.routes import Routes
 from storage.records.user_directory import DirectoryWord
 
 DEFAULT_LIMIT = 10

@@ -2,7 +2,9 @@
 
 import msgspec
 
-from client_api.http import Auth, Call, Result, Routes, get
+from client_api.http import Auth, Call, get
+from rest.answers import Result
+from rest.routes import Routes
 
 VERSIONS = ["r0.5.0", "r0.6.0", "r0.6.1", *(f"v1.{minor}" for minor in range(1, 20))]
 

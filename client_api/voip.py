@@ -4,9 +4,11 @@ import base64
 import hashlib
 import hmac
 
-from client_api.http import Call, Result, Routes, get
+from client_api.http import Call, get
 from homeserver.clock import Clock
 from homeserver.config.options import Turn
+from rest.answers import Result
+from rest.routes import Routes
 
 
 class VoipRoutes(Routes):

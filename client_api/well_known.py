@@ -3,10 +3,12 @@
 Served here so that a reverse proxy can pass `/.well-known/matrix/` on; a web server may answer instead.
 """
 
-from client_api.http import Auth, Call, Result, Routes, get
+from client_api.http import Auth, Call, get
 from homeserver.config.options import WellKnown
 from homeserver.errors import not_found
 from homeserver.protocol.json_types import JsonObject
+from rest.answers import Result
+from rest.routes import Routes
 
 
 class WellKnownRoutes(Routes):

@@ -18,14 +18,13 @@ from client_api.admin.registration import SecretRegistrationRoutes
 from client_api.admin.registration_tokens import RegistrationTokenRoutes
 from client_api.capabilities import CapabilityRoutes
 from client_api.client_address import ClientAddresses
-from client_api.connections import runner_of
 from client_api.contacts import ContactRoutes
 from client_api.dehydrated_devices import DehydratedDeviceRoutes
 from client_api.devices import DeviceRoutes
 from client_api.directory import AliasRoutes, DirectoryRoutes
 from client_api.events import HistoryRoutes, SendRoutes, StateRoutes
 from client_api.health import HealthRoutes
-from client_api.http import Gate, Routes, mount
+from client_api.http import Gate, mount
 from client_api.key_backup import KeyBackupRoutes
 from client_api.keys import KeyRoutes
 from client_api.login import LoginRoutes
@@ -161,6 +160,8 @@ from homeserver.users.uia_stages import (
     TermsStage,
 )
 from homeserver.users.users import Users
+from rest.connections import runner_of
+from rest.routes import Routes
 from storage.collection import CollectionSpec
 from storage.errors import StoreError, StoreRefused
 from storage.log import Entry, Kind, ShardMap

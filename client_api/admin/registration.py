@@ -3,11 +3,13 @@
 The protocol is the one that those tools know: GET for a nonce, then POST with a proof over it.
 """
 
-from client_api.http import Auth, Call, Result, Routes, get, post
+from client_api.http import Auth, Call, get, post
 from client_api.registration import DeviceWishes, first_session
 from homeserver.errors import invalid_param
 from homeserver.users.registration import Registration
 from homeserver.users.sessions import Sessions
+from rest.answers import Result
+from rest.routes import Routes
 
 PATH = "/_synapse/admin/v1/register"
 MAX_FIELD = 512

@@ -3,9 +3,11 @@
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from client_api.http import Auth, Call, Result, Routes, delete, get, post, put
+from client_api.http import Auth, Call, delete, get, post, put
 from homeserver.protocol.json_types import JsonObject
 from homeserver.users.registration_tokens import DEFAULT_LENGTH, RegistrationTokens
+from rest.answers import Result
+from rest.routes import Routes
 from storage.records.accounts import RegistrationToken
 
 TOKENS = "/_synapse/admin/v1/registration_tokens"

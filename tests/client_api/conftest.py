@@ -21,11 +21,11 @@ from aiohttp import web
 from msgspec.structs import replace
 from yarl import URL
 
-from client_api.connections import runner_of
 from homeserver.app import App, opened_store
 from homeserver.config import Config
 from homeserver.config.options import Storage
 from homeserver.config.units import SecretUri
+from rest.connections import runner_of
 from tests.stores import MongoDatabase, SqliteFile, StoredData
 
 SPEC_TOOLS = Path(

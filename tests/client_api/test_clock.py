@@ -9,10 +9,10 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from client_api.connections import runner_of
 from homeserver.app import SPECS, App
 from homeserver.clock import system_clock
 from homeserver.config import Config
+from rest.connections import runner_of
 from storage.log import ShardMap
 from storage.sqlite import open_store
 from tests.client_api.conftest import Client

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import pytest
 from structlog.testing import capture_logs
 
-from client_api import connections, http
+from rest import bodies, connections
 from tests.client_api.conftest import Client, Server
 from tests.server_process import ServerProcess
 
@@ -122,7 +122,7 @@ async def test_waiting_poll_is_not_idle(
 async def test_body_that_does_not_come_is_not_waited_for(
     server: Server, alice: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http, "BODY_SECONDS", 0.2)
+    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.2)
     async with wire(server) as slow:
         await slow.send(put(alice, "org.example", "Content-Length: 10\r\n", b'{"a"'))
         status, body = await slow.answer()
@@ -134,7 +134,7 @@ async def test_body_that_does_not_come_is_not_waited_for(
 async def test_upload_that_stops_coming_is_given_up(
     server: Server, alice: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http, "BODY_SECONDS", 0.2)
+    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.2)
     head = f"POST /_matrix/media/v3/upload HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {alice.token}\r\n"
     async with wire(server) as slow:
         await slow.send(head.encode() + b"Content-Length: 1000\r\n\r\nstart")

@@ -11,9 +11,9 @@ import pytest
 from aiohttp import web
 from msgspec.structs import replace
 
-from client_api.connections import runner_of
 from homeserver.app import SPECS, App
 from homeserver.config import Config
+from rest.connections import runner_of
 from storage.log import ShardMap
 from storage.sqlite import open_store
 from tests.client_api.conftest import Client

@@ -2,7 +2,7 @@
 
 import pytest
 
-from client_api.paths import Paths
+from rest.paths import Paths
 
 DECLARED = (
     "/rooms/{room_id}/send/{type}/{txn_id}",

@@ -2,7 +2,7 @@
 
 Its parser bounds the request line, each header and their number, and keeps few pipelined requests. Here
 are the rest: how long a connection may be idle (a request whose headers do not come to an end counts as
-idle), that bodies are never inflated (`client_api.http.check_coding` refuses them), and that what is not
+idle), that bodies are never inflated (`rest.bodies.check_coding` refuses them), and that what is not
 HTTP gets a Matrix error as everything else does, and is not logged as if it were a fault of ours.
 """
 
@@ -11,8 +11,8 @@ import logging
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
-from client_api.http import refusal
 from homeserver.errors import MatrixError
+from rest.answers import refusal
 
 IDLE_SECONDS = 150.0
 """Longer than reverse proxies keep theirs (nginx 60 s, Traefik 90 s, Caddy 120 s): a server that hangs up

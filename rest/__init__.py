@@ -1,0 +1,1 @@
+"""What the client-server and the server-server API have in common: routes, requests, answers, connections."""
