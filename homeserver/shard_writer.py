@@ -28,6 +28,8 @@ log = structlog.get_logger(__name__)
 MAX_QUEUE = 20_000
 MAX_BATCH_ENTRIES = 256
 CATCH_UP_PAGE = 500
+LOST_SECONDS = 5.0
+LOOK_AGAIN_SECONDS = 0.02
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 R_co = TypeVar("R_co", covariant=True)
@@ -210,6 +212,18 @@ class ShardWriter:
             self.appended.observe(len(appended))
             return True
         return False
+
+    async def _until_seen(self, expected: int) -> None:
+        """Wait until the log shows what others have told of: that may take a moment.
+
+        Raises StoreUnavailable when it does not: then the store has lost it.
+        """
+        try:
+            async with asyncio.timeout(LOST_SECONDS):
+                while await self._log.tail(self.shard) < expected:
+                    await asyncio.sleep(LOOK_AGAIN_SECONDS)
+        except TimeoutError:
+            raise StoreUnavailable(f"the log does not reach to {expected}, which was there") from None
 
     async def _settle_duplicate(self, batch: list[_Pending[Any]], duplicate: Duplicate) -> None:
         """Answer the proposal whose entry exists with that entry; the others are built again."""

@@ -15,6 +15,8 @@ from tests.replicas import history, next_release
 from tests.replicas.cluster import Cluster
 
 TALK_SECONDS = 1.0
+NOTICED_SECONDS = 3.0
+"""By then the proxy knows that a replica has come, or gone."""
 NEXT_RELEASE = "tests.replicas.next_release"
 
 
@@ -98,14 +100,14 @@ async def test_an_upgrade_goes_from_replica_to_replica(cluster: Cluster, http: a
         talking = asyncio.create_task(talk(over, *talkers, watcher))
         await asyncio.sleep(TALK_SECONDS)
         await asyncio.to_thread(new.start)
-        # Both releases serve.
-        await asyncio.sleep(TALK_SECONDS)
+        # Both releases serve, and the proxy comes to know it.
+        await asyncio.sleep(NOTICED_SECONDS)
         for replica in (old, other, new):
             answer = await people[0].at(replica.url).call("GET", "/devices")
             assert [device["device_id"] for device in answer["devices"]] == [people[0].device_id]
         for replica in (old, other):
             assert await asyncio.to_thread(replica.stop) == 0
-        await asyncio.sleep(TALK_SECONDS)
+            await asyncio.sleep(NOTICED_SECONDS)
         other.module = NEXT_RELEASE
         await asyncio.to_thread(other.start)
         await asyncio.sleep(TALK_SECONDS)
