@@ -218,8 +218,10 @@ class App:
         self._tasks: list[asyncio.Task[None]] = []
         self.consumers: list[Consumer] = []
         self.user_consumers: list[Consumer] = []
-        self.rooms = Rooms(store.log, shards, memory_budget=config.limits.room_cache)
-        self.users = Users(store.log, shards, server_name=name, max_users=config.limits.user_cache // 4096)
+        self.rooms = Rooms(store.log, shards, now, memory_budget=config.limits.room_cache)
+        self.users = Users(
+            store.log, shards, now, server_name=name, max_users=config.limits.user_cache // 4096
+        )
         self.wakeup = Wakeup()
         self.served_members = ServedMembers(self.users, self.wakeup)
         self.users.on_loaded.append(self.served_members.loaded)

@@ -97,7 +97,7 @@ class Creation:
         for template in templates:
             check_content(template.content)
         room_id, create = self._create_event(version, creator, content)
-        room = Room(room_id, self._rooms.shards.of_room(room_id), version)
+        room = Room(room_id, self._rooms.shards.of_room(room_id), version, self._author.now)
         events = [create, *templates]
 
         def decide(head: RoomHead) -> Sequence[EventTemplate]:

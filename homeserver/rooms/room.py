@@ -15,6 +15,7 @@ from typing import NamedTuple
 import immutables
 import orjson
 
+from homeserver.clock import Clock, credible
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.room_versions import RoomVersion
 from homeserver.rooms.event_meta import EventMeta, decode_meta
@@ -93,10 +94,18 @@ class Receipt(NamedTuple):
     """Of the event that was read."""
 
 
+class Activity(NamedTuple):
+    """When something happened; what orders rooms. Positions alone say nothing across shards."""
+
+    ts: int
+    """Never beyond this server's clock: who lies about the time keeps no room at the top."""
+    position: int
+
+
 class Room:
     """The aggregate. Positions are sequence numbers of the room's shard."""
 
-    def __init__(self, room_id: str, shard: int, version: RoomVersion) -> None:
+    def __init__(self, room_id: str, shard: int, version: RoomVersion, now: Clock) -> None:
         self.room_id = room_id
         self.room_id_json = orjson.dumps(room_id)
         self.shard = shard
@@ -122,8 +131,9 @@ class Room:
         self.created_ts = 0
         self.resolved_at = 0
         """The newest position at which state changed with no event of the timeline."""
-        self.bumped_at = 0
-        """Position of the newest event that people would call activity (MSC4186 "bump stamp")."""
+        self.bumped = Activity(0, 0)
+        """The newest event that people would call activity (MSC4186 "bump stamp")."""
+        self._now = now
 
     # What the room is
 
@@ -249,8 +259,13 @@ class Room:
         """Add the newest event."""
         self.timeline.append(event)
         self.size += event.size()
+        self.note_activity(event)
+
+    def note_activity(self, event: RoomEvent | Entry) -> None:
+        """Keep `bumped` in step with an event of the timeline. It never goes back, though clocks may."""
         if event.type in BUMPING and event.position > 0:
-            self.bumped_at = event.position
+            activity = Activity(credible(event.ts, self._now()), event.position)
+            self.bumped = max(self.bumped, activity)
 
     def keep_past(self, page: Sequence[RoomEvent]) -> int:
         """Put what was just read of the past, newest first, before `timeline`; how many events that were.

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import orjson
 
+from homeserver.clock import Clock
 from homeserver.protocol.room_versions import ROOM_VERSIONS
 from homeserver.rooms.event_meta import decode_meta
 from homeserver.rooms.room import Room, RoomHead, receipt_of, sets_state
@@ -19,6 +20,8 @@ from homeserver.shard_writer import Appended, Proposal, R, ShardWriter
 from storage.log import Entry, Kind, Log, ShardMap
 
 LOADED_TIMELINE = 30
+LOOKED_BACK = 500
+"""In how many more events of a room the newest activity is looked for when it is loaded."""
 EVICT_EVERY = 256
 
 OnAppended = Callable[[int, int], None]
@@ -30,7 +33,7 @@ OnRoomEntry = Callable[[int, Entry, Room | None, RoomEvent | None], None]
 class Rooms:
     """Rooms in memory, by id, least recently used first."""
 
-    def __init__(self, log: Log, shards: ShardMap, *, memory_budget: int) -> None:
+    def __init__(self, log: Log, shards: ShardMap, now: Clock, *, memory_budget: int) -> None:
         self.log = log
         self.shards = shards
         self.stored = StoredEvents(log, shards)
@@ -45,6 +48,7 @@ class Rooms:
         """Room being loaded → its entries that came since."""
         self.memory_budget = memory_budget
         """Bytes, as `Room.size` estimates them."""
+        self._now = now
         self._followers: list[OnRoomEntry] = []
         self._consumers: list[Callable[[int, Sequence[Appended]], None]] = []
         self._grown_since_eviction = 0
@@ -168,7 +172,7 @@ class Rooms:
         by_position = {view.position: view for view in views}
         create = next(entry for entry in entries if entry.type == "m.room.create")
         version = ROOM_VERSIONS[orjson.loads(create.body)["content"].get("room_version", "1")]
-        room = Room(room_id, shard, version)
+        room = Room(room_id, shard, version, self._now)
         state = RoomHead().state.mutate()
         for ref in refs:
             view = by_position.get(ref.position)
@@ -181,6 +185,8 @@ class Rooms:
             if entry.pos is None:
                 room.add_to_timeline(by_position[entry.position])
         room.timeline_after = page[0].position - 1 if len(page) == LOADED_TIMELINE else 0
+        if not room.bumped.position:
+            await self._find_activity(room)
         newest = page[-1]
         meta = decode_meta(newest.meta)
         room.head = RoomHead(
@@ -198,6 +204,21 @@ class Rooms:
         room.created_ts = create.ts
         room.resolved_at = max(resolved, default=0)
         return room
+
+    async def _find_activity(self, room: Room) -> None:
+        """Look further back: people who only come and go must not move a room when it is loaded again."""
+        page = await self.log.page(
+            room.shard,
+            room.room_id,
+            kind=Kind.EVENT,
+            before=room.timeline_after + 1,
+            newest_first=True,
+            limit=LOOKED_BACK,
+        )
+        for entry in page:
+            room.note_activity(entry)
+            if room.bumped.position:
+                break
 
     def _note_growth(self, events: int) -> None:
         self._grown_since_eviction += events

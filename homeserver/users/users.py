@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import orjson
 
+from homeserver.clock import Clock, credible
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.room import Room, sets_state
 from homeserver.rooms.room_event import RoomEvent
@@ -31,6 +32,8 @@ class MembershipRef(NamedTuple):
     sender: str
     since: int
     """The membership is known to have been this one from here on (it may have been for longer)."""
+    ts: int
+    """When the event was made, never beyond this server's clock."""
 
 
 class AccountDatum(NamedTuple):
@@ -72,12 +75,17 @@ class User:
         elif entry.kind is Kind.NOTICE and type == FORGOTTEN:
             self.forgotten[key] = int(entry.body)
 
-    def apply_member(self, entry: Entry, membership: str) -> None:
-        """Take the user's own member event of a room."""
+    def apply_member(self, entry: Entry, membership: str, now: int) -> None:
+        """Take the user's own member event of a room; what time it claims is judged by `now`."""
         before = self.memberships.get(entry.stream)
         since = before.since if before is not None and before.membership == membership else entry.position
         self.memberships[entry.stream] = MembershipRef(
-            membership, entry.position, entry.event_id or entry.target or "", entry.sender or "", since
+            membership,
+            entry.position,
+            entry.event_id or entry.target or "",
+            entry.sender or "",
+            since,
+            credible(entry.ts, now),
         )
 
     def global_data(self, type: str) -> JsonObject:
@@ -106,9 +114,10 @@ OnUserEntry = Callable[[Entry], None]
 class Users:
     """Users in memory by id, least recently used first; `max_users` are kept."""
 
-    def __init__(self, log: Log, shards: ShardMap, *, server_name: str, max_users: int) -> None:
+    def __init__(self, log: Log, shards: ShardMap, now: Clock, *, server_name: str, max_users: int) -> None:
         self._log = log
         self._shards = shards
+        self._now = now
         self._suffix = ":" + server_name
         self.writers: dict[int, ShardWriter] = {}
         self._users: OrderedDict[str, User] = OrderedDict()
@@ -191,7 +200,8 @@ class Users:
         if user is None:
             return
         if sets_state(entry) and entry.pos is None:
-            user.apply_member(entry, view.membership or "leave" if view is not None else membership_in(entry))
+            membership = view.membership or "leave" if view is not None else membership_in(entry)
+            user.apply_member(entry, membership, self._now())
         elif entry.kind is Kind.STATE:
             # No member event is left: what there is is read when the user is needed again.
             del self._users[entry.key]
@@ -226,7 +236,7 @@ class Users:
             refs_by_room = await log.streams_keyed(room_shard, Kind.EVENT, "m.room.member", user_id)
             seqs = [ref.seq for ref in refs_by_room.values() if ref.event_id is not None]
             for entry in await log.entries(room_shard, seqs):
-                user.apply_member(entry, membership_in(entry))
+                user.apply_member(entry, membership_in(entry), self._now())
         return user
 
 

@@ -200,14 +200,14 @@ class Client:
 class Server:
     """A running server; `restart` opens the same data again."""
 
-    def __init__(self, data_dir: Path, data: StoredData) -> None:
+    def __init__(self, data_dir: Path, data: StoredData, room_shards: int) -> None:
         self.data_dir = data_dir
         self.data = data
         self._runner: web.AppRunner | None = None
         self.base = ""
         self.http: aiohttp.ClientSession
         config = Config.for_development("localhost", data_dir, 8008)
-        self.config = replace(config, storage=Storage(SecretUri(data.uri)))
+        self.config = replace(config, storage=Storage(SecretUri(data.uri), room_shards=room_shards))
 
     async def start(self) -> None:
         store = await opened_store(self.config)
@@ -271,9 +271,15 @@ def data(request: pytest.FixtureRequest) -> StoredData:
 
 
 @pytest.fixture
-async def server(tmp_path: Path, data: StoredData) -> AsyncIterator[Server]:
+def room_shards() -> int:
+    """Into how many shards rooms are divided; a test that wants more is parametrized with it, on SQLite."""
+    return 1
+
+
+@pytest.fixture
+async def server(tmp_path: Path, data: StoredData, room_shards: int) -> AsyncIterator[Server]:
     async with AsyncExitStack() as stack:
-        running = Server(tmp_path / "data", data)
+        running = Server(tmp_path / "data", data, room_shards)
         (tmp_path / "data").mkdir(mode=0o700)
         running.http = await stack.enter_async_context(aiohttp.ClientSession())
         await running.start()

@@ -16,6 +16,7 @@ from rest.connections import runner_of
 from storage.log import ShardMap
 from storage.sqlite import open_store
 from tests.client_api.conftest import Client
+from tests.client_api.sliding import Sliding, whole_list
 
 YEAR_MS = 365 * 24 * 3600 * 1000
 
@@ -103,3 +104,19 @@ async def test_what_was_given_out_while_the_clock_was_wrong_is_good_afterwards(
             sent = await alice.send(room, "by the right one")
             events = (await bob.sync(timeout=1000))["rooms"]["join"][room]["timeline"]["events"]
             assert [event["event_id"] for event in events] == [sent]
+
+
+async def test_event_from_the_future_keeps_no_room_at_the_top(serve: Serve, clock: Watch) -> None:
+    async with aiohttp.ClientSession() as http:
+        clock.ahead = YEAR_MS
+        async with serve() as base:
+            alice = await Client(base, http).register("alice")
+            lying = await alice.create_room()
+            await alice.send(lying)
+        clock.ahead = 0
+        async with serve() as base:
+            alice._base = base
+            sliding = Sliding(alice, lists={"all": whole_list()})
+            assert (await sliding.poll())["rooms"][lying]["bump_stamp"] <= system_clock()
+            other = await alice.create_room()
+            assert list((await Sliding(alice, lists={"all": whole_list()}).poll())["rooms"]) == [other, lying]

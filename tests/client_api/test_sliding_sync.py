@@ -22,6 +22,34 @@ async def test_rooms_come_with_the_newest_activity_first(alice: Client) -> None:
     assert body["rooms"][first]["initial"] is True
 
 
+@pytest.mark.parametrize(("data", "room_shards"), [("sqlite", 4)], indirect=["data"])
+async def test_order_holds_across_shards_and_restarts(server: Server, alice: Client) -> None:
+    """Positions of different shards say nothing about each other: one shard is far ahead here."""
+    rooms: dict[int, str] = {}
+    while len(rooms) < 4:
+        room_id = await alice.create_room()
+        if rooms.setdefault(server.app.rooms.shards.of_room(room_id), room_id) != room_id:
+            await alice.leave(room_id)
+    for _ in range(30):
+        await alice.send(rooms[0])
+    for shard in (2, 0, 3, 1, 3, 0, 2):
+        await asyncio.sleep(0.002)
+        await alice.send(rooms[shard], f"in {shard}")
+    # No activity, however much of it there is.
+    for number in range(40):
+        await alice.send(rooms[1], {"n": number}, type="x.quiet")
+    expected = [rooms[shard] for shard in (2, 0, 3, 1)]
+    shown = (await Sliding(alice, lists={"all": whole_list()}).poll())["rooms"]
+    assert list(shown) == expected
+    stamps = [room["bump_stamp"] for room in shown.values()]
+    assert stamps == sorted(stamps, reverse=True)
+    assert len(set(stamps)) == 4
+    await server.restart()
+    shown = (await Sliding(alice, lists={"all": whole_list()}).poll())["rooms"]
+    assert list(shown) == expected
+    assert [room["bump_stamp"] for room in shown.values()] == stamps
+
+
 async def test_only_the_window_is_sent_and_grows_on_demand(alice: Client) -> None:
     rooms = [await alice.create_room(name=str(n)) for n in range(3)]
     sliding = Sliding(alice, lists={"all": whole_list(ranges=[[0, 0]])})

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from homeserver.rooms.room import Room
+from homeserver.rooms.room import Activity, Room
 from homeserver.rooms.rooms import Rooms
 from homeserver.sync.sliding.request import ListFilters, RoomList
 from homeserver.users.invite_permission import blocks_invites
@@ -30,10 +30,16 @@ async def rooms_of(rooms: Rooms, user: User) -> list[Listed]:
     return found
 
 
-def recency(listed: Listed) -> int:
-    """The bump stamp: the newest event that people would call activity, or the own membership's."""
+def recency(listed: Listed) -> Activity:
+    """The newest event that people would call activity, or the own membership's."""
     room, ref = listed
-    return max(room.bumped_at, ref.position) if ref.membership == "join" else ref.position
+    own = Activity(ref.ts, ref.position)
+    return max(room.bumped, own) if ref.membership == "join" else own
+
+
+def bump_stamp(listed: Listed) -> int:
+    """What clients order rooms by, of whatever shards they are (MSC4186 "bump_stamp"): a time in ms."""
+    return recency(listed).ts
 
 
 def window(listed: Sequence[Listed], wanted: RoomList) -> list[Listed]:

@@ -16,7 +16,7 @@ from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.stripped import stripped_state
 from homeserver.rooms.visibility import SightLine, Visibility
 from homeserver.sync.engine import heroes
-from homeserver.sync.sliding.lists import direct_rooms, recency
+from homeserver.sync.sliding.lists import bump_stamp, direct_rooms
 from homeserver.sync.sliding.request import MAX_TIMELINE, RoomConfig, StatePatterns
 from homeserver.sync.timeline import TimelineSlice, newest_events
 from homeserver.tokens import encode_position
@@ -122,7 +122,7 @@ class RoomSections:
                 unread.highlights,
                 len(room.joined),
                 len(room.invited),
-                recency((room, ref)),
+                bump_stamp((room, ref)),
             )
         )
         return b"{" + b",".join(parts) + b"}", sent, members
@@ -136,7 +136,7 @@ class RoomSections:
             b'"stripped_state":[' + events + b"]",
             b'"membership":' + orjson.dumps(ref.membership),
             b'"joined_count":%d,"invited_count":%d,"bump_stamp":%d'
-            % (len(room.joined), len(room.invited), ref.position),
+            % (len(room.joined), len(room.invited), bump_stamp((room, ref))),
             *self._face(user, room, None, None),
         ]
         return b"{" + b",".join(parts) + b"}"
@@ -150,7 +150,7 @@ class RoomSections:
             body,
             body,
             orjson.dumps(ref.membership),
-            ref.position,
+            bump_stamp((room, ref)),
         )
 
     async def _timeline(
