@@ -13,9 +13,8 @@ Before its handler a request passes the `Gate`: who calls, whether that account 
 All of it comes before the body is read.
 """
 
-import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from enum import Enum
 from typing import NamedTuple, Protocol, TypedDict, Unpack
 
@@ -23,16 +22,14 @@ from aiohttp import web
 
 from client_api.client_address import ClientAddresses, subscriber
 from homeserver.errors import MatrixError
-from homeserver.metrics import Requests
 from homeserver.rate_limits import RateLimits
 from homeserver.users.accounts import check_admin, check_not_suspended, check_unlocked
 from homeserver.users.sessions import Session, Sessions
-from rest.answers import Result, error_response, response_of
+from rest.answers import error_response, response_of, to_its_end
 from rest.bodies import check_coding, pieces, whole_body
 from rest.call import Call as AnyCall
-from rest.routes import BoundHandler, Handler, Routes, WebHandler, declare
+from rest.routes import Api, BoundHandler, Handler, Routes, WebHandler, declare
 from rest.routes import Route as AnyRoute
-from rest.routes import mount as mount_routes
 
 MAX_TOKEN = 4096
 _OF_ROOM = re.compile(r"/_matrix/client/\w+/rooms/\{room_id\}/")
@@ -165,13 +162,13 @@ def delete(*paths: str, **options: Unpack[Options]) -> Callable[[Handler], Handl
     return route("DELETE", *paths, **options)
 
 
-def mount(app: web.Application, modules: Iterable[Routes], gate: Gate, requests: Requests) -> None:
-    """Serve all routes of all modules by an application; `requests` counts what they answer."""
+def client_server_api(modules: Iterable[Routes], gate: Gate) -> Api:
+    """The API of these modules, behind a gate."""
 
     def serve(declared: Route, handler: BoundHandler) -> WebHandler:
         return _serve(declared, handler, gate)
 
-    mount_routes(app, modules, serve, requests, shown=lambda path: _CLIENT_API.sub("", path))
+    return Api(modules, serve, shown=lambda path: _CLIENT_API.sub("", path))
 
 
 def _serve(declared: Route, handler: BoundHandler, gate: Gate) -> WebHandler:
@@ -211,7 +208,7 @@ def _serve(declared: Route, handler: BoundHandler, gate: Gate) -> WebHandler:
             raw = await whole_body(request) if reads_body else b""
             call = Call(request, session, raw, gate)
             if whole:
-                result = await _to_its_end(handler(call), declared)
+                result = await to_its_end(handler(call), declared.method, declared.path)
             else:
                 result = await handler(call)
             if session is not None:
@@ -227,22 +224,6 @@ def _serve(declared: Route, handler: BoundHandler, gate: Gate) -> WebHandler:
             return error_response(error, declared.method, declared.path)
 
     return answer
-
-
-async def _to_its_end(handling: Awaitable[Result], declared: Route) -> Result:
-    """What a handler returns, whom a client that hangs up must not stop half-way."""
-    task = asyncio.ensure_future(handling)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        task.add_done_callback(lambda ended: _answer_nobody(ended, declared))
-        raise
-
-
-def _answer_nobody(ended: asyncio.Future[Result], declared: Route) -> None:
-    """An error of which no client is told any more: only what nobody foresaw is logged."""
-    if not ended.cancelled() and isinstance(error := ended.exception(), Exception):
-        error_response(error, declared.method, declared.path)
 
 
 async def _passed_on(

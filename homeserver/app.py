@@ -24,7 +24,7 @@ from client_api.devices import DeviceRoutes
 from client_api.directory import AliasRoutes, DirectoryRoutes
 from client_api.events import HistoryRoutes, SendRoutes, StateRoutes
 from client_api.health import HealthRoutes
-from client_api.http import Gate, mount
+from client_api.http import Gate, client_server_api
 from client_api.key_backup import KeyBackupRoutes
 from client_api.keys import KeyRoutes
 from client_api.login import LoginRoutes
@@ -161,7 +161,7 @@ from homeserver.users.uia_stages import (
 )
 from homeserver.users.users import Users
 from rest.connections import runner_of
-from rest.routes import Routes
+from rest.routes import Routes, mount
 from storage.collection import CollectionSpec
 from storage.errors import StoreError, StoreRefused
 from storage.log import Entry, Kind, ShardMap
@@ -644,7 +644,8 @@ class App:
         app = web.Application(client_max_size=self.config.limits.max_body_size)
         addresses = ClientAddresses(self.config.trusted_proxies, self.others.is_replica)
         others = self.others if self.bus.shared else None
-        mount(app, self.modules, Gate(self.sessions, self.limits, addresses, others), self.requests)
+        gate = Gate(self.sessions, self.limits, addresses, others)
+        mount(app, [client_server_api(self.modules, gate)], self.requests)
         return app
 
     def metrics(self, pauses: GcPauses) -> ServerMetrics:

@@ -3,7 +3,8 @@
 spec: client-server "API Standards"
 """
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Awaitable, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -55,6 +56,22 @@ def response_of(result: Result) -> web.StreamResponse:
             body=body, status=result.status, headers=headers, content_type=result.content_type
         )
     return JsonResponse(result if isinstance(result, bytes) else _encode(result))
+
+
+async def to_its_end(handling: Awaitable[Result], method: str, path: str) -> Result:
+    """What a route's handler returns, whom a caller that hangs up must not stop half-way."""
+    task = asyncio.ensure_future(handling)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.add_done_callback(lambda ended: _answer_nobody(ended, method, path))
+        raise
+
+
+def _answer_nobody(ended: asyncio.Future[Result], method: str, path: str) -> None:
+    """An error of which no caller is told any more: only what nobody foresaw is logged."""
+    if not ended.cancelled() and isinstance(error := ended.exception(), Exception):
+        error_response(error, method, path)
 
 
 def error_response(error: Exception, method: str, path: str) -> web.StreamResponse:

@@ -60,27 +60,27 @@ class Routes:
         return found
 
 
-def mount(
-    app: web.Application,
-    modules: Iterable[Routes],
-    serve: Serve,
-    requests: Requests,
-    *,
-    shown: Callable[[str], str] = str,
-) -> None:
-    """Serve all routes of all modules by an application.
+class Api(NamedTuple):
+    """The modules of one API and how it serves them."""
 
-    `requests` counts what they answer, by the paths as `shown` writes them.
-    """
+    modules: Iterable[Routes]
+    serve: Serve
+    shown: Callable[[str], str] = str
+    """How a path is written where answers are counted."""
+
+
+def mount(app: web.Application, apis: Iterable[Api], requests: Requests) -> None:
+    """Serve all routes of some APIs by an application; `requests` counts what they answer."""
     paths: Paths[dict[str, WebHandler]] = Paths()
-    for module in modules:
-        for declared, handler in module.routes():
-            counted = requests.of(shown(declared.path), declared.method)
-            served = _counted(serve(declared, handler), counted)
-            methods = paths.at(declared.path, {})
-            methods[declared.method] = served
-            if declared.method == "GET":
-                methods["HEAD"] = served
+    for api in apis:
+        for module in api.modules:
+            for declared, handler in module.routes():
+                counted = requests.of(api.shown(declared.path), declared.method)
+                served = _counted(api.serve(declared, handler), counted)
+                methods = paths.at(declared.path, {})
+                methods[declared.method] = served
+                if declared.method == "GET":
+                    methods["HEAD"] = served
     unknown = requests.of("unknown", "any")
     other_method, unknown_path = _counted(_other_method, unknown), _counted(_unknown_path, unknown)
 
