@@ -9,6 +9,7 @@ import pytest
 from federation.backoff import MAX_SERVERS, Backoff
 from federation.client import MAX_ERROR_BYTES, request_target
 from federation.errors import BackingOff, InvalidAnswer, Refused, RemoteError, Unreachable
+from federation.request_auth import authorization
 from homeserver.errors import MatrixError
 from tests.federation_transport.conftest import Start
 from tests.federation_transport.network import Internet, Site, Time, new_address
@@ -106,6 +107,18 @@ async def test_an_answer_that_is_no_json_object_is_invalid(
     site.answer(PATH, body)
     with pytest.raises(InvalidAnswer):
         await server.client.get(PEER, PATH)
+
+
+async def test_a_request_that_was_signed_for_another_server_is_refused(
+    internet: Internet, start: Start
+) -> None:
+    one, two, three = (start(f"{name}.example.org") for name in ("one", "two", "three"))
+    await one.listen(internet)
+    header = authorization("GET", WHO, one.name, two.name, one.key)
+    assert await two.authenticator.origin("GET", WHO, [header], None) == one.name
+    with pytest.raises(MatrixError, match="another destination") as refused:
+        await three.authenticator.origin("GET", WHO, [header], None)
+    assert refused.value.status == 401
 
 
 async def test_an_answer_is_as_large_as_wanted_at_most(site: Site, server: Server) -> None:

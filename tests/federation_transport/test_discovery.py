@@ -260,6 +260,18 @@ async def test_redirects_out_of_tls_are_not(internet: Internet, finder: Finder, 
     assert not second.seen
 
 
+async def test_a_redirect_to_plain_http_is_not_followed(internet: Internet, finder: Finder) -> None:
+    async def answer(_: web.BaseRequest) -> web.Response:
+        return web.json_response({"m.server": "thief.example.net"})
+
+    site = await internet.web("example.org")
+    plain = await asyncio.get_running_loop().create_server(web.Server(answer), site.address, 0)
+    port = plain.sockets[0].getsockname()[1]
+    site.redirect(PATH, f"http://example.org:{port}{PATH}")
+    assert await finder.well_known.delegated("example.org") is None
+    plain.close()
+
+
 async def test_a_redirect_to_this_machine_leads_nowhere(internet: Internet, time: Time) -> None:
     """HARDENING 23."""
     first = await internet.web("example.org")

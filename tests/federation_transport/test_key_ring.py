@@ -231,6 +231,16 @@ async def test_a_key_that_was_dropped_is_good_for_what_it_signed(
         await again.ring.request_key(NAME, MINE.key_id)
 
 
+async def test_a_key_that_was_dropped_signs_no_more_requests(peer: Peer, start: Start, time: Time) -> None:
+    server = start()
+    await server.ring.request_key(NAME, MINE.key_id)
+    time.pass_ms(LEAST_BETWEEN_MS)
+    peer.say(published(NAME, [ANOTHER], time() + DAY))
+    await server.ring.request_key(NAME, ANOTHER.key_id)
+    with pytest.raises(UnknownKey):
+        await server.ring.request_key(NAME, MINE.key_id)
+
+
 # --- How often others are asked
 
 
@@ -430,6 +440,7 @@ async def test_a_notary_cannot_change_what_the_server_said_itself(
     peer.fail()
     time.pass_ms(2 * DAY)
     false = SigningKey.from_seed("a_1", bytes(32))
+    notary.say(published(notary.name, [notary.key], time() + DAY))
     notary.say_as_notary(vouched(notary, published(NAME, [false], time() + DAY)))
     assert await holds(server, event(NAME, false, time()), event(NAME, MINE, time() - DAY)) == [False, True]
 
@@ -439,9 +450,10 @@ async def test_notaries_that_are_away_do_not_wait_for_each_other(
 ) -> None:
     peer.fail()
     notaries = [await Peer.at(internet, f"n{number}.example.org", time) for number in range(2)]
+    said = [published(each.name, [each.key], time() + DAY) for each in (*notaries, peer)]
     for notary in notaries:
         notary.fail()
-        notary.say_as_notary(vouched(notary, published(NAME, [MINE], time() + DAY)))
+        notary.say_as_notary(*(vouched(notary, each) for each in said))
     server = start(notaries=tuple(notary.name for notary in notaries))
     async with asyncio.timeout(20):
         assert await holds(server, event(NAME, MINE, time())) == [False]
