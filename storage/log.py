@@ -221,8 +221,11 @@ class Log(Protocol):
         """
         ...
 
-    async def streams_keyed(self, shard: int, kind: Kind, type: str, key: str) -> dict[str, KeyedRef]:
-        """The present value of this key in each stream that has it (a user's memberships by room)."""
+    async def streams_keyed(self, shards: range, kind: Kind, type: str, key: str) -> dict[str, Entry]:
+        """The present value of this key in each stream that has it (a user's memberships by room).
+
+        In all of these shards at once; between the first and the last none is left out.
+        """
         ...
 
     async def related(

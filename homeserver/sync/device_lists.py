@@ -189,10 +189,8 @@ class DeviceLists:
         known = self._elsewhere.get(remote)
         if known is not None:
             return known
-        moves, rooms = self._moves, set[str]()
-        for shard in self._rooms.shards.room_shards():
-            rooms.update(await self._rooms.log.streams_keyed(shard, Kind.EVENT, "m.room.member", remote))
-        known = frozenset(rooms)
+        moves, shards = self._moves, self._rooms.shards.room_shards()
+        known = frozenset(await self._rooms.log.streams_keyed(shards, Kind.EVENT, "m.room.member", remote))
         if moves == self._moves:
             self._elsewhere[remote] = known
             if len(self._elsewhere) > CACHED:

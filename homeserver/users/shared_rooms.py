@@ -1,7 +1,8 @@
 """Which rooms two users share: what decides who may know something of whom."""
 
+from homeserver.rooms.room import sets_state
 from homeserver.rooms.rooms import Rooms
-from homeserver.users.users import Users
+from homeserver.users.users import Users, membership_in
 from storage.log import Kind
 
 
@@ -16,13 +17,13 @@ class SharedRooms:
         """The rooms in which somebody, local or not, is joined as far as this server knows."""
         if self._users.is_local(user_id):
             return (await self._users.get(user_id)).rooms("join")
-        joined: list[str] = []
-        for shard in self._rooms.shards.room_shards():
-            for room_id in await self._rooms.log.streams_keyed(shard, Kind.EVENT, "m.room.member", user_id):
-                room = await self._rooms.get(room_id)
-                if room is not None and user_id in room.joined:
-                    joined.append(room_id)
-        return joined
+        shards = self._rooms.shards.room_shards()
+        members = await self._rooms.log.streams_keyed(shards, Kind.EVENT, "m.room.member", user_id)
+        return [
+            room_id
+            for room_id, entry in members.items()
+            if sets_state(entry) and membership_in(entry) == "join"
+        ]
 
     async def between(self, user_id: str, other: str) -> list[str]:
         """The rooms in which a local user and another are joined, in no particular order."""

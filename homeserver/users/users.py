@@ -232,11 +232,11 @@ class Users:
         for ref in await log.current(shard, user_id, Kind.TO_DEVICE):
             user.last_to_device[ref.key] = ref.seq
         user.last_seq = 0
-        for room_shard in self._shards.room_shards():
-            refs_by_room = await log.streams_keyed(room_shard, Kind.EVENT, "m.room.member", user_id)
-            seqs = [ref.seq for ref in refs_by_room.values() if ref.event_id is not None]
-            for entry in await log.entries(room_shard, seqs):
-                user.apply_member(entry, membership_in(entry), self._now())
+        now = self._now()
+        members = await log.streams_keyed(self._shards.room_shards(), Kind.EVENT, "m.room.member", user_id)
+        for entry in members.values():
+            if sets_state(entry):
+                user.apply_member(entry, membership_in(entry), now)
         return user
 
 

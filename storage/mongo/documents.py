@@ -27,7 +27,6 @@ REF_FIELDS = {
     "slot": "$slot",
     "event_id": {"$ifNull": ["$event_id", "$parent", "$target", None]},
     "sender": "$sender",
-    "stream": "$stream",
 }
 """What `to_ref` needs of a document, as an expression."""
 

@@ -90,8 +90,8 @@ class MongoLog:
     ) -> list[KeyedRef]:
         return await log_reads.current(self._connection, shard, stream, kind, position, keys)
 
-    async def streams_keyed(self, shard: int, kind: Kind, type: str, key: str) -> dict[str, KeyedRef]:
-        return await log_reads.streams_keyed(self._connection, shard, kind, type, key)
+    async def streams_keyed(self, shards: range, kind: Kind, type: str, key: str) -> dict[str, Entry]:
+        return await log_reads.streams_keyed(self._connection, shards, kind, type, key)
 
     async def related(
         self,

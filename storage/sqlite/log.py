@@ -105,9 +105,9 @@ class SqliteLog:
             lambda r: log_reads.keys_at(r, shard, stream, kind, position, keys), rows=len(keys)
         )
 
-    async def streams_keyed(self, shard: int, kind: Kind, type: str, key: str) -> dict[str, KeyedRef]:
+    async def streams_keyed(self, shards: range, kind: Kind, type: str, key: str) -> dict[str, Entry]:
         return await self._readers.run(
-            lambda r: log_reads.streams_keyed(r, shard, kind, type, key), rows=SCAN
+            lambda r: log_reads.streams_keyed(r, shards, kind, type, key), rows=SCAN
         )
 
     async def related(

@@ -60,7 +60,8 @@ _CURRENT_AT = (
     + ") WHERE c.stream = ?1 AND c.line = ?2 AND c.pos > ?3"
 )
 _STREAMS_KEYED = (
-    f"SELECT {_REF}, stream FROM current WHERE key = ? AND type = ? AND line = ? AND id BETWEEN ? AND ?"
+    f"{_ENTRY} WHERE id IN"
+    " (SELECT id FROM current WHERE key = ? AND type = ? AND line = ? AND id BETWEEN ? AND ?)"
 )
 _RELATED = _ordered(
     f"{_ENTRY} WHERE stream = ? AND rel_type IS NOT NULL AND {TARGET_PREFIX} = ? AND pos > ? AND pos < ?"
@@ -255,13 +256,11 @@ def keys_at(
     return to_refs(reader, rows)
 
 
-def streams_keyed(reader: Reader, shard: int, kind: Kind, type: str, key: str) -> dict[str, KeyedRef]:
+def streams_keyed(reader: Reader, shards: range, kind: Kind, type: str, key: str) -> dict[str, Entry]:
     ids = (reader.names.id_of(reader.db, key), reader.names.id_of(reader.db, type))
-    values = (*ids, line_of(kind), row_id(shard, 0), row_id(shard, MAX_SEQ))
-    rows = reader.db.execute(_STREAMS_KEYED, values).fetchall()
-    texts = reader.names.texts_of(reader.db, {row[-1] for row in rows})
-    refs = to_refs(reader, [row[:-1] for row in rows])
-    return {texts[row[-1]]: ref for row, ref in zip(rows, refs, strict=True)}  # type: ignore[misc]
+    values = (*ids, line_of(kind), *whole_shards(shards[0], shards[-1]))
+    found = to_entries(reader, reader.db.execute(_STREAMS_KEYED, values).fetchall())
+    return {entry.stream: entry for entry in found}
 
 
 def related(

@@ -26,7 +26,7 @@ EXPECTED: dict[str, tuple[str, ...]] = {
     log_reads._CURRENT: (CURRENT,),
     log_reads._CURRENT_AT: (CURRENT, CURRENT, ROW, BY_KEY),
     log_reads._keys_at(2): (ROW, BY_KEY),
-    log_reads._STREAMS_KEYED: ("current_by_key (key=? AND type=? AND line=? AND id>? AND id<?)",),
+    log_reads._STREAMS_KEYED: (ROW, "current_by_key (key=? AND type=? AND line=? AND id>? AND id<?)"),
     log_reads._RELATED[False]: ("entry_by_target (stream=? AND <expr>=? AND pos>? AND pos<?)",),
     log_reads._RELATED[True]: ("entry_by_target (stream=? AND <expr>=? AND pos>? AND pos<?)",),
     log_reads._with_relations(2): ("entry_by_target (stream=? AND <expr>=?)",),

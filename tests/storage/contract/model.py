@@ -82,9 +82,13 @@ class ModelShard:
     def streams(self) -> list[str]:
         return sorted({entry.stream for entry in self.entries.values()})
 
-    def streams_keyed(self, kind: Kind, type: str, key: str) -> dict[str, KeyedRef]:
+    def streams_keyed(self, kind: Kind, type: str, key: str) -> dict[str, Entry]:
         states = {stream: self.state(stream, kind) for stream in self.streams()}
-        return {stream: refs[type, key] for stream, refs in states.items() if (type, key) in refs}
+        return {
+            stream: self.entries[refs[type, key].seq]
+            for stream, refs in states.items()
+            if (type, key) in refs
+        }
 
     def related(self, stream: str, target: str, rel_type: str | None, type: str | None) -> list[Entry]:
         return [

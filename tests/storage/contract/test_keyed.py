@@ -161,18 +161,19 @@ async def test_a_users_memberships_are_found_in_all_rooms_of_a_shard(log: Log) -
         resolved("m.room.member", ALICE, event_id("a")),
     )
     await append(log, 1, member("e", ALICE, "!in-another-shard:example.org"))
-    found = await log.streams_keyed(0, Kind.EVENT, "m.room.member", ALICE)
-    assert {stream: ref.event_id for stream, ref in found.items()} == {
-        ROOM: event_id("a"),
-        OTHER: event_id("d"),
-    }
-    assert found[ROOM].kind is Kind.STATE
-    assert found[OTHER] == KeyedRef("m.room.member", ALICE, 5, 5, event_id("d"), ALICE, Kind.EVENT)
-    assert list(await log.streams_keyed(1, Kind.EVENT, "m.room.member", ALICE)) == [
-        "!in-another-shard:example.org"
-    ]
-    assert await log.streams_keyed(0, Kind.EVENT, "m.room.member", "@nobody:example.org") == {}
-    assert await log.streams_keyed(0, Kind.RECEIPT, "m.room.member", ALICE) == {}
+    here = {entry.stream: entry for entry in await log.entries(0, [5, 6])}
+    assert here[ROOM].kind is Kind.STATE
+    assert here[OTHER].event_id == event_id("d")
+    second = {entry.stream: entry for entry in await log.entries(1, [1])}
+
+    async def found(shards: range, key: str = ALICE, kind: Kind = Kind.EVENT) -> dict[str, Entry]:
+        return await log.streams_keyed(shards, kind, "m.room.member", key)
+
+    assert await found(range(1)) == here
+    assert await found(range(1, 2)) == second
+    assert await found(range(2)) == here | second
+    assert await found(range(2), "@nobody:example.org") == {}
+    assert await found(range(2), kind=Kind.RECEIPT) == {}
 
 
 async def test_a_devices_messages_are_walked_both_ways(log: Log) -> None:

@@ -73,7 +73,7 @@ class World:
             for stream in STREAMS:
                 await self._compare_stream(shard, model, stream)
             kind, type, key = self.rng.choice(list(Kind)), self.rng.choice(TYPES), self.rng.choice(KEYS)
-            found = await self.log.streams_keyed(shard, kind, type, key)
+            found = await self.log.streams_keyed(range(shard, shard + 1), kind, type, key)
             assert found == model.streams_keyed(kind, type, key)
             ids = [event_id(self.rng.randrange(1, self.made + 1)) for _ in range(8)]
             assert await self.log.by_event_id(shard, ids) == model.by_event_id(ids)
