@@ -9,6 +9,7 @@ from homeserver.errors import MatrixError, forbidden
 from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.directory import Directory, remote_directory
 from homeserver.rooms.history import History
+from rest import public_rooms
 from rest.answers import Result
 from rest.routes import Routes
 
@@ -19,19 +20,6 @@ class AliasBody(msgspec.Struct):
 
 class VisibilityBody(msgspec.Struct):
     visibility: Literal["public", "private"] = "public"
-
-
-class DirectoryFilter(msgspec.Struct):
-    generic_search_term: str | None = None
-    room_types: list[str | None] | None = None
-
-
-class SearchBody(msgspec.Struct):
-    filter: DirectoryFilter = msgspec.field(default_factory=DirectoryFilter)
-    limit: int | None = None
-    since: str | None = None
-    include_all_networks: bool = False
-    third_party_instance_id: str | None = None
 
 
 class AliasRoutes(Routes):
@@ -92,21 +80,12 @@ class DirectoryRoutes(Routes):
     @get("/publicRooms", auth=Auth.OPTIONAL, limit="search")
     async def public_rooms(self, call: Call) -> Result:
         self._check(call)
-        limit = call.int_query("limit", 100, least=0, most=500)
-        return await self._directory.page(
-            search=None, room_types=None, limit=limit or None, since=call.query("since")
-        )
+        return await public_rooms.listed(self._directory, call)
 
     @post("/publicRooms", auth=Auth.GUEST, limit="search")
     async def search(self, call: Call) -> Result:
         self._check(call)
-        body = call.json(SearchBody)
-        return await self._directory.page(
-            search=body.filter.generic_search_term,
-            room_types=body.filter.room_types,
-            limit=body.limit,
-            since=body.since,
-        )
+        return await public_rooms.found(self._directory, call)
 
     def _check(self, call: Call) -> None:
         if call.optional_session is None and not self._without_login:

@@ -6,7 +6,6 @@ file runs in our origin (HARDENING 28).
 """
 
 from pathlib import Path
-from urllib.parse import quote
 
 from aiohttp import web
 
@@ -15,44 +14,11 @@ from homeserver.errors import MatrixError, not_found
 from homeserver.media.repository import MediaRepository
 from homeserver.media.thumbnails import Thumbnails
 from rest.answers import Result
+from rest.files import headers_of_file, thumbnail_wanted, wait_of
 from rest.json_response import CORS
 from rest.routes import Routes
 
 V1 = "/_matrix/client/v1/media"
-DEFAULT_WAIT_MS = 20_000
-MAX_SIDE = 8192
-
-INLINE = frozenset(
-    {
-        "text/css",
-        "text/plain",
-        "text/csv",
-        "application/json",
-        "application/ld+json",
-        "image/jpeg",
-        "image/gif",
-        "image/png",
-        "image/apng",
-        "image/webp",
-        "image/avif",
-        "video/mp4",
-        "video/webm",
-        "video/ogg",
-        "video/quicktime",
-        "audio/mp4",
-        "audio/webm",
-        "audio/aac",
-        "audio/mpeg",
-        "audio/ogg",
-        "audio/wave",
-        "audio/wav",
-        "audio/x-wav",
-        "audio/x-pn-wav",
-        "audio/flac",
-        "audio/x-flac",
-    }
-)
-"""Types that may be shown in place (spec: "Serving inline content"); all others are attachments."""
 
 SAFE_HEADERS = {
     **CORS,
@@ -133,19 +99,17 @@ class MediaRoutes(Routes):
         auth=Auth.GUEST,
     )
     async def download(self, call: Call) -> Result:
-        media = await self._media.find(call.path("server_name"), call.path("media_id"), wait_ms=_wait(call))
+        media = await self._media.find(call.path("server_name"), call.path("media_id"), wait_ms=wait_of(call))
         filename = call.request.match_info.get("filename") or media.filename
         assert media.digest is not None
         return _file(self._media.files.path(media.digest), media.content_type, filename)
 
     @get(f"{V1}/thumbnail/{{server_name}}/{{media_id}}", auth=Auth.GUEST)
     async def thumbnail(self, call: Call) -> Result:
-        width = _side(call, "width")
-        height = _side(call, "height")
-        method = call.choice_query("method", "scale", "crop")
-        media = await self._media.find(call.path("server_name"), call.path("media_id"), wait_ms=_wait(call))
+        wanted = thumbnail_wanted(call)
+        media = await self._media.find(call.path("server_name"), call.path("media_id"), wait_ms=wait_of(call))
         assert media.digest is not None
-        thumbnail = await self._thumbnails.get(media.digest, width, height, method)
+        thumbnail = await self._thumbnails.get(media.digest, *wanted)
         return _file(thumbnail.path, thumbnail.content_type, "thumbnail")
 
     @get(f"{V1}/preview_url", "/_matrix/media/v3/preview_url", "/_matrix/media/r0/preview_url")
@@ -167,24 +131,7 @@ class MediaRoutes(Routes):
         raise not_found("Media is for logged-in users: use /_matrix/client/v1/media")
 
 
-def _wait(call: Call) -> int:
-    return call.int_query("timeout_ms", DEFAULT_WAIT_MS)
-
-
-def _side(call: Call, name: str) -> int:
-    return call.int_query(name, least=1, most=MAX_SIDE)
-
-
 def _file(path: Path, content_type: str, filename: str | None) -> web.FileResponse:
     """A file with the headers that keep it from doing harm."""
-    kind = content_type.partition(";")[0].strip().lower()
-    disposition = "inline" if kind in INLINE else "attachment"
-    if filename:
-        disposition += f"; filename*=utf-8''{quote(filename, safe='')}"
-    shown_type = content_type if _is_header_safe(content_type) else "application/octet-stream"
-    headers = {**SAFE_HEADERS, "Content-Type": shown_type, "Content-Disposition": disposition}
+    headers = {**SAFE_HEADERS, **headers_of_file(content_type, filename)}
     return web.FileResponse(path, headers=headers)
-
-
-def _is_header_safe(content_type: str) -> bool:
-    return content_type.isascii() and content_type.isprintable() and "/" in content_type

@@ -1,8 +1,7 @@
 """Profiles (spec: client-server "Profiles")."""
 
 from client_api.http import Auth, Call, delete, get, put
-from homeserver.errors import MatrixError, forbidden, missing_param, not_found
-from homeserver.protocol.identifiers import check_user_id
+from homeserver.errors import MatrixError, forbidden, missing_param
 from homeserver.users.accounts import Accounts
 from homeserver.users.profiles import Profiles
 from rest.answers import Result
@@ -14,16 +13,9 @@ class ProfileRoutes(Routes):
         self._profiles = profiles
         self._accounts = accounts
 
-    async def _known(self, call: Call) -> str:
-        user_id = check_user_id(call.path("user_id"))
-        account = await self._accounts.get(user_id)
-        if account is None or account.erased:
-            raise not_found("There is no such user")
-        return user_id
-
     @get("/profile/{user_id}", auth=Auth.OPTIONAL)
     async def profile(self, call: Call) -> Result:
-        return await self._profiles.get(await self._known(call))
+        return await self._profiles.get(await self._accounts.check_shown(call.path("user_id")))
 
     @get(
         "/profile/{user_id}/{key}",
@@ -32,7 +24,8 @@ class ProfileRoutes(Routes):
     )
     async def field(self, call: Call) -> Result:
         key = call.path("key")
-        return {key: await self._profiles.field(await self._known(call), key)}
+        user_id = await self._accounts.check_shown(call.path("user_id"))
+        return {key: await self._profiles.field(user_id, key)}
 
     @put(
         "/profile/{user_id}/{key}",

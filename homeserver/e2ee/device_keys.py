@@ -25,7 +25,7 @@ from homeserver.e2ee.key_objects import (
     too_many,
     verify,
 )
-from homeserver.e2ee.one_time_keys import OneTimeKeys
+from homeserver.e2ee.one_time_keys import OneTimeKeys, claimed_json
 from homeserver.errors import not_found
 from homeserver.protocol.identifiers import check_user_id, server_name_of
 from homeserver.protocol.json_types import JsonObject
@@ -165,7 +165,7 @@ class DeviceKeys:
         claimed = await self._one_time_keys.claim({user_id: wanted[user_id] for user_id in local})
         return json_object(
             (
-                ("one_time_keys", json_object((id, _of_devices(keys)) for id, keys in claimed.items())),
+                ("one_time_keys", claimed_json(claimed)),
                 ("failures", orjson.dumps(failures)),
             )
         )
@@ -221,10 +221,3 @@ def counting_signatures(identity: Identity, keys: JsonObject) -> dict[str, str]:
             continue
         signatures[signer] = signature
     return signatures
-
-
-def _of_devices(claimed: Mapping[str, Mapping[str, str]]) -> bytes:
-    return json_object(
-        (device_id, json_object((name, key.encode()) for name, key in keys.items()))
-        for device_id, keys in claimed.items()
-    )

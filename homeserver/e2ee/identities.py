@@ -133,6 +133,10 @@ class Identity:
             self._shown_devices = json_object((id, self.shown_device(id)) for id in self.devices)
         return self._shown_devices
 
+    def told_devices(self, wanted: Sequence[str] = ()) -> bytes:
+        """The same for other servers, which are not told the names of devices."""
+        return json_object((id, self.devices.get(id)) for id in dict.fromkeys(wanted or self.devices))
+
     def shown_key(self, usage: str) -> bytes | None:
         """The JSON of a cross-signing key, None when there is none."""
         found = self._shown_keys.get(usage)

@@ -24,6 +24,7 @@ import structlog
 
 from homeserver.bus.to_others import ToOthers
 from homeserver.clock import Clock
+from homeserver.e2ee.identities import json_object
 from homeserver.e2ee.key_objects import MAX_ONE_TIME_KEYS, NamedKey, too_many
 from homeserver.errors import MatrixError
 from homeserver.sync.engine import KeyCounts
@@ -296,4 +297,16 @@ def _one_time_key(user_id: str, device_id: str, key: NamedKey, uploaded: int) ->
         uploaded=uploaded,
         key_id=key.key_id,
         key=key.json,
+    )
+
+
+def claimed_json(claimed: Claimed) -> bytes:
+    """The JSON of claimed keys, by user and device."""
+    return json_object((user_id, _of_devices(devices)) for user_id, devices in claimed.items())
+
+
+def _of_devices(devices: Mapping[str, Mapping[str, str]]) -> bytes:
+    return json_object(
+        (device_id, json_object((name, key.encode()) for name, key in keys.items()))
+        for device_id, keys in devices.items()
     )

@@ -1,8 +1,8 @@
-"""The tree of a space (spec: client-server "Spaces")."""
+"""The tree of a space (spec: client-server "Spaces", server-server "Spaces")."""
 
 import orjson
 
-from homeserver.errors import forbidden
+from homeserver.errors import forbidden, not_found
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.room import Room
 from homeserver.rooms.rooms import Rooms
@@ -67,11 +67,7 @@ class Hierarchy:
             room = await self._rooms.get(current)
             if room is None or not await self._summaries.may_see(room, user_id):
                 continue
-            children = [
-                child
-                for child in space_children(room)
-                if not suggested_only or child["content"].get("suggested") is True
-            ]
+            children = _children(room, suggested_only=suggested_only)
             if position >= skip:
                 if len(found) == limit:
                     return found, True
@@ -80,3 +76,35 @@ class Hierarchy:
             if depth < min(max_depth, self.MAX_DEPTH):
                 stack.extend((child["state_key"], depth + 1) for child in reversed(children))
         return found, False
+
+    async def level(self, room_id: str, server: str, *, suggested_only: bool) -> JsonObject:
+        """A room and the children known here, as far as users of another server may see them.
+
+        Raises 404 for a room not to be seen.
+        """
+        root = await self._rooms.get(room_id)
+        if root is None or not await self._summaries.server_may_see(root, server):
+            raise not_found("There is no such room")
+        children = _children(root, suggested_only=suggested_only)
+        shown: list[JsonObject] = []
+        hidden: list[str] = []
+        for child in children:
+            room = await self._rooms.get(child["state_key"])
+            if room is None:
+                continue  # Other servers may know more of it.
+            if await self._summaries.server_may_see(room, server):
+                shown.append(summary_of(room))
+            else:
+                hidden.append(room.room_id)
+        return {
+            "room": {**summary_of(root), "children_state": children},
+            "children": shown,
+            "inaccessible_children": hidden,
+        }
+
+
+def _children(room: Room, *, suggested_only: bool) -> list[JsonObject]:
+    children = space_children(room)
+    if not suggested_only:
+        return children
+    return [child for child in children if child["content"].get("suggested") is True]

@@ -9,6 +9,7 @@ from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.membership import Membership
 from homeserver.rooms.room import Room
 from homeserver.rooms.rooms import Rooms
+from homeserver.rooms.servers import has_user_of, server_acl
 from storage.records.rooms import PublishedRoom
 
 KNOCKABLE = ("knock", "knock_restricted")
@@ -92,6 +93,18 @@ class Summaries:
         if room.membership_of(user_id) in ("join", "invite"):
             return True
         return room.join_rule in RESTRICTED and await self._membership.in_allowed_room(room, user_id)
+
+    async def server_may_see(self, room: Room, server: str) -> bool:
+        """Whether some user of another server may: the rule of `may_see`, as far as one can tell."""
+        if not server_acl(room).allows(server):
+            return False
+        if room.history_visibility == "world_readable" or room.join_rule in ("public", *KNOCKABLE):
+            return True
+        if has_user_of(server, room.joined) or has_user_of(server, room.invited):
+            return True
+        allowing = allowed_rooms(room) if room.join_rule in RESTRICTED else []
+        others = [await self._rooms.get(room_id) for room_id in allowing]
+        return any(other is not None and has_user_of(server, other.joined) for other in others)
 
     async def summary(self, room_id_or_alias: str, user_id: str | None) -> JsonObject:
         """Raises 404 for a room that is not known or not to be seen."""

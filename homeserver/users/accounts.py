@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
 
-from homeserver.errors import MatrixError, forbidden, invalid_param
+from homeserver.errors import MatrixError, forbidden, invalid_param, not_found
 from homeserver.protocol.identifiers import InvalidIdentifier, check_new_localpart, check_user_id
 from homeserver.users.passwords import Passwords
 from storage.collection import Collection
@@ -40,6 +40,13 @@ class Accounts:
 
     async def get(self, user_id: str) -> Account | None:
         return await self._accounts.get(user_id)
+
+    async def check_shown(self, user_id: str) -> str:
+        """The id of a user whose profile others may see. Raises 404, 400 for what is no user id."""
+        account = await self._accounts.get(check_user_id(user_id))
+        if account is None or account.erased:
+            raise not_found("There is no such user")
+        return user_id
 
     async def erased(self, user_ids: Iterable[str]) -> set[str]:
         """Those of the users who have gone and asked for all of theirs to be erased."""

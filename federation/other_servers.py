@@ -1,0 +1,55 @@
+"""All that this server needs to speak with others, put together."""
+
+from collections.abc import Sequence
+
+from federation.allowed import allowed_servers
+from federation.authenticator import Authenticator
+from federation.backoff import Backoff
+from federation.client import FederationClient
+from federation.discovery import Discovery
+from federation.key_ring import KeyRing
+from federation.notary import Notary
+from federation.own_keys import OwnKeys
+from federation.transport import Transport
+from federation.well_known import WellKnown
+from homeserver.clock import Clock
+from homeserver.config.options import Federation as Options
+from homeserver.egress.client import Egress
+from homeserver.egress.names import Names
+from homeserver.protocol.signing import SigningKey
+from storage.collection import Collection
+from storage.records.remote_keys import RemoteKeys
+from storage.records.server_key import RetiredKey
+
+
+class OtherServers:
+    """The other servers: to be asked, recognized, and told of this one's keys."""
+
+    def __init__(
+        self,
+        server_name: str,
+        key: SigningKey,
+        retired: Sequence[RetiredKey],
+        stored: Collection[RemoteKeys],
+        egress: Egress,
+        names: Names,
+        options: Options,
+        now: Clock,
+    ) -> None:
+        seconds = options.discovery_timeout / 1000
+        allowed = allowed_servers(options)
+        backoff = Backoff(now)
+        well_known = WellKnown(egress, now, seconds=seconds)
+        self._transport = Transport(Discovery(names, well_known, now, seconds=seconds), egress)
+        self.own_keys = OwnKeys(server_name, key, retired, now)
+        self.key_ring = KeyRing(
+            self.own_keys, stored, self._transport, allowed, now, notaries=options.notaries
+        )
+        self.notary = Notary(self.own_keys, self.key_ring, now)
+        self.client = FederationClient(server_name, key, self._transport, allowed, backoff)
+        self.authenticator = Authenticator(server_name, self.key_ring, allowed, backoff)
+
+    async def close(self) -> None:
+        """End what is being asked; the way out is closed by whoever opened it."""
+        await self.key_ring.close()
+        await self._transport.close()

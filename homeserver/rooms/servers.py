@@ -1,0 +1,29 @@
+"""Which servers a room has to do with."""
+
+from collections.abc import Iterable
+from functools import lru_cache
+
+from homeserver.protocol.identifiers import server_name_of
+from homeserver.protocol.server_acl import ServerAcl, compile_acl
+from homeserver.rooms.room import Room
+from homeserver.rooms.room_event import RoomEvent
+
+_EVERYBODY = compile_acl({"allow": ["*"]})
+
+
+def server_acl(room: Room) -> ServerAcl:
+    """The room's rule about servers (spec: client-server "Server Access Control Lists (ACLs) for rooms")."""
+    event = room.head.lookup("m.room.server_acl", "")
+    return _EVERYBODY if event is None else _acl_in(event)
+
+
+@lru_cache(256)
+def _acl_in(event: RoomEvent) -> ServerAcl:
+    """Made once: an event in memory never changes, a redaction puts another in its place."""
+    return compile_acl(event.content)
+
+
+def has_user_of(server: str, user_ids: Iterable[str]) -> bool:
+    """Whether one of the users belongs to a server."""
+    # Most are not, and their ids need no parting.
+    return any(user_id.endswith(server) and server_name_of(user_id) == server for user_id in user_ids)
