@@ -29,6 +29,7 @@ MAX_QUEUE = 20_000
 MAX_BATCH_ENTRIES = 256
 CATCH_UP_PAGE = 500
 LOST_SECONDS = 5.0
+"""How long the log may not show yet what others have told of."""
 LOOK_AGAIN_SECONDS = 0.02
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -192,11 +193,9 @@ class ShardWriter:
         except Conflict as conflict:
             self.conflicts += 1
             self._queue.extendleft(reversed(batch))
-            if conflict.tail < self.tail:
-                # It has lost entries, or a new primary does not know yet what it has.
-                raise StoreUnavailable(
-                    f"the log ends at {conflict.tail}, and {self.tail} was there"
-                ) from None
+            # Not by `self.tail`: what others appended since may have been followed meanwhile.
+            if conflict.tail < expected:
+                await self._until_seen(expected)
             await self.catch_up()
             # What is missing up to the tail was removed from the log meanwhile.
             self.tail = max(self.tail, conflict.tail)
@@ -214,9 +213,10 @@ class ShardWriter:
         return False
 
     async def _until_seen(self, expected: int) -> None:
-        """Wait until the log shows what others have told of: that may take a moment.
+        """Wait until the log shows what others have told of.
 
-        Raises StoreUnavailable when it does not: then the store has lost it.
+        A store of several servers may confirm an entry a moment before it shows it to everybody, and a new
+        primary may not know yet what it has. Raises StoreUnavailable when it does not: then it is lost.
         """
         try:
             async with asyncio.timeout(LOST_SECONDS):

@@ -1,0 +1,120 @@
+"""Two writers on one shard of a real store: the late one appends behind the other, nobody is turned away."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from homeserver import shard_writer as module
+from homeserver.errors import MatrixError
+from homeserver.shard_writer import Append, Appended, ShardWriter
+from storage.errors import Conflict
+from storage.log import Entry, Log, ShardMap
+from storage.sqlite import open_store
+from storage.store import Store
+from tests.storage.entries import append, event_id, message
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    uri = f"sqlite:///{tmp_path / 'weft.db'}"
+    opened = await open_store(uri, server_name="example.org", shards=ShardMap(1, 1), specs=())
+    yield opened
+    await opened.close()
+
+
+class Seen:
+    """What a writer told of, in order."""
+
+    def __init__(self) -> None:
+        self.ids: list[str | None] = []
+
+    def on_entries(self, shard: int, appended: Sequence[Appended]) -> None:
+        self.ids += [item.entry.event_id for item in appended]
+
+
+class Passing:
+    """A log of which a test does some things otherwise."""
+
+    def __init__(self, of: Log) -> None:
+        self.of = of
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.of, name)
+
+
+class SlowToAnswer(Passing):
+    """The answer to an append takes a while, in which other things happen."""
+
+    def __init__(self, of: Log, meanwhile: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(of)
+        self._meanwhile = meanwhile
+
+    async def append(self, shard: int, expected: int, entries: Sequence[Entry]) -> int:
+        try:
+            return await self.of.append(shard, expected, entries)
+        except Conflict:
+            await self._meanwhile()
+            raise
+
+
+class Behind(Passing):
+    """Shows only the first entries until it was asked a few times, as several servers may after a commit."""
+
+    def __init__(self, of: Log, shown: int, looks: int) -> None:
+        super().__init__(of)
+        self._shown = shown
+        self.looks = looks
+
+    async def append(self, shard: int, expected: int, entries: Sequence[Entry]) -> int:
+        if self.looks > 0:
+            raise Conflict(shard, self._shown)
+        return await self.of.append(shard, expected, entries)
+
+    async def tail(self, shard: int) -> int:
+        self.looks -= 1
+        return await self.of.tail(shard) if self.looks <= 0 else self._shown
+
+    async def read(self, shard: int, after: int, limit: int) -> list[Entry]:
+        entries = await self.of.read(shard, after, limit)
+        return entries if self.looks <= 0 else [entry for entry in entries if entry.seq <= self._shown]
+
+
+def writer_on(log: Any, seen: Seen, tail: int = 0) -> ShardWriter:
+    return ShardWriter(0, log, tail, seen.on_entries, lambda shard, tail: None)
+
+
+async def test_what_is_followed_while_an_append_is_refused_does_no_harm(store: Store) -> None:
+    first = await append(store.log, 0, message("one"))
+    seen = Seen()
+
+    async def others_go_on() -> None:
+        later = await append(store.log, 0, message("two"), message("three"))
+        assert writer.follow([*first, *later])
+
+    writer = writer_on(SlowToAnswer(store.log, others_go_on), seen)
+    assert await writer.submit(Append([message("mine")])) == 4
+    assert seen.ids == [event_id(name) for name in ("one", "two", "three", "mine")]
+
+
+async def test_what_others_told_of_is_waited_for_when_the_log_does_not_show_it_yet(store: Store) -> None:
+    told = await append(store.log, 0, message("one"), message("two"))
+    seen = Seen()
+    writer = writer_on(Behind(store.log, shown=1, looks=3), seen)
+    assert writer.follow(told)
+    assert await writer.submit(Append([message("mine")])) == 3
+    assert seen.ids == [event_id(name) for name in ("one", "two", "mine")]
+
+
+async def test_a_log_that_has_lost_entries_takes_no_more(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOST_SECONDS", 0.1)
+    told = await append(store.log, 0, message("one"), message("two"))
+    writer = writer_on(Behind(store.log, shown=1, looks=1_000_000), Seen())
+    assert writer.follow(told)
+    with pytest.raises(MatrixError) as refused:
+        await writer.submit(Append([message("mine")]))
+    assert refused.value.status == 503
+    assert await store.log.tail(0) == 2
