@@ -233,6 +233,7 @@ class Room:
         elif view.redacts is not None:
             self._redact(view, meta.redacts_key)
         self.add_to_timeline(view)
+        self.note_activity(view)
         if len(self.timeline) > 2 * TIMELINE_KEPT:
             self._trim()
         return view
@@ -259,7 +260,6 @@ class Room:
         """Add the newest event."""
         self.timeline.append(event)
         self.size += event.size()
-        self.note_activity(event)
 
     def note_activity(self, event: RoomEvent | Entry) -> None:
         """Keep `bumped` in step with an event of the timeline. It never goes back, though clocks may."""

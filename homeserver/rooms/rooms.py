@@ -185,8 +185,7 @@ class Rooms:
             if entry.pos is None:
                 room.add_to_timeline(by_position[entry.position])
         room.timeline_after = page[0].position - 1 if len(page) == LOADED_TIMELINE else 0
-        if not room.bumped.position:
-            await self._find_activity(room)
+        await self._find_activity(room, page)
         newest = page[-1]
         meta = decode_meta(newest.meta)
         room.head = RoomHead(
@@ -205,9 +204,17 @@ class Rooms:
         room.resolved_at = max(resolved, default=0)
         return room
 
-    async def _find_activity(self, room: Room) -> None:
-        """Look further back: people who only come and go must not move a room when it is loaded again."""
-        page = await self.log.page(
+    async def _find_activity(self, room: Room, newest: Sequence[Entry]) -> None:
+        """Look back to the newest activity: people who only come and go must not move a room when it is
+        loaded again. Nor may events that claim to be of a time still to come: they are passed over.
+        """
+        now = self._now()
+        for entry in newest:
+            if entry.ts <= now:
+                room.note_activity(entry)
+        if room.bumped.position or not room.timeline_after:
+            return
+        older = await self.log.page(
             room.shard,
             room.room_id,
             kind=Kind.EVENT,
@@ -215,10 +222,11 @@ class Rooms:
             newest_first=True,
             limit=LOOKED_BACK,
         )
-        for entry in page:
-            room.note_activity(entry)
+        for entry in older:
+            if entry.ts <= now:
+                room.note_activity(entry)
             if room.bumped.position:
-                break
+                return
 
     def _note_growth(self, events: int) -> None:
         self._grown_since_eviction += events
