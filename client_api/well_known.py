@@ -1,4 +1,5 @@
-"""What the server says of itself to those who have only its name (spec: client-server "Well-known URIs").
+"""What the server says of itself to those who have only its name (spec: client-server "Well-known URIs",
+server-server "Server discovery").
 
 Served here so that a reverse proxy can pass `/.well-known/matrix/` on; a web server may answer instead.
 """
@@ -16,6 +17,7 @@ class WellKnownRoutes(Routes):
         self._client: JsonObject = {"m.homeserver": {"base_url": public_url}}
         if options.identity_server is not None:
             self._client["m.identity_server"] = {"base_url": options.identity_server}
+        self._server = options.server
         self._support: JsonObject = {}
         if options.support_contacts:
             self._support["contacts"] = [
@@ -32,6 +34,12 @@ class WellKnownRoutes(Routes):
     @get("/.well-known/matrix/client", auth=Auth.NONE)
     async def client(self, call: Call) -> Result:
         return self._client
+
+    @get("/.well-known/matrix/server", auth=Auth.NONE)
+    async def server(self, call: Call) -> Result:
+        if self._server is None:
+            raise not_found("Other servers find this one by its name alone")
+        return {"m.server": self._server}
 
     @get("/.well-known/matrix/support", auth=Auth.NONE)
     async def support(self, call: Call) -> Result:

@@ -83,8 +83,11 @@ def post(*paths: str, **options: Unpack[Options]) -> Callable[[Handler], Handler
     return declare("POST", paths, options)
 
 
-def server_server_api(modules: Iterable[Routes], authenticator: Authenticator) -> Api:
-    """The API of these modules, for servers that the authenticator lets in."""
+def server_server_api(modules: Iterable[Routes], authenticator: Authenticator | None) -> Api:
+    """The API of these modules, for servers that the authenticator lets in.
+
+    Without one anyone may call all of their routes.
+    """
 
     def serve(declared: Route, handler: BoundHandler) -> WebHandler:
         return _serve(declared, handler, authenticator)
@@ -92,9 +95,12 @@ def server_server_api(modules: Iterable[Routes], authenticator: Authenticator) -
     return Api(modules, serve)
 
 
-def _serve(declared: Route, handler: BoundHandler, authenticator: Authenticator) -> WebHandler:
+def _serve(declared: Route, handler: BoundHandler, authenticator: Authenticator | None) -> WebHandler:
     options = declared.options
-    signed = options.get("auth", Auth.SERVER) is Auth.SERVER
+    check = None
+    if options.get("auth", Auth.SERVER) is Auth.SERVER:
+        assert authenticator is not None, f"nobody can be let in at {declared.path}"
+        check = authenticator.origin
     largest = options.get("largest", MAX_BODY)
     changes = declared.method != "GET"
 
@@ -103,12 +109,12 @@ def _serve(declared: Route, handler: BoundHandler, authenticator: Authenticator)
             check_coding(request)
             headers = request.headers.getall("Authorization", [])
             raw = b""
-            if changes and (headers or not signed):
+            if changes and (headers or check is None):
                 raw = await whole_body(request.clone(client_max_size=largest))
             content = json_object(raw) if raw else None
             origin = None
-            if signed:
-                origin = await authenticator.origin(request.method, request.raw_path, headers, content)
+            if check is not None:
+                origin = await check(request.method, request.raw_path, headers, content)
             handling = handler(Call(request, origin, raw, content))
             result = await (to_its_end(handling, declared.method, declared.path) if changes else handling)
             return result if isinstance(result, web.StreamResponse) else response_of(result)

@@ -40,6 +40,7 @@ class OtherServers:
         allowed = allowed_servers(options)
         backoff = Backoff(now)
         well_known = WellKnown(egress, now, seconds=seconds)
+        self._egress = egress
         self._transport = Transport(Discovery(names, well_known, now, seconds=seconds), egress)
         self.own_keys = OwnKeys(server_name, key, retired, now)
         self.key_ring = KeyRing(
@@ -50,6 +51,7 @@ class OtherServers:
         self.authenticator = Authenticator(server_name, self.key_ring, allowed, backoff)
 
     async def close(self) -> None:
-        """End what is being asked; the way out is closed by whoever opened it."""
+        """End what is being asked, and close the way out."""
         await self.key_ring.close()
         await self._transport.close()
+        await self._egress.close()

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -57,6 +58,16 @@ from client_api.user_directory import UserDirectoryRoutes
 from client_api.versions import VersionRoutes
 from client_api.voip import VoipRoutes
 from client_api.well_known import WellKnownRoutes
+from federation.http import server_server_api
+from federation.key_server import KeyServerRoutes
+from federation.media import MediaRoutes as FederationMediaRoutes
+from federation.openid import OpenIdRoutes as FederationOpenIdRoutes
+from federation.other_servers import OtherServers
+from federation.public_rooms import PublicRoomRoutes
+from federation.queries import QueryRoutes
+from federation.spaces import SpaceRoutes as FederationSpaceRoutes
+from federation.user_keys import UserKeyRoutes
+from federation.version import VersionRoutes as FederationVersionRoutes
 from homeserver.bus.bus import Bus
 from homeserver.bus.consumer import Consumer, Handle, HandleBatch
 from homeserver.bus.in_process import InProcessBus
@@ -82,6 +93,9 @@ from homeserver.e2ee.identities import Identities
 from homeserver.e2ee.key_backup import KeyBackup
 from homeserver.e2ee.one_time_keys import OneTimeKeys
 from homeserver.e2ee.to_device import ToDevice
+from homeserver.e2ee.told_keys import ToldKeys
+from homeserver.egress.client import Egress
+from homeserver.egress.names import Names
 from homeserver.key_file import KeyFileError, load_or_create
 from homeserver.media.files import MediaFiles
 from homeserver.media.repository import MediaRepository
@@ -118,7 +132,7 @@ from homeserver.rooms.summary import Summaries
 from homeserver.rooms.upgrade import Upgrade
 from homeserver.rooms.visibility import Visibility
 from homeserver.search.searching import Search
-from homeserver.server_key import establish, replace
+from homeserver.server_key import establish, replace, retired_keys
 from homeserver.sync.device_lists import DeviceLists
 from homeserver.sync.engine import SyncEngine
 from homeserver.sync.event_stream import EventStream
@@ -130,6 +144,7 @@ from homeserver.sync.sliding.rooms import RoomSections
 from homeserver.sync.to_device import ToDeviceQueue
 from homeserver.sync.wakeup import Wakeup
 from homeserver.tasks import end
+from homeserver.tls import served_with
 from homeserver.users.account_data import AccountData
 from homeserver.users.accounts import Accounts
 from homeserver.users.deactivation import Deactivation
@@ -161,7 +176,7 @@ from homeserver.users.uia_stages import (
 )
 from homeserver.users.users import Users
 from rest.connections import runner_of
-from rest.routes import Routes, mount
+from rest.routes import Api, Routes, mount
 from storage.collection import CollectionSpec
 from storage.errors import StoreError, StoreRefused
 from storage.log import Entry, Kind, ShardMap
@@ -177,6 +192,7 @@ from storage.records import rooms as room_records
 from storage.records import server_key as server_key_records
 from storage.records import sliding_sync as sliding_sync_records
 from storage.records import user_directory as user_directory_records
+from storage.records.server_key import RetiredKey
 from storage.sqlite import open_store as open_sqlite
 from storage.store import OpenStore, Store
 
@@ -202,7 +218,13 @@ class App:
     """One server, wired together; `web` is what listens."""
 
     def __init__(
-        self, config: Config, store: Store, bus: Bus | None = None, *, now: Clock = system_clock
+        self,
+        config: Config,
+        store: Store,
+        bus: Bus | None = None,
+        *,
+        retired_keys: Sequence[RetiredKey] = (),
+        now: Clock = system_clock,
     ) -> None:
         self.config = config
         self.store = store
@@ -270,6 +292,7 @@ class App:
         )
         self._consume_rooms("directory", directory.wants, directory.handle)
         summaries = Summaries(self.rooms, aliases, membership)
+        hierarchy = Hierarchy(self.rooms, summaries)
         new_rooms = NewRooms(
             creation,
             membership,
@@ -469,7 +492,7 @@ class App:
             RoomRoutes(new_rooms, membership, aliases, upgrade, guests, self.users),
             AliasRoutes(aliases, history, name),
             DirectoryRoutes(directory, name, without_login=config.rooms.directory_without_login),
-            SpaceRoutes(summaries, Hierarchy(self.rooms, summaries)),
+            SpaceRoutes(summaries, hierarchy),
             RelationRoutes(relations),
             ReceiptRoutes(receipts),
             TypingRoutes(self.typing, self.rooms),
@@ -521,6 +544,21 @@ class App:
             ),
             ReplicaRoutes(self.others, self.replica, self.consumers, self.user_consumers),
         ]
+        self.federation_modules: list[Routes] = [FederationOpenIdRoutes(self.openid)]
+        self.federation: OtherServers | None = None
+        if config.federation.enabled:
+            self.federation = self._other_servers(signing_key, retired_keys, now)
+            self.federation_modules += [
+                FederationVersionRoutes(),
+                KeyServerRoutes(self.federation.own_keys, self.federation.notary),
+                QueryRoutes(self.profiles, self.accounts, aliases, name),
+                PublicRoomRoutes(directory, shown=config.rooms.directory_for_servers),
+                FederationSpaceRoutes(hierarchy),
+                UserKeyRoutes(
+                    ToldKeys(self.identities, self.one_time_keys, self.users, self.replica, shards)
+                ),
+                FederationMediaRoutes(media, self.thumbnails),
+            ]
 
     def _encryption(
         self,
@@ -533,7 +571,9 @@ class App:
         """What keeps keys, backups and messages of devices, and the routes to it."""
         collection, log_port, shards = self.store.collection, self.store.log, self.store.info.shards
         known_devices, queue = collection(account_records.DEVICES), self.engine.to_device
-        identities = Identities(self.users, log_port, shards, now, budget=self.config.limits.user_cache // 2)
+        self.identities = identities = Identities(
+            self.users, log_port, shards, now, budget=self.config.limits.user_cache // 2
+        )
         announcements = DeviceAnnouncements(device_lists)
         announced = self._consume_users("device_announcements", announcements.wants, announcements.handle)
         identities.on_published = lambda user_id: announced.settled(shards.of_user(user_id))
@@ -572,6 +612,20 @@ class App:
             KeyRoutes(device_keys, cross_signing, device_lists, self.engine, self.users, interactive),
             KeyBackupRoutes(backup),
             DehydratedDeviceRoutes(dehydrated),
+        )
+
+    def _other_servers(self, key: SigningKey, retired_keys: Sequence[RetiredKey], now: Clock) -> OtherServers:
+        """The way to other servers and back."""
+        names = Names()
+        return OtherServers(
+            self.config.server_name,
+            key,
+            retired_keys,
+            self.store.collection(remote_key_records.REMOTE_KEYS),
+            Egress(self.config.egress, names),
+            names,
+            self.config.federation,
+            now,
         )
 
     def _consume_rooms(
@@ -645,8 +699,22 @@ class App:
         addresses = ClientAddresses(self.config.trusted_proxies, self.others.is_replica)
         others = self.others if self.bus.shared else None
         gate = Gate(self.sessions, self.limits, addresses, others)
-        mount(app, [client_server_api(self.modules, gate)], self.requests)
+        apis = [client_server_api(self.modules, gate)]
+        if not self.config.federation.listen:
+            apis.append(self._server_server_api())
+        mount(app, apis, self.requests)
         return app
+
+    def federation_application(self) -> web.Application:
+        """What listens where only other servers are served."""
+        app = web.Application()
+        mount(app, [self._server_server_api()], self.requests)
+        return app
+
+    def _server_server_api(self) -> Api:
+        return server_server_api(
+            self.federation_modules, self.federation.authenticator if self.federation is not None else None
+        )
 
     def metrics(self, pauses: GcPauses) -> ServerMetrics:
         return ServerMetrics(
@@ -674,6 +742,8 @@ class App:
             await writer.drain()
         await self.replica.close()
         await self.others.close()
+        if self.federation is not None:
+            await self.federation.close()
         await self.engine.to_device.settle()
         self.passwords.close()
         self.thumbnails.close()
@@ -780,16 +850,23 @@ async def examined(config: Config) -> list[Finding]:
 async def serve(config: Config) -> None:
     """Run the server until SIGINT or SIGTERM."""
     store = await opened_store(config)
-    await establish(config.signing_key_path, store.collection(server_key_records.SERVER_KEY))
+    known_key = store.collection(server_key_records.SERVER_KEY)
+    await establish(config.signing_key_path, known_key)
     bus = make_bus(config.bus, store.info, own_address(config), system_clock)
-    app = App(config, store, bus)
+    app = App(config, store, bus, retired_keys=await retired_keys(known_key))
     await app.start()
     runners = []
     if config.metrics.listen is not None:
         page = metrics_application(registry_of(app.metrics(GcPauses())))
         runners.append(await _listening(page, config.metrics.listen))
     runners.append(await _listening(app.web_application(), *config.listen))
-    for address in config.listen:
+    federation = config.federation
+    if federation.listen:
+        tls = None
+        if federation.tls.certificate is not None and federation.tls.key is not None:
+            tls = served_with(federation.tls.certificate, federation.tls.key)
+        runners.append(await _listening(app.federation_application(), *federation.listen, tls=tls))
+    for address in (*config.listen, *federation.listen):
         log.info("listening", address=str(address), server_name=config.server_name)
     if not bus.shared and backend_of(config.storage.uri) is not open_sqlite:
         # SQLite sees to it by itself.
@@ -808,9 +885,11 @@ async def serve(config: Config) -> None:
     await app.close()
 
 
-async def _listening(application: web.Application, *addresses: Address) -> web.AppRunner:
+async def _listening(
+    application: web.Application, *addresses: Address, tls: ssl.SSLContext | None = None
+) -> web.AppRunner:
     runner = runner_of(application)
     await runner.setup()
     for address in addresses:
-        await web.TCPSite(runner, address.host, address.port).start()
+        await web.TCPSite(runner, address.host, address.port, ssl_context=tls).start()
     return runner

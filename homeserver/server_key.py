@@ -35,6 +35,12 @@ async def establish(path: Path, known: Collection[ServerKey]) -> SigningKey:
     return await matching(path, record)
 
 
+async def retired_keys(known: Collection[ServerKey]) -> tuple[RetiredKey, ...]:
+    """The keys that were replaced; others still check old events by them."""
+    record = await known.get(NAME)
+    return record.retired if record is not None else ()
+
+
 async def matching(path: Path, record: ServerKey) -> SigningKey:
     """The key in the file at `path`, which must be the one of the record.
 

@@ -315,6 +315,9 @@ class Rooms(Section, frozen=True):
     directory_without_login: Annotated[
         bool, doc("Whether the public directory can be read without an account.")
     ] = False
+    directory_for_servers: Annotated[
+        bool, doc("Whether other servers, and through them their users, can read the public directory.")
+    ] = False
 
 
 class Contact(Section, frozen=True):
@@ -333,6 +336,13 @@ class WellKnown(Section, frozen=True):
 
     identity_server: Annotated[
         HttpUrl | None, doc("Base URL of an identity server to suggest to clients.")
+    ] = None
+    server: Annotated[
+        ServerName | None,
+        doc(
+            "Where other servers reach this one, if not at `server_name` on port 8448: a host name and a "
+            "port, such as `matrix.example.org:443`. Null: nothing is said of it."
+        ),
     ] = None
     support_contacts: Annotated[tuple[Contact, ...], doc("Whom users and other servers can turn to.")] = ()
     support_page: Annotated[HttpUrl | None, doc("A page with help.")] = None
@@ -376,10 +386,28 @@ class Egress(Section, frozen=True):
     ] = True
 
 
+class FederationTls(Section, frozen=True):
+    """Encrypted connections from other servers, where no reverse proxy sees to that."""
+
+    certificate: Annotated[
+        str | None,
+        doc("The certificate of `federation.listen` and those between it and its authority (a PEM file)."),
+    ] = None
+    key: Annotated[str | None, doc("The private key that goes with it (a PEM file, not encrypted).")] = None
+
+
 class Federation(Section, frozen=True):
     """Other homeservers."""
 
     enabled: Annotated[bool, doc("Whether the server talks to any of them.")] = True
+    listen: Annotated[
+        tuple[Address, ...],
+        doc(
+            "Addresses to serve other homeservers on, such as `[::]:8448`, and only them. Empty: they are "
+            "served where clients are."
+        ),
+    ] = ()
+    tls: FederationTls = FederationTls()
     allow: Annotated[
         tuple[str, ...],
         doc("Host names of the servers to talk to; `*` stands for any characters, `?` for one."),

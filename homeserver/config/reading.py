@@ -16,6 +16,7 @@ from msgspec import inspect
 from homeserver.config.declared import OPTIONS, Group, Option, bare, extra, in_words, takes
 from homeserver.config.options import DEVELOPMENT_SECRET, Config
 from homeserver.config.units import Secret
+from homeserver.tls import WrongFile, served_with, trusting
 
 PREFIX = "WEFT_"
 TEST_PREFIX = "WEFT_TEST_"
@@ -289,6 +290,7 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
             ("bus", "tls", "enabled"),
             "bus.tls.ca and bus.tls.certificate say nothing without TLS; set it to true",
         )
+    yield from _wrong_certificates(config)
     turn = config.turn
     if turn.uris and turn.shared_secret is None and (turn.username is None or turn.password is None):
         yield ("turn", "uris"), "needs turn.shared_secret, or turn.username and turn.password, beside it"
@@ -298,3 +300,23 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
                 ("well_known", "support_contacts"),
                 f"{contact.role} has neither email_address nor matrix_id",
             )
+
+
+def _wrong_certificates(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What is wrong with the files that connections to and from other servers are made safe with."""
+    tls = config.federation.tls
+    certificate_option = ("federation", "tls", "certificate")
+    if (tls.certificate is None) != (tls.key is None):
+        yield certificate_option, "needs federation.tls.key beside it, and the key the certificate"
+    elif tls.certificate is not None and not config.federation.listen:
+        yield certificate_option, "is for federation.listen, which names no address; add one"
+    elif tls.certificate is not None and tls.key is not None:
+        try:
+            served_with(tls.certificate, tls.key)
+        except WrongFile as error:
+            yield certificate_option, str(error)
+    if config.egress.ca is not None:
+        try:
+            trusting(config.egress.ca)
+        except WrongFile as error:
+            yield ("egress", "ca"), str(error)

@@ -23,7 +23,7 @@ from yarl import URL
 
 from homeserver.app import App, opened_store
 from homeserver.config import Config
-from homeserver.config.options import Storage
+from homeserver.config.options import Federation, Storage
 from homeserver.config.units import SecretUri
 from rest.connections import runner_of
 from tests.stores import MongoDatabase, SqliteFile, StoredData
@@ -207,7 +207,11 @@ class Server:
         self.base = ""
         self.http: aiohttp.ClientSession
         config = Config.for_development("localhost", data_dir, 8008)
-        self.config = replace(config, storage=Storage(SecretUri(data.uri), room_shards=room_shards))
+        self.config = replace(
+            config,
+            storage=Storage(SecretUri(data.uri), room_shards=room_shards),
+            federation=Federation(enabled=False),
+        )
 
     async def start(self) -> None:
         store = await opened_store(self.config)
