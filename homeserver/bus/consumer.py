@@ -66,6 +66,7 @@ class Consumer:
         self._handle_batch = handle_batch
         self._ask_owner = ask_owner
         self._shards: dict[int, _Shard] = {}
+        self._closing = False
         self.set_aside = 0
         """Entries that could not be handled, and were gone past."""
         self.failures = 0
@@ -89,7 +90,7 @@ class Consumer:
     def on_entries(self, shard: int, appended: Sequence[Appended]) -> None:
         """New entries of a shard, in log order."""
         state = self._shards.get(shard)
-        if state is None:
+        if state is None or self._closing:
             return
         if not state.owned or not state.begun:
             state.tail = appended[-1].entry.seq
@@ -129,7 +130,11 @@ class Consumer:
         }
 
     async def close(self) -> None:
-        """Finish what was handed over, and store the cursors."""
+        """Finish what was handed over, and store the cursors.
+
+        What comes meanwhile is for whoever goes on from there: others may write without an end.
+        """
+        self._closing = True
         await asyncio.gather(*map(self._close, self._shards.values()))
 
     async def _close(self, state: "_Shard") -> None:

@@ -43,6 +43,7 @@ class Replica:
         self.app = app
         self._socket = listening
         self._runner = runner_of(app.web_application())
+        self._stopped = False
         self.base = f"http://{address_of(listening)}"
 
     async def start(self) -> None:
@@ -51,6 +52,10 @@ class Replica:
         await web.SockSite(self._runner, self._socket).start()
 
     async def stop(self) -> None:
+        """As on SIGTERM."""
+        if self._stopped:
+            return
+        self._stopped = True
         self.app.wakeup.close()
         await self._runner.cleanup()
         await self.app.close()
