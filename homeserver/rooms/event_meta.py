@@ -17,6 +17,13 @@ class EventMeta(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The redaction that pruned the body."""
     redacts_key: tuple[str, str] | None = msgspec.field(default=None, name="k")
     """Of a redaction: the state key under which the redacted event was set, so that it is found at once."""
+    base: int | None = msgspec.field(default=None, name="b")
+    """The state before the event, where that is not the room's at the position before: the room's at this
+    one, but for `delta`."""
+    delta: tuple[tuple[str, str, str | None], ...] = msgspec.field(default=(), name="s")
+    """Type, state key, and the event there (None: none)."""
+    state_key: str | None = msgspec.field(default=None, name="y")
+    """Of a state event that did not become current, when it came, under this state key."""
 
 
 _decoder = msgspec.json.Decoder(EventMeta)

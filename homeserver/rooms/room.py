@@ -58,12 +58,17 @@ class RoomHead(NamedTuple):
         """The current state event of a key; the `StateLookup` of the auth rules."""
         return self.state.get((type, state_key))
 
-    def advance(self, event: RoomEvent, tips: tuple[str, ...]) -> "RoomHead":
-        """The head after an event whose prev_events were all the tips there were."""
+    def advance(self, event: RoomEvent, tips: tuple[str, ...], *, current: bool = True) -> "RoomHead":
+        """The head after an event; `tips` are then the extremities if it is not the only one.
+
+        A state event that is not `current` forked the room, and what it would set is set otherwise.
+        """
         state = self.state
-        if event.state_key is not None:
+        if event.state_key is not None and current:
             state = state.set((event.type, event.state_key), event)
         hashes = {event.event_id: event.reference_hash} if event.reference_hash is not None else NO_HASHES
+        if tips and self.tip_hashes:
+            hashes = {tip: hash for tip, hash in {**self.tip_hashes, **hashes}.items() if tip in tips}
         return RoomHead(state, tips or (event.event_id,), max(self.depth, event.depth), hashes)
 
     def without(self, key: StateKey) -> "RoomHead":
@@ -223,14 +228,15 @@ class Room:
         meta = decode_meta(entry.meta)
         if view is None:
             view = view_of(entry, meta, self.head.state)
-        self.head = self.head.advance(view, meta.tips)
-        if view.state_key is not None:
+        current = meta.state_key is None
+        self.head = self.head.advance(view, meta.tips, current=current)
+        if view.state_key is not None and current:
             self.size += view.size()
             if view.type == "m.room.member":
                 self.note_member(view)
             elif view.type == "m.room.create":
                 self.created_ts = view.ts
-        elif view.redacts is not None:
+        elif view.redacts is not None and view.state_key is None:
             self._redact(view, meta.redacts_key)
         self.add_to_timeline(view)
         self.note_activity(view)
@@ -348,7 +354,7 @@ def view_of(entry: Entry, meta: EventMeta, state: StateMap) -> RoomEvent:
         replaced = state.get((entry.type, entry.key))
         if replaced is not None:
             unsigned = replaced_state(replaced)
-    return make_room_event(entry, unsigned, transaction_of(meta))
+    return make_room_event(entry, unsigned, transaction_of(meta), meta.state_key)
 
 
 def transaction_of(meta: EventMeta) -> ClientTransaction | None:

@@ -182,11 +182,14 @@ class _Shown(msgspec.Struct, gc=False):
 _shown = msgspec.json.Decoder(_Shown)
 
 
-def make_room_event(entry: Entry, unsigned: JsonObject, txn: ClientTransaction | None) -> RoomEvent:
+def make_room_event(
+    entry: Entry, unsigned: JsonObject, txn: ClientTransaction | None, state_key: str | None = None
+) -> RoomEvent:
     """The in-memory form of an EVENT entry, or of the event that a STATE entry makes current.
 
-    `unsigned` has its static fields.
+    `unsigned` has its static fields; `state_key` is given where the entry is not keyed by it.
     """
+    state_key = entry.key if state_key is None else state_key
     of_timeline = entry.kind is Kind.EVENT
     event_id = entry.event_id if of_timeline else entry.target
     assert event_id is not None and entry.type is not None and entry.sender is not None
@@ -196,14 +199,14 @@ def make_room_event(entry: Entry, unsigned: JsonObject, txn: ClientTransaction |
         front, redacts = _redaction_front(entry.body, event_id)
     else:
         dumps = orjson.dumps
-        state_key = b"" if entry.key is None else b',"state_key":' + dumps(entry.key)
+        keyed = b"" if state_key is None else b',"state_key":' + dumps(state_key)
         front = b'"content":%b,"event_id":%b,"origin_server_ts":%d,"sender":%b,"type":%b%b%b' % (
             pdu.content,
             dumps(event_id),
             entry.ts,
             dumps(entry.sender),
             dumps(entry.type),
-            state_key,
+            keyed,
             _MEMBERSHIP_AGE,
         )
     return RoomEvent(
@@ -211,7 +214,7 @@ def make_room_event(entry: Entry, unsigned: JsonObject, txn: ClientTransaction |
         event_id=event_id,
         type=entry.type,
         sender=entry.sender,
-        state_key=entry.key,
+        state_key=state_key,
         ts=entry.ts,
         front=front,
         tail=client_tail(unsigned),

@@ -104,7 +104,7 @@ class StoredEvents:
             txn = None
             if meta.txn_id is not None and meta.device_id is not None:
                 txn = ClientTransaction(meta.device_id, meta.txn_id)
-            view = make_room_event(entry, unsigned, txn)
+            view = make_room_event(entry, unsigned, txn, meta.state_key)
             if meta.redacted_by is not None:
                 # A redacted event relates to nothing any more, though the log's index still has it.
                 view.relates_to = view.rel_type = None

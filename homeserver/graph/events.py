@@ -1,0 +1,98 @@
+"""Events of a room by id, wherever they lie: in the log, or beside it."""
+
+from collections import OrderedDict
+from collections.abc import Collection as Items
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import orjson
+
+from homeserver.protocol.events import Event, load_event
+from homeserver.protocol.room_versions import RoomVersion
+from homeserver.rooms.event_meta import decode_meta
+from homeserver.rooms.room import Room
+from storage.collection import Collection
+from storage.log import Log
+from storage.records.side_events import OUTLIER, REJECTED, SOFT_FAILED, SideEvent
+
+KEPT = 20_000
+"""Events kept parsed."""
+
+StateDelta = Sequence[tuple[str, str, str | None]]
+
+
+class KnownEvent(NamedTuple):
+    """An event and what became of it."""
+
+    event: Event
+    position: int | None
+    """In the room's timeline; None beside it."""
+    base: int | None = None
+    delta: StateDelta = ()
+    """See `EventMeta`."""
+    standing: str | None = None
+    """Of a `SideEvent`; None in the timeline."""
+
+    @property
+    def is_rejected(self) -> bool:
+        return self.standing == REJECTED
+
+    @property
+    def has_state(self) -> bool:
+        """Whether the state before it is known."""
+        return self.standing != OUTLIER
+
+    @property
+    def adds_to_state(self) -> bool:
+        """Whether it is part of the state after it."""
+        return self.event.is_state and self.standing in (None, SOFT_FAILED)
+
+
+class GraphEvents:
+    """Reads events of rooms, and keeps those that were read lately."""
+
+    def __init__(self, log: Log, side_events: Collection[SideEvent]) -> None:
+        self._log = log
+        self._side = side_events
+        self._kept: OrderedDict[tuple[str, str], KnownEvent] = OrderedDict()
+
+    async def get_many(self, room: Room, event_ids: Items[str]) -> dict[str, KnownEvent]:
+        """Those of the events that are known."""
+        found: dict[str, KnownEvent] = {}
+        missing: list[str] = []
+        for event_id in event_ids:
+            known = self._kept.get((room.room_id, event_id))
+            if known is None:
+                missing.append(event_id)
+            else:
+                self._kept.move_to_end((room.room_id, event_id))
+                found[event_id] = known
+        if missing:
+            found.update(await self._read(room, missing))
+        return found
+
+    def forget(self, room_id: str, event_id: str) -> None:
+        """What became of the event has changed."""
+        self._kept.pop((room_id, event_id), None)
+
+    async def _read(self, room: Room, event_ids: Sequence[str]) -> dict[str, KnownEvent]:
+        found: dict[str, KnownEvent] = {}
+        entries = await self._log.by_event_id(room.shard, event_ids)
+        for event_id, entry in entries.items():
+            if entry.stream == room.room_id:
+                meta = decode_meta(entry.meta)
+                event = _loaded(room.version, entry.body, event_id)
+                found[event_id] = KnownEvent(event, entry.position, meta.base, meta.delta)
+        beside = [(room.room_id, event_id) for event_id in event_ids if event_id not in entries]
+        for side in await self._side.get_many(beside) if beside else ():
+            event = _loaded(room.version, side.body, side.event_id)
+            found[side.event_id] = KnownEvent(event, None, side.base, side.delta, side.standing)
+        for event_id, known in found.items():
+            self._kept[room.room_id, event_id] = known
+        while len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        return found
+
+
+def _loaded(version: RoomVersion, body: bytes, event_id: str) -> Event:
+    return load_event(version, orjson.loads(body), event_id)

@@ -1,0 +1,306 @@
+"""Taking an event of another server into a room: the checks of the specification, in its order.
+
+spec: server-server#checks-performed-on-receipt-of-a-pdu, of which signatures and hashes come before. What the
+event follows upon must be known here; fetching what is missing is for the caller.
+
+    rejected     by its auth events, or by the state before it: kept beside the log, part of no state
+    soft-failed  by the state of the room now: kept beside the log, and part of the state behind it
+    accepted     in the room's timeline
+
+Most events follow upon all that there is. They are checked when they are appended, against what they really
+follow. Of the others the states before and after are worked out first, and hold for as long as nothing else
+has happened in the room.
+"""
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import NamedTuple
+
+from homeserver.errors import unavailable
+from homeserver.graph.events import GraphEvents, KnownEvent, StateDelta
+from homeserver.graph.states import States, auth_keys, changed, differences
+from homeserver.protocol.event_auth import (
+    AuthError,
+    EventLike,
+    check_auth,
+    check_auth_events,
+    create_event_id,
+    lookup_in,
+)
+from homeserver.protocol.events import Event
+from homeserver.protocol.signing import encode_event
+from homeserver.rooms.event_meta import EventMeta, encode_meta
+from homeserver.rooms.room import Room, RoomHead, replaced_state, view_of
+from homeserver.rooms.room_event import make_room_event, relation_of
+from homeserver.rooms.rooms import Rooms
+from homeserver.shard_writer import Appended, Drafts
+from storage.collection import Collection
+from storage.log import Entry, Kind
+from storage.records.side_events import OUTLIER, REJECTED, SOFT_FAILED, SideEvent
+
+ATTEMPTS = 20
+"""How often an event is prepared anew because others were faster."""
+
+
+MAX_COVERED = 1_000
+"""Events put aside that are gone through in search of extremities."""
+
+
+class Outcome(Enum):
+    ACCEPTED = "accepted"
+    SOFT_FAILED = SOFT_FAILED
+    REJECTED = REJECTED
+
+
+class Missing(Exception):
+    """Events that have to be known first: `prev_events` in the graph, `auth_events` at all."""
+
+    def __init__(self, prev_events: Sequence[str], auth_events: Sequence[str]) -> None:
+        super().__init__(f"missing {[*prev_events, *auth_events]}")
+        self.prev_events = prev_events
+        self.auth_events = auth_events
+
+
+class _Fork(NamedTuple):
+    """What an event is in a room that it does not follow upon as a whole."""
+
+    head: RoomHead
+    """Of the room as it was when this was worked out."""
+    base: int
+    delta: StateDelta
+    tips: tuple[str, ...]
+    """The extremities with the event."""
+    changes: Sequence[tuple[str, str, Event | None]]
+    """Keys of the room's state that the event changes, but for its own if it becomes current there."""
+    becomes_current: bool
+
+
+class Receiver:
+    """Takes events of other servers, one after another per room."""
+
+    def __init__(
+        self, rooms: Rooms, events: GraphEvents, states: States, side_events: Collection[SideEvent]
+    ) -> None:
+        self._rooms = rooms
+        self._events = events
+        self._states = states
+        self._side = side_events
+
+    async def receive(self, room: Room, event: Event) -> Outcome:
+        """Take an event whose signatures and hash are right; what became of it, now or when it came before.
+
+        Raises Missing, and MatrixError 503.
+        """
+        around = await self._events.get_many(room, {event.event_id, *event.prev_events, *_auth_ids(event)})
+        known = around.get(event.event_id)
+        if known is not None and known.standing != OUTLIER:
+            return Outcome.ACCEPTED if known.standing is None else Outcome(known.standing)
+        missing_prev = [
+            event_id
+            for event_id in event.prev_events
+            if event_id not in around or not around[event_id].has_state
+        ]
+        missing_auth = [event_id for event_id in _auth_ids(event) if event_id not in around]
+        if missing_prev or missing_auth:
+            raise Missing(missing_prev, missing_auth)
+        for _ in range(ATTEMPTS):
+            outcome = await self._attempt(room, event, [around[auth_id] for auth_id in _auth_ids(event)])
+            if outcome is not None:
+                self._events.forget(room.room_id, event.event_id)
+                return outcome
+        raise unavailable("The room is too busy")
+
+    async def _attempt(self, room: Room, event: Event, auth_events: Sequence[KnownEvent]) -> Outcome | None:
+        """What became of the event; None when others were faster."""
+        head = room.head
+        fork: _Fork | None = None
+        # What refuses the event by its own auth events refuses it for ever.
+        refused = _refused_by_auth_events(event, auth_events)
+        soft_failed = False
+        if refused or set(event.prev_events) != set(head.tips):
+            base = max(await self._positions(room, event), default=0)
+            states = await self._states.after(room, event.prev_events)
+            before = await self._states.resolved(room, states, {})
+            delta = differences(await self._states.at(room, base), before)
+            stood = await self._events.get_many(
+                room, [event_id for key in auth_keys(event) if (event_id := before.get(key))]
+            )
+            refused = refused or not _is_allowed(event, [known.event for known in stood.values()])
+            if not refused:
+                soft_failed = not _is_allowed(
+                    event, [known for key in auth_keys(event) if (known := head.lookup(*key)) is not None]
+                )
+            if refused or soft_failed:
+                await self._put_aside(event, REJECTED if refused else SOFT_FAILED, base, delta)
+                return Outcome.REJECTED if refused else Outcome.SOFT_FAILED
+            after = before.set(event.state_tuple, event.event_id) if event.is_state else before
+            covered = await self._covered(room, event)
+            others = [tip for tip in head.tips if tip not in covered]
+            resolved = await self._states.resolved(
+                room, [*await self._states.after(room, others), after], {event.event_id: event}
+            )
+            now = await self._states.at(room, max(room.last_seq, base))
+            becomes_current = event.is_state and resolved.get(event.state_tuple) == event.event_id
+            target = changed(now, [(*event.state_tuple, event.event_id)]) if becomes_current else now
+            wanted = differences(target, resolved)
+            events = await self._events.get_many(room, [event_id for *_, event_id in wanted if event_id])
+            changes = [
+                (type, key, events[event_id].event if event_id is not None else None)
+                for type, key, event_id in wanted
+            ]
+            fork = _Fork(head, base, delta, (*others, event.event_id), changes, becomes_current)
+        proposal = _Proposal(room, event, fork)
+        outcome = await self._rooms.submit(room, proposal)
+        if outcome is Outcome.REJECTED:
+            await self._put_aside(event, REJECTED, proposal.follows, ())
+        return outcome
+
+    async def _covered(self, room: Room, event: Event) -> set[str]:
+        """The events that are no extremities any more: what this one follows upon, be it by way of events
+        that are none themselves."""
+        covered: set[str] = set()
+        behind = set(event.prev_events)
+        while behind and len(covered) < MAX_COVERED:
+            covered |= behind
+            known = await self._events.get_many(room, behind)
+            aside = (each.event for each in known.values() if each.standing in (REJECTED, SOFT_FAILED))
+            behind = {event_id for each in aside for event_id in each.prev_events} - covered
+        return covered
+
+    async def _positions(self, room: Room, event: Event) -> list[int]:
+        known = await self._events.get_many(room, event.prev_events)
+        return [each.position for each in known.values() if each.position is not None]
+
+    async def _put_aside(self, event: Event, standing: str, base: int, delta: StateDelta) -> None:
+        await self._side.put(
+            SideEvent(
+                room_id=event.room_id,
+                event_id=event.event_id,
+                body=encode_event(event.version, event.pdu),
+                standing=standing,
+                base=base,
+                delta=tuple(delta),
+            )
+        )
+
+
+class _Proposal:
+    """The entries of an event, if the room is still what it was taken to be."""
+
+    def __init__(self, room: Room, event: Event, fork: _Fork | None) -> None:
+        self._room = room
+        self._event = event
+        self._fork = fork
+        self._outcome: Outcome | None = None
+        self.follows = 0
+        """The position upon which the event follows."""
+
+    def build(self, drafts: Drafts, next_seq: int) -> list[Appended]:
+        event, fork = self._event, self._fork
+        self.follows = next_seq - 1
+        head: RoomHead = drafts.get(self._room.room_id) or self._room.head
+        self._outcome = None
+        built: list[Appended] = []
+        if fork is None:
+            if set(event.prev_events) != set(head.tips):
+                return []
+            try:
+                check_auth(event.version, event, head.lookup)
+            except AuthError:
+                self._outcome = Outcome.REJECTED
+                return []
+        elif fork.head is not head:
+            return []
+        else:
+            for type, key, current in fork.changes:
+                entry = state_entry(event.room_id, type, key, current, next_seq + len(built))
+                if current is None:
+                    head = head.without((type, key))
+                    built.append(Appended(entry))
+                else:
+                    view = view_of(entry, EventMeta(), head.state)
+                    head = head._replace(state=head.state.set((type, key), view))
+                    built.append(Appended(entry, view))
+        item, after = event_entry(event, fork, head, next_seq + len(built))
+        drafts[self._room.room_id] = after
+        self._outcome = Outcome.ACCEPTED
+        return [*built, item]
+
+    def result(self) -> Outcome | None:
+        return self._outcome
+
+    def duplicate(self, existing: Entry) -> Outcome | None:
+        return Outcome.ACCEPTED
+
+
+def event_entry(event: Event, fork: _Fork | None, head: RoomHead, seq: int) -> tuple[Appended, RoomHead]:
+    """The entry of an event that follows upon `head`, and the head after it."""
+    current = event.is_state and (fork is None or fork.becomes_current)
+    replaced = head.state.get(event.state_tuple) if event.is_state else None
+    target, rel_type = relation_of(event.content)
+    meta = EventMeta(
+        replaces=replaced.position if replaced is not None and replaced.position > 0 else 0,
+        tips=fork.tips if fork is not None and len(fork.tips) > 1 else (),
+        base=fork.base if fork is not None else None,
+        delta=tuple(fork.delta) if fork is not None else (),
+        state_key=event.state_key if event.is_state and not current else None,
+    )
+    entry = Entry(
+        Kind.EVENT,
+        event.room_id,
+        encode_event(event.version, event.pdu),
+        event_id=event.event_id,
+        type=event.type,
+        key=event.state_key if current else None,
+        sender=event.sender,
+        target=target,
+        rel_type=rel_type,
+        ts=event.origin_server_ts,
+        meta=encode_meta(meta),
+        seq=seq,
+    )
+    unsigned = replaced_state(replaced) if replaced is not None else {}
+    view = make_room_event(entry, unsigned, None, meta.state_key)
+    return Appended(entry, view), head.advance(view, meta.tips, current=meta.state_key is None)
+
+
+def state_entry(room_id: str, type: str, key: str, current: Event | None, seq: int = 0) -> Entry:
+    """The entry that makes an event current under a key of the room's state, or none."""
+    if current is None:
+        return Entry(Kind.STATE, room_id, type=type, key=key, seq=seq)
+    return Entry(
+        Kind.STATE,
+        room_id,
+        encode_event(current.version, current.pdu),
+        type=type,
+        key=key,
+        sender=current.sender,
+        target=current.event_id,
+        ts=current.origin_server_ts,
+        seq=seq,
+    )
+
+
+def _auth_ids(event: Event) -> Sequence[str]:
+    """What authorises an event: its auth events, and the create event where that is not among them."""
+    if event.version.room_id_is_create_hash and event.type != "m.room.create":
+        return (*event.auth_events, create_event_id(event.room_id))
+    return event.auth_events
+
+
+def _refused_by_auth_events(event: Event, auth_events: Sequence[KnownEvent]) -> bool:
+    rejected = [known.event.event_id for known in auth_events if known.is_rejected]
+    named = [known.event for known in auth_events if known.event.event_id in event.auth_events]
+    try:
+        check_auth_events(event.version, event, named, rejected=rejected)
+    except AuthError:
+        return True
+    return not _is_allowed(event, [known.event for known in auth_events])
+
+
+def _is_allowed(event: Event, state: Sequence[EventLike]) -> bool:
+    try:
+        check_auth(event.version, event, lookup_in(state))
+    except AuthError:
+        return False
+    return True

@@ -1,0 +1,27 @@
+"""Events that this server knows without a place in their room's timeline (see `homeserver.graph`)."""
+
+from storage.collection import CollectionSpec, Record
+
+OUTLIER = "outlier"
+"""Known for what it says alone: part of an auth chain, or of the state that a room was joined with."""
+REJECTED = "rejected"
+"""The auth rules refuse it."""
+SOFT_FAILED = "soft_failed"
+"""They allow it where it stands in the graph, but not now."""
+
+
+class SideEvent(Record, frozen=True):
+    """One such event, as it was signed."""
+
+    room_id: str
+    event_id: str
+    body: bytes
+    standing: str = OUTLIER
+    base: int = 0
+    """With `delta`, the state before it, as an event's meta has it; of outliers that is not known."""
+    delta: tuple[tuple[str, str, str | None], ...] = ()
+
+
+SIDE_EVENTS = CollectionSpec("side_events", SideEvent, ("room_id", "event_id"))
+
+SPECS = (SIDE_EVENTS,)
