@@ -443,7 +443,7 @@ async def test_hardening_32_tokens_and_passwords_are_not_readable_in_the_store(s
         (await alice.post(f"/user/{alice.user_id}/openid/request_token"))["access_token"],
     ]
     await server.stop()
-    stored = b"".join(path.read_bytes() for path in server.data_dir.rglob("*") if path.is_file())
+    stored = server.data.kept()
     assert b"@alice:localhost" in stored
     for secret in secrets:
         assert secret.encode() not in stored
