@@ -58,6 +58,7 @@ from client_api.user_directory import UserDirectoryRoutes
 from client_api.versions import VersionRoutes
 from client_api.voip import VoipRoutes
 from client_api.well_known import WellKnownRoutes
+from federation.events import EventRoutes
 from federation.http import server_server_api
 from federation.key_server import KeyServerRoutes
 from federation.media import MediaRoutes as FederationMediaRoutes
@@ -96,6 +97,9 @@ from homeserver.e2ee.to_device import ToDevice
 from homeserver.e2ee.told_keys import ToldKeys
 from homeserver.egress.client import Egress
 from homeserver.egress.names import Names
+from homeserver.graph.events import GraphEvents
+from homeserver.graph.states import States
+from homeserver.graph.told import ToldGraph
 from homeserver.key_file import KeyFileError, load_or_create
 from homeserver.media.files import MediaFiles
 from homeserver.media.repository import MediaRepository
@@ -190,6 +194,7 @@ from storage.records import push as push_records
 from storage.records import remote_keys as remote_key_records
 from storage.records import rooms as room_records
 from storage.records import server_key as server_key_records
+from storage.records import side_events as side_event_records
 from storage.records import sliding_sync as sliding_sync_records
 from storage.records import user_directory as user_directory_records
 from storage.records.server_key import RetiredKey
@@ -210,6 +215,7 @@ SPECS: Sequence[CollectionSpec[Any]] = (
     *cursor_records.SPECS,
     *server_key_records.SPECS,
     *remote_key_records.SPECS,
+    *side_event_records.SPECS,
     *sliding_sync_records.SPECS,
 )
 
@@ -558,6 +564,7 @@ class App:
                     ToldKeys(self.identities, self.one_time_keys, self.users, self.replica, shards)
                 ),
                 FederationMediaRoutes(media, self.thumbnails),
+                EventRoutes(self._told_graph(visibility), name, now),
             ]
 
     def _encryption(
@@ -627,6 +634,13 @@ class App:
             self.config.federation,
             now,
         )
+
+    def _told_graph(self, visibility: Visibility) -> ToldGraph:
+        """Rooms as other servers see them."""
+        side_events = self.store.collection(side_event_records.SIDE_EVENTS)
+        events = GraphEvents(self.store.log, side_events)
+        states = States(self.store.log, events)
+        return ToldGraph(self.rooms, events, states, side_events, visibility, self.accounts)
 
     def _consume_rooms(
         self,

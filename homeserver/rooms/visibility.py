@@ -72,6 +72,10 @@ class SightLine:
         i = bisect_right(self._setting_at, position)
         return self._settings[i - 1] if i else HistoryVisibility.SHARED
 
+    @property
+    def ever_joined(self) -> bool:
+        return bool(self._joins)
+
     def joined_after(self, position: int) -> bool:
         return bool(self._joins) and self._joins[-1] > position
 
@@ -81,7 +85,10 @@ class SightLine:
 
     def sees(self, event: RoomEvent) -> bool:
         """Whether the user may see an event of this room."""
-        at = event.position
+        return self.sees_position(event.position)
+
+    def sees_position(self, at: int) -> bool:
+        """Whether the user may see what is at a position of the room."""
         stretch = bisect_right(self._changes, at)
         if stretch and self._changes[stretch - 1] == at:
             return self._judge(at)
