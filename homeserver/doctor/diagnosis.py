@@ -21,6 +21,14 @@ from storage.errors import StoreError
 from storage.log import ShardMap
 from storage.store import Store
 
+OWN_KEYS = "/_matrix/key/v2/server"
+
+
+class _OwnKeys(msgspec.Struct):
+    """What a server says of its keys, as far as it matters here."""
+
+    server_name: str
+
 
 class Diagnosis:
     """One examination of one configuration, whether its server runs or not."""
@@ -49,6 +57,8 @@ class Diagnosis:
             here, health, listening = await self._local_server()
             found += listening
             found += await address_findings(self._config, self._http, running=health is not None)
+            if health is not None:
+                found += await asyncio.gather(*map(self._for_others, self._config.federation.listen))
             found += health.store if health is not None else await self._stopped_store()
             found += await self._bus()
             if health is not None:
@@ -97,6 +107,21 @@ class Diagnosis:
         except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError):
             pass
         return None
+
+    async def _for_others(self, address: Address) -> Finding:
+        """Whether the running server serves other homeservers at an address. Whom its certificate is for is
+        theirs to check: they know it by its name."""
+        scheme = "http" if self._config.federation.tls.certificate is None else "https"
+        url = f"{scheme}://{_reached_at(address)}{OWN_KEYS}"
+        try:
+            async with self._http.get(url, ssl=False) as response:
+                told = msgspec.json.decode(await response.read(), type=_OwnKeys).server_name
+        except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError):
+            told = ""
+        if told != self._config.server_name:
+            text = f"what listens on {address} does not show the signing key of this server"
+            return fail("federation.listen", text, "stop that program, or change federation.listen; restart")
+        return ok("federation.listen", f"{address} answers other servers")
 
     # The store and the bus
 

@@ -10,6 +10,7 @@ from homeserver import __version__
 from homeserver.protocol.signing import verify_json_signature
 from tests.client_api.conftest import Client
 from tests.federation.conftest import Homeserver, OtherServer, another
+from tests.federation.visitor import Visitor
 from tests.federation_transport.network import Internet
 
 V1 = "/_matrix/federation/v1"
@@ -167,6 +168,28 @@ async def test_a_private_space_is_not_there_for_others(other: OtherServer, alice
     await other.call("GET", f"{V1}/hierarchy/{quote('!no:such')}", expect=404)
     await alice.set_state(root, "m.room.history_visibility", {"history_visibility": "world_readable"})
     await other.get(f"{V1}/hierarchy/{quote(root)}")
+
+
+async def test_members_see_what_is_closed_to_others(
+    server: Homeserver, other: OtherServer, alice: Client
+) -> None:
+    club = await alice.create_room(preset="public_chat")
+    allow = [{"type": "m.room_membership", "room_id": club}]
+    restricted = await alice.create_room(
+        initial_state=[{"type": "m.room.join_rules", "content": {"join_rule": "restricted", "allow": allow}}]
+    )
+    visitor = Visitor(server, other)
+    root = await space(alice, restricted, preset="public_chat")
+    await visitor.member(root, "join")
+    await alice.set_state(root, "m.room.join_rules", {"join_rule": "invite"})
+    path = f"{V1}/hierarchy/{quote(root)}"
+    assert (await other.get(path))["inaccessible_children"] == [restricted]
+    await visitor.member(club, "join")
+    answer = await other.get(path)
+    assert [room["room_id"] for room in answer["children"]] == [restricted]
+    assert answer["children"][0]["allowed_room_ids"] == [club]
+    await visitor.member(root, "leave")
+    await other.call("GET", path, expect=404)
 
 
 # OpenID

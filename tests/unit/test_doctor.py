@@ -122,6 +122,22 @@ def test_another_program_at_the_address_is_found(
     assert "stop that program" in verdict.of("listen", "FAIL")
 
 
+def test_a_listener_for_other_servers_that_does_not_answer_is_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listen = f"127.0.0.1:{free_port()}"
+    server = ServerProcess(tmp_path / "data", WEFT_FEDERATION_LISTEN=listen)
+    monkeypatch.setenv("WEFT_LISTEN", f"127.0.0.1:{server.port}")
+    monkeypatch.setenv("WEFT_FEDERATION_LISTEN", listen)
+    server.start()
+    try:
+        assert doctor(capsys).of("federation.listen", "OK") == f"{listen} answers other servers; "
+        monkeypatch.setenv("WEFT_FEDERATION_LISTEN", f"127.0.0.1:{free_port()}")
+        assert "change federation.listen" in doctor(capsys).of("federation.listen", "FAIL")
+    finally:
+        server.stop()
+
+
 def test_a_store_that_another_process_has_open_is_told(
     running: ServerProcess, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
