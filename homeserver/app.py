@@ -6,7 +6,7 @@ import signal
 import socket
 import ssl
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -868,42 +868,52 @@ async def serve(config: Config) -> None:
     await establish(config.signing_key_path, known_key)
     bus = make_bus(config.bus, store.info, own_address(config), system_clock)
     app = App(config, store, bus, retired_keys=await retired_keys(known_key))
-    await app.start()
-    runners = []
+    async with AsyncExitStack() as closing:
+        if app.federation is not None:
+            # Closed with the server, too; but a start may come to nothing.
+            closing.push_async_callback(app.federation.close)
+        await app.start()
+        closing.push_async_callback(app.close)
+        await _listen(app, closing)
+        if not bus.shared and backend_of(config.storage.uri) is not open_sqlite:
+            # SQLite sees to it by itself.
+            log.info("this must be the only server on its store: of others it would not hear without bus.uri")
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        await stop.wait()
+        log.info("stopping")
+        app.wakeup.close()
+
+
+async def _listen(app: App, closing: AsyncExitStack) -> None:
+    """Open the listeners of a server, to be closed by `closing`. Raises OSError."""
+    config = app.config
     if config.metrics.listen is not None:
         page = metrics_application(registry_of(app.metrics(GcPauses())))
-        runners.append(await _listening(page, config.metrics.listen))
-    runners.append(await _listening(app.web_application(), *config.listen))
+        await _listening(closing, page, config.metrics.listen)
+    await _listening(closing, app.web_application(), *config.listen)
     federation = config.federation
     if federation.listen:
         tls = None
         if federation.tls.certificate is not None and federation.tls.key is not None:
             tls = served_with(federation.tls.certificate, federation.tls.key)
-        runners.append(await _listening(app.federation_application(), *federation.listen, tls=tls))
+        await _listening(closing, app.federation_application(), *federation.listen, tls=tls)
     for address in (*config.listen, *federation.listen):
         log.info("listening", address=str(address), server_name=config.server_name)
-    if not bus.shared and backend_of(config.storage.uri) is not open_sqlite:
-        # SQLite sees to it by itself.
-        log.info("this must be the only server on its store: of others it would not hear without bus.uri")
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    await stop.wait()
-    log.info("stopping")
-    app.wakeup.close()
-    for runner in runners:
-        await runner.cleanup()
-    await app.close()
 
 
 async def _listening(
-    application: web.Application, *addresses: Address, tls: ssl.SSLContext | None = None
-) -> web.AppRunner:
+    closing: AsyncExitStack,
+    application: web.Application,
+    *addresses: Address,
+    tls: ssl.SSLContext | None = None,
+) -> None:
     runner = runner_of(application)
     await runner.setup()
+    closing.push_async_callback(runner.cleanup)
     for address in addresses:
         await web.TCPSite(runner, address.host, address.port, ssl_context=tls).start()
-    return runner
