@@ -58,7 +58,10 @@ class Author:
         self.now = now
 
     def new_room_id(self, version: RoomVersion, create: EventTemplate) -> str:
-        """The id of a room that begins with `create`: its hash, or a random one before version 12."""
+        """The id of a room that begins with `create`: its hash, or a random one before version 12.
+
+        Raises MatrixError 413 or 400, as `draft`.
+        """
         if not version.room_id_is_create_hash:
             return f"!{token_urlsafe(14)}:{self.server_name}"
         event, _ = self._build(version, None, RoomHead(), create, {})
@@ -76,22 +79,27 @@ class Author:
         if not version.event_ids_are_hashes:
             hashes = {event_id: hash for event_id, hash in auth_events.items() if hash is not None}
             hashes.update(head.tip_hashes)
-        return build_event(
-            version,
-            room_id=room_id,
-            type=template.type,
-            sender=template.sender,
-            state_key=template.state_key,
-            content=template.content,
-            prev_events=head.tips,
-            auth_events=list(auth_events),
-            depth=min(head.depth + 1, MAX_DEPTH),
-            origin_server_ts=self.now() if template.ts is None else template.ts,
-            redacts=template.redacts,
-            server_name=self.server_name,
-            key=self.key,
-            reference_hashes=hashes,
-        )
+        try:
+            return build_event(
+                version,
+                room_id=room_id,
+                type=template.type,
+                sender=template.sender,
+                state_key=template.state_key,
+                content=template.content,
+                prev_events=head.tips,
+                auth_events=list(auth_events),
+                depth=min(head.depth + 1, MAX_DEPTH),
+                origin_server_ts=self.now() if template.ts is None else template.ts,
+                redacts=template.redacts,
+                server_name=self.server_name,
+                key=self.key,
+                reference_hashes=hashes,
+            )
+        except EventTooLarge as error:
+            raise too_large(str(error)) from error
+        except (InvalidEvent, InvalidJson) as error:
+            raise bad_json(str(error)) from error
 
     def draft(
         self, room: Room, head: RoomHead, template: EventTemplate, seq: int, transaction: Transaction | None
@@ -115,10 +123,6 @@ class Author:
             raise bad_json(str(error)) from error
         except AuthError as error:
             raise forbidden(str(error)) from error
-        except EventTooLarge as error:
-            raise too_large(str(error)) from error
-        except (InvalidEvent, InvalidJson) as error:
-            raise bad_json(str(error)) from error
         target, rel_type = relation_of(template.content)
         replaced: RoomEvent | None = None
         if template.state_key is not None:

@@ -74,6 +74,7 @@ TABLE: Mapping[str, Sequence[Case]] = {
         Case("alice", "POST /createRoom", {"initial_state": [{"type": "a"}]}, 400, "M_MISSING_PARAM"),
         Case("alice", "POST /createRoom", {"initial_state": {"type": "a"}}, 400, "M_BAD_JSON"),
         Case("alice", "POST /createRoom", {"name": BIG}, 413, "M_TOO_LARGE"),
+        Case("alice", "POST /createRoom", {"creation_content": {"topic": BIG}}, 413, "M_TOO_LARGE"),
         Case("alice", "POST /createRoom", {"creation_content": []}, 400, "M_BAD_JSON"),
         Case(
             "alice",

@@ -107,7 +107,10 @@ class World:
             person = self.people.get(name)
             if person is None or (await person.call("GET", "/sync?timeout=0", expect=None)).status != 200:
                 await self._newcomer(name)
-        alice, bob = self.people["alice"], self.people["bob"]
+        alice, bob, admin = self.people["alice"], self.people["bob"], self.people["admin"]
+        for person in (alice, bob):
+            suspend = f"/_matrix/client/v1/admin/suspend/{person.user_id}"
+            await admin.put(suspend, {"suspended": False})
         self._count += 1
         alias = f"fuzz{self._count}"
         room_id = await alice.create_room(
