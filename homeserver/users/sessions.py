@@ -128,7 +128,8 @@ class Sessions:
             await self._access.replace_if(record, msgspec.structs.replace(record, replaces=None))
         check_ts = min(now + CACHED_FOR_MS, record.expires_ts or now + CACHED_FOR_MS)
         session = Session(record.user_id, record.device_id, account, digest, record.expires_ts, check_ts)
-        if changes == self._changes:
+        # Who may not do everything is looked up each time: another replica may let them again.
+        if changes == self._changes and not (account.locked or account.suspended):
             self._cache_session(session)
         return session
 
