@@ -1,4 +1,7 @@
-"""Events, state and history, as servers with users in a room ask for them."""
+"""Events, state and history, as servers with users in a room ask for them.
+
+HARDENING 15, 20 and 35: who may see a room, and what of it, is decided for servers as it is for users.
+"""
 
 from typing import Any
 from urllib.parse import quote
@@ -200,6 +203,33 @@ async def test_what_a_server_may_not_see_it_is_told_as_if_redacted(
     (pdu,) = (await other.get(f"{V1}/event/{quote(before, safe='')}"))["pdus"]
     assert pdu["content"] == {}
     assert ids_of("12", [pdu]) == [before]
+
+
+@pytest.mark.parametrize(
+    ("visibility", "told"),
+    [
+        ("world_readable", ["before", "during", "after"]),
+        ("shared", ["before", "during", None]),
+        ("invited", [None, "during", None]),
+        ("joined", [None, "during", None]),
+    ],
+)
+async def test_history_is_as_visible_to_a_server_as_to_its_users(
+    other: OtherServer, alice: Client, visitor: Visitor, visibility: str, told: list[str | None]
+) -> None:
+    room_id = await alice.create_room(preset="public_chat", room_version="12")
+    await alice.set_state(room_id, "m.room.history_visibility", {"history_visibility": visibility})
+    first = await alice.send(room_id, "before")
+    await visitor.member(room_id, "join")
+    await alice.send(room_id, "during")
+    await visitor.member(room_id, "leave")
+    last = await alice.send(room_id, "after")
+    assert await bodies(other, room_id, last) == told
+    end = await alice.send(room_id, "end")
+    gap = {"latest_events": [end], "earliest_events": [first], "limit": 20}
+    answer = await other.post(f"{V1}/get_missing_events/{quote(room_id)}", gap)
+    messages = [pdu for pdu in answer["events"] if pdu["type"] == "m.room.message"]
+    assert [pdu["content"].get("body") for pdu in messages] == told[1:]
 
 
 async def test_a_server_that_left_is_told_what_it_saw(

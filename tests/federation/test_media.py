@@ -1,4 +1,4 @@
-"""Files of this server's users, as other servers fetch them."""
+"""Files of this server's users, as other servers fetch them (HARDENING 27)."""
 
 import email.message
 import email.parser

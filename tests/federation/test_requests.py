@@ -1,4 +1,4 @@
-"""Who is let in, and what a request may be: for every route, whatever it does."""
+"""Who is let in, and what a request may be: for every route, whatever it does (HARDENING 11)."""
 
 import json
 from typing import Any

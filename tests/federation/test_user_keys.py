@@ -1,4 +1,4 @@
-"""Devices and encryption keys of this server's users, as other servers ask for them."""
+"""Devices and encryption keys of this server's users, as other servers ask for them (HARDENING 33)."""
 
 from tests.client_api.conftest import Client
 from tests.client_api.crypto_device import ALGORITHM, CrossSigner, CryptoDevice, log_in
