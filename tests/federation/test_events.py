@@ -13,6 +13,7 @@ from homeserver.protocol.events import parse_pdu
 from homeserver.protocol.room_versions import ROOM_VERSIONS
 from homeserver.protocol.signing import VerifyKey, check_content_hash, verify_event_signatures
 from tests.client_api.conftest import VALIDATOR, Client
+from tests.client_api.test_erasure import deactivate
 from tests.federation.conftest import Homeserver, OtherServer
 from tests.federation.visitor import Visitor
 
@@ -258,3 +259,16 @@ async def test_redacted_events_are_told_without_what_was_redacted(
     for consumer in server.app.consumers:
         await consumer.settled(0)
     assert await bodies(other, room_id, redaction) == [None]
+
+
+async def test_those_who_had_themselves_erased_are_told_of_as_if_redacted(
+    server: Homeserver, other: OtherServer, alice: Client, bob: Client, visitor: Visitor
+) -> None:
+    room_id = await alice.create_room(preset="public_chat", room_version="12")
+    await bob.join(room_id)
+    await bob.send(room_id, "to be forgotten")
+    await visitor.member(room_id, "join")
+    last = await alice.send(room_id, "stays")
+    assert await bodies(other, room_id, last) == ["to be forgotten", "stays"]
+    await deactivate(server, bob, erase=True)
+    assert await bodies(other, room_id, last) == [None, "stays"]
