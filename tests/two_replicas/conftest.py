@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from homeserver.app import SPECS, App
 from homeserver.config import Config
+from homeserver.config.options import Federation
 from rest.connections import runner_of
 from storage.log import ShardMap
 from storage.sqlite import open_store
@@ -93,7 +94,8 @@ class Replicas:
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     (tmp_path / "data").mkdir(mode=0o700)
-    return Config.for_development("localhost", tmp_path / "data", 8008)
+    alone = Config.for_development("localhost", tmp_path / "data", 8008)
+    return replace(alone, federation=Federation(enabled=False))
 
 
 @pytest.fixture
