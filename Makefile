@@ -100,8 +100,10 @@ $(JS_CLIENT)/node_modules/.installed: $(JS_CLIENT)/package-lock.json
 # --- Checking ---
 
 # By file: what is started for the tests of a module is started once. In order: the long ones come first.
+# Some wait more than they work: a process more than there are cores keeps those busy.
 # A test that hangs ends with a dump of its threads.
-IN_PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
+IN_PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder \
   --override-ini faulthandler_timeout=300 --override-ini faulthandler_exit_on_timeout=true
 
 test: lint $(JS_CLIENT)/node_modules/.installed

@@ -24,7 +24,7 @@ from tests.client_api.hostile import Asker, Hostile, Request, event_contents
 from tests.client_api.hostile_values import TOKENS
 
 SEED = int(os.environ.get("WEFT_TEST_FUZZ_SEED", "1"))
-SECONDS = float(os.environ.get("WEFT_TEST_FUZZ_SECONDS", "20"))
+SECONDS = float(os.environ.get("WEFT_TEST_FUZZ_SECONDS", "10"))
 ANSWER_SECONDS = 5.0
 RENEW_EVERY = 400
 BY_DESIGN = {(504, "M_NOT_YET_UPLOADED")}

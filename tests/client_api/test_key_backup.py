@@ -227,7 +227,8 @@ async def test_parallel_changes_are_all_counted(bob: Client) -> None:
         *(put(bob, version, {ROOM: {f"s{n}": key(), f"s{n + 1}": key()}}) for n in range(20))
     )
     assert (await contents(bob, version))["count"] == 21
-    assert len({answer["etag"] for answer in answers}) == 20
+    # Some may have come when others had brought both of their keys, and changed nothing.
+    assert 11 <= len({answer["etag"] for answer in answers}) <= 20
     query = {"version": version}
     await asyncio.gather(*(bob.delete(keys_path(ROOM, f"s{n}"), query=query) for n in range(15)))
     assert (await contents(bob, version))["count"] == 6
