@@ -6,9 +6,11 @@ events of the auth chains, and those of the state, too, lie beside the log, wher
 
 from collections.abc import Sequence
 
-from homeserver.graph.receiving import event_entry, state_entry
+from homeserver.graph.receiving import state_entry
 from homeserver.protocol.events import Event
 from homeserver.protocol.signing import encode_event
+from homeserver.rooms.event_entry import event_entry
+from homeserver.rooms.event_meta import EventMeta
 from homeserver.rooms.room import Room, RoomHead
 from homeserver.rooms.rooms import Rooms
 from homeserver.shard_writer import Append
@@ -35,7 +37,8 @@ class Arrival:
         for first in range(0, len(records), WRITTEN_AT_ONCE):
             await self._side.put_many(records[first : first + WRITTEN_AT_ONCE])
         entries = [state_entry(join.room_id, *event.state_tuple, event) for event in state]
-        item, _ = event_entry(join, None, RoomHead(), 0)
+        body = encode_event(join.version, join.pdu)
+        item, _ = event_entry(join, body, RoomHead(), 0, EventMeta())
         shard = self._rooms.shards.of_room(join.room_id)
         await self._rooms.writers[shard].submit(Append([*entries, item.entry]))
         room = await self._rooms.get(join.room_id)

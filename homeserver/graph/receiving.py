@@ -18,20 +18,19 @@ from typing import NamedTuple
 
 from homeserver.errors import unavailable
 from homeserver.graph.events import GraphEvents, KnownEvent, StateDelta
-from homeserver.graph.states import States, auth_keys, changed, differences
+from homeserver.graph.states import StateIds, States, auth_keys, changed, differences, ids_of
 from homeserver.protocol.event_auth import (
     AuthError,
-    EventLike,
-    check_auth,
     check_auth_events,
     create_event_id,
+    is_allowed,
     lookup_in,
 )
 from homeserver.protocol.events import Event
 from homeserver.protocol.signing import encode_event
-from homeserver.rooms.event_meta import EventMeta, encode_meta
-from homeserver.rooms.room import Room, RoomHead, replaced_state, view_of
-from homeserver.rooms.room_event import make_room_event, relation_of
+from homeserver.rooms.event_entry import event_entry
+from homeserver.rooms.event_meta import EventMeta
+from homeserver.rooms.room import Room, RoomHead, view_of
 from homeserver.rooms.rooms import Rooms
 from homeserver.shard_writer import Appended, Drafts
 from storage.collection import Collection
@@ -40,8 +39,6 @@ from storage.records.side_events import OUTLIER, REJECTED, SOFT_FAILED, SideEven
 
 ATTEMPTS = 20
 """How often an event is prepared anew because others were faster."""
-
-
 MAX_COVERED = 1_000
 """Events put aside that are gone through in search of extremities."""
 
@@ -61,18 +58,23 @@ class Missing(Exception):
         self.auth_events = auth_events
 
 
+class _Before(NamedTuple):
+    """The state before an event."""
+
+    state: StateIds
+    base: int
+    delta: StateDelta
+    """See `EventMeta`."""
+
+
 class _Fork(NamedTuple):
     """What an event is in a room that it does not follow upon as a whole."""
 
     head: RoomHead
     """Of the room as it was when this was worked out."""
-    base: int
-    delta: StateDelta
-    tips: tuple[str, ...]
-    """The extremities with the event."""
+    meta: EventMeta
     changes: Sequence[tuple[str, str, Event | None]]
     """Keys of the room's state that the event changes, but for its own if it becomes current there."""
-    becomes_current: bool
 
 
 class Receiver:
@@ -91,7 +93,8 @@ class Receiver:
 
         Raises Missing, and MatrixError 503.
         """
-        around = await self._events.get_many(room, {event.event_id, *event.prev_events, *_auth_ids(event)})
+        auth_ids = _auth_ids(event)
+        around = await self._events.get_many(room, {event.event_id, *event.prev_events, *auth_ids})
         known = around.get(event.event_id)
         if known is not None and known.standing != OUTLIER:
             return Outcome.ACCEPTED if known.standing is None else Outcome(known.standing)
@@ -100,60 +103,74 @@ class Receiver:
             for event_id in event.prev_events
             if event_id not in around or not around[event_id].has_state
         ]
-        missing_auth = [event_id for event_id in _auth_ids(event) if event_id not in around]
+        missing_auth = [event_id for event_id in auth_ids if event_id not in around]
         if missing_prev or missing_auth:
             raise Missing(missing_prev, missing_auth)
+        # What refuses the event by its own auth events refuses it for ever.
+        refused = _refused_by_auth_events(event, [around[auth_id] for auth_id in auth_ids])
+        previous = [around[event_id] for event_id in event.prev_events]
         for _ in range(ATTEMPTS):
-            outcome = await self._attempt(room, event, [around[auth_id] for auth_id in _auth_ids(event)])
+            outcome = await self._attempt(room, event, previous, refused=refused)
             if outcome is not None:
                 self._events.forget(room.room_id, event.event_id)
                 return outcome
         raise unavailable("The room is too busy")
 
-    async def _attempt(self, room: Room, event: Event, auth_events: Sequence[KnownEvent]) -> Outcome | None:
+    async def _attempt(
+        self, room: Room, event: Event, previous: Sequence[KnownEvent], *, refused: bool
+    ) -> Outcome | None:
         """What became of the event; None when others were faster."""
         head = room.head
         fork: _Fork | None = None
-        # What refuses the event by its own auth events refuses it for ever.
-        refused = _refused_by_auth_events(event, auth_events)
-        soft_failed = False
         if refused or set(event.prev_events) != set(head.tips):
-            base = max(await self._positions(room, event), default=0)
-            states = await self._states.after(room, event.prev_events)
-            before = await self._states.resolved(room, states, {})
-            delta = differences(await self._states.at(room, base), before)
-            stood = await self._events.get_many(
-                room, [event_id for key in auth_keys(event) if (event_id := before.get(key))]
-            )
-            refused = refused or not _is_allowed(event, [known.event for known in stood.values()])
-            if not refused:
-                soft_failed = not _is_allowed(
-                    event, [known for key in auth_keys(event) if (known := head.lookup(*key)) is not None]
-                )
-            if refused or soft_failed:
-                await self._put_aside(event, REJECTED if refused else SOFT_FAILED, base, delta)
-                return Outcome.REJECTED if refused else Outcome.SOFT_FAILED
-            after = before.set(event.state_tuple, event.event_id) if event.is_state else before
-            covered = await self._covered(room, event)
-            others = [tip for tip in head.tips if tip not in covered]
-            resolved = await self._states.resolved(
-                room, [*await self._states.after(room, others), after], {event.event_id: event}
-            )
-            now = await self._states.at(room, max(room.last_seq, base))
-            becomes_current = event.is_state and resolved.get(event.state_tuple) == event.event_id
-            target = changed(now, [(*event.state_tuple, event.event_id)]) if becomes_current else now
-            wanted = differences(target, resolved)
-            events = await self._events.get_many(room, [event_id for *_, event_id in wanted if event_id])
-            changes = [
-                (type, key, events[event_id].event if event_id is not None else None)
-                for type, key, event_id in wanted
-            ]
-            fork = _Fork(head, base, delta, (*others, event.event_id), changes, becomes_current)
+            before = await self._before(room, event, previous)
+            standing = REJECTED if refused else await self._standing(room, head, event, before.state)
+            if standing is not None:
+                await self._put_aside(event, standing, before.base, before.delta)
+                return Outcome(standing)
+            fork = await self._fork(room, head, event, before)
         proposal = _Proposal(room, event, fork)
         outcome = await self._rooms.submit(room, proposal)
         if outcome is Outcome.REJECTED:
             await self._put_aside(event, REJECTED, proposal.follows, ())
         return outcome
+
+    async def _before(self, room: Room, event: Event, previous: Sequence[KnownEvent]) -> _Before:
+        state = await self._states.resolved(room, await self._states.after(room, event.prev_events), {})
+        base = max((each.position for each in previous if each.position is not None), default=0)
+        return _Before(state, base, differences(await self._states.at(room, base), state))
+
+    async def _standing(self, room: Room, head: RoomHead, event: Event, before: StateIds) -> str | None:
+        """As what the event is put aside; None if it is allowed by the state before it and by that now."""
+        keys = auth_keys(event)
+        stood = await self._events.get_many(room, [before[key] for key in keys if key in before])
+        if not is_allowed(event.version, event, lookup_in(known.event for known in stood.values())):
+            return REJECTED
+        return None if is_allowed(event.version, event, head.lookup) else SOFT_FAILED
+
+    async def _fork(self, room: Room, head: RoomHead, event: Event, before: _Before) -> _Fork:
+        after = changed(before.state, [(*event.state_tuple, event.event_id)] if event.is_state else [])
+        covered = await self._covered(room, event)
+        others = [tip for tip in head.tips if tip not in covered]
+        ends = [*await self._states.after(room, others), after]
+        resolved = await self._states.resolved(room, ends, {event.event_id: event})
+        current = not event.is_state or resolved.get(event.state_tuple) == event.event_id
+        now = ids_of(head)
+        if event.is_state and current:
+            now = now.set(event.state_tuple, event.event_id)
+        wanted = differences(now, resolved)
+        events = await self._events.get_many(room, [event_id for *_, event_id in wanted if event_id])
+        changes = [
+            (type, key, events[event_id].event if event_id is not None else None)
+            for type, key, event_id in wanted
+        ]
+        meta = EventMeta(
+            tips=(*others, event.event_id) if others else (),
+            base=before.base,
+            delta=tuple(before.delta),
+            state_key=None if current else event.state_key,
+        )
+        return _Fork(head, meta, changes)
 
     async def _covered(self, room: Room, event: Event) -> set[str]:
         """The events that are no extremities any more: what this one follows upon, be it by way of events
@@ -166,10 +183,6 @@ class Receiver:
             aside = (each.event for each in known.values() if each.standing in (REJECTED, SOFT_FAILED))
             behind = {event_id for each in aside for event_id in each.prev_events} - covered
         return covered
-
-    async def _positions(self, room: Room, event: Event) -> list[int]:
-        known = await self._events.get_many(room, event.prev_events)
-        return [each.position for each in known.values() if each.position is not None]
 
     async def _put_aside(self, event: Event, standing: str, base: int, delta: StateDelta) -> None:
         await self._side.put(
@@ -204,9 +217,7 @@ class _Proposal:
         if fork is None:
             if set(event.prev_events) != set(head.tips):
                 return []
-            try:
-                check_auth(event.version, event, head.lookup)
-            except AuthError:
+            if not is_allowed(event.version, event, head.lookup):
                 self._outcome = Outcome.REJECTED
                 return []
         elif fork.head is not head:
@@ -221,7 +232,9 @@ class _Proposal:
                     view = view_of(entry, EventMeta(), head.state)
                     head = head._replace(state=head.state.set((type, key), view))
                     built.append(Appended(entry, view))
-        item, after = event_entry(event, fork, head, next_seq + len(built))
+        body = encode_event(event.version, event.pdu)
+        meta = fork.meta if fork is not None else EventMeta()
+        item, after = event_entry(event, body, head, next_seq + len(built), meta)
         drafts[self._room.room_id] = after
         self._outcome = Outcome.ACCEPTED
         return [*built, item]
@@ -231,37 +244,6 @@ class _Proposal:
 
     def duplicate(self, existing: Entry) -> Outcome | None:
         return Outcome.ACCEPTED
-
-
-def event_entry(event: Event, fork: _Fork | None, head: RoomHead, seq: int) -> tuple[Appended, RoomHead]:
-    """The entry of an event that follows upon `head`, and the head after it."""
-    current = event.is_state and (fork is None or fork.becomes_current)
-    replaced = head.state.get(event.state_tuple) if event.is_state else None
-    target, rel_type = relation_of(event.content)
-    meta = EventMeta(
-        replaces=replaced.position if replaced is not None and replaced.position > 0 else 0,
-        tips=fork.tips if fork is not None and len(fork.tips) > 1 else (),
-        base=fork.base if fork is not None else None,
-        delta=tuple(fork.delta) if fork is not None else (),
-        state_key=event.state_key if event.is_state and not current else None,
-    )
-    entry = Entry(
-        Kind.EVENT,
-        event.room_id,
-        encode_event(event.version, event.pdu),
-        event_id=event.event_id,
-        type=event.type,
-        key=event.state_key if current else None,
-        sender=event.sender,
-        target=target,
-        rel_type=rel_type,
-        ts=event.origin_server_ts,
-        meta=encode_meta(meta),
-        seq=seq,
-    )
-    unsigned = replaced_state(replaced) if replaced is not None else {}
-    view = make_room_event(entry, unsigned, None, meta.state_key)
-    return Appended(entry, view), head.advance(view, meta.tips, current=meta.state_key is None)
 
 
 def state_entry(room_id: str, type: str, key: str, current: Event | None, seq: int = 0) -> Entry:
@@ -295,12 +277,4 @@ def _refused_by_auth_events(event: Event, auth_events: Sequence[KnownEvent]) -> 
         check_auth_events(event.version, event, named, rejected=rejected)
     except AuthError:
         return True
-    return not _is_allowed(event, [known.event for known in auth_events])
-
-
-def _is_allowed(event: Event, state: Sequence[EventLike]) -> bool:
-    try:
-        check_auth(event.version, event, lookup_in(state))
-    except AuthError:
-        return False
-    return True
+    return not is_allowed(event.version, event, lookup_in(known.event for known in auth_events))

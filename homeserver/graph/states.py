@@ -12,7 +12,7 @@ from homeserver.graph.events import GraphEvents, KnownEvent, StateDelta
 from homeserver.protocol.event_auth import auth_event_keys
 from homeserver.protocol.events import Event
 from homeserver.protocol.state_resolution import StateKey, resolve
-from homeserver.rooms.room import Room
+from homeserver.rooms.room import Room, RoomHead
 from storage.log import Kind, Log
 
 KEPT = 500
@@ -40,7 +40,7 @@ class States:
         """The room's own state at a position of its timeline."""
         newest = max((event.position for event in room.head.state.values()), default=0)
         if position >= max(newest, room.resolved_at):
-            return immutables.Map({key: event.event_id for key, event in room.head.state.items()})
+            return ids_of(room.head)
         refs = await self._log.current_at(room.shard, room.room_id, Kind.EVENT, position)
         return immutables.Map({(ref.type, ref.key): ref.event_id for ref in refs if ref.event_id})
 
@@ -135,6 +135,11 @@ class _Loaded:
         if event_id not in self._loaded:
             raise _NotLoaded(event_id)
         return self._loaded[event_id]
+
+
+def ids_of(head: RoomHead) -> StateIds:
+    """The state of a head."""
+    return immutables.Map({key: event.event_id for key, event in head.state.items()})
 
 
 def auth_keys(event: Event) -> list[StateKey]:

@@ -168,6 +168,15 @@ def check_auth_events(
 # --- rules on the state -----------------------------------------------------------------------------
 
 
+def is_allowed(version: RoomVersion, event: Candidate, state: StateLookup) -> bool:
+    """Whether the rules of the room version allow the event in this state; see `check_auth`."""
+    try:
+        check_auth(version, event, state)
+    except AuthError:
+        return False
+    return True
+
+
 def check_auth(version: RoomVersion, event: Candidate, state: StateLookup) -> None:
     """Raises AuthError unless the rules of the room version allow the event in this state."""
     # If type is m.room.create:

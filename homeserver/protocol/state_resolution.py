@@ -19,10 +19,9 @@ from collections import ChainMap, Counter
 from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 
 from homeserver.protocol.event_auth import (
-    AuthError,
     StateLookup,
-    check_auth,
     create_event_id,
+    is_allowed,
 )
 from homeserver.protocol.events import Event
 from homeserver.protocol.power_levels import PowerLevels
@@ -110,13 +109,6 @@ class _Room:
         power_levels = self.power_levels_of(event)
         content = None if power_levels is None else power_levels.content
         return PowerLevels(self.version, content, create).user_level(event.sender)
-
-    def is_allowed(self, event: Event, state: StateLookup) -> bool:
-        try:
-            check_auth(self.version, event, state)
-        except AuthError:
-            return False
-        return True
 
 
 # --- version 2 and 2.1 ------------------------------------------------------------------------------
@@ -339,7 +331,7 @@ def _iterative_auth_checks(
             event_id = resolved.get(key) or start.get(key)
             return own.get(key) if event_id is None else room.get(event_id)
 
-        if room.is_allowed(event, lookup):
+        if is_allowed(room.version, event, lookup):
             resolved[event.state_tuple] = event.event_id
 
 
@@ -367,7 +359,7 @@ def _resolve_v1(room: _Room, state_sets: Sequence[StateMap]) -> dict[StateKey, s
     # the highest depth and lowest sha1(event_id) that passes authentication in R and add it to R.
     for key, events in conflicts.items():
         for event in reversed(_depth_order(events)):
-            if room.is_allowed(event, _lookup_v1(room, resolved)):
+            if is_allowed(room.version, event, _lookup_v1(room, resolved)):
                 resolved[key] = event.event_id
                 break
     return resolved
@@ -388,7 +380,7 @@ def _last_allowed(room: _Room, events: Iterable[Event], resolved: dict[StateKey,
     for event in _depth_order(events):
         if last is not None:
             state = ChainMap({last.state_tuple: last.event_id}, resolved)
-            if not room.is_allowed(event, _lookup_v1(room, state)):
+            if not is_allowed(room.version, event, _lookup_v1(room, state)):
                 break
         last = event
     return last

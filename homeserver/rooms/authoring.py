@@ -18,11 +18,12 @@ from homeserver.protocol.events import Event, EventTooLarge, InvalidEvent, build
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.room_versions import RoomVersion
 from homeserver.protocol.signing import SigningKey
-from homeserver.rooms.event_meta import EventMeta, encode_meta
-from homeserver.rooms.room import Room, RoomHead, StateKey, replaced_state
-from homeserver.rooms.room_event import ClientTransaction, RoomEvent, make_room_event, relation_of
+from homeserver.rooms.event_entry import event_entry
+from homeserver.rooms.event_meta import EventMeta
+from homeserver.rooms.room import Room, RoomHead, StateKey
+from homeserver.rooms.room_event import RoomEvent
 from homeserver.shard_writer import Appended, Drafts
-from storage.log import Entry, Kind
+from storage.log import Entry
 
 MAX_DEPTH = (1 << 53) - 1
 
@@ -123,38 +124,12 @@ class Author:
             raise bad_json(str(error)) from error
         except AuthError as error:
             raise forbidden(str(error)) from error
-        target, rel_type = relation_of(template.content)
-        replaced: RoomEvent | None = None
-        if template.state_key is not None:
-            replaced = head.state.get((template.type, template.state_key))
         meta = EventMeta(
             device_id=transaction.device_id if transaction else None,
             txn_id=transaction.txn_id if transaction else None,
-            replaces=replaced.position if replaced is not None and replaced.position > 0 else 0,
             redacts_key=template.redacts_key,
         )
-        entry = Entry(
-            kind=Kind.EVENT,
-            stream=room.room_id,
-            body=body,
-            event_id=event.event_id,
-            type=template.type,
-            key=template.state_key,
-            sender=template.sender,
-            target=target,
-            rel_type=rel_type,
-            txn=transaction.digest if transaction else None,
-            ts=event.origin_server_ts,
-            meta=encode_meta(meta),
-            seq=seq,
-        )
-        txn = ClientTransaction(transaction.device_id, transaction.txn_id) if transaction else None
-        unsigned = replaced_state(replaced) if replaced is not None else {}
-        view = make_room_event(entry, unsigned, txn)
-        after = head.advance(view, ())
-        if template.redacts_key is not None:
-            after = after.redacted(version, view, template.redacts_key, room.room_id_json)
-        return Appended(entry, view), after
+        return event_entry(event, body, head, seq, meta, txn=transaction.digest if transaction else None)
 
 
 def check_content(content: JsonObject) -> None:

@@ -1,0 +1,47 @@
+"""An event as the next entry of its room's log, whoever made it."""
+
+import orjson
+from msgspec.structs import replace
+
+from homeserver.protocol.events import Event
+from homeserver.rooms.event_meta import EventMeta, encode_meta
+from homeserver.rooms.room import RoomHead, replaced_state, transaction_of
+from homeserver.rooms.room_event import make_room_event, relation_of
+from homeserver.shard_writer import Appended
+from storage.log import Entry, Kind
+
+
+def event_entry(
+    event: Event, body: bytes, head: RoomHead, seq: int, meta: EventMeta, *, txn: bytes | None = None
+) -> tuple[Appended, RoomHead]:
+    """The entry `seq` of an event that comes upon `head`, and the head after it.
+
+    `body` is the event as it was signed, `meta` what is particular about it but for the event that it
+    replaces, `txn` the digest of the client's transaction.
+    """
+    current = meta.state_key is None
+    replaced = head.state.get(event.state_tuple) if event.is_state else None
+    if replaced is not None and replaced.position > 0:
+        meta = replace(meta, replaces=replaced.position)
+    target, rel_type = relation_of(event.content)
+    entry = Entry(
+        kind=Kind.EVENT,
+        stream=event.room_id,
+        body=body,
+        event_id=event.event_id,
+        type=event.type,
+        key=event.state_key if current else None,
+        sender=event.sender,
+        target=target,
+        rel_type=rel_type,
+        txn=txn,
+        ts=event.origin_server_ts,
+        meta=encode_meta(meta),
+        seq=seq,
+    )
+    unsigned = replaced_state(replaced) if replaced is not None else {}
+    view = make_room_event(entry, unsigned, transaction_of(meta), meta.state_key)
+    after = head.advance(view, meta.tips, current=current)
+    if meta.redacts_key is not None:
+        after = after.redacted(event.version, view, meta.redacts_key, orjson.dumps(event.room_id))
+    return Appended(entry, view), after
