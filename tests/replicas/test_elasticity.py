@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
@@ -12,7 +12,7 @@ import pytest
 from tests.real_parts import mongodb
 from tests.real_parts.proxy import proxy_before
 from tests.replicas import history, next_release
-from tests.replicas.cluster import Cluster
+from tests.replicas.cluster import Cluster, Replica
 
 TALK_SECONDS = 1.0
 NOTICED_SECONDS = 3.0
@@ -41,42 +41,54 @@ async def talk(over: asyncio.Event, *talkers: history.Talker | history.Watcher) 
             tasks.create_task(talker.run(over))
 
 
+@asynccontextmanager
+async def talking(
+    cluster: Cluster, http: aiohttp.ClientSession, *, people: int
+) -> AsyncIterator[list[history.Client]]:
+    """So many people talk in one room by way of a proxy, until the end; then nothing of it is missing."""
+    addresses = [f"127.0.0.1:{replica.port}" for replica in cluster.replicas]
+    with proxy_before(addresses, "haproxy") as proxy:
+        talks = [
+            await history.Client(http, [proxy.url], random.Random(n)).register(f"p{n}") for n in range(people)
+        ]
+        room = (await talks[0].surely("POST", "/createRoom", {"preset": "public_chat"}))["room_id"]
+        for other in talks[1:]:
+            await other.surely("POST", f"/rooms/{room}/join", {})
+        talkers = [history.Talker(person, room) for person in talks]
+        watcher = history.Watcher(talks[0])
+        await watcher.sync(0)
+        over = asyncio.Event()
+        talking = asyncio.create_task(talk(over, *talkers, watcher))
+        await asyncio.sleep(TALK_SECONDS)
+        yield talks
+        await asyncio.sleep(TALK_SECONDS)
+        over.set()
+        await talking
+        timeline = await talks[0].timeline(room)
+        while timeline[-1]["event_id"] not in watcher.seen[room]:
+            await watcher.sync(100)
+        for talker in talkers:
+            history.check_answers(talker, timeline)
+            assert talker.client.failures == 0, "a request was lost where a replica came or went"
+        history.check_watched(watcher, room, timeline)
+
+
+async def leave(replica: Replica) -> None:
+    """In good order; the proxy knows of it before the next one leaves."""
+    assert await asyncio.to_thread(replica.stop) == 0
+    await asyncio.sleep(NOTICED_SECONDS)
+
+
 async def test_replicas_join_and_leave_under_load(cluster: Cluster, http: aiohttp.ClientSession) -> None:
     """Requests go round by a proxy. A third replica joins, then the first two leave in good order."""
     first, second, third = cluster.replicas
     await asyncio.to_thread(first.start)
     await asyncio.to_thread(second.start)
-    addresses = [f"127.0.0.1:{replica.port}" for replica in cluster.replicas]
-    async with AsyncExitStack() as parts:
-        proxy = parts.enter_context(proxy_before(addresses, "haproxy"))
-        people = [
-            await history.Client(http, [proxy.url], random.Random(n)).register(f"p{n}") for n in range(4)
-        ]
-        room = (await people[0].surely("POST", "/createRoom", {"preset": "public_chat"}))["room_id"]
-        for other in people[1:]:
-            await other.surely("POST", f"/rooms/{room}/join", {})
-        talkers = [history.Talker(person, room) for person in people]
-        watcher = history.Watcher(people[0])
-        await watcher.sync(0)
-        over = asyncio.Event()
-        talking = asyncio.create_task(talk(over, *talkers, watcher))
-        await asyncio.sleep(TALK_SECONDS)
+    async with talking(cluster, http, people=4):
         await asyncio.to_thread(third.start)
-        await asyncio.sleep(TALK_SECONDS)
-        assert await asyncio.to_thread(first.stop) == 0
-        await asyncio.sleep(TALK_SECONDS)
-        assert await asyncio.to_thread(second.stop) == 0
-        await asyncio.sleep(TALK_SECONDS)
-        over.set()
-        await talking
-        timeline = await people[0].timeline(room)
-        while timeline[-1]["event_id"] not in watcher.seen[room]:
-            await watcher.sync(100)
-        for talker in talkers:
-            history.check_answers(talker, timeline)
-            # A connection may close under a request: one for each replica that leaves.
-            assert talker.client.failures <= 2, "requests were lost where a replica joined or left"
-        history.check_watched(watcher, room, timeline)
+        await asyncio.sleep(NOTICED_SECONDS)
+        await leave(first)
+        await leave(second)
 
 
 async def test_an_upgrade_goes_from_replica_to_replica(cluster: Cluster, http: aiohttp.ClientSession) -> None:
@@ -85,42 +97,17 @@ async def test_an_upgrade_goes_from_replica_to_replica(cluster: Cluster, http: a
     new.module = NEXT_RELEASE
     await asyncio.to_thread(old.start)
     await asyncio.to_thread(other.start)
-    addresses = [f"127.0.0.1:{replica.port}" for replica in cluster.replicas]
-    async with AsyncExitStack() as parts:
-        proxy = parts.enter_context(proxy_before(addresses, "haproxy"))
-        people = [
-            await history.Client(http, [proxy.url], random.Random(n)).register(f"p{n}") for n in range(3)
-        ]
-        room = (await people[0].surely("POST", "/createRoom", {"preset": "public_chat"}))["room_id"]
-        for someone in people[1:]:
-            await someone.surely("POST", f"/rooms/{room}/join", {})
-        talkers = [history.Talker(person, room) for person in people]
-        watcher = history.Watcher(people[0])
-        await watcher.sync(0)
-        over = asyncio.Event()
-        talking = asyncio.create_task(talk(over, *talkers, watcher))
-        await asyncio.sleep(TALK_SECONDS)
+    async with talking(cluster, http, people=3) as people:
         await asyncio.to_thread(new.start)
         # Both releases serve, and the proxy comes to know it.
         await asyncio.sleep(NOTICED_SECONDS)
         for replica in (old, other, new):
             answer = await people[0].at(replica.url).call("GET", "/devices")
             assert [device["device_id"] for device in answer["devices"]] == [people[0].device_id]
-        for replica in (old, other):
-            assert await asyncio.to_thread(replica.stop) == 0
-            await asyncio.sleep(NOTICED_SECONDS)
+        await leave(old)
+        await leave(other)
         other.module = NEXT_RELEASE
         await asyncio.to_thread(other.start)
-        await asyncio.sleep(TALK_SECONDS)
-        over.set()
-        await talking
-        timeline = await people[0].timeline(room)
-        while timeline[-1]["event_id"] not in watcher.seen[room]:
-            await watcher.sync(100)
-        for talker in talkers:
-            history.check_answers(talker, timeline)
-            assert talker.client.failures <= 2, "requests were lost in the upgrade"
-        history.check_watched(watcher, room, timeline)
     stored = mongodb.database(cluster.storage)
     whose = stored["store"].find_one({"_id": "store"}, hint="_id_")
     assert whose is not None
