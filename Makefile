@@ -101,10 +101,8 @@ $(JS_CLIENT)/node_modules/.installed: $(JS_CLIENT)/package-lock.json
 
 # By file: what is started for the tests of a module is started once. In order: the long ones come first.
 # Some wait more than they work: a process more than there are cores keeps those busy.
-# A test that hangs ends with a dump of its threads.
 WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
-IN_PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder \
-  --override-ini faulthandler_timeout=300 --override-ini faulthandler_exit_on_timeout=true
+IN_PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: lint $(JS_CLIENT)/node_modules/.installed
 	@$(BIN)/python -m pytest $(IN_PARALLEL) $(ARGS)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import uvloop
 
-pytest_plugins = ["tests.real_parts.kafka"]
+pytest_plugins = ["tests.hangs", "tests.real_parts.kafka"]
 
 
 def pytest_collection_finish() -> None:

@@ -161,11 +161,11 @@ async def test_another_weft_asks_in_full(server: Homeserver, alice: Client, tmp_
     await second.start()
     try:
         assert second.app.federation is not None
-        answer = await second.app.federation.client.get(
+        answer = await second.app.federation.others.client.get(
             server.name, f"{PROFILE}?user_id={quote(alice.user_id)}"
         )
         assert answer == {"displayname": "alice"}
-        answer = await second.app.federation.client.post(
+        answer = await second.app.federation.others.client.post(
             server.name, KEYS, {"device_keys": {alice.user_id: []}}
         )
         assert answer["device_keys"] == {alice.user_id: {}}

@@ -97,9 +97,14 @@ def new_database_uri(server: str | None = None) -> str:
     return f"{address.rstrip('/')}/weft-test-{uuid4().hex}" + (f"?{options}" if options else "")
 
 
-@cache
 def database(uri: str) -> Database[dict[str, Any]]:
-    return MongoClient[dict[str, Any]](uri).get_default_database()
+    server, _, name = uri.partition("?")[0].rpartition("/")
+    return _client(f"{server}/?{uri.partition('?')[2]}")[name]
+
+
+@cache
+def _client(server: str) -> MongoClient[dict[str, Any]]:
+    return MongoClient(server)
 
 
 def drop(uri: str) -> None:
