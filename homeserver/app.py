@@ -58,17 +58,9 @@ from client_api.user_directory import UserDirectoryRoutes
 from client_api.versions import VersionRoutes
 from client_api.voip import VoipRoutes
 from client_api.well_known import WellKnownRoutes
-from federation.events import EventRoutes
+from federation.federation import Domain, Federation
 from federation.http import server_server_api
-from federation.key_server import KeyServerRoutes
-from federation.media import MediaRoutes as FederationMediaRoutes
 from federation.openid import OpenIdRoutes as FederationOpenIdRoutes
-from federation.other_servers import OtherServers
-from federation.public_rooms import PublicRoomRoutes
-from federation.queries import QueryRoutes
-from federation.spaces import SpaceRoutes as FederationSpaceRoutes
-from federation.user_keys import UserKeyRoutes
-from federation.version import VersionRoutes as FederationVersionRoutes
 from homeserver.bus.bus import Bus
 from homeserver.bus.consumer import Consumer, Handle, HandleBatch
 from homeserver.bus.in_process import InProcessBus
@@ -95,11 +87,6 @@ from homeserver.e2ee.key_backup import KeyBackup
 from homeserver.e2ee.one_time_keys import OneTimeKeys
 from homeserver.e2ee.to_device import ToDevice
 from homeserver.e2ee.told_keys import ToldKeys
-from homeserver.egress.client import Egress
-from homeserver.egress.names import Names
-from homeserver.graph.events import GraphEvents
-from homeserver.graph.states import States
-from homeserver.graph.told import ToldGraph
 from homeserver.key_file import KeyFileError, load_or_create
 from homeserver.media.files import MediaFiles
 from homeserver.media.repository import MediaRepository
@@ -551,21 +538,23 @@ class App:
             ReplicaRoutes(self.others, self.replica, self.consumers, self.user_consumers),
         ]
         self.federation_modules: list[Routes] = [FederationOpenIdRoutes(self.openid)]
-        self.federation: OtherServers | None = None
+        self.federation: Federation | None = None
         if config.federation.enabled:
-            self.federation = self._other_servers(signing_key, retired_keys, now)
-            self.federation_modules += [
-                FederationVersionRoutes(),
-                KeyServerRoutes(self.federation.own_keys, self.federation.notary),
-                QueryRoutes(self.profiles, self.accounts, aliases, name),
-                PublicRoomRoutes(directory, shown=config.rooms.directory_for_servers),
-                FederationSpaceRoutes(hierarchy),
-                UserKeyRoutes(
-                    ToldKeys(self.identities, self.one_time_keys, self.users, self.replica, shards)
-                ),
-                FederationMediaRoutes(media, self.thumbnails),
-                EventRoutes(self._told_graph(visibility), name, now),
-            ]
+            told_keys = ToldKeys(self.identities, self.one_time_keys, self.users, self.replica, shards)
+            domain = Domain(
+                self.rooms,
+                visibility,
+                hierarchy,
+                directory,
+                aliases,
+                self.accounts,
+                self.profiles,
+                told_keys,
+                media,
+                self.thumbnails,
+            )
+            self.federation = Federation(config, signing_key, retired_keys, store, domain, now)
+            self.federation_modules += self.federation.routes
 
     def _encryption(
         self,
@@ -620,27 +609,6 @@ class App:
             KeyBackupRoutes(backup),
             DehydratedDeviceRoutes(dehydrated),
         )
-
-    def _other_servers(self, key: SigningKey, retired_keys: Sequence[RetiredKey], now: Clock) -> OtherServers:
-        """The way to other servers and back."""
-        names = Names()
-        return OtherServers(
-            self.config.server_name,
-            key,
-            retired_keys,
-            self.store.collection(remote_key_records.REMOTE_KEYS),
-            Egress(self.config.egress, names),
-            names,
-            self.config.federation,
-            now,
-        )
-
-    def _told_graph(self, visibility: Visibility) -> ToldGraph:
-        """Rooms as other servers see them."""
-        side_events = self.store.collection(side_event_records.SIDE_EVENTS)
-        events = GraphEvents(self.store.log, side_events)
-        states = States(self.store.log, events)
-        return ToldGraph(self.rooms, events, states, side_events, visibility, self.accounts)
 
     def _consume_rooms(
         self,
@@ -727,7 +695,8 @@ class App:
 
     def _server_server_api(self) -> Api:
         return server_server_api(
-            self.federation_modules, self.federation.authenticator if self.federation is not None else None
+            self.federation_modules,
+            self.federation.others.authenticator if self.federation is not None else None,
         )
 
     def metrics(self, pauses: GcPauses) -> ServerMetrics:

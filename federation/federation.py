@@ -1,0 +1,103 @@
+"""This server as one among others, put together: the way out, what comes in, what others are told."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from federation.events import EventRoutes
+from federation.key_server import KeyServerRoutes
+from federation.media import MediaRoutes
+from federation.other_servers import OtherServers
+from federation.public_rooms import PublicRoomRoutes
+from federation.queries import QueryRoutes
+from federation.spaces import SpaceRoutes
+from federation.user_keys import UserKeyRoutes
+from federation.version import VersionRoutes
+from homeserver.clock import Clock
+from homeserver.config import Config
+from homeserver.e2ee.told_keys import ToldKeys
+from homeserver.egress.client import Egress
+from homeserver.egress.names import Names
+from homeserver.graph.arrival import Arrival
+from homeserver.graph.events import GraphEvents
+from homeserver.graph.receiving import Receiver
+from homeserver.graph.states import States
+from homeserver.graph.told import ToldGraph
+from homeserver.media.repository import MediaRepository
+from homeserver.media.thumbnails import Thumbnails
+from homeserver.protocol.signing import SigningKey
+from homeserver.rooms.aliases import Aliases
+from homeserver.rooms.directory import Directory
+from homeserver.rooms.rooms import Rooms
+from homeserver.rooms.spaces import Hierarchy
+from homeserver.rooms.visibility import Visibility
+from homeserver.users.accounts import Accounts
+from homeserver.users.profiles import Profiles
+from rest.routes import Routes
+from storage.records import remote_keys as remote_key_records
+from storage.records import side_events as side_event_records
+from storage.records.server_key import RetiredKey
+from storage.store import Store
+
+
+class Domain(NamedTuple):
+    """What of this server others have to do with."""
+
+    rooms: Rooms
+    visibility: Visibility
+    hierarchy: Hierarchy
+    directory: Directory
+    aliases: Aliases
+    accounts: Accounts
+    profiles: Profiles
+    told_keys: ToldKeys
+    media: MediaRepository
+    thumbnails: Thumbnails
+
+
+class Federation:
+    """Other servers, as far as this one has to do with them."""
+
+    def __init__(
+        self,
+        config: Config,
+        key: SigningKey,
+        retired_keys: Sequence[RetiredKey],
+        store: Store,
+        domain: Domain,
+        now: Clock,
+    ) -> None:
+        name = config.server_name
+        rooms = domain.rooms
+        names = Names()
+        self.others = OtherServers(
+            name,
+            key,
+            retired_keys,
+            store.collection(remote_key_records.REMOTE_KEYS),
+            Egress(config.egress, names),
+            names,
+            config.federation,
+            now,
+        )
+        side_events = store.collection(side_event_records.SIDE_EVENTS)
+        self.graph_events = GraphEvents(store.log, side_events)
+        self.states = States(store.log, self.graph_events)
+        self.receiver = Receiver(rooms, self.graph_events, self.states, side_events)
+        self.arrival = Arrival(rooms, side_events)
+        told = ToldGraph(
+            rooms, self.graph_events, self.states, side_events, domain.visibility, domain.accounts
+        )
+        self.routes: list[Routes] = [
+            VersionRoutes(),
+            KeyServerRoutes(self.others.own_keys, self.others.notary),
+            QueryRoutes(domain.profiles, domain.accounts, domain.aliases, name),
+            PublicRoomRoutes(domain.directory, shown=config.rooms.directory_for_servers),
+            SpaceRoutes(domain.hierarchy),
+            UserKeyRoutes(domain.told_keys),
+            MediaRoutes(domain.media, domain.thumbnails),
+            EventRoutes(told, name, now),
+        ]
+
+    async def close(self) -> None:
+        """End what is being asked, and close the way out."""
+        await self.others.close()
