@@ -1,6 +1,5 @@
 """This server as one among others, put together: the way out, what comes in, what others are told."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from federation.events import EventRoutes
@@ -15,8 +14,6 @@ from federation.version import VersionRoutes
 from homeserver.clock import Clock
 from homeserver.config import Config
 from homeserver.e2ee.told_keys import ToldKeys
-from homeserver.egress.client import Egress
-from homeserver.egress.names import Names
 from homeserver.graph.arrival import Arrival
 from homeserver.graph.events import GraphEvents
 from homeserver.graph.receiving import Receiver
@@ -24,7 +21,6 @@ from homeserver.graph.states import States
 from homeserver.graph.told import ToldGraph
 from homeserver.media.repository import MediaRepository
 from homeserver.media.thumbnails import Thumbnails
-from homeserver.protocol.signing import SigningKey
 from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.directory import Directory
 from homeserver.rooms.rooms import Rooms
@@ -33,9 +29,7 @@ from homeserver.rooms.visibility import Visibility
 from homeserver.users.accounts import Accounts
 from homeserver.users.profiles import Profiles
 from rest.routes import Routes
-from storage.records import remote_keys as remote_key_records
 from storage.records import side_events as side_event_records
-from storage.records.server_key import RetiredKey
 from storage.store import Store
 
 
@@ -60,29 +54,19 @@ class Federation:
     def __init__(
         self,
         config: Config,
-        key: SigningKey,
-        retired_keys: Sequence[RetiredKey],
+        others: OtherServers,
         store: Store,
         domain: Domain,
         now: Clock,
     ) -> None:
         name = config.server_name
         rooms = domain.rooms
-        names = Names()
-        self.others = OtherServers(
-            name,
-            key,
-            retired_keys,
-            store.collection(remote_key_records.REMOTE_KEYS),
-            Egress(config.egress, names),
-            names,
-            config.federation,
-            now,
-        )
+        self.others = others
         side_events = store.collection(side_event_records.SIDE_EVENTS)
         self.graph_events = GraphEvents(store.log, side_events)
         self.states = States(store.log, self.graph_events)
-        self.receiver = Receiver(rooms, self.graph_events, self.states, side_events)
+        gaps = store.collection(side_event_records.GAPS)
+        self.receiver = Receiver(rooms, self.graph_events, self.states, side_events, gaps)
         self.arrival = Arrival(rooms, side_events)
         told = ToldGraph(
             rooms, self.graph_events, self.states, side_events, domain.visibility, domain.accounts

@@ -13,7 +13,7 @@ from federation.own_keys import OwnKeys
 from federation.transport import Transport
 from federation.well_known import WellKnown
 from homeserver.clock import Clock
-from homeserver.config.options import Federation as Options
+from homeserver.config import Config
 from homeserver.egress.client import Egress
 from homeserver.egress.names import Names
 from homeserver.protocol.signing import SigningKey
@@ -27,16 +27,16 @@ class OtherServers:
 
     def __init__(
         self,
-        server_name: str,
+        config: Config,
         key: SigningKey,
         retired: Sequence[RetiredKey],
         stored: Collection[RemoteKeys],
-        egress: Egress,
-        names: Names,
-        options: Options,
         now: Clock,
     ) -> None:
+        server_name, options = config.server_name, config.federation
         seconds = options.discovery_timeout / 1000
+        names = Names()
+        egress = Egress(config.egress, names)
         allowed = allowed_servers(options)
         backoff = Backoff(now)
         well_known = WellKnown(egress, now, seconds=seconds)

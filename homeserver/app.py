@@ -61,6 +61,7 @@ from client_api.well_known import WellKnownRoutes
 from federation.federation import Domain, Federation
 from federation.http import server_server_api
 from federation.openid import OpenIdRoutes as FederationOpenIdRoutes
+from federation.other_servers import OtherServers
 from homeserver.bus.bus import Bus
 from homeserver.bus.consumer import Consumer, Handle, HandleBatch
 from homeserver.bus.in_process import InProcessBus
@@ -229,6 +230,10 @@ class App:
         name = config.server_name
         shards = store.info.shards
         epoch = store.info.epoch
+        other_servers: OtherServers | None = None
+        if config.federation.enabled:
+            remote_keys = collection(remote_key_records.REMOTE_KEYS)
+            other_servers = OtherServers(config, signing_key, retired_keys, remote_keys, now)
 
         self._tasks: list[asyncio.Task[None]] = []
         self.consumers: list[Consumer] = []
@@ -539,7 +544,7 @@ class App:
         ]
         self.federation_modules: list[Routes] = [FederationOpenIdRoutes(self.openid)]
         self.federation: Federation | None = None
-        if config.federation.enabled:
+        if other_servers is not None:
             told_keys = ToldKeys(self.identities, self.one_time_keys, self.users, self.replica, shards)
             domain = Domain(
                 self.rooms,
@@ -553,7 +558,7 @@ class App:
                 media,
                 self.thumbnails,
             )
-            self.federation = Federation(config, signing_key, retired_keys, store, domain, now)
+            self.federation = Federation(config, other_servers, store, domain, now)
             self.federation_modules += self.federation.routes
 
     def _encryption(
