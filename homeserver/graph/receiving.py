@@ -16,16 +16,13 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from homeserver.errors import unavailable
 from homeserver.graph.events import GraphEvents, KnownEvent, StateDelta
+from homeserver.graph.outliers import auth_ids, refused_by_auth_events
 from homeserver.graph.states import StateIds, States, auth_keys, changed, differences, ids_of
-from homeserver.protocol.event_auth import (
-    AuthError,
-    check_auth_events,
-    create_event_id,
-    is_allowed,
-    lookup_in,
-)
+from homeserver.protocol.event_auth import is_allowed, lookup_in
 from homeserver.protocol.events import Event
 from homeserver.protocol.signing import encode_event
 from homeserver.rooms.event_entry import event_entry
@@ -35,7 +32,7 @@ from homeserver.rooms.rooms import Rooms
 from homeserver.shard_writer import Appended, Drafts
 from storage.collection import Collection
 from storage.log import Entry, Kind
-from storage.records.side_events import OUTLIER, REJECTED, SOFT_FAILED, SideEvent
+from storage.records.side_events import OUTLIER, REJECTED, SOFT_FAILED, Gap, SideEvent
 
 ATTEMPTS = 20
 """How often an event is prepared anew because others were faster."""
@@ -56,6 +53,19 @@ class Missing(Exception):
         super().__init__(f"missing {[*prev_events, *auth_events]}")
         self.prev_events = prev_events
         self.auth_events = auth_events
+
+
+class _Incoming(NamedTuple):
+    """An event, and what does not change about it while it is prepared."""
+
+    event: Event
+    previous: Sequence[KnownEvent]
+    """What it follows upon, as far as that is known."""
+    told: StateIds | None
+    refused: bool
+    """What refuses it by its own auth events refuses it for ever."""
+    redacts_key: tuple[str, str] | None
+    """Of a redaction of state: the key."""
 
 
 class _Before(NamedTuple):
@@ -81,63 +91,86 @@ class Receiver:
     """Takes events of other servers, one after another per room."""
 
     def __init__(
-        self, rooms: Rooms, events: GraphEvents, states: States, side_events: Collection[SideEvent]
+        self,
+        rooms: Rooms,
+        events: GraphEvents,
+        states: States,
+        side_events: Collection[SideEvent],
+        gaps: Collection[Gap],
     ) -> None:
         self._rooms = rooms
         self._events = events
         self._states = states
         self._side = side_events
+        self._gaps = gaps
 
-    async def receive(self, room: Room, event: Event) -> Outcome:
+    async def receive(self, room: Room, event: Event, told: StateIds | None = None) -> Outcome:
         """Take an event whose signatures and hash are right; what became of it, now or when it came before.
+
+        `told` is the state before it as another server tells it, for an event that follows upon some that
+        cannot be had; those are noted as gaps. All that it names is known.
 
         Raises Missing, and MatrixError 503.
         """
-        auth_ids = _auth_ids(event)
-        around = await self._events.get_many(room, {event.event_id, *event.prev_events, *auth_ids})
-        known = around.get(event.event_id)
-        if known is not None and known.standing != OUTLIER:
-            return Outcome.ACCEPTED if known.standing is None else Outcome(known.standing)
-        missing_prev = [
-            event_id
-            for event_id in event.prev_events
-            if event_id not in around or not around[event_id].has_state
-        ]
-        missing_auth = [event_id for event_id in auth_ids if event_id not in around]
-        if missing_prev or missing_auth:
-            raise Missing(missing_prev, missing_auth)
-        # What refuses the event by its own auth events refuses it for ever.
-        refused = _refused_by_auth_events(event, [around[auth_id] for auth_id in auth_ids])
-        previous = [around[event_id] for event_id in event.prev_events]
+        incoming = await self._looked_up(room, event, told)
+        if isinstance(incoming, Outcome):
+            return incoming
         for _ in range(ATTEMPTS):
-            outcome = await self._attempt(room, event, previous, refused=refused)
+            outcome = await self._attempt(room, incoming)
             if outcome is not None:
                 self._events.forget(room.room_id, event.event_id)
                 return outcome
         raise unavailable("The room is too busy")
 
-    async def _attempt(
-        self, room: Room, event: Event, previous: Sequence[KnownEvent], *, refused: bool
-    ) -> Outcome | None:
+    async def _looked_up(self, room: Room, event: Event, told: StateIds | None) -> _Incoming | Outcome:
+        authorising = auth_ids(event)
+        wanted = {event.event_id, *event.prev_events, *authorising}
+        if event.redacts is not None:
+            wanted.add(event.redacts)
+        around = await self._events.get_many(room, wanted)
+        known = around.get(event.event_id)
+        if known is not None and known.standing != OUTLIER:
+            return Outcome.ACCEPTED if known.standing is None else Outcome(known.standing)
+        previous = [
+            each for event_id in event.prev_events if (each := around.get(event_id)) and each.has_state
+        ]
+        there = {each.event.event_id for each in previous}
+        missing_prev = [event_id for event_id in event.prev_events if event_id not in there]
+        missing_auth = [event_id for event_id in authorising if event_id not in around]
+        if missing_auth or (missing_prev and told is None):
+            raise Missing(missing_prev, missing_auth)
+        if missing_prev:
+            await self._gaps.put_many([Gap(room_id=room.room_id, event_id=each) for each in missing_prev])
+        refused = refused_by_auth_events(event, [around[auth_id] for auth_id in authorising])
+        redacted = around.get(event.redacts) if event.redacts is not None else None
+        key = redacted.event.state_tuple if redacted is not None and redacted.event.is_state else None
+        return _Incoming(event, previous, told, refused, key)
+
+    async def _attempt(self, room: Room, incoming: _Incoming) -> Outcome | None:
         """What became of the event; None when others were faster."""
-        head = room.head
+        event, head = incoming.event, room.head
         fork: _Fork | None = None
-        if refused or set(event.prev_events) != set(head.tips):
-            before = await self._before(room, event, previous)
-            standing = REJECTED if refused else await self._standing(room, head, event, before.state)
+        if incoming.refused or set(event.prev_events) != set(head.tips):
+            before = await self._before(room, incoming)
+            standing = REJECTED if incoming.refused else await self._standing(room, head, event, before.state)
             if standing is not None:
                 await self._put_aside(event, standing, before.base, before.delta)
                 return Outcome(standing)
             fork = await self._fork(room, head, event, before)
-        proposal = _Proposal(room, event, fork)
+        proposal = _Proposal(room, incoming, fork)
         outcome = await self._rooms.submit(room, proposal)
         if outcome is Outcome.REJECTED:
             await self._put_aside(event, REJECTED, proposal.follows, ())
         return outcome
 
-    async def _before(self, room: Room, event: Event, previous: Sequence[KnownEvent]) -> _Before:
-        state = await self._states.resolved(room, await self._states.after(room, event.prev_events), {})
-        base = max((each.position for each in previous if each.position is not None), default=0)
+    async def _before(self, room: Room, incoming: _Incoming) -> _Before:
+        known = [each.event.event_id for each in incoming.previous]
+        ends = await self._states.after(room, known)
+        if incoming.told is not None:
+            ends.append(incoming.told)
+        state = await self._states.resolved(room, ends, {})
+        newest = room.timeline[-1].position if room.timeline else 0
+        base = max((each.position for each in incoming.previous if each.position is not None), default=newest)
         return _Before(state, base, differences(await self._states.at(room, base), state))
 
     async def _standing(self, room: Room, head: RoomHead, event: Event, before: StateIds) -> str | None:
@@ -150,9 +183,15 @@ class Receiver:
 
     async def _fork(self, room: Room, head: RoomHead, event: Event, before: _Before) -> _Fork:
         after = changed(before.state, [(*event.state_tuple, event.event_id)] if event.is_state else [])
-        covered = await self._covered(room, event)
-        others = [tip for tip in head.tips if tip not in covered]
-        ends = [*await self._states.after(room, others), after]
+        if await self._gaps.get(room.room_id, event.event_id) is not None:
+            # The room has what follows upon it.
+            tips = head.tips
+            ends = await self._states.after(room, tips)
+        else:
+            covered = await self._covered(room, event)
+            others = tuple(tip for tip in head.tips if tip not in covered)
+            tips = (*others, event.event_id) if others else ()
+            ends = [*await self._states.after(room, others), after]
         resolved = await self._states.resolved(room, ends, {event.event_id: event})
         current = not event.is_state or resolved.get(event.state_tuple) == event.event_id
         now = ids_of(head)
@@ -165,7 +204,7 @@ class Receiver:
             for type, key, event_id in wanted
         ]
         meta = EventMeta(
-            tips=(*others, event.event_id) if others else (),
+            tips=tips,
             base=before.base,
             delta=tuple(before.delta),
             state_key=None if current else event.state_key,
@@ -200,10 +239,11 @@ class Receiver:
 class _Proposal:
     """The entries of an event, if the room is still what it was taken to be."""
 
-    def __init__(self, room: Room, event: Event, fork: _Fork | None) -> None:
+    def __init__(self, room: Room, incoming: _Incoming, fork: _Fork | None) -> None:
         self._room = room
-        self._event = event
+        self._event = incoming.event
         self._fork = fork
+        self._meta = replace(fork.meta if fork is not None else EventMeta(), redacts_key=incoming.redacts_key)
         self._outcome: Outcome | None = None
         self.follows = 0
         """The position upon which the event follows."""
@@ -233,8 +273,7 @@ class _Proposal:
                     head = head._replace(state=head.state.set((type, key), view))
                     built.append(Appended(entry, view))
         body = encode_event(event.version, event.pdu)
-        meta = fork.meta if fork is not None else EventMeta()
-        item, after = event_entry(event, body, head, next_seq + len(built), meta)
+        item, after = event_entry(event, body, head, next_seq + len(built), self._meta)
         drafts[self._room.room_id] = after
         self._outcome = Outcome.ACCEPTED
         return [*built, item]
@@ -261,20 +300,3 @@ def state_entry(room_id: str, type: str, key: str, current: Event | None, seq: i
         ts=current.origin_server_ts,
         seq=seq,
     )
-
-
-def _auth_ids(event: Event) -> Sequence[str]:
-    """What authorises an event: its auth events, and the create event where that is not among them."""
-    if event.version.room_id_is_create_hash and event.type != "m.room.create":
-        return (*event.auth_events, create_event_id(event.room_id))
-    return event.auth_events
-
-
-def _refused_by_auth_events(event: Event, auth_events: Sequence[KnownEvent]) -> bool:
-    rejected = [known.event.event_id for known in auth_events if known.is_rejected]
-    named = [known.event for known in auth_events if known.event.event_id in event.auth_events]
-    try:
-        check_auth_events(event.version, event, named, rejected=rejected)
-    except AuthError:
-        return True
-    return not is_allowed(event.version, event, lookup_in(known.event for known in auth_events))

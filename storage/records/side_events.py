@@ -22,6 +22,14 @@ class SideEvent(Record, frozen=True):
     delta: tuple[tuple[str, str, str | None], ...] = ()
 
 
-SIDE_EVENTS = CollectionSpec("side_events", SideEvent, ("room_id", "event_id"))
+class Gap(Record, frozen=True):
+    """An event that others follow upon, and that could not be had."""
 
-SPECS = (SIDE_EVENTS,)
+    room_id: str
+    event_id: str
+
+
+SIDE_EVENTS = CollectionSpec("side_events", SideEvent, ("room_id", "event_id"))
+GAPS = CollectionSpec("gaps", Gap, ("room_id", "event_id"))
+
+SPECS = (SIDE_EVENTS, GAPS)

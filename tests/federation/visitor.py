@@ -4,13 +4,10 @@ import json
 from typing import Any
 
 from homeserver.clock import system_clock
-from homeserver.graph.events import GraphEvents
-from homeserver.graph.receiving import Outcome, Receiver
-from homeserver.graph.states import States
+from homeserver.graph.receiving import Outcome
 from homeserver.protocol.events import Event, parse_pdu
 from homeserver.rooms.authoring import Author, EventTemplate, RoomProposal
 from homeserver.rooms.room import Room
-from storage.records.side_events import SIDE_EVENTS
 from tests.federation.conftest import Homeserver, OtherServer
 
 
@@ -43,9 +40,7 @@ class Visitor:
         template = EventTemplate("m.room.message", self.user_id, {"msgtype": "m.text", "body": text})
         item, _ = self._author.draft(room, head, template, 1, None)
         event = parse_pdu(room.version, json.loads(item.entry.body))
-        app = self._server.app
-        side_events = app.store.collection(SIDE_EVENTS)
-        events = GraphEvents(app.store.log, side_events)
-        receiver = Receiver(app.rooms, events, States(app.store.log, events), side_events)
-        assert await receiver.receive(room, event) is Outcome.ACCEPTED
+        federation = self._server.app.federation
+        assert federation is not None
+        assert await federation.receiver.receive(room, event) is Outcome.ACCEPTED
         return event

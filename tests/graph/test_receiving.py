@@ -21,7 +21,7 @@ from homeserver.protocol.state_resolution import resolve
 from homeserver.rooms.room import Room
 from homeserver.rooms.rooms import Rooms
 from storage.log import ShardMap
-from storage.records.side_events import SIDE_EVENTS, SPECS
+from storage.records.side_events import GAPS, SIDE_EVENTS, SPECS
 from storage.sqlite import open_store
 from storage.store import Store
 from tests.unit.protocol.auth_room import make_event
@@ -41,7 +41,7 @@ class Server:
         side = store.collection(SIDE_EVENTS)
         self.events = GraphEvents(store.log, side)
         self.states = States(store.log, self.events)
-        self.receiver = Receiver(self.rooms, self.events, self.states, side)
+        self.receiver = Receiver(self.rooms, self.events, self.states, side, store.collection(GAPS))
         self.arrival = Arrival(self.rooms, side)
 
     async def start(self) -> "Server":
