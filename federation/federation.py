@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from federation.edus import Edus
 from federation.events import EventRoutes
 from federation.key_server import KeyServerRoutes
 from federation.media import MediaRoutes
@@ -13,6 +14,7 @@ from federation.user_keys import UserKeyRoutes
 from federation.version import VersionRoutes
 from homeserver.clock import Clock
 from homeserver.config import Config
+from homeserver.e2ee.to_device import ToDevice
 from homeserver.e2ee.told_keys import ToldKeys
 from homeserver.graph.arrival import Arrival
 from homeserver.graph.events import GraphEvents
@@ -23,6 +25,8 @@ from homeserver.media.repository import MediaRepository
 from homeserver.media.thumbnails import Thumbnails
 from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.directory import Directory
+from homeserver.rooms.ephemeral import Typing
+from homeserver.rooms.receipts import Receipts
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.spaces import Hierarchy
 from homeserver.rooms.visibility import Visibility
@@ -44,6 +48,9 @@ class Domain(NamedTuple):
     accounts: Accounts
     profiles: Profiles
     told_keys: ToldKeys
+    typing: Typing
+    receipts: Receipts
+    to_device: ToDevice
     media: MediaRepository
     thumbnails: Thumbnails
 
@@ -68,6 +75,7 @@ class Federation:
         gaps = store.collection(side_event_records.GAPS)
         self.receiver = Receiver(rooms, self.graph_events, self.states, side_events, gaps)
         self.arrival = Arrival(rooms, side_events)
+        self.edus = Edus(rooms, domain.typing, domain.receipts, domain.to_device)
         told = ToldGraph(
             rooms, self.graph_events, self.states, side_events, domain.visibility, domain.accounts
         )

@@ -555,6 +555,9 @@ class App:
                 self.accounts,
                 self.profiles,
                 told_keys,
+                self.typing,
+                receipts,
+                self.to_device,
                 media,
                 self.thumbnails,
             )
@@ -607,9 +610,9 @@ class App:
             await backup.delete_all(user_id)
 
         deactivation.on_deactivated.append(deactivated)
-        to_device = ToDevice(self.users, log_port, shards, known_devices, queue, now)
+        self.to_device = ToDevice(self.users, log_port, shards, known_devices, queue, now)
         return (
-            ToDeviceRoutes(to_device),
+            ToDeviceRoutes(self.to_device),
             KeyRoutes(device_keys, cross_signing, device_lists, self.engine, self.users, interactive),
             KeyBackupRoutes(backup),
             DehydratedDeviceRoutes(dehydrated),

@@ -1,7 +1,11 @@
 """Read receipts and markers (spec: client-server "Receipts", "Read and unread markers")."""
 
-from homeserver.clock import Clock
-from homeserver.errors import bad_json, forbidden, invalid_param, not_found
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+from homeserver.clock import Clock, credible
+from homeserver.errors import MatrixError, bad_json, forbidden, invalid_param, not_found
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
@@ -11,12 +15,22 @@ from homeserver.shard_writer import Append
 from homeserver.users.account_data import AccountData
 from storage.log import Entry, Kind
 
-KINDS = ("m.read", "m.read.private")
+READ = "m.read"
+KINDS = (READ, "m.read.private")
 FULLY_READ = "m.fully_read"
 
 
+class Read(NamedTuple):
+    """What a user has read, and when (ms); of other servers' users, by their servers' account."""
+
+    user_id: str
+    event_id: str
+    thread_id: str | None
+    ts: int
+
+
 class Receipts:
-    """Receipts of local users. A receipt only ever moves forward."""
+    """Sets receipts. A receipt only ever moves forward."""
 
     def __init__(self, rooms: Rooms, account_data: AccountData, now: Clock) -> None:
         self._rooms = rooms
@@ -41,22 +55,42 @@ class Receipts:
             return
         if kind not in KINDS:
             raise invalid_param(f"Receipt type {kind!r} is not supported")
+        entry = await self._receipt(room, kind, Read(user_id, event_id, thread_id, self._now()))
+        if entry is not None:
+            await self._rooms.submit(room, Append([entry]))
+
+    async def take(self, room: Room, read: Sequence[Read]) -> None:
+        """Set what members of the room have read by their own servers' account.
+
+        What is not known here, and who is not in the room, is passed over.
+        """
+        entries: list[Entry] = []
+        for each in read:
+            if each.user_id in room.joined:
+                with suppress(MatrixError):
+                    entry = await self._receipt(room, READ, each)
+                    entries += [entry] if entry is not None else []
+        if entries:
+            await self._rooms.submit(room, Append(entries))
+
+    async def _receipt(self, room: Room, kind: str, read: Read) -> Entry | None:
+        """The receipt to be, None when the user has read as far already. Raises 400 and 404."""
+        user_id, event_id, thread_id, ts = read
         event = await self._event(room, event_id)
         if thread_id is not None:
             await self._check_thread(room, event, thread_id)
         before = room.receipts.get(user_id, {}).get((kind, thread_id))
         if before is not None and before.position >= event.position:
-            return
-        entry = Entry(
+            return None
+        return Entry(
             kind=Kind.RECEIPT,
-            stream=room_id,
+            stream=room.room_id,
             type=kind if thread_id is None else f"{kind} {thread_id}",
             key=user_id,
             target=event_id,
-            ts=self._now(),
+            ts=credible(ts, self._now()),
             meta=str(event.position).encode(),
         )
-        await self._rooms.submit(room, Append([entry]))
 
     async def mark_all(self, room_id: str, user_id: str, markers: JsonObject) -> None:
         """Several at once, by kind; see `mark`. A marker may name an event that is not here."""

@@ -1,0 +1,143 @@
+"""Ephemeral data units of other servers: looked through, and handed to those whom they concern here.
+
+A server speaks for its own users only. What is malformed, or not the origin's to say, is dropped and counted;
+nobody is told, since there is nobody who could make it good. One that comes twice has no other effect than
+one that came once.
+
+spec: server-server "EDUs", "Typing Notifications", "Receipts", "Send-to-device messaging", "Server Access
+Control Lists (ACLs)"
+"""
+
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+import msgspec
+
+from homeserver.e2ee.to_device import Sender, ToDevice
+from homeserver.errors import MatrixError, forbidden
+from homeserver.protocol.identifiers import InvalidIdentifier, check_user_id, server_name_of
+from homeserver.protocol.json_types import JsonObject
+from homeserver.rooms.ephemeral import Typing
+from homeserver.rooms.receipts import Read, Receipts
+from homeserver.rooms.room import Room
+from homeserver.rooms.rooms import Rooms
+from homeserver.rooms.servers import server_acl
+
+TYPING_MS = 60_000
+"""How long somebody types of whom nothing more is heard; servers say it again while it goes on."""
+
+
+class TypingNotice(msgspec.Struct):
+    """Content of m.typing."""
+
+    room_id: str
+    user_id: str
+    typing: bool
+
+
+class ReadData(msgspec.Struct):
+    ts: int
+    thread_id: str | None = None
+
+
+class UserReceipt(msgspec.Struct):
+    event_ids: Annotated[list[str], msgspec.Meta(min_length=1, max_length=1)]
+    data: ReadData
+
+
+class RoomReceipts(msgspec.Struct):
+    """Content of m.receipt for one room. Receipts of other types than this one are private."""
+
+    read: dict[str, UserReceipt] = msgspec.field(name="m.read", default_factory=dict)
+
+
+class DirectToDevice(msgspec.Struct):
+    """Content of m.direct_to_device."""
+
+    sender: str
+    type: str
+    message_id: str
+    messages: dict[str, dict[str, JsonObject]]
+
+
+class Edus:
+    """Takes EDUs one by one, in the order in which their server sent them."""
+
+    def __init__(self, rooms: Rooms, typing: Typing, receipts: Receipts, to_device: ToDevice) -> None:
+        self._rooms = rooms
+        self._typing = typing
+        self._receipts = receipts
+        self._to_device = to_device
+        self._takers: dict[str, Callable[[str, Any], Awaitable[None]]] = {
+            "m.typing": self._take_typing,
+            "m.receipt": self._take_receipts,
+            "m.direct_to_device": self._take_messages,
+        }
+        self.dropped: Counter[str] = Counter()
+        """How many of each type were of no use."""
+
+    async def receive(self, origin: str, edu: JsonObject) -> None:
+        """Take one EDU of a server; types that are not known are passed over.
+
+        Raises StoreError and MatrixError 503 when it should come again.
+        """
+        edu_type = edu.get("edu_type")
+        taker = self._takers.get(edu_type) if isinstance(edu_type, str) else None
+        if edu_type is None or taker is None:
+            return
+        try:
+            await taker(origin, edu.get("content"))
+        except (msgspec.ValidationError, InvalidIdentifier):
+            self.dropped[edu_type] += 1
+        except MatrixError as error:
+            if error.status == 503:
+                raise
+            self.dropped[edu_type] += 1
+
+    async def _take_typing(self, origin: str, content: Any) -> None:
+        notice = msgspec.convert(content, TypingNotice)
+        _check_own(origin, notice.user_id)
+        room = await self._room(origin, notice.room_id)
+        if notice.user_id not in room.joined:
+            raise forbidden("The user is not in the room")
+        if notice.typing or notice.user_id in self._typing.users(room.room_id):
+            self._typing.set(room.room_id, notice.user_id, TYPING_MS if notice.typing else None)
+
+    async def _take_receipts(self, origin: str, content: Any) -> None:
+        for room_id, receipts in msgspec.convert(content, dict[str, RoomReceipts]).items():
+            try:
+                room = await self._room(origin, room_id)
+            except MatrixError:
+                self.dropped["m.receipt"] += 1
+                continue
+            read = [
+                Read(user_id, receipt.event_ids[0], receipt.data.thread_id, receipt.data.ts)
+                for user_id, receipt in receipts.read.items()
+                if _is_own(origin, user_id)
+            ]
+            self.dropped["m.receipt"] += len(receipts.read) - len(read)
+            await self._receipts.take(room, read)
+
+    async def _take_messages(self, origin: str, content: Any) -> None:
+        message = msgspec.convert(content, DirectToDevice)
+        _check_own(origin, message.sender)
+        sender = Sender(message.sender, "", message.message_id)
+        await self._to_device.send(sender, message.type, message.messages)
+
+    async def _room(self, origin: str, room_id: str) -> Room:
+        """A room in which the server may speak. Raises 403."""
+        room = await self._rooms.get(room_id)
+        if room is None or not server_acl(room).allows(origin):
+            raise forbidden("The server may not speak in this room")
+        return room
+
+
+def _is_own(origin: str, user_id: str) -> bool:
+    return server_name_of(check_user_id(user_id)) == origin
+
+
+def _check_own(origin: str, user_id: str) -> None:
+    """Raises 403 for users of other servers than the one that speaks, InvalidIdentifier."""
+    if not _is_own(origin, user_id):
+        raise forbidden("A server may speak for its own users only")

@@ -1,0 +1,210 @@
+"""EDUs of other servers: what they say of their own users, and what they may not say.
+
+HARDENING 5, 14, 15 and 34.
+"""
+
+from typing import Any
+
+import pytest
+
+from federation.edus import Edus
+from tests.client_api.conftest import Client
+from tests.client_api.crypto_device import log_in
+from tests.client_api.test_receipts import ephemeral
+from tests.federation.conftest import Homeserver, OtherServer
+from tests.federation.visitor import Visitor
+
+
+@pytest.fixture
+def visitor(server: Homeserver, other: OtherServer) -> Visitor:
+    return Visitor(server, other)
+
+
+@pytest.fixture
+async def room_id(alice: Client, visitor: Visitor) -> str:
+    """A room with alice and the visitor, whom alice has seen."""
+    room_id = await alice.create_room(preset="public_chat")
+    await visitor.member(room_id, "join")
+    await alice.sync()
+    return room_id
+
+
+class Sending:
+    """What the other server sends; EDUs come in as from its transactions."""
+
+    def __init__(self, server: Homeserver, other: OtherServer) -> None:
+        self._server = server
+        self._origin = other.name
+
+    @property
+    def edus(self) -> Edus:
+        assert self._server.app.federation is not None
+        return self._server.app.federation.edus
+
+    async def edu(self, edu_type: Any, content: Any) -> None:
+        await self.edus.receive(self._origin, {"edu_type": edu_type, "content": content})
+
+    async def typing(self, room_id: str, user_id: str, *, typing: bool = True) -> None:
+        await self.edu("m.typing", {"room_id": room_id, "user_id": user_id, "typing": typing})
+
+    async def read(self, room_id: str, event_id: str, *user_ids: str, **data: Any) -> None:
+        receipt = {"event_ids": [event_id], "data": {"ts": 1000, **data}}
+        await self.edu("m.receipt", {room_id: {"m.read": dict.fromkeys(user_ids, receipt)}})
+
+    async def message(self, sender: str, message_id: str, messages: Any) -> None:
+        content = {"sender": sender, "type": "m.test", "message_id": message_id, "messages": messages}
+        await self.edu("m.direct_to_device", content)
+
+
+@pytest.fixture
+def sending(server: Homeserver, other: OtherServer) -> Sending:
+    return Sending(server, other)
+
+
+async def shut_out(alice: Client, room_id: str, server_name: str) -> None:
+    await alice.set_state(room_id, "m.room.server_acl", {"allow": ["*"], "deny": [server_name]})
+    await alice.sync()
+
+
+async def test_typing_of_another_servers_user_is_shown_until_it_ends(
+    sending: Sending, alice: Client, visitor: Visitor, room_id: str
+) -> None:
+    await sending.typing(room_id, visitor.user_id)
+    content = ephemeral(await alice.sync(), room_id, "m.typing")
+    assert content == {"user_ids": [visitor.user_id]}
+    await sending.typing(room_id, visitor.user_id, typing=False)
+    assert ephemeral(await alice.sync(), room_id, "m.typing") == {"user_ids": []}
+    assert sending.edus.dropped.total() == 0
+
+
+async def test_receipts_of_another_servers_users_are_shown(
+    sending: Sending, alice: Client, visitor: Visitor, room_id: str
+) -> None:
+    first, second = await alice.send(room_id, "first"), await alice.send(room_id, "second")
+    await alice.sync()
+    await sending.read(room_id, second, visitor.user_id)
+    content = ephemeral(await alice.sync(), room_id, "m.receipt")
+    assert content == {second: {"m.read": {visitor.user_id: {"ts": 1000}}}}
+    # One that goes back, and the same once more, change nothing; one for a thread is another one.
+    await sending.read(room_id, first, visitor.user_id)
+    await sending.read(room_id, second, visitor.user_id)
+    assert ephemeral(await alice.sync(), room_id, "m.receipt") is None
+    await sending.read(room_id, first, visitor.user_id, thread_id="main")
+    content = ephemeral(await alice.sync(), room_id, "m.receipt")
+    assert content == {first: {"m.read": {visitor.user_id: {"ts": 1000, "thread_id": "main"}}}}
+    assert sending.edus.dropped.total() == 0
+
+
+async def test_a_server_is_believed_the_time_of_a_receipt_up_to_now(
+    sending: Sending, alice: Client, visitor: Visitor, room_id: str
+) -> None:
+    event_id = await alice.send(room_id)
+    await alice.sync()
+    await sending.read(room_id, event_id, visitor.user_id, ts=9_000_000_000_000_000)
+    content = ephemeral(await alice.sync(), room_id, "m.receipt")
+    assert content is not None
+    assert content[event_id]["m.read"][visitor.user_id]["ts"] < 4_000_000_000_000
+
+
+async def test_messages_for_devices_come_once(
+    server: Homeserver, sending: Sending, alice: Client, visitor: Visitor
+) -> None:
+    second = await log_in(alice)
+    messages = {alice.user_id: {alice.device_id: {"n": 1}, "*": {"n": 2}, "NONE": {"n": 3}}}
+    for _ in range(2):
+        await sending.message(visitor.user_id, "m1", messages)
+    event = {"type": "m.test", "sender": visitor.user_id}
+    for client, n in ((alice, 1), (second, 2)):
+        assert (await client.sync())["to_device"]["events"] == [{**event, "content": {"n": n}}]
+    await server.restart()
+    await sending.message(visitor.user_id, "m1", messages)
+    await sending.message(visitor.user_id, "m2", {alice.user_id: {alice.device_id: {"n": 4}}})
+    assert (await alice.sync())["to_device"]["events"] == [{**event, "content": {"n": 4}}]
+
+
+@pytest.mark.parametrize("who", ["@alice:{own}", "@alice:third.example.org", "@visitor:{origin}.evil", "x"])
+async def test_a_server_speaks_for_its_own_users_only(
+    server: Homeserver, other: OtherServer, sending: Sending, alice: Client, room_id: str, who: str
+) -> None:
+    """HARDENING 5: forged EDUs are dropped and counted."""
+    user_id = who.format(own=server.name, origin=other.name)
+    event_id = await alice.send(room_id)
+    await alice.sync()
+    await sending.typing(room_id, user_id)
+    await sending.read(room_id, event_id, user_id)
+    await sending.message(user_id, "m1", {alice.user_id: {"*": {}}})
+    body = await alice.sync()
+    assert ephemeral(body, room_id, "m.typing") is None
+    assert ephemeral(body, room_id, "m.receipt") is None
+    assert not body.get("to_device", {}).get("events")
+    assert sending.edus.dropped == {"m.typing": 1, "m.receipt": 1, "m.direct_to_device": 1}
+
+
+async def test_who_is_not_in_the_room_neither_types_nor_reads_there(
+    other: OtherServer, sending: Sending, alice: Client, visitor: Visitor, room_id: str
+) -> None:
+    """HARDENING 5."""
+    event_id = await alice.send(room_id)
+    elsewhere = await alice.create_room()
+    unseen = await alice.send(elsewhere)
+    await alice.sync()
+    stranger = f"@stranger:{other.name}"
+    await sending.typing(room_id, stranger)
+    await sending.typing(elsewhere, visitor.user_id)
+    await sending.typing("!none:example.org", visitor.user_id)
+    await sending.read(room_id, event_id, stranger)
+    await sending.read(elsewhere, unseen, visitor.user_id)
+    await sending.read(room_id, unseen, visitor.user_id)
+    assert "rooms" not in await alice.sync()
+
+
+async def test_a_server_that_the_room_denies_is_not_heard_there(
+    other: OtherServer, sending: Sending, alice: Client, visitor: Visitor, room_id: str
+) -> None:
+    """HARDENING 15: access lists hold for EDUs too."""
+    event_id = await alice.send(room_id)
+    await shut_out(alice, room_id, other.name)
+    await sending.typing(room_id, visitor.user_id)
+    await sending.read(room_id, event_id, visitor.user_id)
+    assert "rooms" not in await alice.sync()
+    assert sending.edus.dropped == {"m.typing": 1, "m.receipt": 1}
+
+
+@pytest.mark.parametrize("edu_type", ["m.typing", "m.receipt", "m.direct_to_device"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        [],
+        "x",
+        {"room_id": 1, "user_id": [], "typing": "yes"},
+        {"!room:example.org": {"m.read": {"@a:b": {"event_ids": [], "data": {"ts": 0}}}}},
+        {"!room:example.org": {"m.read": {"@a:b": {"event_ids": ["$x"], "data": {"ts": "now"}}}}},
+        {"sender": None, "type": "m.test", "message_id": "m", "messages": {}},
+        {"sender": "@a:b", "type": "m.test", "message_id": "m", "messages": {"@alice:x": {"*": [1]}}},
+    ],
+)
+async def test_what_is_malformed_is_dropped(sending: Sending, edu_type: str, content: Any) -> None:
+    """HARDENING 5."""
+    before = sending.edus.dropped[edu_type]
+    await sending.edu(edu_type, content)
+    assert sending.edus.dropped[edu_type] == before + 1
+
+
+@pytest.mark.parametrize("edu_type", [None, 1, [], "m.unheard.of"])
+async def test_what_is_not_known_is_passed_over(sending: Sending, edu_type: Any) -> None:
+    await sending.edu(edu_type, {"anything": 1})
+    assert sending.edus.dropped.total() == 0
+
+
+async def test_messages_for_devices_have_bounds(
+    sending: Sending, other: OtherServer, alice: Client, visitor: Visitor
+) -> None:
+    """HARDENING 14: one that is too large takes those with it that came in the same EDU."""
+    large = {"x": "y" * 65_536}
+    await sending.message(visitor.user_id, "m1", {alice.user_id: {alice.device_id: large}})
+    await sending.message(visitor.user_id, "m" * 256, {alice.user_id: {"*": {}}})
+    many = {f"D{n}": {} for n in range(10_001)}
+    await sending.message(visitor.user_id, "m2", {alice.user_id: many})
+    assert not (await alice.sync()).get("to_device", {}).get("events")
+    assert sending.edus.dropped == {"m.direct_to_device": 3}
