@@ -1,23 +1,30 @@
 """This server as one among others, put together: the way out, what comes in, what others are told."""
 
+import asyncio
 from typing import NamedTuple
 
 from federation.edus import Edus
 from federation.events import EventRoutes
+from federation.gate import Gate
+from federation.incoming import Incoming
 from federation.key_server import KeyServerRoutes
 from federation.media import MediaRoutes
+from federation.missing_events import MissingEvents
 from federation.other_servers import OtherServers
 from federation.public_rooms import PublicRoomRoutes
 from federation.queries import QueryRoutes
 from federation.spaces import SpaceRoutes
+from federation.transactions import TransactionRoutes
 from federation.user_keys import UserKeyRoutes
 from federation.version import VersionRoutes
+from homeserver.bus.replica import Replica
 from homeserver.clock import Clock
 from homeserver.config import Config
 from homeserver.e2ee.to_device import ToDevice
 from homeserver.e2ee.told_keys import ToldKeys
 from homeserver.graph.arrival import Arrival
 from homeserver.graph.events import GraphEvents
+from homeserver.graph.outliers import Outliers
 from homeserver.graph.receiving import Receiver
 from homeserver.graph.states import States
 from homeserver.graph.told import ToldGraph
@@ -30,10 +37,12 @@ from homeserver.rooms.receipts import Receipts
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.spaces import Hierarchy
 from homeserver.rooms.visibility import Visibility
+from homeserver.tasks import end
 from homeserver.users.accounts import Accounts
 from homeserver.users.profiles import Profiles
 from rest.routes import Routes
 from storage.records import side_events as side_event_records
+from storage.records import staged_events as staged_event_records
 from storage.store import Store
 
 
@@ -53,6 +62,7 @@ class Domain(NamedTuple):
     to_device: ToDevice
     media: MediaRepository
     thumbnails: Thumbnails
+    replica: Replica
 
 
 class Federation:
@@ -75,6 +85,19 @@ class Federation:
         gaps = store.collection(side_event_records.GAPS)
         self.receiver = Receiver(rooms, self.graph_events, self.states, side_events, gaps)
         self.arrival = Arrival(rooms, side_events)
+        outliers = Outliers(self.graph_events, side_events)
+        self.gate = Gate(others.key_ring)
+        missing = MissingEvents(others.client, self.gate, self.receiver, self.graph_events, outliers)
+        self.incoming = Incoming(
+            name,
+            rooms,
+            self.gate,
+            self.receiver,
+            missing,
+            store.collection(staged_event_records.STAGED_EVENTS),
+            domain.replica.owns,
+            now,
+        )
         self.edus = Edus(rooms, domain.typing, domain.receipts, domain.to_device)
         told = ToldGraph(
             rooms, self.graph_events, self.states, side_events, domain.visibility, domain.accounts
@@ -88,8 +111,16 @@ class Federation:
             UserKeyRoutes(domain.told_keys),
             MediaRoutes(domain.media, domain.thumbnails),
             EventRoutes(told, name, now),
+            TransactionRoutes(self.incoming, self.edus),
         ]
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Go on with what was left undone."""
+        self._tasks.append(asyncio.create_task(self.incoming.keep_sweeping(), name="staged-events"))
 
     async def close(self) -> None:
-        """End what is being asked, and close the way out."""
+        """End what is being done and asked, and close the way out."""
+        await end(self._tasks)
+        await self.incoming.close()
         await self.others.close()

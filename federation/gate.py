@@ -8,20 +8,27 @@ spec: server-server#checks-performed-on-receipt-of-a-pdu, 1 to 3
 
 import asyncio
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from federation.key_ring import KeyRing
+from homeserver.protocol.canonical_json import InvalidJson
 from homeserver.protocol.events import Event, InvalidEvent, parse_pdu
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.redaction import redact
 from homeserver.protocol.room_versions import RoomVersion
-from homeserver.protocol.signing import InvalidSignature, check_content_hash
+from homeserver.protocol.signing import InvalidSignature, check_content_hash, event_id_of
 
 AT_ONCE = 50
 """Read in one go in a thread, which is worth it for more than a few."""
 FEW = 8
 
-NotAdmitted = InvalidEvent | InvalidSignature
-"""Why an event is dropped."""
+
+class Dropped(NamedTuple):
+    """An event that is none, or that its servers did not sign."""
+
+    event_id: str | None
+    """None where it cannot be told."""
+    reason: str
 
 
 class Gate:
@@ -32,9 +39,9 @@ class Gate:
 
     async def admit(
         self, version: RoomVersion, room_id: str, pdus: Sequence[JsonObject]
-    ) -> list[Event | NotAdmitted]:
+    ) -> list[Event | Dropped]:
         """For each PDU its event, or why it is none of this room's. Raises StoreError."""
-        read: list[Event | InvalidEvent] = []
+        read: list[Event | Dropped] = []
         for first in range(0, len(pdus), AT_ONCE):
             some = pdus[first : first + AT_ONCE]
             if len(pdus) <= FEW:
@@ -43,20 +50,24 @@ class Gate:
                 read += await asyncio.to_thread(_read, version, room_id, some)
         events = [event for event in read if isinstance(event, Event)]
         problems = iter(await self._ring.verify([(version, event.pdu) for event in events]))
-        return [(next(problems) or event) if isinstance(event, Event) else event for event in read]
+        return [_verified(each, next(problems)) if isinstance(each, Event) else each for each in read]
 
     async def admitted(self, version: RoomVersion, room_id: str, pdus: Sequence[JsonObject]) -> list[Event]:
         """The events of those PDUs that pass. Raises StoreError."""
         return [each for each in await self.admit(version, room_id, pdus) if isinstance(each, Event)]
 
 
-def _read(version: RoomVersion, room_id: str, pdus: Sequence[JsonObject]) -> list[Event | InvalidEvent]:
-    read: list[Event | InvalidEvent] = []
+def _verified(event: Event, problem: InvalidSignature | None) -> Event | Dropped:
+    return event if problem is None else Dropped(event.event_id, str(problem))
+
+
+def _read(version: RoomVersion, room_id: str, pdus: Sequence[JsonObject]) -> list[Event | Dropped]:
+    read: list[Event | Dropped] = []
     for pdu in pdus:
         try:
             read.append(_event(version, room_id, pdu))
         except InvalidEvent as error:
-            read.append(error)
+            read.append(Dropped(_id_of(version, pdu), str(error)))
     return read
 
 
@@ -70,3 +81,12 @@ def _event(version: RoomVersion, room_id: str, pdu: JsonObject) -> Event:
     if check_content_hash(version, event.pdu):
         return event
     return parse_pdu(version, redact(version, event.pdu))
+
+
+def _id_of(version: RoomVersion, pdu: JsonObject) -> str | None:
+    """By which its sender knows what is no event."""
+    try:
+        event_id = event_id_of(version, pdu)
+    except (InvalidJson, KeyError, TypeError, AttributeError):
+        return None
+    return event_id if isinstance(event_id, str) else None

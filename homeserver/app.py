@@ -185,6 +185,7 @@ from storage.records import server_key as server_key_records
 from storage.records import side_events as side_event_records
 from storage.records import sliding_sync as sliding_sync_records
 from storage.records import user_directory as user_directory_records
+from storage.records import staged_events as staged_event_records
 from storage.records.server_key import RetiredKey
 from storage.sqlite import open_store as open_sqlite
 from storage.store import OpenStore, Store
@@ -205,6 +206,7 @@ SPECS: Sequence[CollectionSpec[Any]] = (
     *remote_key_records.SPECS,
     *side_event_records.SPECS,
     *sliding_sync_records.SPECS,
+    *staged_event_records.SPECS,
 )
 
 
@@ -562,6 +564,7 @@ class App:
                 self.thumbnails,
             )
             self.federation = Federation(config, other_servers, store, domain, now)
+                self.replica,
             self.federation_modules += self.federation.routes
 
     def _encryption(
@@ -687,6 +690,8 @@ class App:
     def web_application(self) -> web.Application:
         app = web.Application(client_max_size=self.config.limits.max_body_size)
         addresses = ClientAddresses(self.config.trusted_proxies, self.others.is_replica)
+        if self.federation is not None:
+            self.federation.start()
         others = self.others if self.bus.shared else None
         gate = Gate(self.sessions, self.limits, addresses, others)
         apis = [client_server_api(self.modules, gate)]
