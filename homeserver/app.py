@@ -115,6 +115,7 @@ from homeserver.rooms.membership import Membership
 from homeserver.rooms.new_room import NewRooms
 from homeserver.rooms.receipts import Receipts
 from homeserver.rooms.relations import Relations
+from homeserver.rooms.restricted import RestrictedJoins
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
@@ -184,8 +185,8 @@ from storage.records import rooms as room_records
 from storage.records import server_key as server_key_records
 from storage.records import side_events as side_event_records
 from storage.records import sliding_sync as sliding_sync_records
-from storage.records import user_directory as user_directory_records
 from storage.records import staged_events as staged_event_records
+from storage.records import user_directory as user_directory_records
 from storage.records.server_key import RetiredKey
 from storage.sqlite import open_store as open_sqlite
 from storage.store import OpenStore, Store
@@ -205,8 +206,8 @@ SPECS: Sequence[CollectionSpec[Any]] = (
     *server_key_records.SPECS,
     *remote_key_records.SPECS,
     *side_event_records.SPECS,
-    *sliding_sync_records.SPECS,
     *staged_event_records.SPECS,
+    *sliding_sync_records.SPECS,
 )
 
 
@@ -282,7 +283,8 @@ class App:
         history = History(self.rooms, self.users, visibility, bundling, epoch=epoch, now=now)
         relations = Relations(self.rooms, history, visibility)
         permission = InvitePermission(self.users)
-        membership = Membership(self.rooms, self.users, author, self.profiles, permission)
+        restricted = RestrictedJoins(self.rooms, name)
+        membership = Membership(self.rooms, self.users, author, self.profiles, permission, restricted)
         aliases = Aliases(collection(room_records.ALIASES), self.rooms, author)
         creation = Creation(self.rooms, author, default_version=config.rooms.default_version)
         directory = Directory(
@@ -291,7 +293,7 @@ class App:
             anyone_publishes=config.rooms.allow_publishing,
         )
         self._consume_rooms("directory", directory.wants, directory.handle)
-        summaries = Summaries(self.rooms, aliases, membership)
+        summaries = Summaries(self.rooms, aliases, restricted)
         hierarchy = Hierarchy(self.rooms, summaries)
         new_rooms = NewRooms(
             creation,
@@ -562,9 +564,9 @@ class App:
                 self.to_device,
                 media,
                 self.thumbnails,
+                self.replica,
             )
             self.federation = Federation(config, other_servers, store, domain, now)
-                self.replica,
             self.federation_modules += self.federation.routes
 
     def _encryption(
@@ -582,7 +584,9 @@ class App:
             self.users, log_port, shards, now, budget=self.config.limits.user_cache // 2
         )
         announcements = DeviceAnnouncements(device_lists)
-        announced = self._consume_users("device_announcements", announcements.wants, announcements.handle)
+        announced = self._consume_users(
+            "device_announcements", announcements.wants, handle_batch=announcements.handle
+        )
         identities.on_published = lambda user_id: announced.settled(shards.of_user(user_id))
         device_keys = DeviceKeys(
             identities, self.one_time_keys, known_devices, queue, self.users, self.replica, shards
@@ -686,12 +690,12 @@ class App:
             ShardFamily(self.users.writers, self.user_consumers),
         )
         await self.presence.start()
+        if self.federation is not None:
+            self.federation.start()
 
     def web_application(self) -> web.Application:
         app = web.Application(client_max_size=self.config.limits.max_body_size)
         addresses = ClientAddresses(self.config.trusted_proxies, self.others.is_replica)
-        if self.federation is not None:
-            self.federation.start()
         others = self.others if self.bus.shared else None
         gate = Gate(self.sessions, self.limits, addresses, others)
         apis = [client_server_api(self.modules, gate)]

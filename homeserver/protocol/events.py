@@ -2,7 +2,7 @@
 
 `parse_pdu` is strict and for what comes over the wire; `load_event` is for events that were accepted
 before, whatever they look like. `build_event` makes, hashes and signs: its bytes are what is stored
-and sent, for good.
+and sent, for good. `event_template` is the part of it that others may do the rest for.
 
     InvalidEvent         not an event of this room version
       EventTooLarge      it would be, but for its size
@@ -198,6 +198,42 @@ def _check_references(version: RoomVersion, pdu: JsonObject, key: str, limit: in
         check_event_id(event_id)
 
 
+def event_template(
+    version: RoomVersion,
+    *,
+    room_id: str | None,
+    type: str,
+    sender: str,
+    state_key: str | None,
+    content: JsonObject,
+    prev_events: Sequence[str],
+    auth_events: Sequence[str],
+    depth: int,
+    origin_server_ts: int,
+    redacts: str | None = None,
+    reference_hashes: Mapping[str, str] | None = None,
+) -> JsonObject:
+    """The PDU of a new event without its id, hash and signature; the parameters are those of `build_event`."""
+    if redacts is not None and version.redacts_in_content:
+        content = {**content, "redacts": redacts}
+    pdu: JsonObject = {
+        "auth_events": _references(version, auth_events, reference_hashes),
+        "content": content,
+        "depth": depth,
+        "origin_server_ts": origin_server_ts,
+        "prev_events": _references(version, prev_events, reference_hashes),
+        "sender": sender,
+        "type": type,
+    }
+    if room_id is not None:
+        pdu["room_id"] = room_id
+    if state_key is not None:
+        pdu["state_key"] = state_key
+    if redacts is not None and not version.redacts_in_content:
+        pdu["redacts"] = redacts
+    return pdu
+
+
 def build_event(
     version: RoomVersion,
     *,
@@ -225,23 +261,20 @@ def build_event(
     """
     if version.strict_canonical_json:
         check_shape(content)
-    if redacts is not None and version.redacts_in_content:
-        content = {**content, "redacts": redacts}
-    pdu: JsonObject = {
-        "auth_events": _references(version, auth_events, reference_hashes),
-        "content": content,
-        "depth": depth,
-        "origin_server_ts": origin_server_ts,
-        "prev_events": _references(version, prev_events, reference_hashes),
-        "sender": sender,
-        "type": type,
-    }
-    if room_id is not None:
-        pdu["room_id"] = room_id
-    if state_key is not None:
-        pdu["state_key"] = state_key
-    if redacts is not None and not version.redacts_in_content:
-        pdu["redacts"] = redacts
+    pdu = event_template(
+        version,
+        room_id=room_id,
+        type=type,
+        sender=sender,
+        state_key=state_key,
+        content=content,
+        prev_events=prev_events,
+        auth_events=auth_events,
+        depth=depth,
+        origin_server_ts=origin_server_ts,
+        redacts=redacts,
+        reference_hashes=reference_hashes,
+    )
     unhashed = encode_event(version, pdu)
     if not version.event_ids_are_hashes:
         # The id is under the content hash, so it is made of all the rest.

@@ -24,6 +24,8 @@ class EventMeta(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Type, state key, and the event there (None: none)."""
     state_key: str | None = msgspec.field(default=None, name="y")
     """Of a state event that did not become current, when it came, under this state key."""
+    relay: bool = msgspec.field(default=False, name="o")
+    """Another server's event that came into the room by this one, which tells the others in the room."""
 
 
 _decoder = msgspec.json.Decoder(EventMeta)

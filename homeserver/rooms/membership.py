@@ -12,7 +12,7 @@ from homeserver.errors import MatrixError, bad_json, forbidden, not_found
 from homeserver.protocol.identifiers import check_user_id, server_name_of
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.authoring import Author, EventTemplate, RoomProposal, check_content, same_state
-from homeserver.rooms.redaction import power_levels
+from homeserver.rooms.restricted import AUTHORISER, RestrictedJoins
 from homeserver.rooms.room import Room, RoomHead
 from homeserver.rooms.rooms import Rooms
 from homeserver.users.users import FORGOTTEN, Users
@@ -27,7 +27,7 @@ OWN_KEYS = frozenset(
         "reason",
         "third_party_signed",
         "third_party_invite",
-        "join_authorised_via_users_server",
+        AUTHORISER,
     )
 )
 """Content of a member event that the server fills in itself."""
@@ -55,12 +55,14 @@ class Membership:
         author: Author,
         profiles: MemberProfiles,
         permission: InvitePermission,
+        restricted: RestrictedJoins,
     ) -> None:
         self._rooms = rooms
         self._users = users
         self._author = author
         self._profiles = profiles
         self._permission = permission
+        self._restricted = restricted
 
     async def join(
         self,
@@ -80,8 +82,8 @@ class Membership:
         if user_id in room.joined:
             return room.head.state["m.room.member", user_id].event_id
         content = {**_extra(extra), **await self._content(user_id, "join", reason), **(called or {})}
-        if room.version.restricted_joins and room.join_rule in ("restricted", "knock_restricted"):
-            await self._authorise_restricted(room, user_id, content)
+        if self._restricted.concern(room, user_id):
+            content[AUTHORISER] = await self._restricted.authoriser(room, user_id)
         return await self._set(room, user_id, user_id, content, unless="join")
 
     async def invite(
@@ -200,7 +202,7 @@ class Membership:
             if current is None or current.membership != "join":
                 return []
             kept = {k: v for k, v in current.content.items() if k not in ("displayname", "avatar_url")}
-            kept.pop("join_authorised_via_users_server", None)
+            kept.pop(AUTHORISER, None)
             content = {**kept, **profile}
             if content == current.content:
                 return []
@@ -256,35 +258,6 @@ class Membership:
             return [template]
 
         return ((await self._rooms.submit(room, RoomProposal(self._author, room, decide))) or unchanged)[0]
-
-    async def _authorise_restricted(self, room: Room, user_id: str, content: JsonObject) -> None:
-        """Name a member who may invite, when the user is in one of the rooms that the rule allows.
-
-        Raises 403 M_FORBIDDEN when in none, 400 M_UNABLE_TO_GRANT_JOIN when nobody here may invite.
-        """
-        if room.membership_of(user_id) in ("join", "invite"):
-            return
-        if not await self.in_allowed_room(room, user_id):
-            raise forbidden("You are in none of the rooms whose members may join")
-        levels = power_levels(room.version, room.head.lookup)
-        mine = self._author.server_name
-        for member in room.joined:
-            if server_name_of(member) == mine and levels.user_level(member) >= levels.invite:
-                content["join_authorised_via_users_server"] = member
-                return
-        raise MatrixError(400, "M_UNABLE_TO_GRANT_JOIN", "No member of this server may invite you")
-
-    async def in_allowed_room(self, room: Room, user_id: str) -> bool:
-        """Whether the user is in a room that the restricted join rule of `room` names."""
-        allow = room.state_content("m.room.join_rules").get("allow")
-        for condition in allow if isinstance(allow, list) else []:
-            if not isinstance(condition, dict) or condition.get("type") != "m.room_membership":
-                continue
-            other_id = condition.get("room_id")
-            other = await self._rooms.get(other_id) if isinstance(other_id, str) else None
-            if other is not None and user_id in other.joined:
-                return True
-        return False
 
 
 def _extra(content: JsonObject | None) -> JsonObject:

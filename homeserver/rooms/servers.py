@@ -27,3 +27,19 @@ def has_user_of(server: str, user_ids: Iterable[str]) -> bool:
     """Whether one of the users belongs to a server."""
     # Most are not, and their ids need no parting.
     return any(user_id.endswith(server) and server_name_of(user_id) == server for user_id in user_ids)
+
+
+def servers_of(user_ids: Iterable[str]) -> set[str]:
+    """The servers of some users."""
+    return {server_name_of(user_id) for user_id in user_ids}
+
+
+def takes_part(room: Room, server: str) -> bool:
+    """Whether a room is what this server, by that name, knows of it.
+
+    Where all its users have left others, the room has gone on without it, and of one that its users were
+    only invited to it knows nothing. A room that nobody is in stays what it is.
+    """
+    if ("m.room.create", "") not in room.head.state:
+        return False
+    return not room.joined or has_user_of(server, room.joined)

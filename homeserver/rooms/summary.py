@@ -6,7 +6,7 @@ from typing import Any
 from homeserver.errors import not_found
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.aliases import Aliases
-from homeserver.rooms.membership import Membership
+from homeserver.rooms.restricted import RestrictedJoins, allowed_rooms
 from homeserver.rooms.room import Room
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.servers import has_user_of, server_acl
@@ -58,19 +58,6 @@ def summary_of(room: Room) -> JsonObject:
     return summary
 
 
-def allowed_rooms(room: Room) -> list[str]:
-    """The rooms whose members a restricted join rule lets in."""
-    allow = room.state_content("m.room.join_rules").get("allow")
-    conditions = allow if isinstance(allow, list) else []
-    return [
-        condition["room_id"]
-        for condition in conditions
-        if isinstance(condition, dict)
-        and condition.get("type") == "m.room_membership"
-        and isinstance(condition.get("room_id"), str)
-    ]
-
-
 def _text(room: Room, type: str, key: str) -> str | None:
     value: Any = room.state_content(type).get(key)
     return value if isinstance(value, str) and value else None
@@ -79,10 +66,10 @@ def _text(room: Room, type: str, key: str) -> str | None:
 class Summaries:
     """Summaries for those who may have them."""
 
-    def __init__(self, rooms: Rooms, aliases: Aliases, membership: Membership) -> None:
+    def __init__(self, rooms: Rooms, aliases: Aliases, restricted: RestrictedJoins) -> None:
         self._rooms = rooms
         self._aliases = aliases
-        self._membership = membership
+        self._restricted = restricted
 
     async def may_see(self, room: Room, user_id: str | None) -> bool:
         """Members, those who may join or knock, and anyone for a world-readable room."""
@@ -92,7 +79,7 @@ class Summaries:
             return False
         if room.membership_of(user_id) in ("join", "invite"):
             return True
-        return room.join_rule in RESTRICTED and await self._membership.in_allowed_room(room, user_id)
+        return room.join_rule in RESTRICTED and await self._restricted.in_allowed_room(room, user_id)
 
     async def server_may_see(self, room: Room, server: str) -> bool:
         """Whether some user of another server may: the rule of `may_see`, as far as one can tell."""
