@@ -1,8 +1,10 @@
 """Passes on the word that a user's identity keys changed, to those who share rooms with the user.
 
 The change is in the user's log; others follow room shards. An entry that is handled twice, after a
-crash, makes clients look once too often.
+crash, makes clients look once too often. What one upload changes is several entries, and one word.
 """
+
+from collections.abc import Sequence
 
 from homeserver.e2ee.identities import SIGNATURE
 from homeserver.errors import MatrixError
@@ -22,9 +24,9 @@ class DeviceAnnouncements:
         # A signature on somebody else's key is nobody else's business.
         return entry.kind is Kind.DEVICE_LIST and entry.type != SIGNATURE
 
-    async def handle(self, shard: int, entry: Entry) -> None:
+    async def handle(self, shard: int, entries: Sequence[Entry]) -> None:
         """Raises StoreUnavailable when it must be tried again, however often."""
         try:
-            await self._device_lists.announce(entry.stream)
+            await self._device_lists.announce(dict.fromkeys(entry.stream for entry in entries))
         except MatrixError as error:
             raise StoreUnavailable(error.error) from error

@@ -6,8 +6,10 @@ kept in order as they pass by, so that a sync looks only at what lies between it
 token from before that memory begins is answered from the log.
 """
 
+import asyncio
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Generic, NamedTuple, TypeVar
 
 from homeserver.clock import Clock
@@ -60,10 +62,16 @@ class DeviceLists:
         rooms.follow(self._on_room_entry)
         users.follow(self._on_user_entry)
 
-    async def announce(self, user_id: str) -> None:
-        """Tell everybody who shares a room with the user that the user's devices or keys changed."""
-        entry = Entry(kind=Kind.DEVICE_LIST, stream=STREAM, type="", key=user_id, ts=self._now())
-        await self._rooms.writers[self._rooms.shards.of_room(user_id)].submit(Append([entry]))
+    async def announce(self, user_ids: Iterable[str]) -> None:
+        """Tell everybody who shares a room with one of these users that their devices or keys changed."""
+        now = self._now()
+        entries: dict[int, list[Entry]] = {}
+        for user_id in user_ids:
+            entry = Entry(kind=Kind.DEVICE_LIST, stream=STREAM, type="", key=user_id, ts=now)
+            entries.setdefault(self._rooms.shards.of_room(user_id), []).append(entry)
+        await asyncio.gather(
+            *(self._rooms.writers[shard].submit(Append(of_shard)) for shard, of_shard in entries.items())
+        )
 
     async def since(self, user: User, after: SyncToken, upto: SyncToken) -> DeviceListChanges:
         """What changed for `user` between two positions."""
