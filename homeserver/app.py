@@ -354,7 +354,7 @@ class App:
         unread = Unread(self.rooms, self.unread_tallies, push_rules, verdicts)
         notifications = Notifications(self.rooms, self.users, push_rules, verdicts, epoch=epoch, now=now)
         pushers = Pushers(collection(push_records.PUSHERS), now)
-        device_lists = DeviceLists(self.rooms, self.users, now)
+        device_lists = DeviceLists(self.rooms, self.users, shared_rooms, now)
         self.one_time_keys = OneTimeKeys(
             collection(key_records.ONE_TIME_KEYS),
             collection(key_records.ONE_TIME_UPLOADS),
@@ -552,6 +552,8 @@ class App:
             told_keys = ToldKeys(self.identities, self.one_time_keys, self.users, self.replica, shards)
             domain = Domain(
                 self.rooms,
+                author,
+                restricted,
                 visibility,
                 hierarchy,
                 directory,

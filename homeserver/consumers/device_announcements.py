@@ -6,7 +6,7 @@ crash, makes clients look once too often. What one upload changes is several ent
 
 from collections.abc import Sequence
 
-from homeserver.e2ee.identities import SIGNATURE
+from homeserver.e2ee.identities import QUIET, SIGNATURE
 from homeserver.errors import MatrixError
 from homeserver.sync.device_lists import DeviceLists
 from storage.errors import StoreUnavailable
@@ -22,7 +22,7 @@ class DeviceAnnouncements:
     @staticmethod
     def wants(entry: Entry) -> bool:
         # A signature on somebody else's key is nobody else's business.
-        return entry.kind is Kind.DEVICE_LIST and entry.type != SIGNATURE
+        return entry.kind is Kind.DEVICE_LIST and entry.type != SIGNATURE and entry.meta != QUIET
 
     async def handle(self, shard: int, entries: Sequence[Entry]) -> None:
         """Raises StoreUnavailable when it must be tried again, however often."""

@@ -9,6 +9,7 @@ and passes the word on to those who share rooms with the user; after a crash it 
     device_name     device id       {"display_name": …}; empty: none
     cross_signing   ""              {"master": …, "self_signing": …, "user_signing": …}
     signature       another user    {"key_id": their master key, "signatures": {own key: signature}}
+    copy            ""              of another server's user: what that server told of them; empty: none
 
 The users asked for lately are in memory in the form in which they are shown, so that /keys/query
 joins bytes.
@@ -18,10 +19,11 @@ spec: client-server "Device keys", "Cross-signing"
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
+import msgspec
 import orjson
 
 from homeserver.clock import Clock
@@ -35,6 +37,10 @@ DEVICE = "device"
 DEVICE_NAME = "device_name"
 CROSS_SIGNING = "cross_signing"
 SIGNATURE = "signature"
+COPY = "copy"
+
+QUIET = b"quiet"
+"""`meta` of an entry that is no news to anybody: what was found out on being asked."""
 
 LOAD_ATTEMPTS = 20
 LOADED_AT_ONCE = 100
@@ -44,11 +50,34 @@ IDENTITY_SIZE = 3_000
 
 
 class Draft(NamedTuple):
-    """An entry to be: its type, key and content; None deletes."""
+    """An entry to be: its type, key and content; None deletes. Nobody is told of a quiet one."""
 
     type: str
     key: str
     content: JsonObject | None
+    quiet: bool = False
+
+
+class Copy(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What another server told of one of its users. Without `told` it is not known, or no longer true."""
+
+    told: bool = False
+    stream_id: int | None = None
+    """That server's number of the newest change which is in here, if it gave one."""
+    devices: dict[str, JsonObject] = {}
+    """Device id → its keys."""
+    names: dict[str, str] = {}
+    """Device id → display name."""
+    keys: dict[str, JsonObject] = {}
+    """Cross-signing keys by usage."""
+
+
+class Copied(NamedTuple):
+    """Where a copy is from: the first two as in `Copy`, and the number of its entry."""
+
+    told: bool
+    stream_id: int | None
+    seq: int
 
 
 class Identity:
@@ -65,6 +94,8 @@ class Identity:
         """Cross-signing keys by usage."""
         self.signed: dict[str, JsonObject] = {}
         """Another user → this user's signatures on that one's master key."""
+        self.copied: Copied | None = None
+        """Of another server's user: how all of this came here. None while nothing is kept of them."""
         self._shown_devices: bytes | None = None
         self._shown_keys: dict[str, bytes] = {}
 
@@ -75,6 +106,7 @@ class Identity:
         copy.names = dict(self.names)
         copy.keys = self.keys
         copy.signed = dict(self.signed)
+        copy.copied = self.copied
         return copy
 
     def apply(self, entry: Entry) -> None:
@@ -97,13 +129,25 @@ class Identity:
             else:
                 self.names.pop(key, None)
         elif type == CROSS_SIGNING:
-            self._shown_keys = {}
-            self.keys = {
-                usage: CrossSigningKey(json, next(iter(json["keys"].values())))
-                for usage, json in content.items()
-            }
+            self._take_keys(content)
         elif type == SIGNATURE:
             self.signed[key] = content
+        elif type == COPY:
+            copy = msgspec.convert(content, Copy)
+            self.copied = Copied(copy.told, copy.stream_id, entry.seq) if entry.body else None
+            self._take_copy(copy)
+
+    def _take_keys(self, keys: Mapping[str, JsonObject]) -> None:
+        self._shown_keys = {}
+        self.keys = {
+            usage: CrossSigningKey(json, next(iter(json["keys"].values()))) for usage, json in keys.items()
+        }
+
+    def _take_copy(self, copy: Copy) -> None:
+        self._shown_devices = None
+        self.devices = {id: orjson.dumps(keys) for id, keys in copy.devices.items()}
+        self.names = dict(copy.names)
+        self._take_keys(copy.keys)
 
     def size(self) -> int:
         """Bytes of memory, roughly; devices are there as stored and as shown."""
@@ -113,6 +157,13 @@ class Identity:
         """A device's keys, parsed anew; None when it has none."""
         body = self.devices.get(device_id)
         return orjson.loads(body) if body is not None else None
+
+    def as_copy(self) -> Copy:
+        """What is kept of another server's user, to be changed and kept again."""
+        copied = self.copied or Copied(False, None, 0)
+        devices = {id: orjson.loads(keys) for id, keys in self.devices.items()}
+        keys = {usage: key.json for usage, key in self.keys.items()}
+        return Copy(copied.told, copied.stream_id, devices, dict(self.names), keys)
 
     # As others see it
 
@@ -295,6 +346,7 @@ class _Publish:
                 key=draft.key,
                 body=orjson.dumps(draft.content) if draft.content is not None else b"",
                 ts=self._now,
+                meta=QUIET if draft.quiet else b"",
                 seq=next_seq + i,
             )
             for i, draft in enumerate(changes)

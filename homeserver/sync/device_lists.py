@@ -19,6 +19,7 @@ from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
 from homeserver.shard_writer import Append
 from homeserver.tokens import SyncToken
+from homeserver.users.shared_rooms import SharedRooms
 from homeserver.users.users import User, Users, membership_in
 from storage.log import Entry, Kind
 
@@ -45,9 +46,10 @@ class DeviceListChanges(NamedTuple):
 class DeviceLists:
     """Follows what changes devices and memberships; says what of it concerns a user."""
 
-    def __init__(self, rooms: Rooms, users: Users, now: Clock) -> None:
+    def __init__(self, rooms: Rooms, users: Users, shared_rooms: SharedRooms, now: Clock) -> None:
         self._rooms = rooms
         self._users = users
+        self._shared_rooms = shared_rooms
         self._now = now
         self._devices: dict[int, _Recent[str]] = {}
         """Room shard → users whose devices changed."""
@@ -55,10 +57,6 @@ class DeviceLists:
         """Room shard → (room, user) who joined, or left having been joined."""
         self._signed: OrderedDict[str, int] = OrderedDict()
         """User → the newest entry with a signature of theirs on another user's key; 0 for none."""
-        self._elsewhere: OrderedDict[str, frozenset[str]] = OrderedDict()
-        """Remote user → rooms in which they are or have been."""
-        self._moves = 0
-        """Counts member events: a look-up that one of them has overtaken is not kept."""
         rooms.follow(self._on_room_entry)
         users.follow(self._on_user_entry)
 
@@ -114,12 +112,7 @@ class DeviceLists:
         if self._users.is_local(other):
             theirs = (await self._users.get(other)).memberships
             return any(ref.membership == "join" and _is_in(user, room_id) for room_id, ref in theirs.items())
-        for room_id in await self._rooms_of(other):
-            if _is_in(user, room_id):
-                room = await self._rooms.get(room_id)
-                if room is not None and other in room.joined:
-                    return True
-        return False
+        return any(_is_in(user, room_id) for room_id in await self._shared_rooms.of(other))
 
     # What changed
 
@@ -192,29 +185,18 @@ class DeviceLists:
                 others = others - room.joined
         return others
 
-    async def _rooms_of(self, remote: str) -> frozenset[str]:
-        """Rooms in which a user of another server is or has been."""
-        known = self._elsewhere.get(remote)
-        if known is not None:
-            return known
-        moves, shards = self._moves, self._rooms.shards.room_shards()
-        known = frozenset(await self._rooms.log.streams_keyed(shards, Kind.EVENT, "m.room.member", remote))
-        if moves == self._moves:
-            self._elsewhere[remote] = known
-            if len(self._elsewhere) > CACHED:
-                self._elsewhere.popitem(last=False)
-        return known
-
     # Following
 
     def _on_room_entry(self, shard: int, entry: Entry, room: Room | None, view: RoomEvent | None) -> None:
         if entry.kind is Kind.DEVICE_LIST:
             self._recent(self._devices, shard).add(entry.seq, entry.key or "")
-        elif entry.type == "m.room.member" and entry.pos is None and entry.key is not None:
-            if _joins_or_leaves(view) if view is not None else _may_join_or_leave(entry):
-                self._recent(self._members, shard).add(entry.seq, (entry.stream, entry.key))
-            self._moves += 1
-            self._elsewhere.pop(entry.key, None)
+        elif (
+            entry.type == "m.room.member"
+            and entry.pos is None
+            and entry.key is not None
+            and (_joins_or_leaves(view) if view is not None else _may_join_or_leave(entry))
+        ):
+            self._recent(self._members, shard).add(entry.seq, (entry.stream, entry.key))
 
     def _on_user_entry(self, entry: Entry) -> None:
         if entry.kind is Kind.DEVICE_LIST and entry.type == SIGNATURE:

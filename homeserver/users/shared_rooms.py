@@ -1,9 +1,14 @@
 """Which rooms two users share: what decides who may know something of whom."""
 
-from homeserver.rooms.room import sets_state
+from collections import OrderedDict
+
+from homeserver.rooms.room import Room, sets_state
+from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
 from homeserver.users.users import Users, membership_in
-from storage.log import Kind
+from storage.log import Entry, Kind
+
+CACHED = 50_000
 
 
 class SharedRooms:
@@ -12,24 +17,52 @@ class SharedRooms:
     def __init__(self, rooms: Rooms, users: Users) -> None:
         self._rooms = rooms
         self._users = users
+        self._elsewhere: OrderedDict[str, frozenset[str]] = OrderedDict()
+        """User of another server → the rooms in which they are joined."""
+        self._moves = 0
+        """Counts member events: a look-up that one of them has overtaken is not kept."""
+        rooms.follow(self._on_room_entry)
 
-    async def of(self, user_id: str) -> list[str]:
+    async def of(self, user_id: str) -> frozenset[str]:
         """The rooms in which somebody, local or not, is joined as far as this server knows."""
         if self._users.is_local(user_id):
-            return (await self._users.get(user_id)).rooms("join")
-        shards = self._rooms.shards.room_shards()
+            return frozenset((await self._users.get(user_id)).rooms("join"))
+        known = self._elsewhere.get(user_id)
+        if known is not None:
+            return known
+        moves, shards = self._moves, self._rooms.shards.room_shards()
         members = await self._rooms.log.streams_keyed(shards, Kind.EVENT, "m.room.member", user_id)
-        return [
+        known = frozenset(
             room_id
             for room_id, entry in members.items()
             if sets_state(entry) and membership_in(entry) == "join"
-        ]
+        )
+        if moves == self._moves:
+            self._elsewhere[user_id] = known
+            if len(self._elsewhere) > CACHED:
+                self._elsewhere.popitem(last=False)
+        return known
 
     async def between(self, user_id: str, other: str) -> list[str]:
         """The rooms in which a local user and another are joined, in no particular order."""
-        mine = set((await self._users.get(user_id)).rooms("join"))
-        return [room_id for room_id in await self.of(other) if room_id in mine]
+        mine = (await self._users.get(user_id)).rooms("join")
+        theirs = await self.of(other)
+        return [room_id for room_id in mine if room_id in theirs]
 
     async def share(self, user_id: str, other: str) -> bool:
         """Whether one may know of the other: the same user, or in a room together."""
         return user_id == other or bool(await self.between(user_id, other))
+
+    async def with_anybody(self, user_id: str) -> frozenset[str]:
+        """The rooms that a user of another server shares with somebody here."""
+        shared = []
+        for room_id in await self.of(user_id):
+            room = await self._rooms.get(room_id)
+            if room is not None and any(map(self._users.is_local, room.joined)):
+                shared.append(room_id)
+        return frozenset(shared)
+
+    def _on_room_entry(self, shard: int, entry: Entry, room: Room | None, view: RoomEvent | None) -> None:
+        if entry.type == "m.room.member" and entry.key is not None:
+            self._moves += 1
+            self._elsewhere.pop(entry.key, None)
