@@ -66,6 +66,7 @@ class _Incoming(NamedTuple):
     """What refuses it by its own auth events refuses it for ever."""
     redacts_key: tuple[str, str] | None
     """Of a redaction of state: the key."""
+    relay: bool
 
 
 class _Before(NamedTuple):
@@ -85,6 +86,7 @@ class _Fork(NamedTuple):
     meta: EventMeta
     changes: Sequence[tuple[str, str, Event | None]]
     """Keys of the room's state that the event changes, but for its own if it becomes current there."""
+    fills_gap: bool
 
 
 class Receiver:
@@ -104,15 +106,17 @@ class Receiver:
         self._side = side_events
         self._gaps = gaps
 
-    async def receive(self, room: Room, event: Event, told: StateIds | None = None) -> Outcome:
+    async def receive(
+        self, room: Room, event: Event, told: StateIds | None = None, *, relay: bool = False
+    ) -> Outcome:
         """Take an event whose signatures and hash are right; what became of it, now or when it came before.
 
         `told` is the state before it as another server tells it, for an event that follows upon some that
-        cannot be had; those are noted as gaps. All that it names is known.
+        cannot be had; those are noted as gaps. All that it names is known. `relay`: see `EventMeta`.
 
         Raises Missing, and MatrixError 503.
         """
-        incoming = await self._looked_up(room, event, told)
+        incoming = await self._looked_up(room, event, told, relay)
         if isinstance(incoming, Outcome):
             return incoming
         for _ in range(ATTEMPTS):
@@ -122,7 +126,9 @@ class Receiver:
                 return outcome
         raise unavailable("The room is too busy")
 
-    async def _looked_up(self, room: Room, event: Event, told: StateIds | None) -> _Incoming | Outcome:
+    async def _looked_up(
+        self, room: Room, event: Event, told: StateIds | None, relay: bool
+    ) -> _Incoming | Outcome:
         authorising = auth_ids(event)
         wanted = {event.event_id, *event.prev_events, *authorising}
         if event.redacts is not None:
@@ -144,7 +150,7 @@ class Receiver:
         refused = refused_by_auth_events(event, [around[auth_id] for auth_id in authorising])
         redacted = around.get(event.redacts) if event.redacts is not None else None
         key = redacted.event.state_tuple if redacted is not None and redacted.event.is_state else None
-        return _Incoming(event, previous, told, refused, key)
+        return _Incoming(event, previous, told, refused, key, relay)
 
     async def _attempt(self, room: Room, incoming: _Incoming) -> Outcome | None:
         """What became of the event; None when others were faster."""
@@ -161,6 +167,8 @@ class Receiver:
         outcome = await self._rooms.submit(room, proposal)
         if outcome is Outcome.REJECTED:
             await self._put_aside(event, REJECTED, proposal.follows, ())
+        elif outcome is not None and fork is not None and fork.fills_gap:
+            await self._gaps.delete(room.room_id, event.event_id)
         return outcome
 
     async def _before(self, room: Room, incoming: _Incoming) -> _Before:
@@ -183,15 +191,14 @@ class Receiver:
 
     async def _fork(self, room: Room, head: RoomHead, event: Event, before: _Before) -> _Fork:
         after = changed(before.state, [(*event.state_tuple, event.event_id)] if event.is_state else [])
-        if await self._gaps.get(room.room_id, event.event_id) is not None:
-            # The room has what follows upon it.
-            tips = head.tips
-            ends = await self._states.after(room, tips)
-        else:
-            covered = await self._covered(room, event)
-            others = tuple(tip for tip in head.tips if tip not in covered)
-            tips = (*others, event.event_id) if others else ()
-            ends = [*await self._states.after(room, others), after]
+        covered = await self._covered(room, event)
+        tips = tuple(tip for tip in head.tips if tip not in covered)
+        ends = await self._states.after(room, tips)
+        # Of an event that was a gap the room has what follows upon it.
+        fills_gap = await self._gaps.get(room.room_id, event.event_id) is not None
+        if not fills_gap:
+            tips = (*tips, event.event_id)
+            ends.append(after)
         resolved = await self._states.resolved(room, ends, {event.event_id: event})
         current = not event.is_state or resolved.get(event.state_tuple) == event.event_id
         now = ids_of(head)
@@ -209,7 +216,7 @@ class Receiver:
             delta=tuple(before.delta),
             state_key=None if current else event.state_key,
         )
-        return _Fork(head, meta, changes)
+        return _Fork(head, meta, changes, fills_gap)
 
     async def _covered(self, room: Room, event: Event) -> set[str]:
         """The events that are no extremities any more: what this one follows upon, be it by way of events
@@ -243,7 +250,11 @@ class _Proposal:
         self._room = room
         self._event = incoming.event
         self._fork = fork
-        self._meta = replace(fork.meta if fork is not None else EventMeta(), redacts_key=incoming.redacts_key)
+        self._meta = replace(
+            fork.meta if fork is not None else EventMeta(),
+            redacts_key=incoming.redacts_key,
+            relay=incoming.relay,
+        )
         self._outcome: Outcome | None = None
         self.follows = 0
         """The position upon which the event follows."""

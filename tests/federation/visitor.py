@@ -5,42 +5,92 @@ from typing import Any
 
 from homeserver.clock import system_clock
 from homeserver.graph.receiving import Outcome
-from homeserver.protocol.events import Event, parse_pdu
+from homeserver.protocol.event_auth import auth_event_keys
+from homeserver.protocol.events import Event, build_event, parse_pdu
 from homeserver.rooms.authoring import Author, EventTemplate, RoomProposal
-from homeserver.rooms.room import Room
+from homeserver.rooms.room import Room, RoomHead
 from tests.federation.conftest import Homeserver, OtherServer
 
 
 class Visitor:
-    """A user of the other server, who acts in rooms as if this server had been told."""
+    """A user of the other server, who acts in rooms as if this server had been told, or drafts events."""
 
-    def __init__(self, server: Homeserver, other: OtherServer) -> None:
-        self.user_id = f"@visitor:{other.name}"
-        self._server = server
+    def __init__(self, server: Homeserver, other: OtherServer, localpart: str = "visitor") -> None:
+        self.user_id = f"@{localpart}:{other.name}"
+        self.server = server
         self._author = Author(other.name, other.peer.key, system_clock)
 
     async def room(self, room_id: str) -> Room:
-        room = await self._server.app.rooms.get(room_id)
+        room = await self.server.app.rooms.get(room_id)
         assert room is not None
         return room
 
     async def send(self, room_id: str, type: str, content: Any, state_key: str | None = None) -> str:
+        """Put an event into the room; its id."""
         room = await self.room(room_id)
         template = EventTemplate(type, self.user_id, content, state_key=state_key)
         proposal = RoomProposal(self._author, room, lambda head: [template])
-        (event_id,) = await self._server.app.rooms.submit(room, proposal)
+        (event_id,) = await self.server.app.rooms.submit(room, proposal)
         return event_id
 
     async def member(self, room_id: str, membership: str) -> str:
         return await self.send(room_id, "m.room.member", {"membership": membership}, self.user_id)
 
-    async def fork(self, room_id: str, head: Any, text: str) -> Event:
+    async def draft(
+        self,
+        room_id: str,
+        type: str,
+        content: Any,
+        state_key: str | None = None,
+        *,
+        redacts: str | None = None,
+    ) -> Event:
+        """An event upon all that the room has, that this server has not been told of."""
+        room = await self.room(room_id)
+        event, _ = self.drafted(room, room.head, type, content, state_key, redacts=redacts)
+        return event
+
+    def drafted(
+        self,
+        room: Room,
+        head: RoomHead,
+        type: str,
+        content: Any,
+        state_key: str | None = None,
+        *,
+        redacts: str | None = None,
+    ) -> tuple[Event, RoomHead]:
+        """An event upon a head that the room had, and the head after it."""
+        template = EventTemplate(type, self.user_id, content, state_key=state_key, redacts=redacts)
+        item, after = self._author.draft(room, head, template, 1, None)
+        return parse_pdu(room.version, json.loads(item.entry.body)), after
+
+    async def unchecked(self, room_id: str, type: str, content: Any, state_key: str | None = None) -> Event:
+        """The same, whatever the rules of the room say."""
+        room = await self.room(room_id)
+        head, version = room.head, room.version
+        keys = auth_event_keys(version, type, self.user_id, state_key, content)
+        event, _ = build_event(
+            version,
+            room_id=room_id,
+            type=type,
+            sender=self.user_id,
+            state_key=state_key,
+            content=content,
+            prev_events=head.tips,
+            auth_events=[known.event_id for key in keys if (known := head.lookup(*key)) is not None],
+            depth=head.depth + 1,
+            origin_server_ts=system_clock(),
+            server_name=self._author.server_name,
+            key=self._author.key,
+        )
+        return event
+
+    async def fork(self, room_id: str, head: RoomHead, text: str) -> Event:
         """Send a message upon a head that the room had, and have it received; the event."""
         room = await self.room(room_id)
-        template = EventTemplate("m.room.message", self.user_id, {"msgtype": "m.text", "body": text})
-        item, _ = self._author.draft(room, head, template, 1, None)
-        event = parse_pdu(room.version, json.loads(item.entry.body))
-        federation = self._server.app.federation
+        event, _ = self.drafted(room, head, "m.room.message", {"msgtype": "m.text", "body": text})
+        federation = self.server.app.federation
         assert federation is not None
         assert await federation.receiver.receive(room, event) is Outcome.ACCEPTED
         return event

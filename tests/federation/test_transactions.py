@@ -1,0 +1,390 @@
+"""Events that other servers send (server-server "Transactions", "PDUs"): which of them come into their rooms.
+
+HARDENING 4, 8, 15, 19, 34, 36: one gate for every event, and what does not pass changes nothing.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from homeserver.protocol.events import Event
+from homeserver.protocol.json_types import JsonObject
+from homeserver.rooms.room import Room, RoomHead
+from tests.client_api.conftest import Client, Reply
+from tests.federation.conftest import Homeserver, OtherServer
+from tests.federation.visitor import Visitor
+
+MESSAGE = "m.room.message"
+
+
+def text(body: str) -> JsonObject:
+    return {"msgtype": "m.text", "body": body}
+
+
+@pytest.fixture
+def visitor(server: Homeserver, other: OtherServer) -> Visitor:
+    return Visitor(server, other)
+
+
+@pytest.fixture
+async def room_id(alice: Client, visitor: Visitor) -> str:
+    """A room of alice's with the visitor in it."""
+    room_id = await alice.create_room(preset="public_chat")
+    await visitor.member(room_id, "join")
+    return room_id
+
+
+async def send(other: OtherServer, *pdus: JsonObject, edus: Any = (), txn_id: str = "1", **how: Any) -> Reply:
+    transaction = {"origin": other.name, "origin_server_ts": 1, "pdus": list(pdus), "edus": list(edus)}
+    return await other.call("PUT", f"/_matrix/federation/v1/send/{txn_id}", transaction, **how)
+
+
+async def texts(client: Client, room_id: str) -> list[str]:
+    page = await client.get(f"/rooms/{room_id}/messages", query={"dir": "b", "limit": "100"})
+    return [event["content"]["body"] for event in page["chunk"][::-1] if event["type"] == MESSAGE]
+
+
+async def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
+    """Wait for something that happens behind the scenes."""
+    async with asyncio.timeout(seconds):
+        while not await condition():
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("version", ["1", "2", "3", "6", "11", "12"])
+async def test_a_message_of_another_server_is_in_the_room(
+    alice: Client, other: OtherServer, visitor: Visitor, version: str
+) -> None:
+    room_id = await alice.create_room(preset="public_chat", room_version=version)
+    await visitor.member(room_id, "join")
+    await alice.sync()
+    event = await visitor.draft(room_id, MESSAGE, text("hello"))
+    reply = await send(other, event.pdu)
+    assert reply.body == {"pdus": {event.event_id: {}}}
+    news = (await alice.sync())["rooms"]["join"][room_id]["timeline"]["events"]
+    assert [(each["event_id"], each["sender"]) for each in news] == [(event.event_id, visitor.user_id)]
+
+
+async def test_state_of_another_server_is_the_rooms_state(
+    alice: Client, other: OtherServer, visitor: Visitor, room_id: str
+) -> None:
+    name = await visitor.draft(
+        room_id, "m.room.member", {"membership": "join", "displayname": "V"}, visitor.user_id
+    )
+    await send(other, name.pdu)
+    members = await alice.get(f"/rooms/{room_id}/joined_members")
+    assert members["joined"][visitor.user_id]["display_name"] == "V"
+
+
+async def test_many_events_in_one_transaction_keep_their_order(
+    alice: Client, other: OtherServer, visitor: Visitor, room_id: str
+) -> None:
+    head = (await visitor.room(room_id)).head
+    sent = []
+    for number in range(50):
+        event, head = visitor.drafted(await visitor.room(room_id), head, MESSAGE, text(str(number)))
+        sent.append(event)
+    reply = await send(other, *(event.pdu for event in sent))
+    assert reply.body == {"pdus": {event.event_id: {} for event in sent}}
+    assert await texts(alice, room_id) == [str(number) for number in range(50)]
+
+
+async def test_a_transaction_that_comes_again_has_no_other_effect(
+    alice: Client, other: OtherServer, visitor: Visitor, room_id: str
+) -> None:
+    """HARDENING 34."""
+    event = await visitor.draft(room_id, MESSAGE, text("once"))
+    replies = await asyncio.gather(*(send(other, event.pdu) for _ in range(4)))
+    replies.append(await send(other, event.pdu, txn_id="2"))
+    assert all(reply.body == {"pdus": {event.event_id: {}}} for reply in replies)
+    assert await texts(alice, room_id) == ["once"]
+
+
+async def test_transactions_have_bounds(other: OtherServer, visitor: Visitor, room_id: str) -> None:
+    """HARDENING 34."""
+    event = await visitor.draft(room_id, MESSAGE, text("hello"))
+    assert (await send(other, *[event.pdu] * 51, expect=400)).errcode == "M_BAD_JSON"
+    edu = {"edu_type": "m.unknown", "content": {}}
+    assert (await send(other, edus=[edu] * 101, expect=400)).errcode == "M_BAD_JSON"
+    await send(other, *[event.pdu] * 50, edus=[edu] * 100)
+
+
+async def test_a_transaction_of_a_third_server_is_refused(
+    server: Homeserver, other: OtherServer, visitor: Visitor, room_id: str, alice: Client
+) -> None:
+    """HARDENING 19."""
+    event = await visitor.draft(room_id, MESSAGE, text("hello"))
+    transaction = {"origin": server.name, "origin_server_ts": 1, "pdus": [event.pdu]}
+    reply = await other.call("PUT", "/_matrix/federation/v1/send/1", transaction, expect=400)
+    assert reply.errcode == "M_INVALID_PARAM"
+    assert await texts(alice, room_id) == []
+
+
+def unsigned(event: Event) -> JsonObject:
+    return {**event.pdu, "signatures": {}}
+
+
+def signed_by_nobody_known(event: Event) -> JsonObject:
+    (own,) = event.pdu["signatures"].values()
+    return {**event.pdu, "signatures": {"elsewhere.example": own}}
+
+
+def changed_after_signing(event: Event) -> JsonObject:
+    return {**event.pdu, "depth": event.depth + 1}
+
+
+def without_depth(event: Event) -> JsonObject:
+    return {key: value for key, value in event.pdu.items() if key != "depth"}
+
+
+def of_another_room(event: Event) -> JsonObject:
+    return {**event.pdu, "room_id": "!" + "a" * 43}
+
+
+def with_a_float(event: Event) -> JsonObject:
+    return {**event.pdu, "content": {**event.content, "x": 1.5}}
+
+
+def with_a_large_number(event: Event) -> JsonObject:
+    return {**event.pdu, "content": {**event.content, "x": 2**60}}
+
+
+def too_large(event: Event) -> JsonObject:
+    return {**event.pdu, "content": {"body": "x" * 66_000}}
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        unsigned, signed_by_nobody_known, changed_after_signing, without_depth, of_another_room,
+        with_a_float, with_a_large_number, too_large,
+    ],
+)  # fmt: skip
+async def test_what_is_not_the_event_that_its_server_signed_is_dropped(
+    alice: Client, other: OtherServer, visitor: Visitor, room_id: str, spoil: Callable[[Event], JsonObject]
+) -> None:
+    """HARDENING 4, 8; the rest of the transaction is taken."""
+    bad = await visitor.draft(room_id, MESSAGE, text("bad"))
+    good = await visitor.draft(room_id, MESSAGE, text("good"))
+    reply = await send(other, spoil(bad), good.pdu)
+    results = dict(reply.body["pdus"])
+    assert results.pop(good.event_id) == {}
+    assert all("error" in result for result in results.values())
+    assert await texts(alice, room_id) == ["good"]
+
+
+async def test_content_that_does_not_fit_its_hash_is_redacted(
+    alice: Client, other: OtherServer, visitor: Visitor, room_id: str
+) -> None:
+    event = await visitor.draft(room_id, MESSAGE, text("true"))
+    await send(other, {**event.pdu, "content": text("false")})
+    shown = await alice.get(f"/rooms/{room_id}/event/{event.event_id}")
+    assert shown["content"] == {}
+
+
+async def test_what_the_room_does_not_allow_is_rejected(
+    alice: Client, other: OtherServer, visitor: Visitor, room_id: str
+) -> None:
+    """And so is what rests on it."""
+    seized = await visitor.unchecked(room_id, "m.room.power_levels", {"users": {visitor.user_id: 100}}, "")
+    reply = await send(other, seized.pdu)
+    assert "error" in reply.body["pdus"][seized.event_id]
+    levels = await alice.get(f"/rooms/{room_id}/state/m.room.power_levels")
+    assert visitor.user_id not in levels["users"]
+
+
+async def test_what_the_room_allows_no_more_is_soft_failed(
+    alice: Client, other: OtherServer, visitor: Visitor, room_id: str
+) -> None:
+    """HARDENING 36: it is shown to nobody, and is no extremity."""
+    head = (await visitor.room(room_id)).head
+    await alice.post(f"/rooms/{room_id}/ban", {"user_id": visitor.user_id})
+    late, _ = visitor.drafted(await visitor.room(room_id), head, MESSAGE, text("banned"))
+    await alice.invite(room_id, f"@friend:{other.name}")
+    # A server with nobody in the room is not heard at all, so somebody has to be.
+    await Visitor(visitor.server, other, "friend").member(room_id, "join")
+    reply = await send(other, late.pdu)
+    assert reply.body == {"pdus": {late.event_id: {}}}
+    assert await texts(alice, room_id) == []
+    assert late.event_id not in (await visitor.room(room_id)).head.tips
+
+
+async def test_servers_that_the_room_shuts_out_are_not_heard(
+    alice: Client, other: OtherServer, visitor: Visitor, room_id: str
+) -> None:
+    """HARDENING 15."""
+    event = await visitor.draft(room_id, MESSAGE, text("hello"))
+    await alice.put(
+        f"/rooms/{room_id}/state/m.room.server_acl",
+        {"allow": ["*"], "deny": [other.name], "allow_ip_literals": True},
+    )
+    reply = await send(other, event.pdu)
+    assert "error" in reply.body["pdus"][event.event_id]
+    assert await texts(alice, room_id) == []
+
+
+async def test_rooms_that_nobody_here_is_in_get_nothing(
+    alice: Client, other: OtherServer, visitor: Visitor, room_id: str
+) -> None:
+    event = await visitor.draft(room_id, MESSAGE, text("hello"))
+    await alice.leave(room_id)
+    assert "error" in (await send(other, event.pdu)).body["pdus"][event.event_id]
+    unknown = {**event.pdu, "room_id": "!nobody:elsewhere.example"}
+    assert (await send(other, unknown, txn_id="2")).body == {"pdus": {}}
+
+
+async def test_a_redaction_by_another_server_redacts_state(
+    alice: Client, other: OtherServer, visitor: Visitor, room_id: str
+) -> None:
+    named = await visitor.draft(
+        room_id, "m.room.member", {"membership": "join", "displayname": "Rude"}, visitor.user_id
+    )
+    await send(other, named.pdu)
+    redaction = await visitor.draft(
+        room_id, "m.room.redaction", {"redacts": named.event_id}, redacts=named.event_id
+    )
+    await send(other, redaction.pdu, txn_id="2")
+    members = await alice.get(f"/rooms/{room_id}/joined_members")
+    assert "display_name" not in members["joined"][visitor.user_id]
+
+
+class Withheld:
+    """Events of the visitor's that this server was not told of, and what their server says of them."""
+
+    def __init__(self, visitor: Visitor, other: OtherServer, room: Room) -> None:
+        self._visitor = visitor
+        self._site = other.peer.site
+        self._room = room
+        self.head = room.head
+        self.events: list[Event] = []
+
+    def add(self, type: str, content: JsonObject, state_key: str | None = None) -> Event:
+        event, self.head = self._visitor.drafted(self._room, self.head, type, content, state_key)
+        self.events.append(event)
+        return event
+
+    async def room(self) -> Room:
+        return await self._visitor.room(self._room.room_id)
+
+    def tell_missing(self, *pdus: JsonObject) -> None:
+        body = json.dumps({"events": list(pdus)})
+        self._site.answer(f"/_matrix/federation/v1/get_missing_events/{self._room.room_id}", body)
+
+    def tell_state(self, head: RoomHead) -> None:
+        ids = [event.event_id for event in head.state.values()]
+        answer = json.dumps({"pdu_ids": ids, "auth_chain_ids": []})
+        self._site.answer(f"/_matrix/federation/v1/state_ids/{self._room.room_id}", answer)
+
+    def tell_event(self, event: Event) -> None:
+        answer = {
+            "origin": self._visitor.user_id.partition(":")[2],
+            "origin_server_ts": 1,
+            "pdus": [event.pdu],
+        }
+        self._site.answer(f"/_matrix/federation/v1/event/{event.event_id}", json.dumps(answer))
+
+
+@pytest.fixture
+async def withheld(visitor: Visitor, other: OtherServer, room_id: str) -> Withheld:
+    return Withheld(visitor, other, await visitor.room(room_id))
+
+
+async def test_what_lies_between_is_fetched(
+    alice: Client, other: OtherServer, room_id: str, withheld: Withheld
+) -> None:
+    for number in range(5):
+        withheld.add(MESSAGE, text(str(number)))
+    *between, last = withheld.events
+    withheld.tell_missing(*(event.pdu for event in between))
+    assert (await send(other, last.pdu)).body == {"pdus": {last.event_id: {}}}
+    await until(lambda: has_texts(alice, room_id, "0", "1", "2", "3", "4"))
+    assert (await withheld.room()).head.tips == (last.event_id,)
+
+
+async def has_texts(client: Client, room_id: str, *wanted: str) -> bool:
+    return await texts(client, room_id) == list(wanted)
+
+
+async def test_forged_events_do_not_come_in_between(
+    alice: Client, other: OtherServer, room_id: str, withheld: Withheld
+) -> None:
+    """HARDENING 4."""
+    one, two, last = (withheld.add(MESSAGE, text(each)) for each in ("one", "two", "last"))
+    head = withheld.head
+    withheld.tell_missing(unsigned(one), changed_after_signing(two))
+    withheld.tell_state(head)
+    await send(other, last.pdu)
+    await until(lambda: has_texts(alice, room_id, "last"))
+
+
+async def test_an_event_comes_with_the_state_that_its_server_tells(
+    alice: Client, other: OtherServer, room_id: str, withheld: Withheld, visitor: Visitor
+) -> None:
+    content = {"membership": "join", "displayname": "V"}
+    named = withheld.add("m.room.member", content, visitor.user_id)
+    lost = withheld.add(MESSAGE, text("lost"))
+    head = withheld.head
+    last = withheld.add(MESSAGE, text("last"))
+    withheld.tell_missing()
+    withheld.tell_state(head)
+    withheld.tell_event(named)
+    await send(other, last.pdu)
+    await until(lambda: has_texts(alice, room_id, "last"))
+    members = await alice.get(f"/rooms/{room_id}/joined_members")
+    assert members["joined"][visitor.user_id]["display_name"] == "V"
+    # What was missing then is no extremity when it comes after all.
+    await send(other, named.pdu, txn_id="2")
+    await send(other, lost.pdu, txn_id="3")
+    assert await texts(alice, room_id) == ["last", "lost"]
+    assert (await withheld.room()).head.tips == (last.event_id,)
+
+
+async def test_an_acknowledged_event_waits_for_what_it_follows_upon_across_restarts(
+    server: Homeserver, alice: Client, other: OtherServer, room_id: str, withheld: Withheld
+) -> None:
+    one, two = (withheld.add(MESSAGE, text(each)) for each in ("one", "two"))
+    assert (await send(other, two.pdu)).body == {"pdus": {two.event_id: {}}}
+    assert await texts(alice, room_id) == []
+    await server.stop()
+    withheld.tell_missing(one.pdu)
+    await server.start()
+    await until(lambda: has_texts(alice, room_id, "one", "two"))
+
+
+async def test_a_room_that_waits_holds_up_no_other(
+    alice: Client, other: OtherServer, visitor: Visitor, room_id: str, withheld: Withheld
+) -> None:
+    waiting = asyncio.Event()
+
+    async def stall(request: web.BaseRequest) -> web.Response:
+        await waiting.wait()
+        return web.json_response({"events": []})
+
+    other.peer.site.pages[f"/_matrix/federation/v1/get_missing_events/{room_id}"] = stall
+    elsewhere = await alice.create_room(preset="public_chat")
+    await visitor.member(elsewhere, "join")
+    withheld.add(MESSAGE, text("lost"))
+    late = withheld.add(MESSAGE, text("late"))
+    prompt = await visitor.draft(elsewhere, MESSAGE, text("prompt"))
+    reply = await send(other, late.pdu, prompt.pdu)
+    assert reply.body == {"pdus": {late.event_id: {}, prompt.event_id: {}}}
+    assert await texts(alice, elsewhere) == ["prompt"]
+    waiting.set()
+
+
+async def test_a_room_with_very_many_ends_goes_on(
+    alice: Client, other: OtherServer, visitor: Visitor, room_id: str
+) -> None:
+    """An event may follow upon twenty others at most; each event of this server leaves fewer ends."""
+    room = await visitor.room(room_id)
+    head = room.head
+    forks = [visitor.drafted(room, head, MESSAGE, text(str(number)))[0] for number in range(45)]
+    await send(other, *(event.pdu for event in forks))
+    assert len(room.head.tips) == 45
+    for left in (26, 7, 1):
+        await alice.send(room_id, "on we go")
+        assert len(room.head.tips) == left
