@@ -2,8 +2,11 @@
 
 import asyncio
 import gc
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 
+import pytest
+import structlog
 import uvloop
 
 pytest_plugins = ["tests.hangs", "tests.real_parts.kafka"]
@@ -20,3 +23,14 @@ def pytest_collection_finish() -> None:
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Tests run on the event loop that servers run on."""
     return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+def logging_as_it_was() -> Iterator[None]:
+    """How a test configures logging ends with it: drivers that say all that they do are slow."""
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers
+    yield
+    root.setLevel(level)
+    root.handlers = handlers
+    structlog.reset_defaults()

@@ -14,7 +14,7 @@ from typing import TextIO
 
 import pytest
 
-AFTER_SECONDS = float(os.environ.get("TEST_HANGS_AFTER_SECONDS", "150"))
+AFTER_SECONDS = float(os.environ.get("TEST_HANGS_AFTER_SECONDS", "400"))
 AGAIN_SECONDS = 30.0
 STACK = 12
 

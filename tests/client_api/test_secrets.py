@@ -1,12 +1,11 @@
 """HARDENING 11 and 32 at the doors that are open to everybody: floods, and what logs must not hold."""
 
 import io
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote
 
 import pytest
-import structlog
 
 from homeserver import logs
 from tests.client_api.conftest import Client, Server
@@ -79,12 +78,11 @@ async def test_hardening_8_deep_json_is_refused(server: Server, path: str) -> No
 
 
 @pytest.fixture(params=["json", "console"])
-def written(request: pytest.FixtureRequest) -> Iterator[io.StringIO]:
+def written(request: pytest.FixtureRequest, logging_as_it_was: None) -> io.StringIO:
     """What is logged, down to the least of it."""
     out = io.StringIO()
     logs.configure("debug", request.param, out)
-    yield out
-    structlog.reset_defaults()
+    return out
 
 
 async def test_hardening_32_no_secret_comes_into_the_log(

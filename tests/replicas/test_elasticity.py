@@ -119,7 +119,7 @@ async def test_an_upgrade_goes_from_replica_to_replica(cluster: Cluster, http: a
 
 
 async def test_senders_at_all_replicas_share_one_room(cluster: Cluster, http: aiohttp.ClientSession) -> None:
-    """Fifty at once, spread over three replicas, into one room: nothing lost, and one order for all."""
+    """Ninety at once, spread over three replicas, into one room: nothing lost, and one order for all."""
     await asyncio.to_thread(cluster.start)
     anna = await history.Client(http, cluster.urls, random.Random(0)).register("anna")
     room = (await anna.call("POST", "/createRoom", {}))["room_id"]
@@ -135,7 +135,7 @@ async def test_senders_at_all_replicas_share_one_room(cluster: Cluster, http: ai
         assert again == sent
         return str(sent["event_id"])
 
-    sent = await asyncio.gather(*(send(number) for number in range(150)))
+    sent = await asyncio.gather(*(send(number) for number in range(90)))
     told = [await anna.at(url).timeline(room) for url in cluster.urls]
     history.check_same(told)
     there = [event["event_id"] for event in told[0] if event["type"] == "m.room.message"]

@@ -94,8 +94,8 @@ async def test_a_server_by_itself_will_do_with_a_warning(
     assert await store.log.append(0, 1, [message("b")]) == 2
     await store.collection(PEOPLE).put(Person(user_id="a"))
     await store.close()
-    (warning,) = [record.getMessage() for record in caplog.records]
-    assert "by itself" in warning
+    warnings = [record.getMessage() for record in caplog.records]
+    (warning,) = [warning for warning in warnings if "by itself" in warning]
     assert "--replSet" in warning
     assert "secret" not in warning
 
