@@ -6,6 +6,7 @@ from typing import NamedTuple
 from federation.edus import Edus
 from federation.events import EventRoutes
 from federation.gate import Gate
+from federation.handshakes import HandshakeRoutes
 from federation.incoming import Incoming
 from federation.key_server import KeyServerRoutes
 from federation.media import MediaRoutes
@@ -13,6 +14,7 @@ from federation.missing_events import MissingEvents
 from federation.other_servers import OtherServers
 from federation.public_rooms import PublicRoomRoutes
 from federation.queries import QueryRoutes
+from federation.resident import Resident
 from federation.spaces import SpaceRoutes
 from federation.transactions import TransactionRoutes
 from federation.user_keys import UserKeyRoutes
@@ -31,9 +33,11 @@ from homeserver.graph.told import ToldGraph
 from homeserver.media.repository import MediaRepository
 from homeserver.media.thumbnails import Thumbnails
 from homeserver.rooms.aliases import Aliases
+from homeserver.rooms.authoring import Author
 from homeserver.rooms.directory import Directory
 from homeserver.rooms.ephemeral import Typing
 from homeserver.rooms.receipts import Receipts
+from homeserver.rooms.restricted import RestrictedJoins
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.spaces import Hierarchy
 from homeserver.rooms.visibility import Visibility
@@ -50,6 +54,8 @@ class Domain(NamedTuple):
     """What of this server others have to do with."""
 
     rooms: Rooms
+    author: Author
+    restricted: RestrictedJoins
     visibility: Visibility
     hierarchy: Hierarchy
     directory: Directory
@@ -102,6 +108,7 @@ class Federation:
         told = ToldGraph(
             rooms, self.graph_events, self.states, side_events, domain.visibility, domain.accounts
         )
+        resident = Resident(rooms, domain.author, domain.restricted, self.gate, self.receiver)
         self.routes: list[Routes] = [
             VersionRoutes(),
             KeyServerRoutes(self.others.own_keys, self.others.notary),
@@ -112,6 +119,7 @@ class Federation:
             MediaRoutes(domain.media, domain.thumbnails),
             EventRoutes(told, name, now),
             TransactionRoutes(self.incoming, self.edus),
+            HandshakeRoutes(resident, told),
         ]
         self._tasks: list[asyncio.Task[None]] = []
 

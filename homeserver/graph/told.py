@@ -22,15 +22,18 @@ from homeserver.protocol.identifiers import server_name_of
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.redaction import redact
 from homeserver.protocol.signing import encode_event
+from homeserver.rooms.heroes import heroes, is_nameless
 from homeserver.rooms.room import Room
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.servers import has_user_of, server_acl
+from homeserver.rooms.stripped import STRIPPED_TYPES
 from homeserver.rooms.visibility import SightLine, Visibility
 from homeserver.users.accounts import Accounts
 from storage.collection import Collection
 from storage.log import Kind
 from storage.records.side_events import REJECTED, SideEvent
 
+MEMBER = "m.room.member"
 MAX_BACKFILLED = 100
 MAX_MISSING = 20
 AT_ONCE = 500
@@ -99,6 +102,34 @@ class ToldGraph:
         _, state, chain = await self._state(room_id, event_id, server)
         return state, [event.event_id for event in chain]
 
+    async def joined(
+        self, room: Room, event_id: str, *, omit_members: bool
+    ) -> tuple[list[bytes], list[bytes]]:
+        """For the server whose user joined by this event: the state before it, and what both rest on.
+
+        With `omit_members` the state is without its members, but for those after whom the room is called, and
+        what is in the state is not told again.
+        """
+        known = (await self._events.get_many(room, [event_id]))[event_id]
+        before = await self._states.before(room, known)
+        if omit_members:
+            naming = heroes(room, known.event.sender) if is_nameless(room) else ()
+            wanted = [each for (type, key), each in before.items() if type != MEMBER or key in naming]
+        else:
+            wanted = list(before.values())
+        state = await self._read(room, wanted)
+        chain = await self._chain(room, [*state, *(await self._read(room, [event_id]))])
+        if omit_members:
+            told = set(wanted)
+            chain = [event for event in chain if event.event_id not in told]
+        return [event.body for event in state], [event.body for event in chain]
+
+    async def face(self, room: Room, *members: str) -> list[bytes]:
+        """For a server outside: what the room looks like from there, and some of its members."""
+        keys = [*((type, "") for type in STRIPPED_TYPES), *((MEMBER, user_id) for user_id in members)]
+        shown = [event.event_id for key in keys if (event := room.head.state.get(key)) is not None]
+        return [event.body for event in await self._read(room, shown)]
+
     async def auth_chain(self, room_id: str, event_id: str, server: str) -> list[bytes]:
         """What an event rests on, by way of `auth_events`. Raises 403, 404."""
         sight, event = await self._told_of(room_id, event_id, server)
@@ -153,7 +184,7 @@ class ToldGraph:
         is_in = has_user_of(server, room.joined)
         if is_in and room.always_shared:
             return _Sight(room, None, is_in)
-        members = (key for type, key in room.head.state if type == "m.room.member")
+        members = (key for type, key in room.head.state if type == MEMBER)
         lines = [
             await self._visibility.sight_line(room, user_id)
             for user_id in members

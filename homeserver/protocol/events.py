@@ -10,6 +10,7 @@ and sent, for good. `event_template` is the part of it that others may do the re
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import NotRequired, TypedDict, Unpack
 
 from homeserver.protocol.canonical_json import InvalidJson, check_depth, check_shape
 from homeserver.protocol.identifiers import (
@@ -198,83 +199,60 @@ def _check_references(version: RoomVersion, pdu: JsonObject, key: str, limit: in
         check_event_id(event_id)
 
 
-def event_template(
-    version: RoomVersion,
-    *,
-    room_id: str | None,
-    type: str,
-    sender: str,
-    state_key: str | None,
-    content: JsonObject,
-    prev_events: Sequence[str],
-    auth_events: Sequence[str],
-    depth: int,
-    origin_server_ts: int,
-    redacts: str | None = None,
-    reference_hashes: Mapping[str, str] | None = None,
-) -> JsonObject:
-    """The PDU of a new event without its id, hash and signature; the parameters are those of `build_event`."""
+class EventFields(TypedDict):
+    """What makes an event, but for who signs it."""
+
+    room_id: str | None
+    """None only for the create event of a room that is named by it."""
+    type: str
+    sender: str
+    state_key: str | None
+    content: JsonObject
+    prev_events: Sequence[str]
+    auth_events: Sequence[str]
+    depth: int
+    origin_server_ts: int
+    """Milliseconds."""
+    redacts: NotRequired[str | None]
+    reference_hashes: NotRequired[Mapping[str, str] | None]
+    """Event id → hash, in room versions 1 and 2, for all events that are referred to."""
+
+
+def event_template(version: RoomVersion, **fields: Unpack[EventFields]) -> JsonObject:
+    """The PDU of a new event without its id, hash and signature."""
+    content, redacts = fields["content"], fields.get("redacts")
     if redacts is not None and version.redacts_in_content:
         content = {**content, "redacts": redacts}
+    hashes = fields.get("reference_hashes")
     pdu: JsonObject = {
-        "auth_events": _references(version, auth_events, reference_hashes),
+        "auth_events": _references(version, fields["auth_events"], hashes),
         "content": content,
-        "depth": depth,
-        "origin_server_ts": origin_server_ts,
-        "prev_events": _references(version, prev_events, reference_hashes),
-        "sender": sender,
-        "type": type,
+        "depth": fields["depth"],
+        "origin_server_ts": fields["origin_server_ts"],
+        "prev_events": _references(version, fields["prev_events"], hashes),
+        "sender": fields["sender"],
+        "type": fields["type"],
     }
-    if room_id is not None:
-        pdu["room_id"] = room_id
-    if state_key is not None:
-        pdu["state_key"] = state_key
+    if fields["room_id"] is not None:
+        pdu["room_id"] = fields["room_id"]
+    if fields["state_key"] is not None:
+        pdu["state_key"] = fields["state_key"]
     if redacts is not None and not version.redacts_in_content:
         pdu["redacts"] = redacts
     return pdu
 
 
 def build_event(
-    version: RoomVersion,
-    *,
-    room_id: str | None,
-    type: str,
-    sender: str,
-    state_key: str | None,
-    content: JsonObject,
-    prev_events: Sequence[str],
-    auth_events: Sequence[str],
-    depth: int,
-    origin_server_ts: int,
-    redacts: str | None = None,
-    server_name: str,
-    key: SigningKey,
-    reference_hashes: Mapping[str, str] | None = None,
+    version: RoomVersion, *, server_name: str, key: SigningKey, **fields: Unpack[EventFields]
 ) -> tuple[Event, bytes]:
     """A new event, hashed and signed, and the canonical bytes of its PDU.
-
-    `room_id` is None only for the create event of a room that is named by it. `reference_hashes` (event
-    id → hash) are needed in room versions 1 and 2 for all events that are referred to.
 
     Raises InvalidJson for content that is not canonical JSON where the room version wants it, and
     EventTooLarge.
     """
     if version.strict_canonical_json:
-        check_shape(content)
-    pdu = event_template(
-        version,
-        room_id=room_id,
-        type=type,
-        sender=sender,
-        state_key=state_key,
-        content=content,
-        prev_events=prev_events,
-        auth_events=auth_events,
-        depth=depth,
-        origin_server_ts=origin_server_ts,
-        redacts=redacts,
-        reference_hashes=reference_hashes,
-    )
+        check_shape(fields["content"])
+    pdu = event_template(version, **fields)
     unhashed = encode_event(version, pdu)
     if not version.event_ids_are_hashes:
         # The id is under the content hash, so it is made of all the rest.
@@ -286,12 +264,9 @@ def build_event(
     encoded = encode_event(version, pdu)
 
     _check_size(len(encoded))
-    _check_field("type", type)
-    _check_field("sender", sender)
-    if state_key is not None:
-        _check_field("state_key", state_key)
-    if room_id is not None:
-        _check_field("room_id", room_id)
+    for name in ("type", "sender", "state_key", "room_id"):
+        if name in pdu:
+            _check_field(name, pdu[name])
     event_id = "$" + hash_text(version, signed) if version.event_ids_are_hashes else pdu["event_id"]
     return Event(version, pdu, event_id), encoded
 

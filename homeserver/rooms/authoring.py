@@ -5,7 +5,7 @@ its batch is committed, so what the auth rules say is said about the state the e
 (spec: server-server "Authorization rules"; client-server "Sending events to a room").
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from secrets import token_urlsafe
 
 import msgspec
@@ -14,7 +14,16 @@ from homeserver.clock import Clock
 from homeserver.errors import bad_json, forbidden, too_large
 from homeserver.protocol.canonical_json import InvalidJson, check_value
 from homeserver.protocol.event_auth import AuthError, MalformedLevels, auth_event_keys, check_auth
-from homeserver.protocol.events import Event, EventTooLarge, InvalidEvent, build_event
+from homeserver.protocol.events import (
+    MAX_PREV_EVENTS,
+    Event,
+    EventFields,
+    EventTooLarge,
+    InvalidEvent,
+    build_event,
+    event_template,
+    load_event,
+)
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.room_versions import RoomVersion
 from homeserver.protocol.signing import SigningKey
@@ -65,42 +74,51 @@ class Author:
         """
         if not version.room_id_is_create_hash:
             return f"!{token_urlsafe(14)}:{self.server_name}"
-        event, _ = self._build(version, None, RoomHead(), create, {})
+        event, _ = self._build(version, self._fields(version, None, RoomHead(), create))
         return event.room_id
 
-    def _build(
-        self,
-        version: RoomVersion,
-        room_id: str | None,
-        head: RoomHead,
-        template: EventTemplate,
-        auth_events: Mapping[str, str | None],
-    ) -> tuple[Event, bytes]:
+    def _fields(
+        self, version: RoomVersion, room_id: str | None, head: RoomHead, template: EventTemplate
+    ) -> EventFields:
+        """What the event is when it follows upon `head`."""
+        keys = auth_event_keys(version, template.type, template.sender, template.state_key, template.content)
+        auth_events = {
+            known.event_id: known.reference_hash for key in keys if (known := head.lookup(*key)) is not None
+        }
         hashes = None
         if not version.event_ids_are_hashes:
             hashes = {event_id: hash for event_id, hash in auth_events.items() if hash is not None}
             hashes.update(head.tip_hashes)
+        return EventFields(
+            room_id=room_id,
+            type=template.type,
+            sender=template.sender,
+            state_key=template.state_key,
+            content=template.content,
+            prev_events=head.tips[-MAX_PREV_EVENTS:],
+            auth_events=list(auth_events),
+            depth=min(head.depth + 1, MAX_DEPTH),
+            origin_server_ts=self.now() if template.ts is None else template.ts,
+            redacts=template.redacts,
+            reference_hashes=hashes,
+        )
+
+    def _build(self, version: RoomVersion, fields: EventFields) -> tuple[Event, bytes]:
         try:
-            return build_event(
-                version,
-                room_id=room_id,
-                type=template.type,
-                sender=template.sender,
-                state_key=template.state_key,
-                content=template.content,
-                prev_events=head.tips,
-                auth_events=list(auth_events),
-                depth=min(head.depth + 1, MAX_DEPTH),
-                origin_server_ts=self.now() if template.ts is None else template.ts,
-                redacts=template.redacts,
-                server_name=self.server_name,
-                key=self.key,
-                reference_hashes=hashes,
-            )
+            return build_event(version, server_name=self.server_name, key=self.key, **fields)
         except EventTooLarge as error:
             raise too_large(str(error)) from error
         except (InvalidEvent, InvalidJson) as error:
             raise bad_json(str(error)) from error
+
+    def for_another(self, room: Room, template: EventTemplate) -> JsonObject:
+        """The event upon all that the room has, for a user of another server, who has to sign it.
+
+        Raises MatrixError 403 by the auth rules.
+        """
+        pdu = event_template(room.version, **self._fields(room.version, room.room_id, room.head, template))
+        _check_allowed(load_event(room.version, pdu, ""), room.head)
+        return pdu
 
     def draft(
         self, room: Room, head: RoomHead, template: EventTemplate, seq: int, transaction: Transaction | None
@@ -111,25 +129,26 @@ class Author:
         """
         version = room.version
         is_create = template.type == "m.room.create" and not head.tips
-        lookup = head.lookup
-        keys = auth_event_keys(version, template.type, template.sender, template.state_key, template.content)
-        auth_events = {
-            known.event_id: known.reference_hash for key in keys if (known := lookup(*key)) is not None
-        }
-        try:
-            room_id = None if is_create and version.room_id_is_create_hash else room.room_id
-            event, body = self._build(version, room_id, head, template, auth_events)
-            check_auth(version, event, lookup)
-        except MalformedLevels as error:
-            raise bad_json(str(error)) from error
-        except AuthError as error:
-            raise forbidden(str(error)) from error
+        room_id = None if is_create and version.room_id_is_create_hash else room.room_id
+        event, body = self._build(version, self._fields(version, room_id, head, template))
+        _check_allowed(event, head)
         meta = EventMeta(
             device_id=transaction.device_id if transaction else None,
             txn_id=transaction.txn_id if transaction else None,
             redacts_key=template.redacts_key,
+            tips=(*beyond, event.event_id) if (beyond := head.tips[:-MAX_PREV_EVENTS]) else (),
         )
         return event_entry(event, body, head, seq, meta, txn=transaction.digest if transaction else None)
+
+
+def _check_allowed(event: Event, head: RoomHead) -> None:
+    """Raises 403 unless the auth rules allow the event, 400 for power levels that are none."""
+    try:
+        check_auth(event.version, event, head.lookup)
+    except MalformedLevels as error:
+        raise bad_json(str(error)) from error
+    except AuthError as error:
+        raise forbidden(str(error)) from error
 
 
 def check_content(content: JsonObject) -> None:

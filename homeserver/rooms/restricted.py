@@ -35,19 +35,15 @@ class RestrictedJoins:
         to be asked: M_UNABLE_TO_AUTHORISE_JOIN where this one knows none of these rooms,
         M_UNABLE_TO_GRANT_JOIN where no member of this server may invite.
         """
-        await self._check(room, user_id)
+        await self.check(room, user_id)
         levels = power_levels(room.version, room.head.lookup)
         for member in room.joined:
             if server_name_of(member) == self._server_name and levels.user_level(member) >= levels.invite:
                 return member
         raise MatrixError(400, UNABLE_TO_GRANT, "No member of this server may invite you")
 
-    async def in_allowed_room(self, room: Room, user_id: str) -> bool:
-        """Whether the user is in a room that the restricted join rule of `room` names."""
-        allowed = await self._allowed(room)
-        return any(user_id in other.joined for other in allowed)
-
-    async def _check(self, room: Room, user_id: str) -> None:
+    async def check(self, room: Room, user_id: str) -> None:
+        """Raises 403 and 400 as `authoriser`, for what the user has to bring."""
         allowed = await self._allowed(room)
         if any(user_id in other.joined for other in allowed):
             return
@@ -56,6 +52,11 @@ class RestrictedJoins:
         raise MatrixError(
             400, UNABLE_TO_AUTHORISE, "This server knows none of the rooms whose members may join"
         )
+
+    async def in_allowed_room(self, room: Room, user_id: str) -> bool:
+        """Whether the user is in a room that the restricted join rule of `room` names."""
+        allowed = await self._allowed(room)
+        return any(user_id in other.joined for other in allowed)
 
     async def _allowed(self, room: Room) -> list[Room]:
         """Those of the rooms that the rule names of which this server knows who is in them."""

@@ -18,6 +18,7 @@ from homeserver.clock import Clock
 from homeserver.push.unread import Counts, Unread
 from homeserver.rooms.bundling import Bundling
 from homeserver.rooms.ephemeral import EphemeralClock, Typing
+from homeserver.rooms.heroes import heroes, is_nameless
 from homeserver.rooms.past_state import state_at
 from homeserver.rooms.rendering import Reader, render_events
 from homeserver.rooms.room import Room
@@ -48,7 +49,6 @@ DEFAULT_LIMIT = 10
 MAX_TIMEOUT_MS = 10 * 60 * 1000
 AHEAD_MS = 60_000
 """How far ahead of this one the clocks of other replicas and of the broker may be."""
-HEROES = 5
 
 
 class SyncRequest(msgspec.Struct, frozen=True):
@@ -569,23 +569,6 @@ def room_summary(room: Room, user_id: str) -> dict[str, object]:
         "m.joined_member_count": len(room.joined),
         "m.invited_member_count": len(room.invited),
     }
-    if not room.state_content("m.room.name").get("name") and not room.state_content(
-        "m.room.canonical_alias"
-    ).get("alias"):
+    if is_nameless(room):
         summary["m.heroes"] = heroes(room, user_id)
     return summary
-
-
-def heroes(room: Room, user_id: str) -> list[str]:
-    """The first five other members by the order of their membership; former ones if there are none."""
-    present = [who for who in (*room.joined, *room.invited) if who != user_id]
-    if not present:
-        present = [
-            event.state_key or ""
-            for event in room.head.state.values()
-            if event.type == "m.room.member" and event.state_key != user_id
-        ]
-    if len(present) > HEROES:
-        positions = {who: room.head.state["m.room.member", who].position for who in present}
-        present.sort(key=lambda who: positions[who])
-    return sorted(present[:HEROES])

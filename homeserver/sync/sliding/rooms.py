@@ -9,13 +9,13 @@ from homeserver.clock import Clock
 from homeserver.push.unread import Unread
 from homeserver.rooms.bundling import Bundling
 from homeserver.rooms.event_filter import RoomEventFilter
+from homeserver.rooms.heroes import heroes
 from homeserver.rooms.rendering import Reader, render_events
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.stripped import stripped_state
 from homeserver.rooms.visibility import SightLine, Visibility
-from homeserver.sync.engine import heroes
 from homeserver.sync.sliding.lists import bump_stamp, direct_rooms
 from homeserver.sync.sliding.request import MAX_TIMELINE, RoomConfig, StatePatterns
 from homeserver.sync.timeline import TimelineSlice, newest_events
