@@ -16,6 +16,9 @@ from homeserver.users.users import Users
 from rest.answers import Result
 from rest.routes import Routes
 
+TIMEOUT_MS = 10_000
+LONGEST_TIMEOUT_MS = 60_000
+
 
 class Query(msgspec.Struct):
     device_keys: dict[str, list[str]]
@@ -25,6 +28,12 @@ class Query(msgspec.Struct):
 class Claim(msgspec.Struct):
     one_time_keys: dict[str, dict[str, str]]
     timeout: int | None = None
+
+
+def seconds_of(body: Query | Claim) -> float:
+    """How long other servers have to answer."""
+    timeout = TIMEOUT_MS if body.timeout is None else body.timeout
+    return min(max(timeout, 0), LONGEST_TIMEOUT_MS) / 1000
 
 
 class CrossSigningKeys(msgspec.Struct):
@@ -67,11 +76,13 @@ class KeyRoutes(Routes):
 
     @post("/keys/query", auth=Auth.GUEST, quick=True)
     async def query(self, call: Call) -> Result:
-        return await self._device_keys.query(call.user_id, call.json(Query).device_keys)
+        body = call.json(Query)
+        return await self._device_keys.query(call.user_id, body.device_keys, seconds=seconds_of(body))
 
     @post("/keys/claim", auth=Auth.GUEST)
     async def claim(self, call: Call) -> Result:
-        return await self._device_keys.claim(call.json(Claim).one_time_keys)
+        body = call.json(Claim)
+        return await self._device_keys.claim(body.one_time_keys, seconds=seconds_of(body))
 
     @get("/keys/changes")
     async def changes(self, call: Call) -> Result:

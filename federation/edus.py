@@ -4,8 +4,8 @@ A server speaks for its own users only. What is malformed, or not the origin's t
 nobody is told, since there is nobody who could make it good. One that comes twice has no other effect than
 one that came once.
 
-spec: server-server "EDUs", "Typing Notifications", "Receipts", "Send-to-device messaging", "Server Access
-Control Lists (ACLs)"
+spec: server-server "EDUs", "Typing Notifications", "Receipts", "Send-to-device messaging", "Device
+Management", "Server Access Control Lists (ACLs)"
 """
 
 from collections import Counter
@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from homeserver.e2ee.remote_lists import DeviceUpdate, RemoteLists, SigningKeyUpdate
 from homeserver.e2ee.to_device import Sender, ToDevice
 from homeserver.errors import MatrixError, forbidden
 from homeserver.protocol.identifiers import InvalidIdentifier, check_user_id, server_name_of
@@ -64,15 +65,25 @@ class DirectToDevice(msgspec.Struct):
 class Edus:
     """Takes EDUs one by one, in the order in which their server sent them."""
 
-    def __init__(self, rooms: Rooms, typing: Typing, receipts: Receipts, to_device: ToDevice) -> None:
+    def __init__(
+        self,
+        rooms: Rooms,
+        typing: Typing,
+        receipts: Receipts,
+        to_device: ToDevice,
+        remote_lists: RemoteLists,
+    ) -> None:
         self._rooms = rooms
         self._typing = typing
         self._receipts = receipts
         self._to_device = to_device
+        self._remote_lists = remote_lists
         self._takers: dict[str, Callable[[str, Any], Awaitable[None]]] = {
             "m.typing": self._take_typing,
             "m.receipt": self._take_receipts,
             "m.direct_to_device": self._take_messages,
+            "m.device_list_update": self._take_device_update,
+            "m.signing_key_update": self._take_signing_keys,
         }
         self.dropped: Counter[str] = Counter()
         """How many of each type were of no use."""
@@ -82,6 +93,7 @@ class Edus:
 
         Raises StoreError and MatrixError 503 when it should come again.
         """
+        self._remote_lists.alive(origin)
         edu_type = edu.get("edu_type")
         taker = self._takers.get(edu_type) if isinstance(edu_type, str) else None
         if edu_type is None or taker is None:
@@ -124,6 +136,16 @@ class Edus:
         _check_own(origin, message.sender)
         sender = Sender(message.sender, "", message.message_id)
         await self._to_device.send(sender, message.type, message.messages)
+
+    async def _take_device_update(self, origin: str, content: Any) -> None:
+        update = msgspec.convert(content, DeviceUpdate)
+        _check_own(origin, update.user_id)
+        await self._remote_lists.update(update)
+
+    async def _take_signing_keys(self, origin: str, content: Any) -> None:
+        update = msgspec.convert(content, SigningKeyUpdate)
+        _check_own(origin, update.user_id)
+        await self._remote_lists.update_keys(update)
 
     async def _room(self, origin: str, room_id: str) -> Room:
         """A room in which the server may speak. Raises 403."""

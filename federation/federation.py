@@ -22,6 +22,7 @@ from federation.version import VersionRoutes
 from homeserver.bus.replica import Replica
 from homeserver.clock import Clock
 from homeserver.config import Config
+from homeserver.e2ee.remote_lists import RemoteLists
 from homeserver.e2ee.to_device import ToDevice
 from homeserver.e2ee.told_keys import ToldKeys
 from homeserver.graph.arrival import Arrival
@@ -66,6 +67,7 @@ class Domain(NamedTuple):
     typing: Typing
     receipts: Receipts
     to_device: ToDevice
+    remote_lists: RemoteLists
     media: MediaRepository
     thumbnails: Thumbnails
     replica: Replica
@@ -104,7 +106,7 @@ class Federation:
             domain.replica.owns,
             now,
         )
-        self.edus = Edus(rooms, domain.typing, domain.receipts, domain.to_device)
+        self.edus = Edus(rooms, domain.typing, domain.receipts, domain.to_device, domain.remote_lists)
         told = ToldGraph(
             rooms, self.graph_events, self.states, side_events, domain.visibility, domain.accounts
         )

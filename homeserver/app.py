@@ -58,12 +58,17 @@ from client_api.user_directory import UserDirectoryRoutes
 from client_api.versions import VersionRoutes
 from client_api.voip import VoipRoutes
 from client_api.well_known import WellKnownRoutes
+from federation.catching_up import CatchingUp
 from federation.federation import Domain, Federation
 from federation.http import server_server_api
+from federation.key_servers import RemoteKeyServers
 from federation.openid import OpenIdRoutes as FederationOpenIdRoutes
 from federation.other_servers import OtherServers
+from federation.outgoing import NoNews
+from federation.sender import Sender
+from federation.server_rooms import ServerRooms
 from homeserver.bus.bus import Bus
-from homeserver.bus.consumer import Consumer, Handle, HandleBatch
+from homeserver.bus.consumer import Consumer, Handle, HandleBatch, Progress
 from homeserver.bus.in_process import InProcessBus
 from homeserver.bus.opening import make_bus
 from homeserver.bus.relay import everything, relay
@@ -85,7 +90,9 @@ from homeserver.e2ee.dehydrated import DehydratedDevices
 from homeserver.e2ee.device_keys import DeviceKeys
 from homeserver.e2ee.identities import Identities
 from homeserver.e2ee.key_backup import KeyBackup
+from homeserver.e2ee.key_servers import KeyServers, NoKeyServers
 from homeserver.e2ee.one_time_keys import OneTimeKeys
+from homeserver.e2ee.remote_lists import RemoteLists
 from homeserver.e2ee.to_device import ToDevice
 from homeserver.e2ee.told_keys import ToldKeys
 from homeserver.key_file import KeyFileError, load_or_create
@@ -175,6 +182,7 @@ from storage.errors import StoreError, StoreRefused
 from storage.log import Entry, Kind, ShardMap
 from storage.records import accounts as account_records
 from storage.records import cursors as cursor_records
+from storage.records import destinations as destination_records
 from storage.records import keys as key_records
 from storage.records import media as media_records
 from storage.records import presence as presence_records
@@ -204,6 +212,7 @@ SPECS: Sequence[CollectionSpec[Any]] = (
     *key_records.SPECS,
     *cursor_records.SPECS,
     *server_key_records.SPECS,
+    *destination_records.SPECS,
     *remote_key_records.SPECS,
     *side_event_records.SPECS,
     *staged_event_records.SPECS,
@@ -237,6 +246,7 @@ class App:
         if config.federation.enabled:
             remote_keys = collection(remote_key_records.REMOTE_KEYS)
             other_servers = OtherServers(config, signing_key, retired_keys, remote_keys, now)
+        key_servers = RemoteKeyServers(other_servers.client) if other_servers is not None else NoKeyServers()
 
         self._tasks: list[asyncio.Task[None]] = []
         self.consumers: list[Consumer] = []
@@ -249,6 +259,9 @@ class App:
         self.served_members = ServedMembers(self.users, self.wakeup)
         self.users.on_loaded.append(self.served_members.loaded)
         to_others = ToOthers(bus)
+        self.sender: Sender | None = None
+        if other_servers is not None:
+            self.sender = self._sending_to(other_servers, f"{to_others.id}{now():x}", now)
         clock = EphemeralClock()
         self.typing = Typing(bus, to_others.id, clock, self._wake_room)
         self.passwords = Passwords(
@@ -485,7 +498,7 @@ class App:
         self.openid = OpenId(collection(account_records.OPENID_TOKENS), now)
         self.modules: list[Routes] = [
             SendRoutes(sending, guests),
-            *self._encryption(device_lists, self.devices, self.deactivation, interactive, now),
+            *self._encryption(key_servers, shared_rooms, device_lists, interactive, now),
             SyncRoutes(self.engine, collection(profile_records.FILTERS), self.presence),
             SlidingSyncRoutes(sliding, self.presence),
             MediaRoutes(media, self.thumbnails),
@@ -564,6 +577,7 @@ class App:
                 self.typing,
                 receipts,
                 self.to_device,
+                self.remote_lists,
                 media,
                 self.thumbnails,
                 self.replica,
@@ -573,9 +587,9 @@ class App:
 
     def _encryption(
         self,
+        key_servers: KeyServers,
+        shared_rooms: SharedRooms,
         device_lists: DeviceLists,
-        devices: Devices,
-        deactivation: Deactivation,
         interactive: InteractiveAuth,
         now: Clock,
     ) -> tuple[Routes, ...]:
@@ -590,8 +604,20 @@ class App:
             "device_announcements", announcements.wants, handle_batch=announcements.handle
         )
         identities.on_published = lambda user_id: announced.settled(shards.of_user(user_id))
+        self.remote_lists = RemoteLists(
+            key_servers, identities, shared_rooms, self.rooms, self.users, self.replica, shards
+        )
+        self._consume_rooms("remote_lists", self.remote_lists.wants, self.remote_lists.handle)
         device_keys = DeviceKeys(
-            identities, self.one_time_keys, known_devices, queue, self.users, self.replica, shards
+            identities,
+            self.one_time_keys,
+            self.remote_lists,
+            key_servers,
+            known_devices,
+            queue,
+            self.users,
+            self.replica,
+            shards,
         )
         cross_signing = CrossSigning(identities, known_devices)
         backup = KeyBackup(
@@ -612,13 +638,13 @@ class App:
         )
         self.sessions.check_device_id.append(cross_signing.check_device_id)
         self.sessions.on_device_gone += (device_keys.forget, dehydrated.forget)
-        devices.on_rename.append(device_keys.renamed)
+        self.devices.on_rename.append(device_keys.renamed)
 
         async def deactivated(user_id: str, erase: bool) -> None:
             await cross_signing.forget(user_id)
             await backup.delete_all(user_id)
 
-        deactivation.on_deactivated.append(deactivated)
+        self.deactivation.on_deactivated.append(deactivated)
         self.to_device = ToDevice(self.users, log_port, shards, known_devices, queue, now)
         return (
             ToDeviceRoutes(self.to_device),
@@ -627,6 +653,32 @@ class App:
             DehydratedDeviceRoutes(dehydrated),
         )
 
+    def _sending_to(self, other_servers: OtherServers, run: str, now: Clock) -> Sender:
+        """What is told to other servers, and the consumers that see to it."""
+        name, collection = self.config.server_name, self.store.collection
+        server_rooms = collection(destination_records.SERVER_ROOMS)
+        catching_up = CatchingUp(name, self.rooms, server_rooms, NoNews())
+        sender = Sender(
+            name,
+            run,
+            self.rooms,
+            self.users,
+            other_servers.client,
+            other_servers.backoff,
+            other_servers.allowed,
+            catching_up,
+            NoNews(),
+            collection(destination_records.BEHIND),
+            now,
+        )
+        kept = ServerRooms(name, self.rooms, server_rooms)
+        self._consume_rooms("server_rooms", kept.wants, kept.handle)
+        self._consume_rooms("sender", sender.wants, handle_batch=sender.handle, progress=sender)
+        self._consume_users(
+            "sender", sender.wants_of_users, handle_batch=sender.handle_of_users, progress=sender
+        )
+        return sender
+
     def _consume_rooms(
         self,
         name: str,
@@ -634,9 +686,10 @@ class App:
         handle: Handle | None = None,
         *,
         handle_batch: HandleBatch | None = None,
+        progress: Progress | None = None,
     ) -> Consumer:
         """A consumer of the room shards, fed from now on and started with the server."""
-        consumer = self._consumer(name, wants, handle, handle_batch)
+        consumer = self._consumer(name, wants, handle, handle_batch, progress)
         self.rooms.feed(consumer.on_entries)
         self.consumers.append(consumer)
         return consumer
@@ -648,9 +701,10 @@ class App:
         handle: Handle | None = None,
         *,
         handle_batch: HandleBatch | None = None,
+        progress: Progress | None = None,
     ) -> Consumer:
         """The same of the user shards."""
-        consumer = self._consumer(name, wants, handle, handle_batch)
+        consumer = self._consumer(name, wants, handle, handle_batch, progress)
         self.users.feed(consumer.on_entries)
         self.user_consumers.append(consumer)
         return consumer
@@ -661,6 +715,7 @@ class App:
         wants: Callable[[Entry], bool],
         handle: Handle | None,
         handle_batch: HandleBatch | None,
+        progress: Progress | None,
     ) -> Consumer:
         return Consumer(
             name,
@@ -670,6 +725,7 @@ class App:
             handle=handle,
             handle_batch=handle_batch,
             ask_owner=self.others.handled,
+            progress=progress,
         )
 
     async def start(self) -> None:
@@ -743,7 +799,10 @@ class App:
         for writer in (*self.rooms.writers.values(), *self.users.writers.values()):
             await writer.drain()
         await self.replica.close()
+        if self.sender is not None:
+            await self.sender.close()
         await self.others.close()
+        await self.remote_lists.close()
         if self.federation is not None:
             await self.federation.close()
         await self.engine.to_device.settle()

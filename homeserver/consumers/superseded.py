@@ -1,4 +1,4 @@
-"""Removes receipts and account data that newer ones took the place of.
+"""Removes receipts, account data and copies of device lists that newer ones took the place of.
 
 A client that comes back is told the newest value under each key, whatever came between, and nothing reads
 the values before it; so they may go at once. They go a minute later, together: whoever is just reading
@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import structlog
 
+from homeserver.e2ee.identities import COPY
 from storage.errors import StoreError
 from storage.log import Entry, Kind, Log
 
@@ -44,7 +45,9 @@ class Superseded:
 
     @staticmethod
     def wants(entry: Entry) -> bool:
-        return entry.kind in (Kind.RECEIPT, Kind.ACCOUNT_DATA)
+        return entry.kind in (Kind.RECEIPT, Kind.ACCOUNT_DATA) or (
+            entry.kind is Kind.DEVICE_LIST and entry.type == COPY
+        )
 
     async def handle(self, shard: int, entry: Entry) -> None:
         """Note that what is older under the entry's key is no longer needed."""

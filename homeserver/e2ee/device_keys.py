@@ -1,9 +1,7 @@
-"""The keys of devices from upload to end: what /keys/upload, /keys/query and /keys/claim do.
+"""The keys of devices from upload to end: what /keys/upload, /keys/query and /keys/claim do."""
 
-Keys of other servers' users are not known here yet: their servers are reported as failing.
-"""
-
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -11,6 +9,7 @@ import orjson
 
 from homeserver.bus.replica import Replica
 from homeserver.e2ee.identities import DEVICE, DEVICE_NAME, Draft, Identities, Identity, json_object
+from homeserver.e2ee.key_answers import claimed_of
 from homeserver.e2ee.key_objects import (
     MASTER,
     MAX_FALLBACK_KEYS,
@@ -25,7 +24,9 @@ from homeserver.e2ee.key_objects import (
     too_many,
     verify,
 )
-from homeserver.e2ee.one_time_keys import OneTimeKeys, claimed_json
+from homeserver.e2ee.key_servers import KeyServers, Wanted, answers_within
+from homeserver.e2ee.one_time_keys import Claimed, OneTimeKeys, claimed_json
+from homeserver.e2ee.remote_lists import RemoteLists
 from homeserver.errors import not_found
 from homeserver.protocol.identifiers import check_user_id, server_name_of
 from homeserver.protocol.json_types import JsonObject
@@ -56,12 +57,14 @@ class CheckedUpload(NamedTuple):
 
 
 class DeviceKeys:
-    """Keys of the devices of local users."""
+    """Keys of devices: those of local users, and what other servers tell of theirs."""
 
     def __init__(
         self,
         identities: Identities,
         one_time_keys: OneTimeKeys,
+        remote_lists: RemoteLists,
+        servers: KeyServers,
         devices: Collection[Device],
         queue: ToDeviceQueue,
         users: Users,
@@ -70,6 +73,8 @@ class DeviceKeys:
     ) -> None:
         self._identities = identities
         self._one_time_keys = one_time_keys
+        self._remote_lists = remote_lists
+        self._servers = servers
         self._devices = devices
         self._queue = queue
         self._users = users
@@ -130,17 +135,23 @@ class DeviceKeys:
 
         await self._identities.change(user_id, change)
 
-    async def query(self, viewer: str | None, wanted: Mapping[str, Sequence[str]]) -> bytes:
+    async def query(
+        self, viewer: str | None, wanted: Mapping[str, Sequence[str]], *, seconds: float
+    ) -> bytes:
         """Keys of users, of the devices listed or of all, as JSON. `viewer` sees what only they may see.
 
-        Raises 400 for too many users or what is no user id.
+        Other servers have so long to answer. Raises 400 for too many users or what is no user id.
         """
         if len(wanted) > MAX_USERS:
             raise too_many(f"At most {MAX_USERS} users at once")
-        local, failures = self._split(wanted)
+        local, remote = self._split(wanted)
         # Clients ask once for what they were told has changed, perhaps by a replica that knew it sooner.
         await self._replica.refresh({self._shards.of_user(user_id) for user_id in local})
         found = await self._identities.get_many(local)
+        failures: dict[str, str] = {}
+        if remote:
+            elsewhere, failures = await self._remote_lists.get_many(remote, seconds)
+            found.update(elsewhere)
         asking = await self._identities.get(viewer) if viewer is not None else None
         own = found.get(viewer) if viewer is not None else None
         return json_object(
@@ -155,32 +166,47 @@ class DeviceKeys:
                     "user_signing_keys",
                     json_object([(own.user_id, own.shown_key(USER_SIGNING))] if own is not None else ()),
                 ),
-                ("failures", orjson.dumps(failures)),
+                ("failures", _failures_json(failures)),
             )
         )
 
-    async def claim(self, wanted: Mapping[str, Mapping[str, str]]) -> bytes:
-        """One key for each device, as JSON. Raises 400 for too many devices or what is no user id."""
-        local, failures = self._split(wanted)
+    async def claim(self, wanted: Wanted, *, seconds: float) -> bytes:
+        """One key for each device, as JSON; other servers have so long to answer.
+
+        Raises 400 for too many devices or what is no user id.
+        """
+        local, remote = self._split(wanted)
         claimed = await self._one_time_keys.claim({user_id: wanted[user_id] for user_id in local})
+        by_server: dict[str, dict[str, Mapping[str, str]]] = {}
+        for user_id in remote:
+            by_server.setdefault(server_name_of(user_id), {})[user_id] = wanted[user_id]
+        asked = [
+            (server, asyncio.create_task(self._claim_from(server, of_server), name=f"claim keys of {server}"))
+            for server, of_server in by_server.items()
+        ]
+        answers, failures = await answers_within(seconds, asked)
+        for answer in answers:
+            claimed.update(answer)
         return json_object(
             (
                 ("one_time_keys", claimed_json(claimed)),
-                ("failures", orjson.dumps(failures)),
+                ("failures", _failures_json(failures)),
             )
         )
 
-    def _split(self, user_ids: Mapping[str, object]) -> tuple[list[str], dict[str, JsonObject]]:
-        """(the local ones, the servers of the others with why they are not asked)."""
+    async def _claim_from(self, server: str, wanted: Wanted) -> Claimed:
+        return claimed_of(wanted, await self._servers.claim(server, wanted))
+
+    def _split(self, user_ids: Iterable[str]) -> tuple[list[str], list[str]]:
+        """(the local ones, the others). Raises InvalidIdentifier."""
         local: list[str] = []
-        failures: dict[str, JsonObject] = {}
+        remote: list[str] = []
         for user_id in user_ids:
             if self._users.is_local(user_id):
                 local.append(user_id)
             else:
-                server = server_name_of(check_user_id(user_id))
-                failures[server] = {"status": 503, "error": "Keys of this server cannot be fetched"}
-        return local, failures
+                remote.append(check_user_id(user_id))
+        return local, remote
 
     # Devices that change
 
@@ -221,3 +247,8 @@ def counting_signatures(identity: Identity, keys: JsonObject) -> dict[str, str]:
             continue
         signatures[signer] = signature
     return signatures
+
+
+def _failures_json(failures: Mapping[str, str]) -> bytes:
+    """Why servers did not answer."""
+    return orjson.dumps({server: {"status": 503, "error": error} for server, error in failures.items()})

@@ -73,11 +73,12 @@ class Copy(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Copied(NamedTuple):
-    """Where a copy is from: the first two as in `Copy`, and the number of its entry."""
+    """Where a copy is from: the first two as in `Copy`, its entry's number, whether that is quiet."""
 
     told: bool
     stream_id: int | None
     seq: int
+    quiet: bool
 
 
 class Identity:
@@ -98,6 +99,13 @@ class Identity:
         """Of another server's user: how all of this came here. None while nothing is kept of them."""
         self._shown_devices: bytes | None = None
         self._shown_keys: dict[str, bytes] = {}
+
+    @classmethod
+    def of_copy(cls, user_id: str, copy: Copy) -> "Identity":
+        """Another server's user, of whom nothing is kept, by what that server just told."""
+        identity = cls(user_id)
+        identity._take_copy(copy)
+        return identity
 
     def copy(self) -> "Identity":
         copy = Identity(self.user_id)
@@ -134,7 +142,9 @@ class Identity:
             self.signed[key] = content
         elif type == COPY:
             copy = msgspec.convert(content, Copy)
-            self.copied = Copied(copy.told, copy.stream_id, entry.seq) if entry.body else None
+            self.copied = (
+                Copied(copy.told, copy.stream_id, entry.seq, entry.meta == QUIET) if entry.body else None
+            )
             self._take_copy(copy)
 
     def _take_keys(self, keys: Mapping[str, JsonObject]) -> None:
@@ -160,10 +170,10 @@ class Identity:
 
     def as_copy(self) -> Copy:
         """What is kept of another server's user, to be changed and kept again."""
-        copied = self.copied or Copied(False, None, 0)
+        assert self.copied is not None
         devices = {id: orjson.loads(keys) for id, keys in self.devices.items()}
         keys = {usage: key.json for usage, key in self.keys.items()}
-        return Copy(copied.told, copied.stream_id, devices, dict(self.names), keys)
+        return Copy(self.copied.told, self.copied.stream_id, devices, dict(self.names), keys)
 
     # As others see it
 
