@@ -2,6 +2,7 @@
 
 import random
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from homeserver.clock import Clock
@@ -41,6 +42,8 @@ class Backoff:
         self._longest_ms = longest_ms
         self._rng = rng or random.Random()
         self._silent: OrderedDict[str, Silence] = OrderedDict()
+        self.on_alive: Callable[[str], None] = lambda server: None
+        """Told of servers that were silent and are not any more."""
 
     def silence(self, server: str) -> Silence | None:
         """None while the server answers."""
@@ -68,4 +71,5 @@ class Backoff:
 
     def alive(self, server: str) -> None:
         """It answered, or came by itself."""
-        self._silent.pop(server, None)
+        if self._silent.pop(server, None) is not None:
+            self.on_alive(server)

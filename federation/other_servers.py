@@ -37,8 +37,8 @@ class OtherServers:
         seconds = options.discovery_timeout / 1000
         names = Names()
         egress = Egress(config.egress, names)
-        allowed = allowed_servers(options)
-        backoff = Backoff(now)
+        self.allowed = allowed = allowed_servers(options)
+        self.backoff = backoff = Backoff(now)
         well_known = WellKnown(egress, now, seconds=seconds)
         self._egress = egress
         self._transport = Transport(Discovery(names, well_known, now, seconds=seconds), egress)

@@ -41,6 +41,8 @@ class Kind(IntEnum):
     """A to-device message. key: device id."""
     NOTICE = 8
     """Something else that the user's devices must see in order; type says what."""
+    OUTGOING = 9
+    """In user shards, in the stream of another server's name: an EDU that has to be delivered to it."""
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):

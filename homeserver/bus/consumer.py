@@ -14,6 +14,7 @@ error in the log, and blocks nothing.
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
+from typing import Protocol
 
 import structlog
 
@@ -42,6 +43,18 @@ AskOwner = Callable[[str, int, int], Awaitable[None]]
 """Waits until the owner of a shard says that its consumer of this name has handled a seq; not for long."""
 
 
+class Progress(Protocol):
+    """Whoever goes on with work after entries are handled, and so has to note what is left in time."""
+
+    async def begin(self, shard: int) -> None:
+        """A shard is begun, be it that another replica had it before. Raises StoreError."""
+        ...
+
+    async def reached(self, shard: int, seq: int) -> None:
+        """After this the entries up to `seq` do not come again. Raises StoreError."""
+        ...
+
+
 class Consumer:
     """Follows shards on behalf of one purpose, named `name`."""
 
@@ -55,6 +68,7 @@ class Consumer:
         handle: Handle | None = None,
         handle_batch: HandleBatch | None = None,
         ask_owner: AskOwner | None = None,
+        progress: Progress | None = None,
     ) -> None:
         """Entries go to `handle` one by one, or to `handle_batch` as many as have gathered."""
         self.name = name
@@ -65,6 +79,7 @@ class Consumer:
         self._handle = handle
         self._handle_batch = handle_batch
         self._ask_owner = ask_owner
+        self._progress = progress
         self._shards: dict[int, _Shard] = {}
         self._closing = False
         self.set_aside = 0
@@ -178,6 +193,8 @@ class Consumer:
         """Go on from the stored cursor."""
         async with state.cursor_lock:
             state.stored = await self._cursors.get(self.name, state.shard)
+            if self._progress is not None:
+                await self._progress.begin(state.shard)
             state.seq = state.saved()
             state.begun = True
 
@@ -246,6 +263,8 @@ class Consumer:
             if not state.owned or not state.begun or cursor.seq == state.saved():
                 return
             try:
+                if self._progress is not None:
+                    await self._progress.reached(state.shard, cursor.seq)
                 if await self._move(state.stored, cursor):
                     state.stored = cursor
                     return

@@ -9,6 +9,7 @@ spec: client-server "Events", "Types of room events"; DESIGN of state as a timel
 """
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ import immutables
 import orjson
 
 from homeserver.clock import Clock, credible
+from homeserver.protocol.identifiers import server_name_of
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.room_versions import RoomVersion
 from homeserver.rooms.event_meta import EventMeta, decode_meta
@@ -122,6 +124,8 @@ class Room:
         """The newest live events in order, all of them above `timeline_after`."""
         self.timeline_after = 0
         self.joined: set[str] = set()
+        self.servers: Counter[str] = Counter()
+        """How many of them are from which server."""
         self.invited: set[str] = set()
         self.receipts: dict[str, dict[tuple[str, str | None], Receipt]] = {}
         """User → (kind, thread) → newest receipt."""
@@ -251,7 +255,7 @@ class Room:
         if entry.target is None:
             self.head = self.head.without(key)
             if entry.type == "m.room.member":
-                self.joined.discard(key[1])
+                self._part(key[1])
                 self.invited.discard(key[1])
             return None
         if view is None:
@@ -297,9 +301,11 @@ class Room:
         assert user_id is not None
         membership = member.membership
         if membership == "join":
-            self.joined.add(user_id)
+            if user_id not in self.joined:
+                self.joined.add(user_id)
+                self.servers[server_name_of(user_id)] += 1
         else:
-            self.joined.discard(user_id)
+            self._part(user_id)
         if membership == "invite":
             self.invited.add(user_id)
         else:
@@ -307,6 +313,14 @@ class Room:
 
     def apply_receipt(self, receipt: Receipt) -> None:
         self.receipts.setdefault(receipt.user_id, {})[receipt.kind, receipt.thread_id] = receipt
+    def _part(self, user_id: str) -> None:
+        if user_id in self.joined:
+            self.joined.discard(user_id)
+            server = server_name_of(user_id)
+            self.servers[server] -= 1
+            if not self.servers[server]:
+                del self.servers[server]
+
         self.receipt_seqs[receipt.user_id] = max(receipt.seq, self.receipt_seqs.get(receipt.user_id, 0))
         self.receipt_order.append(receipt)
         if len(self.receipt_order) > 2 * RECEIPTS_KEPT:

@@ -124,6 +124,8 @@ class Site:
     address: str
     port: int
     pages: dict[str, web.Response | Handler] = field(default_factory=dict)
+    below: dict[str, Handler] = field(default_factory=dict)
+    """Who answers for all pages whose path begins alike."""
     seen: list[Seen] = field(default_factory=list)
     handshakes: list[str | None] = field(default_factory=list)
 
@@ -154,6 +156,8 @@ class Site:
             )
         )
         page = self.pages.get(request.path)
+        if page is None:
+            page = next((page for path, page in self.below.items() if request.path.startswith(path)), None)
         if page is None:
             return web.json_response({"errcode": "M_UNRECOGNIZED", "error": "no"}, status=404)
         return await page(request) if not isinstance(page, web.Response) else page

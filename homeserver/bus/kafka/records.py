@@ -87,7 +87,7 @@ class Records:
             position=entry.position,
             origin_server_ts=entry.ts,
             room_id=None if of_user or kind is Kind.DEVICE_LIST else entry.stream,
-            user_id=entry.stream if of_user else None if of_state else key,
+            user_id=None if of_state or kind is Kind.OUTGOING else entry.stream if of_user else key,
             event_id=entry.event_id,
             type=entry.type,
             state_key=key if of_state else None,

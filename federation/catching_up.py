@@ -1,0 +1,93 @@
+"""What a server has missed while it was away, by what the log has.
+
+Of each room that it is in the last events of this server's users, or, if there were many, the newest: what
+lies before it the server asks for by itself. Messages to devices are all of them in the log.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+
+from federation.outgoing import DeviceNews, Outgoing, outgoing_edu, outgoing_event
+from federation.transactions import MAX_EDUS, MAX_PDUS
+from homeserver.rooms.rooms import Rooms
+from homeserver.rooms.servers import has_user_of
+from homeserver.rooms.told_servers import is_told_by
+from homeserver.sync.device_lists import STREAM as DEVICE_LISTS
+from storage.collection import Collection
+from storage.log import Entry, Kind, ShardMap
+from storage.records.destinations import ServerRoom
+
+PAGE = 500
+
+
+class CatchingUp:
+    """Reads it."""
+
+    def __init__(
+        self,
+        server_name: str,
+        rooms: Rooms,
+        server_rooms: Collection[ServerRoom],
+        devices: DeviceNews,
+    ) -> None:
+        self._server_name = server_name
+        self._rooms = rooms
+        self._log = rooms.log
+        self._server_rooms = server_rooms
+        self._devices = devices
+
+    async def missed(self, server: str, shard: int, after: int) -> AsyncIterator[Sequence[Outgoing]]:
+        """What concerns a server in a shard after an entry, as much together as goes into a transaction.
+
+        Raises StoreError, MatrixError 503.
+        """
+        if shard >= ShardMap.USER_BASE:
+            async for messages in self._messages(server, shard, after):
+                yield messages
+            return
+        waiting: list[Outgoing] = []
+        async for room_id in self._rooms_of(server, shard):
+            waiting += [outgoing_event(shard, entry) for entry in await self._events(room_id, server, after)]
+            while len(waiting) >= MAX_PDUS:
+                yield waiting[:MAX_PDUS]
+                del waiting[:MAX_PDUS]
+        if waiting:
+            yield waiting
+        async for updates in self._device_lists(server, shard, after):
+            yield updates
+
+    async def _rooms_of(self, server: str, shard: int) -> AsyncIterator[str]:
+        """The rooms of a shard in which the server has users."""
+        after = ""
+        while records := await self._server_rooms.find("key", (server,), after=after, limit=PAGE):
+            for record in records:
+                if self._rooms.shards.of_room(record.room_id) == shard:
+                    yield record.room_id
+            after = records[-1].room_id
+
+    async def _events(self, room_id: str, server: str, after: int) -> Sequence[Entry]:
+        """What the server has to have of a room, the oldest first."""
+        room = await self._rooms.get(room_id)
+        if room is None or room.last_seq <= after or not has_user_of(server, room.joined):
+            return ()
+        page = await self._log.page(
+            room.shard, room_id, kind=Kind.EVENT, after=after, newest_first=True, limit=MAX_PDUS + 1
+        )
+        told = [entry for entry in reversed(page) if is_told_by(self._server_name, entry)]
+        return told if len(page) <= MAX_PDUS else told[-1:]
+
+    async def _messages(self, server: str, shard: int, after: int) -> AsyncIterator[Sequence[Outgoing]]:
+        while page := await self._log.page(shard, server, kind=Kind.OUTGOING, after=after, limit=MAX_EDUS):
+            yield [outgoing_edu(shard, entry) for entry in page]
+            after = page[-1].seq
+
+    async def _device_lists(self, server: str, shard: int, after: int) -> AsyncIterator[Sequence[Outgoing]]:
+        while page := await self._log.page(
+            shard, DEVICE_LISTS, kind=Kind.DEVICE_LIST, after=after, limit=MAX_EDUS
+        ):
+            after = page[-1].seq
+            for user_id in dict.fromkeys(entry.key for entry in page if entry.key is not None):
+                if server in await self._devices.servers(user_id):
+                    yield [
+                        Outgoing(shard, after, edu, is_event=False)
+                        for edu in await self._devices.updates(user_id)
+                    ][:MAX_EDUS]

@@ -1,0 +1,33 @@
+"""Which servers an event is sent to, and by whom (spec: server-server "PDUs")."""
+
+from contextlib import suppress
+
+from homeserver.protocol.identifiers import InvalidIdentifier, server_name_of
+from homeserver.rooms.event_meta import decode_meta
+from homeserver.rooms.room import Room
+from homeserver.rooms.servers import server_acl
+from storage.log import Entry, Kind
+
+
+def is_told_by(server_name: str, entry: Entry) -> bool:
+    """Whether it is for this server to send the event of an entry to the others in its room.
+
+    Those of its own users, and of users who came in by way of it. History that was fetched is nobody's news.
+    """
+    if entry.kind is not Kind.EVENT or entry.pos is not None or entry.sender is None:
+        return False
+    return server_name_of(entry.sender) == server_name or decode_meta(entry.meta).relay
+
+
+def told_servers(server_name: str, room: Room, entry: Entry) -> set[str]:
+    """The other servers that an event of a room is sent to."""
+    told = set(room.servers)
+    if entry.type == "m.room.member" and entry.key is not None:
+        # Who was made to leave is not in the room any more. Invited servers are told in another way.
+        member = room.head.lookup("m.room.member", entry.key)
+        if member is None or member.membership != "invite":
+            with suppress(InvalidIdentifier):
+                told.add(server_name_of(entry.key))
+    told -= {server_name, server_name_of(entry.sender or "")}
+    acl = server_acl(room)
+    return {server for server in told if acl.allows(server)}

@@ -1,0 +1,220 @@
+"""What happens here is sent to the servers that it concerns (server-server "Transactions").
+
+HARDENING 9: what one server cannot take holds up nothing else.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from homeserver.outbox import Message
+from homeserver.protocol.events import parse_pdu
+from homeserver.protocol.json_types import JsonObject
+from homeserver.protocol.room_versions import ROOM_VERSIONS
+from tests.client_api.conftest import Client
+from tests.federation.conftest import Homeserver, OtherServer
+from tests.federation.visitor import Visitor
+
+SEND = "/_matrix/federation/v1/send/"
+
+
+def taken(transaction: JsonObject) -> web.Response:
+    return web.json_response({"pdus": {}})
+
+
+class Receiving:
+    """A server that takes transactions, or answers what a test wants."""
+
+    def __init__(self, other: OtherServer) -> None:
+        self.transactions: list[JsonObject] = []
+        self.answer = taken
+        other.peer.site.below[SEND] = self._take
+
+    async def _take(self, request: web.BaseRequest) -> web.StreamResponse:
+        transaction = json.loads(await request.read())
+        answer = self.answer(transaction)
+        if answer.status == 200:
+            self.transactions.append(transaction)
+        return answer
+
+    @property
+    def pdus(self) -> list[JsonObject]:
+        return [pdu for transaction in self.transactions for pdu in transaction["pdus"]]
+
+    @property
+    def edus(self) -> list[JsonObject]:
+        return [edu for transaction in self.transactions for edu in transaction["edus"]]
+
+    @property
+    def texts(self) -> list[str]:
+        return [pdu["content"]["body"] for pdu in self.pdus if pdu["type"] == "m.room.message"]
+
+
+@pytest.fixture
+def receiving(other: OtherServer) -> Receiving:
+    return Receiving(other)
+
+
+@pytest.fixture
+async def room_id(alice: Client, server: Homeserver, other: OtherServer) -> str:
+    room_id = await alice.create_room(preset="public_chat")
+    await Visitor(server, other).member(room_id, "join")
+    return room_id
+
+
+async def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+async def test_servers_in_a_room_are_sent_its_events(
+    alice: Client, server: Homeserver, other: OtherServer, receiving: Receiving, room_id: str
+) -> None:
+    sent = [await alice.send(room_id, str(number)) for number in range(3)]
+    await until(lambda: receiving.texts == ["0", "1", "2"])
+    assert [parse_pdu(ROOM_VERSIONS["12"], pdu).event_id for pdu in receiving.pdus] == sent
+    assert {transaction["origin"] for transaction in receiving.transactions} == {server.name}
+    # Nobody is told what their own users do.
+    await Visitor(server, other).send(room_id, "m.room.message", {"msgtype": "m.text", "body": "mine"})
+    await alice.send(room_id, "end")
+    await until(lambda: receiving.texts == ["0", "1", "2", "end"])
+
+
+async def test_servers_that_are_not_in_a_room_are_sent_nothing_of_it(
+    alice: Client, server: Homeserver, other: OtherServer, receiving: Receiving, room_id: str
+) -> None:
+    elsewhere = await alice.create_room()
+    await alice.send(elsewhere, "secret")
+    await alice.post(f"/rooms/{room_id}/kick", {"user_id": f"@visitor:{other.name}"})
+    await alice.send(room_id, "among us")
+    again = await alice.create_room(preset="public_chat")
+    await Visitor(server, other).member(again, "join")
+    await alice.send(again, "end")
+    await until(lambda: "end" in receiving.texts)
+    assert receiving.texts == ["end"]
+    # Of the kick the server has to learn.
+    assert "leave" in [pdu["content"].get("membership") for pdu in receiving.pdus]
+
+
+async def test_servers_that_a_room_shuts_out_are_sent_nothing_more(
+    alice: Client, server: Homeserver, other: OtherServer, receiving: Receiving, room_id: str
+) -> None:
+    """HARDENING 15."""
+    acl = {"allow": ["*"], "deny": [other.name], "allow_ip_literals": True}
+    open_room = await alice.create_room(preset="public_chat")
+    await Visitor(server, other).member(open_room, "join")
+    await alice.put(f"/rooms/{room_id}/state/m.room.server_acl", acl)
+    await alice.send(room_id, "among us")
+    await alice.send(open_room, "end")
+    await until(lambda: "end" in receiving.texts)
+    assert receiving.texts == ["end"]
+
+
+async def test_many_events_go_in_few_transactions(alice: Client, receiving: Receiving, room_id: str) -> None:
+    await asyncio.gather(*(alice.send(room_id, str(number)) for number in range(120)))
+    await until(lambda: len(receiving.texts) == 120)
+    assert max(len(transaction["pdus"]) for transaction in receiving.transactions) <= 50
+    assert len(receiving.transactions) < 100
+
+
+async def show_life(other: OtherServer) -> None:
+    """Any request is a sign of life."""
+    await other.call("PUT", f"{SEND}x", {"origin": other.name, "origin_server_ts": 1, "pdus": []})
+
+
+def away(transaction: JsonObject) -> web.Response:
+    return web.json_response({}, status=503)
+
+
+async def test_a_server_that_was_away_catches_up_when_it_is_heard_of_again(
+    alice: Client, other: OtherServer, receiving: Receiving, room_id: str
+) -> None:
+    receiving.answer = away
+    for number in range(3):
+        await alice.send(room_id, str(number))
+    await asyncio.sleep(0.3)
+    receiving.answer = taken
+    await show_life(other)
+    await until(lambda: receiving.texts == ["0", "1", "2"])
+    await alice.send(room_id, "live")
+    await until(lambda: receiving.texts == ["0", "1", "2", "live"])
+
+
+async def test_what_is_not_sent_yet_is_sent_after_a_restart(
+    server: Homeserver, alice: Client, other: OtherServer, receiving: Receiving, room_id: str
+) -> None:
+    receiving.answer = away
+    for number in range(3):
+        await alice.send(room_id, str(number))
+    await asyncio.sleep(0.2)
+    await server.stop()
+    receiving.answer = taken
+    await server.start()
+    await until(lambda: set(receiving.texts) == {"0", "1", "2"})
+
+
+async def test_after_long_absence_a_server_gets_the_newest_event_of_each_room(
+    alice: Client, other: OtherServer, receiving: Receiving, room_id: str
+) -> None:
+    """What lies before it the server asks for by itself."""
+    receiving.answer = away
+    for first in range(0, 80, 20):
+        await asyncio.gather(*(alice.send(room_id, str(first + n)) for n in range(20)))
+    last = await alice.send(room_id, "last")
+    await asyncio.sleep(0.2)
+    receiving.answer = taken
+    await show_life(other)
+    await until(lambda: receiving.texts == ["last"])
+    fetched = await other.get(f"/_matrix/federation/v1/backfill/{room_id}", query={"v": last, "limit": "100"})
+    bodies = {pdu["content"].get("body") for pdu in fetched["pdus"]}
+    assert bodies >= {str(number) for number in range(80)}
+
+
+async def test_one_event_that_a_server_cannot_take_holds_up_no_other(
+    alice: Client, receiving: Receiving, room_id: str
+) -> None:
+    """HARDENING 9."""
+
+    def choosy(transaction: JsonObject) -> web.Response:
+        bad = any(pdu["content"].get("body") == "bad" for pdu in transaction["pdus"])
+        return web.json_response({"pdus": {}}, status=400 if bad else 200)
+
+    receiving.answer = choosy
+    await asyncio.gather(*(alice.send(room_id, "bad" if n == 7 else str(n)) for n in range(20)))
+    await until(lambda: len(receiving.texts) == 19)
+    assert "bad" not in receiving.texts
+    await alice.send(room_id, "end")
+    await until(lambda: receiving.texts[-1] == "end")
+
+
+async def test_messages_arrive_though_the_server_was_away_and_this_one_stopped(
+    server: Homeserver, other: OtherServer, receiving: Receiving
+) -> None:
+    receiving.answer = away
+    edus = [{"edu_type": "m.direct_to_device", "content": {"message_id": str(number)}} for number in range(3)]
+    assert server.app.sender is not None
+    messages = [Message(str(number).encode() * 16, edu) for number, edu in enumerate(edus)]
+    await server.app.sender.send({other.name: messages})
+    await server.app.sender.send({other.name: messages})
+    await asyncio.sleep(0.2)
+    await server.stop()
+    receiving.answer = taken
+    await server.start()
+    await until(lambda: len(receiving.edus) >= 3)
+    assert receiving.edus == edus
+
+
+async def test_of_passing_news_the_newest_counts(
+    server: Homeserver, other: OtherServer, receiving: Receiving
+) -> None:
+    sender = server.app.sender
+    assert sender is not None
+    for number in range(5):
+        sender.tell([other.name], "m.presence", "@a:b", {"push": [number]})
+    await until(lambda: receiving.edus)
+    assert receiving.edus == [{"edu_type": "m.presence", "content": {"push": [4]}}]
