@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from federation.outgoing import DeviceNews, Outgoing, outgoing_edu, outgoing_event
 from federation.transactions import MAX_EDUS, MAX_PDUS
+from homeserver.protocol.identifiers import server_name_of
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.servers import has_user_of
 from homeserver.rooms.told_servers import is_told_by
@@ -85,9 +86,13 @@ class CatchingUp:
             shard, DEVICE_LISTS, kind=Kind.DEVICE_LIST, after=after, limit=MAX_EDUS
         ):
             after = page[-1].seq
-            for user_id in dict.fromkeys(entry.key for entry in page if entry.key is not None):
-                if server in await self._devices.servers(user_id):
+            # The newest change of each user will do: of those before it the server asks by itself.
+            for user_id, newest in {entry.key: entry for entry in page if entry.key is not None}.items():
+                if self._is_own(user_id) and server in await self._devices.servers(user_id):
                     yield [
                         Outgoing(shard, after, edu, is_event=False)
-                        for edu in await self._devices.updates(user_id)
+                        for edu in await self._devices.updates(newest)
                     ][:MAX_EDUS]
+
+    def _is_own(self, user_id: str) -> bool:
+        return server_name_of(user_id) == self._server_name

@@ -25,17 +25,9 @@ class DeviceNews(Protocol):
         """Which other servers are told: those that users share rooms with the user from."""
         ...
 
-    async def updates(self, user_id: str) -> list[JsonObject]:
-        """The EDUs that say how the user's devices and keys are now."""
+    async def updates(self, announcement: Entry) -> list[JsonObject]:
+        """The EDUs that say what an announcement of the log (DEVICE_LIST) is about. Raises StoreError."""
         ...
-
-
-class NoNews:
-    async def servers(self, user_id: str) -> set[str]:
-        return set()
-
-    async def updates(self, user_id: str) -> list[JsonObject]:
-        return []
 
 
 def told(edu_type: str, content: JsonObject) -> Outgoing:

@@ -87,7 +87,7 @@ class Sender:
             if entry.kind is Kind.DEVICE_LIST:
                 user_id = entry.key or ""
                 if servers := await self._devices.servers(user_id):
-                    updates = await self._devices.updates(user_id)
+                    updates = await self._devices.updates(entry)
                     self._add(servers, [Outgoing(shard, entry.seq, edu, is_event=False) for edu in updates])
                 continue
             room = await self._rooms.get(entry.stream)

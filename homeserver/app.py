@@ -64,9 +64,9 @@ from federation.http import server_server_api
 from federation.key_servers import RemoteKeyServers
 from federation.openid import OpenIdRoutes as FederationOpenIdRoutes
 from federation.other_servers import OtherServers
-from federation.outgoing import NoNews
 from federation.sender import Sender
 from federation.server_rooms import ServerRooms
+from federation.told_devices import ToldDevices
 from homeserver.bus.bus import Bus
 from homeserver.bus.consumer import Consumer, Handle, HandleBatch, Progress
 from homeserver.bus.in_process import InProcessBus
@@ -657,7 +657,8 @@ class App:
         """What is told to other servers, and the consumers that see to it."""
         name, collection = self.config.server_name, self.store.collection
         server_rooms = collection(destination_records.SERVER_ROOMS)
-        catching_up = CatchingUp(name, self.rooms, server_rooms, NoNews())
+        devices = ToldDevices(name, self.store.log, self.store.info.shards, self.rooms, self.users)
+        catching_up = CatchingUp(name, self.rooms, server_rooms, devices)
         sender = Sender(
             name,
             run,
@@ -667,7 +668,7 @@ class App:
             other_servers.backoff,
             other_servers.allowed,
             catching_up,
-            NoNews(),
+            devices,
             collection(destination_records.BEHIND),
             now,
         )

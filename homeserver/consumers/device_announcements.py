@@ -26,7 +26,10 @@ class DeviceAnnouncements:
 
     async def handle(self, shard: int, entries: Sequence[Entry]) -> None:
         """Raises StoreUnavailable when it must be tried again, however often."""
+        changes: dict[str, list[int]] = {}
+        for entry in entries:
+            changes.setdefault(entry.stream, []).append(entry.seq)
         try:
-            await self._device_lists.announce(dict.fromkeys(entry.stream for entry in entries))
+            await self._device_lists.announce(changes)
         except MatrixError as error:
             raise StoreUnavailable(error.error) from error

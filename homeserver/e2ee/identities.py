@@ -89,6 +89,8 @@ class Identity:
         self.last_seq = 0
         self.devices: dict[str, bytes] = {}
         """Device id → the JSON of its keys."""
+        self.devices_at = 0
+        """Number of the newest entry about a device."""
         self.names: dict[str, str] = {}
         """Device id → display name."""
         self.keys: dict[str, CrossSigningKey] = {}
@@ -111,6 +113,7 @@ class Identity:
         copy = Identity(self.user_id)
         copy.last_seq = self.last_seq
         copy.devices = dict(self.devices)
+        copy.devices_at = self.devices_at
         copy.names = dict(self.names)
         copy.keys = self.keys
         copy.signed = dict(self.signed)
@@ -125,6 +128,7 @@ class Identity:
         type, key = entry.type or "", entry.key or ""
         content = orjson.loads(entry.body) if entry.body and type != DEVICE else {}
         if type == DEVICE:
+            self.devices_at = entry.seq
             self._shown_devices = None
             if entry.body:
                 self.devices[key] = entry.body

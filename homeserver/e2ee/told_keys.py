@@ -53,7 +53,7 @@ class ToldKeys:
         return json_object(
             (
                 ("user_id", orjson.dumps(user_id)),
-                ("stream_id", orjson.dumps(identity.last_seq)),
+                ("stream_id", orjson.dumps(identity.devices_at)),
                 ("devices", b"[" + b",".join(devices) + b"]"),
                 ("master_key", identity.shown_key(MASTER)),
                 ("self_signing_key", identity.shown_key(SELF_SIGNING)),

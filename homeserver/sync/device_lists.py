@@ -9,8 +9,10 @@ token from before that memory begins is answered from the log.
 import asyncio
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from typing import Generic, NamedTuple, TypeVar
+
+import orjson
 
 from homeserver.clock import Clock
 from homeserver.e2ee.identities import SIGNATURE
@@ -31,6 +33,12 @@ PAGE = 1_000
 CACHED = 50_000
 
 T = TypeVar("T")
+
+
+def announced_changes(announcement: Entry) -> list[int]:
+    """The numbers of the entries in the user's log that an announcement is about."""
+    seqs: list[int] = orjson.loads(announcement.meta) if announcement.meta else []
+    return seqs
 
 
 class DeviceListChanges(NamedTuple):
@@ -60,12 +68,17 @@ class DeviceLists:
         rooms.follow(self._on_room_entry)
         users.follow(self._on_user_entry)
 
-    async def announce(self, user_ids: Iterable[str]) -> None:
-        """Tell everybody who shares a room with one of these users that their devices or keys changed."""
+    async def announce(self, changes: Mapping[str, Sequence[int]]) -> None:
+        """Tell everybody who shares a room with one of these users that their devices or keys changed.
+
+        With each user go the numbers of the entries in their log that say what did.
+        """
         now = self._now()
         entries: dict[int, list[Entry]] = {}
-        for user_id in user_ids:
-            entry = Entry(kind=Kind.DEVICE_LIST, stream=STREAM, type="", key=user_id, ts=now)
+        for user_id, seqs in changes.items():
+            entry = Entry(
+                kind=Kind.DEVICE_LIST, stream=STREAM, type="", key=user_id, meta=orjson.dumps(seqs), ts=now
+            )
             entries.setdefault(self._rooms.shards.of_room(user_id), []).append(entry)
         await asyncio.gather(
             *(self._rooms.writers[shard].submit(Append(of_shard)) for shard, of_shard in entries.items())

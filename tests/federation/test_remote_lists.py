@@ -11,6 +11,7 @@ from tests.client_api.conftest import Client
 from tests.client_api.crypto_device import ALGORITHM, CrossSigner, CryptoDevice, key_from, public
 from tests.federation.conftest import Homeserver, OtherServer
 from tests.federation.remote_user import RemoteUser, one_time_key
+from tests.federation.test_sending import Receiving
 from tests.federation.visitor import Visitor
 
 
@@ -22,6 +23,7 @@ def visitor(server: Homeserver, other: OtherServer) -> Visitor:
 @pytest.fixture
 def remote(server: Homeserver, other: OtherServer, visitor: Visitor) -> RemoteUser:
     """The visitor, with a phone."""
+    Receiving(other)
     remote = RemoteUser(server, other)
     remote.add("PHONE")
     return remote

@@ -1,0 +1,81 @@
+"""What other servers are told when devices and keys of this server's users change.
+
+Each change of a device is an entry of its user's log (`homeserver.e2ee.identities`), and that entry's number
+is the number of the change; it follows upon the one before it. So a server that was told all of them has the
+list, and one that has missed some sees that, and asks for it (`ToldKeys.devices`). Names of devices are not
+told.
+
+spec: server-server "Device Management", "End-to-End Encryption"
+"""
+
+from collections.abc import Sequence
+
+import orjson
+
+from homeserver.e2ee.identities import CROSS_SIGNING, DEVICE
+from homeserver.e2ee.key_objects import MASTER, SELF_SIGNING
+from homeserver.protocol.json_types import JsonObject
+from homeserver.rooms.rooms import Rooms
+from homeserver.sync.device_lists import announced_changes
+from homeserver.users.users import Users
+from storage.log import Entry, Kind, Log, ShardMap
+
+PAGE = 50
+
+
+class ToldDevices:
+    """Makes the EDUs of an announcement; see `DeviceNews`."""
+
+    def __init__(self, server_name: str, log: Log, shards: ShardMap, rooms: Rooms, users: Users) -> None:
+        self._server_name = server_name
+        self._log = log
+        self._shards = shards
+        self._rooms = rooms
+        self._users = users
+
+    async def servers(self, user_id: str) -> set[str]:
+        found: set[str] = set()
+        for room_id in (await self._users.get(user_id)).rooms("join"):
+            room = await self._rooms.get(room_id)
+            found.update(room.servers if room is not None else ())
+        return found - {self._server_name}
+
+    async def updates(self, announcement: Entry) -> list[JsonObject]:
+        user_id = announcement.key or ""
+        changes = await self._log.entries(self._shards.of_user(user_id), announced_changes(announcement))
+        edus = [await self._device_update(entry) for entry in changes if entry.type == DEVICE]
+        keys = [entry for entry in changes if entry.type == CROSS_SIGNING]
+        return edus + [_signing_key_update(entry) for entry in keys[-1:]]
+
+    async def _device_update(self, entry: Entry) -> JsonObject:
+        content: JsonObject = {
+            "user_id": entry.stream,
+            "device_id": entry.key,
+            "stream_id": entry.seq,
+            "prev_id": await self._previous(entry),
+        }
+        if entry.body:
+            content["keys"] = orjson.loads(entry.body)
+        else:
+            content["deleted"] = True
+        return {"edu_type": "m.device_list_update", "content": content}
+
+    async def _previous(self, entry: Entry) -> Sequence[int]:
+        """The number of the change before, if there was one."""
+        before: int | None = entry.seq
+        shard = self._shards.of_user(entry.stream)
+        while before is not None:
+            page = await self._log.page(
+                shard, entry.stream, kind=Kind.DEVICE_LIST, before=before, newest_first=True, limit=PAGE
+            )
+            for earlier in page:
+                if earlier.type == DEVICE:
+                    return [earlier.seq]
+            before = page[-1].seq if len(page) == PAGE else None
+        return []
+
+
+def _signing_key_update(entry: Entry) -> JsonObject:
+    keys = orjson.loads(entry.body) if entry.body else {}
+    told = {f"{usage}_key": keys[usage] for usage in (MASTER, SELF_SIGNING) if usage in keys}
+    return {"edu_type": "m.signing_key_update", "content": {"user_id": entry.stream, **told}}

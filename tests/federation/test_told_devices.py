@@ -1,0 +1,143 @@
+"""Other servers are told what changes of this server's users' devices and keys (HARDENING 33)."""
+
+from typing import Any
+
+import pytest
+
+from tests.client_api.conftest import Client
+from tests.client_api.crypto_device import CrossSigner, CryptoDevice, log_in, public
+from tests.federation.conftest import Homeserver, OtherServer
+from tests.federation.test_sending import Receiving, away, show_life, taken, until
+from tests.federation.visitor import Visitor
+
+USER = "/_matrix/federation/v1/user"
+
+
+@pytest.fixture
+def receiving(other: OtherServer) -> Receiving:
+    return Receiving(other)
+
+
+@pytest.fixture
+async def room_id(alice: Client, server: Homeserver, other: OtherServer, receiving: Receiving) -> str:
+    room_id = await alice.create_room(preset="public_chat")
+    await Visitor(server, other).member(room_id, "join")
+    return room_id
+
+
+def contents(receiving: Receiving, edu_type: str) -> list[Any]:
+    return [edu["content"] for edu in receiving.edus if edu["edu_type"] == edu_type]
+
+
+class Follower:
+    """What the other server makes of the EDUs: a list, as long as each follows upon the one before."""
+
+    def __init__(self, receiving: Receiving, other: OtherServer, user_id: str) -> None:
+        self.devices: dict[str, Any] = {}
+        self.seen = 0
+        self._receiving = receiving
+        self._other = other
+        self._user_id = user_id
+        self._number: int | None = None
+
+    async def start(self) -> None:
+        told = await self._other.get(f"{USER}/devices/{self._user_id}")
+        self.devices = {device["device_id"]: device["keys"] for device in told["devices"]}
+        self._number = told["stream_id"]
+        self.seen = len(contents(self._receiving, "m.device_list_update"))
+
+    async def follow(self, changes: int) -> None:
+        """Take so many more changes."""
+        upto = self.seen + changes
+        await until(lambda: len(contents(self._receiving, "m.device_list_update")) >= upto)
+        for update in contents(self._receiving, "m.device_list_update")[self.seen :]:
+            assert update["user_id"] == self._user_id
+            assert update["prev_id"] == [self._number]
+            assert "device_display_name" not in update
+            self._number = update["stream_id"]
+            if update.get("deleted"):
+                del self.devices[update["device_id"]]
+            else:
+                self.devices[update["device_id"]] = update["keys"]
+        self.seen = upto
+
+
+async def test_who_follows_the_changes_has_the_list(
+    server: Homeserver, alice: Client, other: OtherServer, receiving: Receiving, room_id: str
+) -> None:
+    follower = Follower(receiving, other, alice.user_id)
+    first = CryptoDevice(alice)
+    await first.upload()
+    await until(lambda: contents(receiving, "m.device_list_update"))
+    await follower.start()
+    assert follower.devices == {alice.device_id: first.device_keys()}
+    clients = [await log_in(alice) for _ in range(2)]
+    for number, client in enumerate(clients):
+        await CryptoDevice(client, 2 + number).upload()
+    await alice.put(f"/devices/{alice.device_id}", {"display_name": "Alice's secret phone"})
+    await clients[0].post("/logout")
+    await follower.follow(3)
+    assert set(follower.devices) == {alice.device_id, clients[1].device_id}
+    await server.restart()
+    await clients[1].post("/logout")
+    await follower.follow(1)
+    assert follower.devices == {alice.device_id: first.device_keys()}
+    again = Follower(receiving, other, alice.user_id)
+    await again.start()
+    assert again.devices == follower.devices
+
+
+async def test_cross_signing_keys_and_what_they_sign_are_told(
+    alice: Client, other: OtherServer, receiving: Receiving, room_id: str
+) -> None:
+    device = CryptoDevice(alice)
+    await device.upload()
+    signer = CrossSigner(alice.user_id)
+    await alice.post("/keys/device_signing/upload", signer.upload())
+    await until(lambda: contents(receiving, "m.signing_key_update"))
+    assert contents(receiving, "m.signing_key_update") == [
+        {
+            "user_id": alice.user_id,
+            "master_key": signer.master_key(),
+            "self_signing_key": signer.upload()["self_signing_key"],
+        }
+    ]
+    signature = signer.sign_device(device.device_keys())
+    await alice.post("/keys/signatures/upload", {alice.user_id: {alice.device_id: signature}})
+    await until(lambda: len(contents(receiving, "m.device_list_update")) == 2)
+    first, second = contents(receiving, "m.device_list_update")
+    assert second["prev_id"] == [first["stream_id"]]
+    assert f"ed25519:{public(signer.self_signing)}" in second["keys"]["signatures"][alice.user_id]
+
+
+async def test_who_shares_no_room_is_not_told(
+    alice: Client, bob: Client, receiving: Receiving, room_id: str
+) -> None:
+    await bob.create_room()
+    await CryptoDevice(bob).upload()
+    await CryptoDevice(alice).upload()
+    await until(lambda: contents(receiving, "m.device_list_update"))
+    assert {update["user_id"] for update in contents(receiving, "m.device_list_update")} == {alice.user_id}
+
+
+async def test_a_server_that_was_away_learns_that_it_has_missed_something(
+    alice: Client, other: OtherServer, receiving: Receiving, room_id: str
+) -> None:
+    """HARDENING 33: a server away through changes; then the lists are equal."""
+    await CryptoDevice(alice).upload()
+    await until(lambda: contents(receiving, "m.device_list_update"))
+    (before,) = contents(receiving, "m.device_list_update")
+    receiving.answer = away
+    clients = [await log_in(alice) for _ in range(3)]
+    for number, client in enumerate(clients):
+        await CryptoDevice(client, 2 + number).upload()
+    receiving.answer = taken
+    await show_life(other)
+    await until(lambda: len(contents(receiving, "m.device_list_update")) > 1)
+    newest = contents(receiving, "m.device_list_update")[-1]
+    assert newest["stream_id"] > before["stream_id"]
+    follower = Follower(receiving, other, alice.user_id)
+    await follower.start()
+    assert set(follower.devices) == {alice.device_id, *(client.device_id for client in clients)}
+    told = await other.get(f"{USER}/devices/{alice.user_id}")
+    assert told["stream_id"] == newest["stream_id"]
