@@ -6,7 +6,7 @@ line in a backend. Fields may be added with defaults at any time (defaults are n
 """
 
 from collections.abc import Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -58,10 +58,12 @@ class Collection(Protocol[T]):
         """Like `put` for each, in one commit where the backend can; not atomic as a whole."""
         ...
 
-    async def replace_if(self, old: T, new: T) -> bool:
+    async def replace_if(self, old: T | None, new: T, *, then: "Sequence[Puts[Any]]" = ()) -> bool:
         """Replace `old` by `new` (same key) if the stored record still equals `old`; else False.
 
-        Raises AlreadyExists when another record holds a unique value of `new`.
+        None stands for no record. If it was replaced, the records of `then` are put too: in one commit
+        where the backend can, else afterwards, so that a failure may leave them out. No index of theirs
+        is unique. Raises AlreadyExists when another record holds a unique value of `new`.
         """
         ...
 
@@ -104,6 +106,13 @@ class Collection(Protocol[T]):
     async def count(self, index: str, prefix: Sequence[Scalar] = ()) -> int:
         """How many records lie under `prefix` (walks the index: not for hot paths)."""
         ...
+
+
+class Puts(NamedTuple, Generic[T]):
+    """Records that are to be put into a collection."""
+
+    into: Collection[T]
+    records: Sequence[T]
 
 
 def after_all_that_start_with(text: str) -> str | None:

@@ -21,7 +21,7 @@ import structlog
 from homeserver.errors import MatrixError
 from homeserver.shard_writer import Appended
 from storage.collection import Collection
-from storage.errors import AlreadyExists, StoreError
+from storage.errors import StoreError
 from storage.log import Entry, Log
 from storage.records.cursors import Cursor
 
@@ -265,7 +265,7 @@ class Consumer:
             try:
                 if self._progress is not None:
                     await self._progress.reached(state.shard, cursor.seq)
-                if await self._move(state.stored, cursor):
+                if await self._cursors.replace_if(state.stored, cursor):
                     state.stored = cursor
                     return
             except StoreError as error:
@@ -274,16 +274,6 @@ class Consumer:
         log.warning("another replica handles this shard", consumer=self.name, shard=state.shard)
         state.begun = False
         self._run(state)
-
-    async def _move(self, old: Cursor | None, new: Cursor) -> bool:
-        """False when somebody else has moved it."""
-        if old is not None:
-            return await self._cursors.replace_if(old, new)
-        try:
-            await self._cursors.insert(new)
-        except AlreadyExists:
-            return False
-        return True
 
 
 class _Shard:

@@ -19,7 +19,6 @@ from homeserver.protocol.json_types import JsonObject
 from homeserver.sync.to_device import PAGE, ToDeviceQueue
 from homeserver.users.users import Users
 from storage.collection import Collection
-from storage.errors import AlreadyExists
 from storage.records.accounts import Device
 from storage.records.keys import DehydratedDevice
 
@@ -104,15 +103,12 @@ class DehydratedDevices:
             again = present is not None and present.device_id == device_id
             if not again and await self._devices.get(user_id, device_id) is not None:
                 raise invalid_param("device_id: you have a device of this name")
-            if present is None:
-                record = DehydratedDevice(user_id=user_id, device_id=device_id, device_data=device_data)
-                try:
-                    await self._dehydrated.insert(record)
-                except AlreadyExists:
-                    continue
-                return record
-            replaced = present.replaced if again else (*present.replaced, present.device_id)
-            record = replace(present, device_id=device_id, device_data=device_data, replaced=replaced)
+            replaced = present.replaced if present is not None else ()
+            if present is not None and not again:
+                replaced = (*replaced, present.device_id)
+            record = DehydratedDevice(
+                user_id=user_id, device_id=device_id, device_data=device_data, replaced=replaced
+            )
             if await self._dehydrated.replace_if(present, record):
                 return record
 

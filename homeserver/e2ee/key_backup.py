@@ -23,7 +23,7 @@ from homeserver.errors import MatrixError, invalid_param, not_found, too_large, 
 from homeserver.protocol.identifiers import check_room_id
 from homeserver.protocol.json_types import JsonObject
 from storage.collection import Collection
-from storage.errors import AlreadyExists, StoreError
+from storage.errors import StoreError
 from storage.records.keys import BackupKey, BackupVersion, BackupVersions
 
 CURVE25519 = "m.megolm_backup.v1.curve25519-aes-sha2"
@@ -100,13 +100,8 @@ class KeyBackup:
     async def _next_version(self, user_id: str) -> int:
         while True:
             known = await self._newest.get(user_id)
-            if known is None:
-                try:
-                    await self._newest.insert(BackupVersions(user_id=user_id, newest=1))
-                except AlreadyExists:
-                    continue
-                return 1
-            following = replace(known, newest=known.newest + 1)
+            newest = known.newest if known is not None else 0
+            following = BackupVersions(user_id=user_id, newest=newest + 1)
             if await self._newest.replace_if(known, following):
                 return following.newest
 

@@ -34,11 +34,11 @@ USAGES = (MASTER, SELF_SIGNING, USER_SIGNING)
 
 
 class NamedKey(NamedTuple):
-    """A one-time or fallback key; `json` is the key object (or string) as JSON."""
+    """A one-time or fallback key; `json` is the key object (or string) as canonical JSON."""
 
     algorithm: str
     key_id: str
-    json: str
+    json: bytes
 
     @property
     def name(self) -> str:
@@ -127,7 +127,7 @@ def _named_key(name: str, key: JsonValue, what: str) -> NamedKey:
     json = encode(key)
     if len(json) > MAX_ONE_TIME_KEY_BYTES:
         raise too_large(f"{what}: {name} has more than {MAX_ONE_TIME_KEY_BYTES} bytes")
-    return NamedKey(algorithm, key_id, json.decode())
+    return NamedKey(algorithm, key_id, json)
 
 
 def body_of(key: JsonObject) -> JsonObject:

@@ -12,8 +12,7 @@ spec: client-server "One-time and fallback keys", POST /keys/upload, POST /keys/
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 from zlib import crc32
@@ -28,8 +27,8 @@ from homeserver.e2ee.identities import json_object
 from homeserver.e2ee.key_objects import MAX_ONE_TIME_KEYS, NamedKey, too_many
 from homeserver.errors import MatrixError
 from homeserver.sync.engine import KeyCounts
-from storage.collection import Collection
-from storage.errors import AlreadyExists, StoreError
+from storage.collection import Collection, Puts
+from storage.errors import StoreError
 from storage.records.keys import FallbackKey, OneTimeEpoch, OneTimeKey, OneTimeUploads
 
 log = structlog.get_logger(__name__)
@@ -104,57 +103,29 @@ class OneTimeKeys:
         """
         device = (user_id, device_id)
         new_fallback = await self._new_fallback(user_id, device_id, fallback)
-        now = self._now()
-        new = await self._note(user_id, device_id, one_time, now) if one_time else []
-        counted = self._counted.get(device)
-        try:
-            if new:
-                await self._keys.put_many([_one_time_key(user_id, device_id, key, now) for key in new])
-            if new_fallback:
-                await self._fallback.put_many(new_fallback)
-        except StoreError:
-            self.recount(user_id, device_id)  # Some of it may be there all the same.
-            raise
-        if new_fallback or counted is None or self._counted.get(device) is not counted:
-            self.recount(user_id, device_id)
-        elif new:
-            # Nobody else has changed anything meanwhile, or what is remembered would be gone.
-            one_time_counts = Counter(counted.counts.one_time)
-            one_time_counts.update(key.algorithm for key in new)
-            self.recount(user_id, device_id)
-            self._counted[device] = counted._replace(
-                counts=KeyCounts(dict(one_time_counts), counted.counts.unused_fallback)
-            )
-
-    async def _note(self, user_id: str, device_id: str, keys: Sequence[NamedKey], now: int) -> list[NamedKey]:
-        """Note what is being uploaded, before it is; returns those that have not been before."""
-        checksums = [crc32(key.json.encode()) for key in keys]
-        while True:
-            known = await self._uploads.get(user_id, device_id)
+        stored = False
+        while not stored:
+            known = await self._uploads.get(user_id, device_id) if one_time else None
             recent = known.recent if known is not None else {}
-            new: list[NamedKey] = []
-            noted: dict[str, dict[str, Upload]] = {algorithm: {**of} for algorithm, of in recent.items()}
-            for key, checksum in zip(keys, checksums, strict=True):
-                of_algorithm = noted.setdefault(key.algorithm, {})
-                before = of_algorithm.get(key.key_id)
-                if before is None or before[0] != checksum:
-                    of_algorithm.pop(key.key_id, None)
-                    of_algorithm[key.key_id] = (checksum, now)
-                    new.append(key)
-            if not new:
-                return []
-            if len(noted) > MAX_ALGORITHMS:
-                raise too_many(f"A device may use {MAX_ALGORITHMS} algorithms at most")
-            await self._check_new(user_id, device_id, new, recent)
-            newest = {algorithm: _newest(of_algorithm) for algorithm, of_algorithm in noted.items()}
-            uploads = OneTimeUploads(user_id=user_id, device_id=device_id, recent=newest)
-            if known is not None:
-                if await self._uploads.replace_if(known, uploads):
-                    return new
-            else:
-                with suppress(AlreadyExists):
-                    await self._uploads.insert(uploads)
-                    return new
+            now = self._now()
+            noted, new = _noted(recent, one_time, now)
+            if new:
+                await self._check_new(user_id, device_id, new, recent)
+            counted = self._counted.get(device)
+            stored = not new
+            try:
+                if new:
+                    uploads = OneTimeUploads(user_id=user_id, device_id=device_id, recent=noted)
+                    keys = [_one_time_key(user_id, device_id, key, now) for key in new]
+                    puts = Puts(self._keys, keys), Puts(self._fallback, new_fallback)
+                    stored = await self._uploads.replace_if(known, uploads, then=puts)
+                elif new_fallback:
+                    await self._fallback.put_many(new_fallback)
+            except StoreError:
+                self.recount(user_id, device_id)  # Some of it may be there all the same.
+                raise
+        if new or new_fallback:
+            self._count_up(device, counted, new, new_fallback)
 
     async def _check_new(
         self,
@@ -164,6 +135,8 @@ class OneTimeKeys:
         recent: Mapping[str, Mapping[str, Upload]],
     ) -> None:
         """Raises 400 when one is there already with another value, and for too many."""
+        if len({*recent, *(key.algorithm for key in new)}) > MAX_ALGORITHMS:
+            raise too_many(f"A device may use {MAX_ALGORITHMS} algorithms at most")
         again = [
             (user_id, device_id, key.algorithm, recent[key.algorithm][key.key_id][1], key.key_id)
             for key in new
@@ -184,7 +157,7 @@ class OneTimeKeys:
         if not keys:
             return []
         stored = await self._fallback.find("key", (user_id, device_id), limit=MAX_ALGORITHMS)
-        present = {key.algorithm: (key.key_id, key.key) for key in stored}
+        present = {key.algorithm: (key.key_id, key.key.encode()) for key in stored}
         if len({*present, *(key.algorithm for key in keys)}) > MAX_ALGORITHMS:
             raise too_many(f"A device may have fallback keys of {MAX_ALGORITHMS} algorithms at most")
         return [
@@ -193,7 +166,7 @@ class OneTimeKeys:
                 device_id=device_id,
                 algorithm=key.algorithm,
                 key_id=key.key_id,
-                key=key.json,
+                key=key.json.decode(),
             )
             for key in keys
             if present.get(key.algorithm) != (key.key_id, key.json)
@@ -261,6 +234,24 @@ class OneTimeKeys:
         fallback = await self._fallback.find("key", (user_id, device_id), limit=MAX_ALGORITHMS)
         return KeyCounts(one_time, tuple(key.algorithm for key in fallback if not key.used))
 
+    def _count_up(
+        self,
+        device: tuple[str, str],
+        counted: "_Counted | None",
+        new: Iterable[NamedKey],
+        new_fallback: Iterable[FallbackKey],
+    ) -> None:
+        """Keys were added to those that were counted before."""
+        # Had anybody else changed anything meanwhile, what was counted would be gone.
+        still_right = counted is not None and self._counted.get(device) is counted
+        self.recount(*device)
+        if counted is not None and still_right:
+            one_time = Counter(counted.counts.one_time)
+            one_time.update(key.algorithm for key in new)
+            unused = {*counted.counts.unused_fallback, *(key.algorithm for key in new_fallback)}
+            counts = KeyCounts(dict(one_time), tuple(sorted(unused)))
+            self._counted[device] = counted._replace(counts=counts)
+
     def recount(self, user_id: str, device_id: str) -> None:
         """Something changed: what was counted, here or at another replica, is of no use any more."""
         self._forget_count((user_id, device_id))
@@ -284,9 +275,27 @@ class OneTimeKeys:
         self.recount(user_id, device_id)
 
 
-def _newest(uploads: Mapping[str, Upload]) -> dict[str, Upload]:
-    """The last ones: keys are claimed in the order of uploads, so all unclaimed ones are among them."""
-    return dict(islice(uploads.items(), max(0, len(uploads) - MAX_ONE_TIME_KEYS), None))
+def _noted(
+    recent: Mapping[str, Mapping[str, Upload]], keys: Iterable[NamedKey], now: int
+) -> tuple[dict[str, dict[str, Upload]], list[NamedKey]]:
+    """(the recent uploads with these keys among them, those of the keys that have not been uploaded before).
+
+    Only the last ones stay: keys are claimed in the order of uploads, so all unclaimed ones are among them.
+    """
+    noted = {algorithm: {**uploads} for algorithm, uploads in recent.items()}
+    new: list[NamedKey] = []
+    for key in keys:
+        of_algorithm = noted.setdefault(key.algorithm, {})
+        before = of_algorithm.get(key.key_id)
+        checksum = crc32(key.json)
+        if before is None or before[0] != checksum:
+            of_algorithm.pop(key.key_id, None)
+            of_algorithm[key.key_id] = (checksum, now)
+            new.append(key)
+    for uploads in noted.values():
+        for key_id in list(islice(uploads, max(0, len(uploads) - MAX_ONE_TIME_KEYS))):
+            del uploads[key_id]
+    return noted, new
 
 
 def _one_time_key(user_id: str, device_id: str, key: NamedKey, uploaded: int) -> OneTimeKey:
@@ -296,7 +305,7 @@ def _one_time_key(user_id: str, device_id: str, key: NamedKey, uploaded: int) ->
         algorithm=key.algorithm,
         uploaded=uploaded,
         key_id=key.key_id,
-        key=key.json,
+        key=key.json.decode(),
     )
 
 

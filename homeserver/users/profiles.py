@@ -1,16 +1,13 @@
 """Profiles: displayname, avatar and any other field (spec: client-server "Profiles", MSC4133)."""
 
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 
-import msgspec
 import orjson
 
 from homeserver.errors import MatrixError, invalid_param, not_found
 from homeserver.protocol.canonical_json import InvalidJson, check_value
 from homeserver.protocol.json_types import JsonObject
 from storage.collection import Collection
-from storage.errors import AlreadyExists
 from storage.records.profiles import Profile
 
 MAX_PROFILE_BYTES = 65_536
@@ -57,14 +54,9 @@ class Profiles:
                 fields[key] = value
             if len(orjson.dumps(fields)) > MAX_PROFILE_BYTES:
                 raise MatrixError(400, "M_PROFILE_TOO_LARGE", "A profile may have 64 KiB at most")
-            if old is None:
-                with suppress(AlreadyExists):
-                    await self._profiles.insert(Profile(user_id=user_id, fields=fields))
-                    break
-                continue
-            if fields == old.fields:
+            if old is not None and fields == old.fields:
                 return
-            if await self._profiles.replace_if(old, msgspec.structs.replace(old, fields=fields)):
+            if await self._profiles.replace_if(old, Profile(user_id=user_id, fields=fields)):
                 break
         if key in IN_MEMBER_EVENTS:
             for on_change in self.on_member_change:

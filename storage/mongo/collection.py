@@ -8,7 +8,7 @@ The primary key is the unique index `key`.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 from bson import Int64
@@ -19,7 +19,7 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 from pymongo.operations import ReplaceOne
 
-from storage.collection import CollectionSpec, Index, Record, Scalar, after_all_that_start_with
+from storage.collection import CollectionSpec, Index, Puts, Record, Scalar, after_all_that_start_with
 from storage.errors import AlreadyExists, StoreRefused
 from storage.mongo.connection import Connection, Document, whole
 from storage.mongo.faults import duplicate, writing
@@ -177,35 +177,48 @@ class MongoCollection(Generic[T]):
         await self._write(write)
 
     async def put_many(self, records: Sequence[T]) -> None:
+        if records:
+            await self._write(lambda session: self.put_in(session, records))
+
+    async def put_in(self, session: AsyncClientSession, records: Sequence[T]) -> None:
+        """What `put_many` does inside a session; raises the driver's errors."""
         shape = self._shape
         puts = [
             ReplaceOne(shape.with_key(shape.key_of(record)), shape.to_document(record), upsert=True, hint=KEY)
             for record in records
         ]
-
-        async def write(session: AsyncClientSession) -> None:
+        if puts:
             await self._collection.bulk_write(puts, session=session)
 
-        if puts:
-            await self._write(write)
-
-    async def replace_if(self, old: T, new: T) -> bool:
+    async def replace_if(self, old: T | None, new: T, *, then: Sequence[Puts[Any]] = ()) -> bool:
         shape = self._shape
-        if shape.key_of(new) != shape.key_of(old):
+        where = shape.with_key(shape.key_of(new))
+        if old is not None and shape.with_key(shape.key_of(old)) != where:
             raise ValueError("a record cannot be replaced by one of another key")
-        where = shape.with_key(shape.key_of(old))
         stored = await self._connection.find(self._name, where, hint=KEY, limit=1)
         # Records are compared and not documents: another release may leave out other defaults.
-        if not stored or shape.to_record(stored[0]) != old:
+        if (shape.to_record(stored[0]) if stored else None) != old:
             return False
-        as_it_was = {**where, "$expr": {"$eq": ["$$ROOT", {"$literal": stored[0]}]}}
 
         async def write(session: AsyncClientSession) -> bool:
             document = shape.to_document(new)
-            result = await self._collection.replace_one(as_it_was, document, hint=KEY, session=session)
-            return result.matched_count == 1
+            if stored:
+                as_it_was = {**where, "$expr": {"$eq": ["$$ROOT", {"$literal": stored[0]}]}}
+                result = await self._collection.replace_one(as_it_was, document, hint=KEY, session=session)
+                if result.matched_count == 0:
+                    return False
+            else:
+                await self._collection.insert_one(document, session=session)
+            for puts in then:
+                await cast(MongoCollection[Any], puts.into).put_in(session, puts.records)
+            return True
 
-        return await self._write(write)
+        try:
+            return await self._write(write)
+        except AlreadyExists as taken:
+            if old is None and taken.index == KEY:
+                return False
+            raise
 
     async def take(self, index: str, prefixes: Sequence[Sequence[Scalar]]) -> list[T | None]:
         by = self._shape.index(index)

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import chain
 from operator import attrgetter
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
-from storage.collection import CollectionSpec, Index, Record, Scalar, after_all_that_start_with
+from storage.collection import CollectionSpec, Index, Puts, Record, Scalar, after_all_that_start_with
 from storage.errors import AlreadyExists, StoreRefused
 from storage.sqlite.readers import INLINE_ROWS, Reader, Readers
 from storage.sqlite.statements import halving, values_list
@@ -45,10 +45,8 @@ class Table(Generic[T]):
         self._indexes = {index.name: index for index in spec.indexes}
         pick = attrgetter(*self.fields)
         self._picked = pick if len(self.fields) > 1 else lambda record: (pick(record),)
-        columns = [*self.fields, "body"]
         self.key_is = _equal(spec.key)
         self.get = f"SELECT body FROM {_quoted(self.name)} WHERE {self.key_is}"
-        self.replace = f"UPDATE {_quoted(self.name)} SET " + ", ".join(f"{_quoted(c)} = ?" for c in columns)
         self.delete = f"DELETE FROM {_quoted(self.name)} WHERE {self.key_is}"
         # To make a statement anew takes longer than to carry it out.
         self.insert = cache(self._insert)
@@ -65,6 +63,10 @@ class Table(Generic[T]):
 
     def values(self, record: T) -> tuple[Any, ...]:
         return (*self._picked(record), self.encode(record))
+
+    def holds(self, body: bytes, record: T) -> bool:
+        """Whether a body is of this record; a release with other defaults may have written other bytes."""
+        return body == self.encode(record) or self.decode(body) == record
 
     def _insert(self, rows: int) -> str:
         columns = [*self.fields, "body"]
@@ -234,9 +236,10 @@ class SqliteCollection(Generic[T]):
         await self.put_many((record,))
 
     async def put_many(self, records: Sequence[T]) -> None:
-        await self._writer.run(lambda db: self._put(db, records))
+        await self._writer.run(lambda db: self.put_in(db, records))
 
-    def _put(self, db: sqlite3.Connection, records: Sequence[T]) -> None:
+    def put_in(self, db: sqlite3.Connection, records: Sequence[T]) -> None:
+        """What `put_many` does inside the writer's transaction."""
         table = self._table
         for run in halving(records, ROWS_PER_PUT):
             try:
@@ -245,23 +248,21 @@ class SqliteCollection(Generic[T]):
                 if len(run) == 1:
                     raise table.taken(db, run[0], key_too=False) or error from error
                 for record in run:
-                    self._put(db, (record,))
+                    self.put_in(db, (record,))
 
-    async def replace_if(self, old: T, new: T) -> bool:
+    async def replace_if(self, old: T | None, new: T, *, then: Sequence[Puts[Any]] = ()) -> bool:
         table = self._table
-        key = table.key_of(old)
-        if table.key_of(new) != key:
+        key = table.key_of(new)
+        if old is not None and table.key_of(old) != key:
             raise ValueError("a record cannot be replaced by one of another key")
 
         def work(db: sqlite3.Connection) -> bool:
             row = db.execute(table.get, key).fetchone()
-            # A release with other defaults may have written the same record in other bytes.
-            if row is None or (row[0] != table.encode(old) and table.decode(row[0]) != old):
+            if not (row is None if old is None else row is not None and table.holds(row[0], old)):
                 return False
-            try:
-                db.execute(f"{table.replace} WHERE {table.key_is}", (*table.values(new), *key))
-            except sqlite3.IntegrityError as error:
-                raise table.taken(db, new, key_too=False) or error from error
+            self.put_in(db, (new,))
+            for puts in then:
+                cast(SqliteCollection[Any], puts.into).put_in(db, puts.records)
             return True
 
         return await self._writer.run(work)

@@ -371,16 +371,19 @@ async def test_a_restored_store_hands_out_no_one_time_key_again(
     assert (await bob.sync(full=True))["device_one_time_keys_count"] == {ALGORITHM: 2}
 
 
-@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize(("stored", "begun"), [(False, False), (True, False), (False, True)])
 async def test_an_upload_that_fails_and_is_repeated_never_makes_a_key_twice(
-    tmp_path: Path, stored: bool
+    tmp_path: Path, stored: bool, begun: bool
 ) -> None:
-    """HARDENING 33: crash between write and answer; `stored` when only the store's answer was lost."""
+    """HARDENING 33: crash between write and answer.
+
+    `stored` when only the store's answer was lost, `begun` when only the first of its records was stored.
+    """
     stores: list[FaultyStore] = []
 
     def faulty(store: Store) -> Store:
-        error = OutcomeUnknown("told to fail") if stored else StoreUnavailable("told to fail")
-        stores.append(FaultyStore(store, error=error, stored=stored))
+        failure = OutcomeUnknown if stored or begun else StoreUnavailable
+        stores.append(FaultyStore(store, error=failure("told to fail"), stored=stored, begun=begun))
         return stores[0]
 
     async with serving(tmp_path, faulty) as base, aiohttp.ClientSession() as http:

@@ -1,6 +1,7 @@
 """A store that fails at the n-th write, to see what an operation leaves behind when it is cut short."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from storage.collection import Collection, CollectionSpec, Record
@@ -20,8 +21,8 @@ class FaultyStore:
     """A Store that passes everything on, but the write number `fail_at` raises `error` once.
 
     `fail_at` None never fails: run an operation so and read `writes` to learn how many steps it has.
-    With `stored` the failing write is done all the same, as when only its answer was lost (then
-    `error` is best an OutcomeUnknown).
+    With `stored` the failing write is done all the same, as when only its answer was lost, with `begun`
+    without what was to be done `then` (with both `error` is best an OutcomeUnknown).
     """
 
     def __init__(
@@ -31,11 +32,13 @@ class FaultyStore:
         *,
         error: Exception | None = None,
         stored: bool = False,
+        begun: bool = False,
     ) -> None:
         self._store = store
         self._log = cast(Log, _Writes(store.log, LOG_WRITES, self._write))
         self._error = error or StoreUnavailable("injected fault")
         self._stored = stored
+        self._begun = begun
         self.writes = 0
         """How many writes were called since the last `arm`."""
         self.fail_at = fail_at
@@ -66,12 +69,14 @@ class FaultyStore:
     async def close(self) -> None:
         await self._store.close()
 
-    async def _write(self, call: Callable[[], Awaitable[Any]]) -> Any:
+    async def _write(self, call: Callable[..., Awaitable[Any]], options: dict[str, Any]) -> Any:
         self.writes += 1
         if self.writes != self.fail_at:
-            return await call()
+            return await call(**options)
         if self._stored:
-            await call()
+            await call(**options)
+        elif self._begun and "then" in options:
+            await call(**options | {"then": ()})
         raise self._error
 
 
@@ -82,7 +87,7 @@ class _Writes:
         self,
         of: object,
         writes: frozenset[str],
-        write: Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]],
+        write: Callable[[Callable[..., Awaitable[Any]], dict[str, Any]], Awaitable[Any]],
     ) -> None:
         self._of = of
         self._writes = writes
@@ -94,6 +99,6 @@ class _Writes:
             return method
 
         async def call(*args: Any, **kwargs: Any) -> Any:
-            return await self._write(lambda: method(*args, **kwargs))
+            return await self._write(partial(method, *args), kwargs)
 
         return call

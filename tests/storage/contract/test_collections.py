@@ -3,9 +3,10 @@
 import asyncio
 from collections import Counter
 
+import msgspec
 import pytest
 
-from storage.collection import Collection, CollectionSpec, Index, Record
+from storage.collection import Collection, CollectionSpec, Index, Puts, Record
 from storage.errors import AlreadyExists
 from storage.store import Store
 from tests.storage.conftest import Backend
@@ -98,6 +99,37 @@ async def test_replace_if_needs_the_record_to_be_as_it_was(people: Collection[Pe
     assert not await people.replace_if(old, new)
     assert await people.get("a") == new
     assert await people.find("by_city", ("x",)) == [new]
+
+
+async def test_replace_if_of_none_needs_that_there_is_no_record(people: Collection[Person]) -> None:
+    first = Person(user_id="a", email="x@y", age=1)
+    assert await people.replace_if(None, first)
+    assert not await people.replace_if(None, Person(user_id="a", age=2))
+    with pytest.raises(AlreadyExists) as caught:
+        await people.replace_if(None, Person(user_id="b", email="x@y"))
+    assert caught.value.index == "by_email"
+    assert await people.find("key") == [first]
+
+
+async def test_replacing_none_by_many_at_once_lets_one_win(people: Collection[Person]) -> None:
+    won = await asyncio.gather(*(people.replace_if(None, Person(user_id="a", age=i)) for i in range(30)))
+    assert won.count(True) == 1
+    assert await people.get("a") == Person(user_id="a", age=won.index(True))
+
+
+async def test_what_comes_with_a_replacement_is_put_only_if_it_was_replaced(
+    people: Collection[Person], keys: Collection[Key]
+) -> None:
+    old, new = Person(user_id="a", age=1), Person(user_id="a", age=2)
+    records = [Key(user_id="a", device_id="d", key_id=f"{i:03}", order=i) for i in range(50)]
+    refused = Puts(keys, [Key(user_id="b", device_id="d", key_id="0", order=0)])
+    assert not await people.replace_if(old, new, then=(refused,))
+    assert await people.replace_if(None, old, then=(Puts(keys, records[:30]), Puts(people, ())))
+    assert not await people.replace_if(None, new, then=(refused,))
+    changed = [msgspec.structs.replace(record, body="new") for record in records[20:]]
+    assert await people.replace_if(old, new, then=(Puts(keys, changed), Puts(people, [Person(user_id="c")])))
+    assert await people.find("key") == [new, Person(user_id="c")]
+    assert await keys.find("key") == records[:20] + changed
 
 
 async def test_replace_if_of_simultaneous_changes_lets_one_win(people: Collection[Person]) -> None:
