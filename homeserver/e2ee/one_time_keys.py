@@ -47,7 +47,7 @@ Upload = tuple[int, int]
 """Checksum of a key, and when it was uploaded."""
 Wanted = Mapping[str, Mapping[str, str]]
 """User → device → algorithm."""
-Claimed = dict[str, dict[str, dict[str, str]]]
+Claimed = dict[str, dict[str, dict[str, bytes]]]
 """User → device → `algorithm:key_id` → the key's JSON."""
 
 
@@ -196,7 +196,7 @@ class OneTimeKeys:
             for key in (*one_time, *fallback):
                 if key is not None:
                     name = f"{key.algorithm}:{key.key_id}"
-                    claimed.setdefault(key.user_id, {})[key.device_id] = {name: key.key}
+                    claimed.setdefault(key.user_id, {})[key.device_id] = {name: key.key.encode()}
         return claimed
 
     async def _fall_back(self, targets: Sequence[tuple[str, str, str]]) -> list[FallbackKey]:
@@ -311,11 +311,7 @@ def _one_time_key(user_id: str, device_id: str, key: NamedKey, uploaded: int) ->
 
 def claimed_json(claimed: Claimed) -> bytes:
     """The JSON of claimed keys, by user and device."""
-    return json_object((user_id, _of_devices(devices)) for user_id, devices in claimed.items())
-
-
-def _of_devices(devices: Mapping[str, Mapping[str, str]]) -> bytes:
     return json_object(
-        (device_id, json_object((name, key.encode()) for name, key in keys.items()))
-        for device_id, keys in devices.items()
+        (user_id, json_object((device_id, json_object(keys.items())) for device_id, keys in devices.items()))
+        for user_id, devices in claimed.items()
     )
