@@ -23,15 +23,14 @@ class VisibilityBody(msgspec.Struct):
 
 
 class AliasRoutes(Routes):
-    def __init__(self, aliases: Aliases, history: History, server_name: str) -> None:
+    def __init__(self, aliases: Aliases, history: History) -> None:
         self._aliases = aliases
         self._history = history
-        self._server_name = server_name
 
     @get("/directory/room/{alias}", auth=Auth.NONE)
     async def resolve(self, call: Call) -> Result:
-        record = await self._aliases.resolve(call.path("alias"))
-        return {"room_id": record.room_id, "servers": [self._server_name]}
+        located = await self._aliases.find(call.path("alias"))
+        return {"room_id": located.room_id, "servers": located.servers}
 
     @put("/directory/room/{alias}")
     async def create(self, call: Call) -> Result:

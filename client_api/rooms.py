@@ -4,10 +4,11 @@ import msgspec
 
 from client_api.http import Auth, Call, get, post
 from homeserver.errors import no_identity_server
-from homeserver.protocol.identifiers import check_user_id
+from homeserver.protocol.identifiers import check_room_id, check_user_id
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.creation import NewRoom
+from homeserver.rooms.elsewhere import Located
 from homeserver.rooms.guests import Guests
 from homeserver.rooms.membership import Membership
 from homeserver.rooms.new_room import NewRooms
@@ -61,32 +62,34 @@ class RoomRoutes(Routes):
 
     @post("/join/{room_id_or_alias}", auth=Auth.GUEST, limit="join", good_standing=True)
     async def join_by_alias(self, call: Call) -> Result:
-        room_id = await self._aliases.room_id(call.path("room_id_or_alias"))
-        return await self._join(call, room_id)
+        return await self._join(call, await self._aliases.locate(call.path("room_id_or_alias")))
 
     @post("/rooms/{room_id}/join", auth=Auth.GUEST, limit="join", good_standing=True)
     async def join(self, call: Call) -> Result:
-        return await self._join(call, call.path("room_id"))
+        return await self._join(call, Located(check_room_id(call.path("room_id")), ()))
 
-    async def _join(self, call: Call, room_id: str) -> Result:
+    async def _join(self, call: Call, located: Located) -> Result:
         body = call.json(JoinBody)
         if body.third_party_signed is not None:
             raise no_identity_server()
         if call.session.account.is_guest:
-            await self._guests.check_join(room_id)
+            await self._guests.check_join(located.room_id)
         await self._membership.join(
-            room_id,
+            located.room_id,
             call.user_id,
             reason=body.reason,
             extra=call.json(JsonObject),
+            via=_via(call, located),
         )
-        return {"room_id": room_id}
+        return {"room_id": located.room_id}
 
     @post("/knock/{room_id_or_alias}", limit="join", good_standing=True)
     async def knock(self, call: Call) -> Result:
-        room_id = await self._aliases.room_id(call.path("room_id_or_alias"))
-        await self._membership.knock(room_id, call.user_id, reason=call.json(Reason).reason)
-        return {"room_id": room_id}
+        located = await self._aliases.locate(call.path("room_id_or_alias"))
+        reason = call.json(Reason).reason
+        via = _via(call, located)
+        await self._membership.knock(located.room_id, call.user_id, reason=reason, via=via)
+        return {"room_id": located.room_id}
 
     @post("/rooms/{room_id}/invite", limit="invite", good_standing=True)
     async def invite(self, call: Call) -> Result:
@@ -138,3 +141,8 @@ class RoomRoutes(Routes):
     async def joined_rooms(self, call: Call) -> Result:
         user = await self._users.get(call.user_id)
         return {"joined_rooms": user.rooms("join")}
+
+
+def _via(call: Call, located: Located) -> list[str]:
+    """The servers by way of which a room may be entered, those first that the client names."""
+    return [*call.query_all("via"), *call.query_all("server_name"), *located.servers]

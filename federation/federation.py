@@ -8,12 +8,14 @@ from federation.events import EventRoutes
 from federation.gate import Gate
 from federation.handshakes import HandshakeRoutes
 from federation.incoming import Incoming
+from federation.inviting import Inviting
 from federation.key_server import KeyServerRoutes
 from federation.media import MediaRoutes
 from federation.missing_events import MissingEvents
 from federation.other_servers import OtherServers
 from federation.public_rooms import PublicRoomRoutes
 from federation.queries import QueryRoutes
+from federation.remote_rooms import RemoteRooms
 from federation.resident import Resident
 from federation.spaces import SpaceRoutes
 from federation.transactions import TransactionRoutes
@@ -28,6 +30,7 @@ from homeserver.e2ee.told_keys import ToldKeys
 from homeserver.graph.arrival import Arrival
 from homeserver.graph.events import GraphEvents
 from homeserver.graph.outliers import Outliers
+from homeserver.graph.outside import Outside
 from homeserver.graph.receiving import Receiver
 from homeserver.graph.states import States
 from homeserver.graph.told import ToldGraph
@@ -92,8 +95,8 @@ class Federation:
         self.states = States(store.log, self.graph_events)
         gaps = store.collection(side_event_records.GAPS)
         self.receiver = Receiver(rooms, self.graph_events, self.states, side_events, gaps)
-        self.arrival = Arrival(rooms, side_events)
         outliers = Outliers(self.graph_events, side_events)
+        self.arrival = Arrival(rooms, self.graph_events, outliers, gaps, name, now)
         self.gate = Gate(others.key_ring)
         missing = MissingEvents(others.client, self.gate, self.receiver, self.graph_events, outliers)
         self.incoming = Incoming(
@@ -110,11 +113,16 @@ class Federation:
         told = ToldGraph(
             rooms, self.graph_events, self.states, side_events, domain.visibility, domain.accounts
         )
+        outside = Outside(rooms, name)
+        inviting = Inviting(domain.author, others.client, self.gate, self.receiver, told)
+        self.remote_rooms = RemoteRooms(
+            rooms, domain.author, others.client, self.gate, self.arrival, missing, outside, inviting
+        )
         resident = Resident(rooms, domain.author, domain.restricted, self.gate, self.receiver)
         self.routes: list[Routes] = [
             VersionRoutes(),
             KeyServerRoutes(self.others.own_keys, self.others.notary),
-            QueryRoutes(domain.profiles, domain.accounts, domain.aliases, name),
+            QueryRoutes(domain.profiles, domain.accounts, domain.aliases),
             PublicRoomRoutes(domain.directory, shown=config.rooms.directory_for_servers),
             SpaceRoutes(domain.hierarchy),
             UserKeyRoutes(domain.told_keys),

@@ -12,11 +12,10 @@ QUERY = "/_matrix/federation/v1/query"
 
 
 class QueryRoutes(Routes):
-    def __init__(self, profiles: Profiles, accounts: Accounts, aliases: Aliases, server_name: str) -> None:
+    def __init__(self, profiles: Profiles, accounts: Accounts, aliases: Aliases) -> None:
         self._profiles = profiles
         self._accounts = accounts
         self._aliases = aliases
-        self._server_name = server_name
 
     @get(f"{QUERY}/profile")
     async def profile(self, call: Call) -> Result:
@@ -28,8 +27,8 @@ class QueryRoutes(Routes):
 
     @get(f"{QUERY}/directory")
     async def directory(self, call: Call) -> Result:
-        record = await self._aliases.resolve(call.required_query("room_alias"))
-        return {"room_id": record.room_id, "servers": [self._server_name]}
+        located = await self._aliases.find_own(call.required_query("room_alias"))
+        return {"room_id": located.room_id, "servers": located.servers}
 
     @get(f"{QUERY}/{{query_type}}")
     async def other(self, call: Call) -> Result:

@@ -505,7 +505,7 @@ class App:
             StateRoutes(history),
             HistoryRoutes(history, max_page=config.limits.max_event_page),
             RoomRoutes(new_rooms, membership, aliases, upgrade, guests, self.users),
-            AliasRoutes(aliases, history, name),
+            AliasRoutes(aliases, history),
             DirectoryRoutes(directory, name, without_login=config.rooms.directory_without_login),
             SpaceRoutes(summaries, hierarchy),
             RelationRoutes(relations),
@@ -584,6 +584,7 @@ class App:
             )
             self.federation = Federation(config, other_servers, store, domain, now)
             self.federation_modules += self.federation.routes
+            membership.elsewhere = aliases.elsewhere = self.federation.remote_rooms
 
     def _encryption(
         self,

@@ -3,6 +3,7 @@
 They are checked by the events that authorise them, and by nothing else.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 
 from homeserver.graph.events import GraphEvents, KnownEvent
@@ -29,19 +30,21 @@ class Outliers:
         self._events = events
         self._side = side_events
 
-    async def add(self, room: Room, events: Sequence[Event]) -> None:
-        """Keep those events whose auth events are known, be they among them. Raises StoreError.
+    async def add(self, room: Room, events: Sequence[Event]) -> dict[str, KnownEvent]:
+        """Keep those events whose auth events are known, be they among them; as what they are known now.
 
-        All have come through the gate. What is known already stays what it is.
+        All have come through the gate. What is known already stays what it is. Raises StoreError.
         """
         new = {event.event_id: event for event in events}
         named = {auth_id for event in events for auth_id in auth_ids(event)}
         known = await self._events.get_many(room, {*new, *named})
         new = {event_id: event for event_id, event in new.items() if event_id not in known}
-        found = standings(new, known)
+        found = await asyncio.to_thread(standings, new, known)
         records = [side_event(new[event_id], standing) for event_id, standing in found.items()]
         for first in range(0, len(records), WRITTEN_AT_ONCE):
             await self._side.put_many(records[first : first + WRITTEN_AT_ONCE])
+        added = {each: KnownEvent(new[each], None, standing=standing) for each, standing in found.items()}
+        return {**known, **added}
 
 
 def standings(new: Mapping[str, Event], known: Mapping[str, KnownEvent]) -> dict[str, str]:

@@ -296,7 +296,9 @@ class _Proposal:
         return Outcome.ACCEPTED
 
 
-def state_entry(room_id: str, type: str, key: str, current: Event | None, seq: int = 0) -> Entry:
+def state_entry(
+    room_id: str, type: str, key: str, current: Event | None, seq: int = 0, *, meta: bytes = b""
+) -> Entry:
     """The entry that makes an event current under a key of the room's state, or none."""
     if current is None:
         return Entry(Kind.STATE, room_id, type=type, key=key, seq=seq)
@@ -309,5 +311,6 @@ def state_entry(room_id: str, type: str, key: str, current: Event | None, seq: i
         sender=current.sender,
         target=current.event_id,
         ts=current.origin_server_ts,
+        meta=meta,
         seq=seq,
     )

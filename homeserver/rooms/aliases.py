@@ -6,9 +6,11 @@ from homeserver.errors import MatrixError, bad_json, forbidden, invalid_param, n
 from homeserver.protocol.identifiers import InvalidIdentifier, check_room_alias, check_room_id, server_name_of
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.authoring import Author, EventTemplate, RoomProposal
+from homeserver.rooms.elsewhere import Elsewhere, Located, Nowhere
 from homeserver.rooms.redaction import power_levels
 from homeserver.rooms.room import Room, RoomHead
 from homeserver.rooms.rooms import Rooms
+from homeserver.rooms.servers import servers_of
 from storage.collection import Collection
 from storage.errors import AlreadyExists
 from storage.records.rooms import RoomAlias
@@ -25,6 +27,7 @@ class Aliases:
         self._rooms = rooms
         self._author = author
         self._server_name = author.server_name
+        self.elsewhere: Elsewhere = Nowhere()
 
     def full(self, localpart: str) -> str:
         """The alias of a localpart. Raises 400 M_INVALID_PARAM."""
@@ -35,11 +38,25 @@ class Aliases:
         except InvalidIdentifier as error:
             raise invalid_param(f"room_alias_name: {error}") from error
 
-    async def room_id(self, room_id_or_alias: str) -> str:
-        """A room id as it is, an alias resolved. Raises 404."""
+    async def locate(self, room_id_or_alias: str) -> Located:
+        """A room by its id, of which no servers are known, or by an alias. Raises what `find` does."""
         if room_id_or_alias.startswith("!"):
-            return check_room_id(room_id_or_alias)
-        return (await self.resolve(room_id_or_alias)).room_id
+            return Located(check_room_id(room_id_or_alias), ())
+        return await self.find(room_id_or_alias)
+
+    async def find(self, alias: str) -> Located:
+        """The room of an alias, of whichever server. Raises 404, 400 for what is none, 502."""
+        check_room_alias(alias)
+        if server_name_of(alias) != self._server_name:
+            return await self.elsewhere.locate(alias)
+        return await self.find_own(alias)
+
+    async def find_own(self, alias: str) -> Located:
+        """The room of an alias of this server. Raises 404, and 400 for what is none."""
+        record = await self.resolve(alias)
+        room = await self._rooms.get(record.room_id)
+        others = servers_of(room.joined) - {self._server_name} if room is not None else ()
+        return Located(record.room_id, [self._server_name, *sorted(others)])
 
     async def resolve(self, alias: str) -> RoomAlias:
         """Raises 404 for an alias that nobody made, 400 for what is none."""
@@ -118,9 +135,14 @@ class Aliases:
                 check_room_alias(alias)
             except InvalidIdentifier as error:
                 raise invalid_param(str(error)) from error
-            record = await self._aliases.get(alias)
-            if record is None or record.room_id != room.room_id:
+            if not await self._points_to(alias, room.room_id):
                 raise MatrixError(400, "M_BAD_ALIAS", f"{alias} does not point to this room")
+
+    async def _points_to(self, alias: str, room_id: str) -> bool:
+        try:
+            return (await self.find(alias)).room_id == room_id
+        except MatrixError:
+            return False
 
     async def move(self, old_room: str, new_room: str) -> None:
         """Point the aliases of an upgraded room to its successor."""

@@ -111,6 +111,15 @@ class Author:
         except (InvalidEvent, InvalidJson) as error:
             raise bad_json(str(error)) from error
 
+    def event(self, room: Room, template: EventTemplate) -> Event:
+        """The event upon all that the room has, not to be there before another server has agreed.
+
+        Raises what `draft` does.
+        """
+        event, _ = self._build(room.version, self._fields(room.version, room.room_id, room.head, template))
+        _check_allowed(event, room.head)
+        return event
+
     def for_another(self, room: Room, template: EventTemplate) -> JsonObject:
         """The event upon all that the room has, for a user of another server, who has to sign it.
 

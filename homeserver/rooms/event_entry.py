@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from homeserver.protocol.events import Event
 from homeserver.rooms.event_meta import EventMeta, encode_meta
-from homeserver.rooms.room import RoomHead, replaced_state, transaction_of
+from homeserver.rooms.room import RoomHead, replaced_state
 from homeserver.rooms.room_event import make_room_event, relation_of
 from homeserver.shard_writer import Appended
 from storage.log import Entry, Kind
@@ -40,7 +40,7 @@ def event_entry(
         seq=seq,
     )
     unsigned = replaced_state(replaced) if replaced is not None else {}
-    view = make_room_event(entry, unsigned, transaction_of(meta), meta.state_key)
+    view = make_room_event(entry, meta, unsigned)
     after = head.advance(view, meta.tips, current=current)
     if meta.redacts_key is not None:
         after = after.redacted(event.version, view, meta.redacts_key, orjson.dumps(event.room_id))

@@ -1,6 +1,16 @@
-"""The server's own notes on an EVENT entry (`Entry.meta`); short names, since every event carries them."""
+"""The server's own notes on an EVENT or STATE entry (`Entry.meta`); short names, as all events carry them."""
 
 import msgspec
+
+
+class Preview(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What somebody who is not in a room has been told of it, with an invite or upon a knock."""
+
+    room_version: str = msgspec.field(name="v")
+    server: str = msgspec.field(name="f")
+    """Who told it."""
+    state: tuple[msgspec.Raw, ...] = msgspec.field(default=(), name="s")
+    """Stripped state events."""
 
 
 class EventMeta(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -26,6 +36,8 @@ class EventMeta(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Of a state event that did not become current, when it came, under this state key."""
     relay: bool = msgspec.field(default=False, name="o")
     """Another server's event that came into the room by this one, which tells the others in the room."""
+    preview: Preview | None = msgspec.field(default=None, name="w")
+    """Of a local user's membership of a room that this server is not in."""
 
 
 _decoder = msgspec.json.Decoder(EventMeta)

@@ -12,9 +12,11 @@ from homeserver.errors import MatrixError, bad_json, forbidden, not_found
 from homeserver.protocol.identifiers import check_user_id, server_name_of
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.authoring import Author, EventTemplate, RoomProposal, check_content, same_state
-from homeserver.rooms.restricted import AUTHORISER, RestrictedJoins
+from homeserver.rooms.elsewhere import Elsewhere, Nowhere
+from homeserver.rooms.restricted import AUTHORISER, UNABLE_TO_AUTHORISE, UNABLE_TO_GRANT, RestrictedJoins
 from homeserver.rooms.room import Room, RoomHead
 from homeserver.rooms.rooms import Rooms
+from homeserver.rooms.servers import servers_of, takes_part
 from homeserver.users.users import FORGOTTEN, Users
 from storage.log import Entry, Kind
 
@@ -63,6 +65,7 @@ class Membership:
         self._profiles = profiles
         self._permission = permission
         self._restricted = restricted
+        self.elsewhere: Elsewhere = Nowhere()
 
     async def join(
         self,
@@ -72,18 +75,32 @@ class Membership:
         reason: str | None = None,
         extra: JsonObject | None = None,
         called: JsonObject | None = None,
+        via: Sequence[str] = (),
     ) -> str:
         """Join, or do nothing when joined; from `extra` comes content of the client's own.
 
-        `called` is the name and the picture to have in this room instead of the profile's. Returns the id of
-        the member event. Raises 403 by the join rules, 404 for an unknown room.
+        `called` is the name and the picture to have in this room instead of the profile's, `via` servers that
+        may be in the room. Returns the id of the member event. Raises 403 by the join rules, 404 for a room
+        that no server is known to be in, and what other servers say.
         """
-        room = await self._known_room(room_id)
-        if user_id in room.joined:
+        room = await self._rooms.get(room_id)
+        if room is not None and user_id in room.joined:
             return room.head.state["m.room.member", user_id].event_id
         content = {**_extra(extra), **await self._content(user_id, "join", reason), **(called or {})}
+        check_content(content)
+        if room is None or not takes_part(room, self._author.server_name):
+            joined = await self.elsewhere.join(room_id, user_id, content, via)
+            if joined is not None:
+                return joined
+            room = await self._known_room(room_id)
         if self._restricted.concern(room, user_id):
-            content[AUTHORISER] = await self._restricted.authoriser(room, user_id)
+            try:
+                content[AUTHORISER] = await self._restricted.authoriser(room, user_id)
+            except MatrixError as error:
+                unable = error.errcode in (UNABLE_TO_AUTHORISE, UNABLE_TO_GRANT)
+                if not unable or not servers_of(room.joined) - {self._author.server_name}:
+                    raise
+                return await self.elsewhere.join_authorised(room, user_id, content)
         return await self._set(room, user_id, user_id, content, unless="join")
 
     async def invite(
@@ -102,21 +119,32 @@ class Membership:
         content = {**_extra(extra), **await self._content(invitee, "invite", reason)}
         if is_direct:
             content["is_direct"] = True
+        if server_name_of(invitee) != self._author.server_name:
+            check_content(content)
+            template = EventTemplate("m.room.member", inviter, content, state_key=invitee)
+            return await self.elsewhere.invite(room, template)
         return await self._set(room, inviter, invitee, content)
 
-    async def knock(self, room_id: str, user_id: str, *, reason: str | None = None) -> str:
-        """Ask to be invited. Raises 403 by the join rules, 404 for an unknown room."""
-        room = await self._known_room(room_id)
+    async def knock(
+        self, room_id: str, user_id: str, *, reason: str | None = None, via: Sequence[str] = ()
+    ) -> str:
+        """Ask to be invited. Raises 403 by the join rules, and what `join` raises."""
+        room = await self._rooms.get(room_id)
+        content = await self._content(user_id, "knock", reason)
+        if room is None or not takes_part(room, self._author.server_name):
+            return await self.elsewhere.knock(room_id, user_id, content, via)
         if not room.version.knocking:
             raise forbidden("This room's version has no knocking")
-        content = await self._content(user_id, "knock", reason)
         return await self._set(room, user_id, user_id, content, unless="knock")
 
     async def leave(self, room_id: str, user_id: str, *, reason: str | None = None) -> str:
         """Leave, reject an invite or take back a knock; nothing to do when left. 404 for an unknown room."""
         room = await self._known_room(room_id)
-        if room.membership_of(user_id) is None:
+        membership = room.membership_of(user_id)
+        if membership is None:
             raise forbidden("You are not in this room")
+        if membership in ("invite", "knock") and not takes_part(room, self._author.server_name):
+            return await self.elsewhere.leave(room, user_id, _plain("leave", reason))
         return await self._set(room, user_id, user_id, _plain("leave", reason), unless="leave")
 
     async def kick(self, room_id: str, actor: str, user_id: str, *, reason: str | None = None) -> str:

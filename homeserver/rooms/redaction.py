@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import orjson
 
+from homeserver.errors import forbidden
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.power_levels import PowerLevels
 from homeserver.protocol.redaction import redact, redactor_suffices
@@ -39,9 +40,10 @@ def takes_effect(
 
 
 def power_levels(version: RoomVersion, lookup: Callable[[str, str], RoomEvent | None]) -> PowerLevels:
-    """The power levels of a state."""
+    """The power levels of a state. Raises 403 for a room that this server is not in."""
     create = lookup("m.room.create", "")
-    assert create is not None
+    if create is None:
+        raise forbidden("This server is not in the room")
     levels = lookup("m.room.power_levels", "")
     return PowerLevels(version, levels.content if levels is not None else None, create)
 

@@ -19,10 +19,10 @@ import orjson
 from homeserver.clock import Clock, credible
 from homeserver.protocol.identifiers import server_name_of
 from homeserver.protocol.json_types import JsonObject
-from homeserver.protocol.room_versions import RoomVersion
+from homeserver.protocol.room_versions import ROOM_VERSIONS, RoomVersion
 from homeserver.rooms.event_meta import EventMeta, decode_meta
 from homeserver.rooms.redaction import after_redaction
-from homeserver.rooms.room_event import ClientTransaction, RoomEvent, make_room_event
+from homeserver.rooms.room_event import RoomEvent, make_room_event
 from storage.log import Entry, Kind
 
 StateKey = tuple[str, str]
@@ -146,11 +146,6 @@ class Room:
 
     # What the room is
 
-    @property
-    def creator(self) -> str:
-        """The sender of the create event."""
-        return self.head.state["m.room.create", ""].sender
-
     def state_content(self, type: str, state_key: str = "") -> JsonObject:
         """The content of a current state event, {} when there is none."""
         event = self.head.state.get((type, state_key))
@@ -239,7 +234,7 @@ class Room:
             if view.type == "m.room.member":
                 self.note_member(view)
             elif view.type == "m.room.create":
-                self.created_ts = view.ts
+                self._note_create(view)
         elif view.redacts is not None and view.state_key is None:
             self._redact(view, meta.redacts_key)
         self.add_to_timeline(view)
@@ -264,7 +259,14 @@ class Room:
         self.size += view.size()
         if view.type == "m.room.member":
             self.note_member(view)
+        elif view.type == "m.room.create":
+            self._note_create(view)
         return view
+
+    def _note_create(self, create: RoomEvent) -> None:
+        """Take from the create event what it says; before, this server may have been told otherwise."""
+        self.created_ts = create.ts
+        self.version = version_in(create.content)
 
     def add_to_timeline(self, event: RoomEvent) -> None:
         """Add the newest event."""
@@ -311,8 +313,6 @@ class Room:
         else:
             self.invited.discard(user_id)
 
-    def apply_receipt(self, receipt: Receipt) -> None:
-        self.receipts.setdefault(receipt.user_id, {})[receipt.kind, receipt.thread_id] = receipt
     def _part(self, user_id: str) -> None:
         if user_id in self.joined:
             self.joined.discard(user_id)
@@ -321,6 +321,8 @@ class Room:
             if not self.servers[server]:
                 del self.servers[server]
 
+    def apply_receipt(self, receipt: Receipt) -> None:
+        self.receipts.setdefault(receipt.user_id, {})[receipt.kind, receipt.thread_id] = receipt
         self.receipt_seqs[receipt.user_id] = max(receipt.seq, self.receipt_seqs.get(receipt.user_id, 0))
         self.receipt_order.append(receipt)
         if len(self.receipt_order) > 2 * RECEIPTS_KEPT:
@@ -354,6 +356,11 @@ def _position(event: RoomEvent) -> int:
     return event.position
 
 
+def version_in(content: JsonObject) -> RoomVersion:
+    """The room version that the content of an accepted create event names."""
+    return ROOM_VERSIONS[content.get("room_version", "1")]
+
+
 def sets_state(entry: Entry) -> bool:
     """Whether the entry makes an event current under a state key."""
     if entry.kind is Kind.STATE:
@@ -368,13 +375,7 @@ def view_of(entry: Entry, meta: EventMeta, state: StateMap) -> RoomEvent:
         replaced = state.get((entry.type, entry.key))
         if replaced is not None:
             unsigned = replaced_state(replaced)
-    return make_room_event(entry, unsigned, transaction_of(meta), meta.state_key)
-
-
-def transaction_of(meta: EventMeta) -> ClientTransaction | None:
-    if meta.txn_id is None or meta.device_id is None:
-        return None
-    return ClientTransaction(meta.device_id, meta.txn_id)
+    return make_room_event(entry, meta, unsigned)
 
 
 def replaced_state(replaced: RoomEvent) -> JsonObject:

@@ -17,6 +17,7 @@ import orjson
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.room_versions import ROOM_VERSIONS
 from homeserver.protocol.signing import reference_hash
+from homeserver.rooms.event_meta import EventMeta, Preview
 from storage.log import Entry, Kind
 
 _CHOSEN_IDS = ROOM_VERSIONS["1"]
@@ -44,6 +45,8 @@ class RoomEvent(msgspec.Struct, kw_only=True, eq=False, gc=False):
     depth: int = 0
     reference_hash: str | None = None
     """What other events name beside the id, in the room versions where ids are no hashes."""
+    preview: Preview | None = None
+    """See `EventMeta`."""
     _content: JsonObject | None = None
 
     @property
@@ -77,7 +80,8 @@ class RoomEvent(msgspec.Struct, kw_only=True, eq=False, gc=False):
 
     def size(self) -> int:
         """Bytes of memory, roughly; for the budget."""
-        return 450 + len(self.front) + len(self.tail)
+        preview = sum(map(len, self.preview.state)) if self.preview is not None else 0
+        return 450 + len(self.front) + len(self.tail) + preview
 
     def render(
         self,
@@ -182,14 +186,18 @@ class _Shown(msgspec.Struct, gc=False):
 _shown = msgspec.json.Decoder(_Shown)
 
 
-def make_room_event(
-    entry: Entry, unsigned: JsonObject, txn: ClientTransaction | None, state_key: str | None = None
-) -> RoomEvent:
+def transaction_of(meta: EventMeta) -> ClientTransaction | None:
+    if meta.txn_id is None or meta.device_id is None:
+        return None
+    return ClientTransaction(meta.device_id, meta.txn_id)
+
+
+def make_room_event(entry: Entry, meta: EventMeta, unsigned: JsonObject) -> RoomEvent:
     """The in-memory form of an EVENT entry, or of the event that a STATE entry makes current.
 
-    `unsigned` has its static fields; `state_key` is given where the entry is not keyed by it.
+    `meta` is the entry's own, `unsigned` has its static fields.
     """
-    state_key = entry.key if state_key is None else state_key
+    state_key = entry.key if meta.state_key is None else meta.state_key
     of_timeline = entry.kind is Kind.EVENT
     event_id = entry.event_id if of_timeline else entry.target
     assert event_id is not None and entry.type is not None and entry.sender is not None
@@ -221,7 +229,8 @@ def make_room_event(
         redacts=redacts if isinstance(redacts, str) else None,
         relates_to=entry.target if of_timeline else None,
         rel_type=entry.rel_type,
-        txn=txn,
+        txn=transaction_of(meta),
+        preview=meta.preview,
         depth=pdu.depth,
         reference_hash=(reference_hash(_CHOSEN_IDS, orjson.loads(entry.body)) if ":" in event_id else None),
     )

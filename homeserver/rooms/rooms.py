@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 import orjson
 
 from homeserver.clock import Clock
-from homeserver.protocol.room_versions import ROOM_VERSIONS
+from homeserver.protocol.room_versions import ROOM_VERSIONS, RoomVersion
 from homeserver.rooms.event_meta import decode_meta
-from homeserver.rooms.room import Room, RoomHead, receipt_of, sets_state
+from homeserver.rooms.room import Room, RoomHead, receipt_of, sets_state, version_in
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.stored_events import StoredEvents
 from homeserver.shard_writer import Appended, Proposal, R, ShardWriter
@@ -156,23 +156,20 @@ class Rooms:
         log = self.log
         tail = self.writers[shard].tail
         refs = await log.current(shard, room_id, Kind.EVENT)
-        if not refs:
-            return None
         resolved = [ref.position for ref in refs if ref.kind is Kind.STATE]
         refs = [ref for ref in refs if ref.event_id is not None]
         entries = await log.entries(shard, [ref.seq for ref in refs])
+        if not entries:
+            return None
         page = await log.page(
             shard, room_id, kind=Kind.EVENT, before=tail + 1, newest_first=True, limit=LOADED_TIMELINE
         )
-        if not page:
-            return None
         page.reverse()
         known = {entry.seq for entry in entries}
         views = await self.stored.views(room_id, entries + [e for e in page if e.seq not in known])
         by_position = {view.position: view for view in views}
-        create = next(entry for entry in entries if entry.type == "m.room.create")
-        version = ROOM_VERSIONS[orjson.loads(create.body)["content"].get("room_version", "1")]
-        room = Room(room_id, shard, version, self._now)
+        create = next((entry for entry in entries if entry.type == "m.room.create"), None)
+        room = Room(room_id, shard, _version_of(create, entries), self._now)
         state = RoomHead().state.mutate()
         for ref in refs:
             view = by_position.get(ref.position)
@@ -186,21 +183,23 @@ class Rooms:
                 room.add_to_timeline(by_position[entry.position])
         room.timeline_after = page[0].position - 1 if len(page) == LOADED_TIMELINE else 0
         await self._find_activity(room, page)
-        newest = page[-1]
-        meta = decode_meta(newest.meta)
-        room.head = RoomHead(
-            state.finish(),
-            meta.tips or (newest.event_id or "",),
-            by_position[newest.position].depth,
-            {view.event_id: view.reference_hash for view in room.timeline[-1:] if view.reference_hash},
-        )
+        room.head = RoomHead(state.finish())
+        if page:
+            newest = page[-1]
+            room.head = room.head._replace(
+                tips=decode_meta(newest.meta).tips or (newest.event_id or "",),
+                depth=by_position[newest.position].depth,
+                tip_hashes={
+                    view.event_id: view.reference_hash for view in room.timeline[-1:] if view.reference_hash
+                },
+            )
         receipts = [ref for ref in await log.current(shard, room_id, Kind.RECEIPT) if ref.seq <= tail]
         for entry in await log.entries(shard, [ref.seq for ref in receipts]):
             room.apply_receipt(receipt_of(entry))
         room.receipt_order.sort()
-        applied = (newest.seq, *(ref.seq for ref in (*refs, *receipts)))
-        room.last_seq = max(seq for seq in applied if seq <= tail)
-        room.created_ts = create.ts
+        applied = (*(entry.seq for entry in page[-1:]), *(ref.seq for ref in (*refs, *receipts)))
+        room.last_seq = max((seq for seq in applied if seq <= tail), default=0)
+        room.created_ts = create.ts if create is not None else 0
         room.resolved_at = max(resolved, default=0)
         return room
 
@@ -239,3 +238,14 @@ class Rooms:
         while total > self.memory_budget and len(self._rooms) > 1:
             _, room = self._rooms.popitem(last=False)
             total -= room.size
+
+
+def _version_of(create: Entry | None, state: Sequence[Entry]) -> RoomVersion:
+    """The room version that the create event names, or, of a room that is only known from outside, the
+    newest preview."""
+    if create is not None:
+        return version_in(orjson.loads(create.body)["content"])
+    newest = max(state, key=lambda entry: entry.seq)
+    preview = decode_meta(newest.meta).preview
+    assert preview is not None
+    return ROOM_VERSIONS[preview.room_version]

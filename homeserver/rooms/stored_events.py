@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import orjson
 
 from homeserver.protocol.json_types import JsonObject
-from homeserver.rooms.event_meta import decode_meta
-from homeserver.rooms.room_event import ClientTransaction, RoomEvent, make_room_event
+from homeserver.rooms.event_meta import EventMeta, decode_meta
+from homeserver.rooms.room_event import RoomEvent, make_room_event
 from storage.log import Entry, KeyedRef, Kind, Log, ShardMap
 
 
@@ -101,10 +101,7 @@ class StoredEvents:
                 unsigned["redacted_because"] = redaction_json(redacted_by[meta.redacted_by])
             elif meta.replaces in replaced:
                 unsigned = _replaced(replaced[meta.replaces])
-            txn = None
-            if meta.txn_id is not None and meta.device_id is not None:
-                txn = ClientTransaction(meta.device_id, meta.txn_id)
-            view = make_room_event(entry, unsigned, txn, meta.state_key)
+            view = make_room_event(entry, meta, unsigned)
             if meta.redacted_by is not None:
                 # A redacted event relates to nothing any more, though the log's index still has it.
                 view.relates_to = view.rel_type = None
@@ -122,6 +119,6 @@ def _replaced(entry: Entry) -> JsonObject:
 
 def redaction_json(entry: Entry) -> JsonObject:
     """The client form of a redaction, for `unsigned.redacted_because`."""
-    view = make_room_event(entry, {}, None)
+    view = make_room_event(entry, EventMeta(), {})
     shown: JsonObject = orjson.loads(view.render(entry.ts, room_id=orjson.dumps(entry.stream)))
     return shown

@@ -95,7 +95,7 @@ class Summaries:
 
     async def summary(self, room_id_or_alias: str, user_id: str | None) -> JsonObject:
         """Raises 404 for a room that is not known or not to be seen."""
-        room = await self._rooms.get(await self._aliases.room_id(room_id_or_alias))
+        room = await self._rooms.get((await self._aliases.locate(room_id_or_alias)).room_id)
         if room is None or not await self.may_see(room, user_id):
             raise not_found("There is no such room")
         summary = summary_of(room)

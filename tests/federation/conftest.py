@@ -172,6 +172,18 @@ async def server(tmp_path: Path, http: aiohttp.ClientSession) -> AsyncIterator[H
 
 
 @pytest.fixture
+async def second(tmp_path: Path, http: aiohttp.ClientSession) -> AsyncIterator[Homeserver]:
+    """Another such server."""
+    running = Homeserver(tmp_path / "second")
+    running.http = http
+    await running.start()
+    try:
+        yield running
+    finally:
+        await running.stop()
+
+
+@pytest.fixture
 async def internet() -> AsyncIterator[Internet]:
     internet = Internet()
     await internet.start()

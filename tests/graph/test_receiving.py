@@ -11,15 +11,18 @@ from pathlib import Path
 import pytest
 
 from homeserver.clock import system_clock
-from homeserver.graph.arrival import Arrival
 from homeserver.graph.events import GraphEvents
 from homeserver.graph.receiving import Missing, Outcome, Receiver
 from homeserver.graph.states import States
 from homeserver.protocol.event_auth import auth_event_keys
 from homeserver.protocol.events import Event
+from homeserver.protocol.signing import encode_event
 from homeserver.protocol.state_resolution import resolve
-from homeserver.rooms.room import Room
+from homeserver.rooms.event_entry import event_entry
+from homeserver.rooms.event_meta import EventMeta
+from homeserver.rooms.room import Room, RoomHead
 from homeserver.rooms.rooms import Rooms
+from homeserver.shard_writer import Append
 from storage.log import ShardMap
 from storage.records.side_events import GAPS, SIDE_EVENTS, SPECS
 from storage.sqlite import open_store
@@ -42,15 +45,17 @@ class Server:
         self.events = GraphEvents(store.log, side)
         self.states = States(store.log, self.events)
         self.receiver = Receiver(self.rooms, self.events, self.states, side, store.collection(GAPS))
-        self.arrival = Arrival(self.rooms, side)
 
     async def start(self) -> "Server":
         await self.rooms.start(lambda shard, tail: None)
         return self
 
     async def arrive(self, grown: RandomRoom) -> Room:
-        *state, join = list(grown.events.values())[:BEGINNING]
-        return await self.arrival.arrive(state, [], join)
+        (create,) = list(grown.events.values())[:BEGINNING]
+        body = encode_event(create.version, create.pdu)
+        item, _ = event_entry(create, body, RoomHead(), 0, EventMeta())
+        await self.rooms.writers[0].submit(Append([item.entry]))
+        return await self.room(create.room_id)
 
     async def room(self, room_id: str) -> Room:
         room = await self.rooms.get(room_id)

@@ -1,0 +1,84 @@
+"""Inviting users of other servers, which have to agree, and sign the invite.
+
+spec: server-server "Inviting to a room"
+"""
+
+import orjson
+
+from federation.client import FederationClient, request_target
+from federation.errors import FederationError, InvalidAnswer, RemoteError
+from federation.gate import Dropped, Gate
+from homeserver.errors import MatrixError, forbidden
+from homeserver.graph.receiving import Outcome, Receiver
+from homeserver.graph.told import ToldGraph
+from homeserver.protocol.events import Event
+from homeserver.protocol.identifiers import server_name_of
+from homeserver.protocol.json_types import JsonObject
+from homeserver.rooms.authoring import Author, EventTemplate
+from homeserver.rooms.room import Room
+
+SECONDS = 30.0
+MAX_BYTES = 256 * 1024
+
+PASSED_ON = {"M_FORBIDDEN": 403, "M_INVITE_BLOCKED": 403, "M_INCOMPATIBLE_ROOM_VERSION": 400}
+"""What the other server may say that the inviter is told."""
+
+
+class Inviting:
+    """Sends invites out, and puts them into their rooms."""
+
+    def __init__(
+        self, author: Author, client: FederationClient, gate: Gate, receiver: Receiver, told: ToldGraph
+    ) -> None:
+        self._author = author
+        self._client = client
+        self._gate = gate
+        self._receiver = receiver
+        self._told = told
+
+    async def invite(self, room: Room, template: EventTemplate) -> str:
+        """Invite the user of another server whom the member event is about; its id.
+
+        Raises MatrixError: 403 and what else their server says, 502 when it does not answer.
+        """
+        assert template.state_key is not None
+        server = server_name_of(template.state_key)
+        event = self._author.event(room, template)
+        face = [orjson.loads(pdu) for pdu in await self._told.face(room, template.sender)]
+        try:
+            signed = await self._sign(server, event, face)
+        except RemoteError as error:
+            if error.errcode in PASSED_ON:
+                raise MatrixError(PASSED_ON[error.errcode], error.errcode, error.error) from error
+            raise MatrixError(502, "M_UNKNOWN", "The user's server does not take the invite") from error
+        except FederationError as error:
+            raise MatrixError(502, "M_UNKNOWN", "The user's server cannot be reached") from error
+        # Others may have done something in the room meanwhile: it is taken like an event that forks it.
+        if await self._receiver.receive(room, signed) is not Outcome.ACCEPTED:
+            raise forbidden("The room does not allow the invite any more")
+        return event.event_id
+
+    async def _sign(self, server: str, event: Event, face: list[JsonObject]) -> Event:
+        """The event with the other server's signature. Raises FederationError."""
+        version = event.version
+        path = (event.room_id, event.event_id)
+        content: JsonObject = {
+            "event": event.pdu,
+            "invite_room_state": face,
+            "room_version": version.identifier,
+        }
+        answer = await self._client.put(
+            server,
+            request_target("/_matrix/federation/v2/invite", *path),
+            content,
+            seconds=SECONDS,
+            max_bytes=MAX_BYTES,
+        )
+        returned = answer.get("event")
+        signatures = returned.get("signatures") if isinstance(returned, dict) else None
+        theirs = signatures.get(server) if isinstance(signatures, dict) else None
+        pdu = {**event.pdu, "signatures": {**event.pdu["signatures"], server: theirs}}
+        (signed,) = await self._gate.admit(version, event.room_id, [pdu])
+        if isinstance(signed, Dropped):
+            raise InvalidAnswer(server, signed.reason)
+        return signed

@@ -1,0 +1,54 @@
+"""Memberships of rooms that this server is not in: its users are invited, or knock, and that comes to an end.
+
+Such a member event is state of its room, as far as that is known here, without a place in its timeline, and
+has with it what its user may be shown of the room.
+"""
+
+from homeserver.graph.receiving import state_entry
+from homeserver.protocol.events import Event
+from homeserver.rooms.event_meta import EventMeta, Preview, encode_meta
+from homeserver.rooms.rooms import Rooms
+from homeserver.rooms.servers import takes_part
+from homeserver.shard_writer import Appended, Drafts
+from storage.log import Entry
+
+
+class Outside:
+    """Writes such memberships down."""
+
+    def __init__(self, rooms: Rooms, server_name: str) -> None:
+        self._rooms = rooms
+        self._server_name = server_name
+
+    async def note(self, event: Event, preview: Preview) -> None:
+        """Make a member event current, unless this server is in the room by now. Raises MatrixError 503."""
+        # In memory it is known what the room is when this is written.
+        await self._rooms.get(event.room_id)
+        shard = self._rooms.shards.of_room(event.room_id)
+        await self._rooms.writers[shard].submit(_Proposal(self._rooms, event, preview, self._server_name))
+
+
+class _Proposal:
+    def __init__(self, rooms: Rooms, event: Event, preview: Preview, server_name: str) -> None:
+        self._rooms = rooms
+        self._event = event
+        self._meta = encode_meta(EventMeta(preview=preview))
+        self._server_name = server_name
+
+    def build(self, drafts: Drafts, next_seq: int) -> list[Appended]:
+        event = self._event
+        room = self._rooms.cached(event.room_id)
+        if room is not None:
+            current = room.head.state.get(event.state_tuple)
+            if takes_part(room, self._server_name) or (
+                current is not None and current.event_id == event.event_id
+            ):
+                return []
+        entry = state_entry(event.room_id, *event.state_tuple, event, next_seq, meta=self._meta)
+        return [Appended(entry)]
+
+    def result(self) -> None:
+        return None
+
+    def duplicate(self, existing: Entry) -> None:
+        return None

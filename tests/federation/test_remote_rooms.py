@@ -1,0 +1,152 @@
+"""Two servers: users of the second one come into rooms of the first."""
+
+import asyncio
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from homeserver.protocol.room_versions import ROOM_VERSIONS
+from tests.client_api.conftest import Client
+from tests.federation.conftest import Homeserver
+from tests.federation.test_resident import members, restricted_to
+
+
+@pytest.fixture
+async def dora(second: Homeserver) -> Client:
+    return await second.register("dora")
+
+
+async def join(client: Client, room: str, *via: Homeserver, **how: Any) -> Any:
+    query = [("server_name", server.name) for server in via]
+    return await client.post(f"/join/{quote(room, safe='')}", query=query, **how)
+
+
+async def state_of(client: Client, room_id: str) -> dict[tuple[str, str], str]:
+    state = await client.get(f"/rooms/{quote(room_id)}/state")
+    return {(event["type"], event["state_key"]): event["event_id"] for event in state}
+
+
+@pytest.mark.parametrize("version", list(ROOM_VERSIONS))
+async def test_a_room_of_another_server_is_joined(
+    server: Homeserver, alice: Client, dora: Client, version: str
+) -> None:
+    room_id = await alice.create_room(preset="public_chat", room_version=version, name="There", topic="x")
+    await dora.sync()
+    assert (await join(dora, room_id, server))["room_id"] == room_id
+    assert await state_of(dora, room_id) == await state_of(alice, room_id)
+    section = (await dora.sync())["rooms"]["join"][room_id]
+    timeline = section["timeline"]["events"]
+    assert [event["state_key"] for event in timeline] == [dora.user_id]
+    shown = {event["type"] for event in section["state"]["events"]}
+    assert {"m.room.create", "m.room.name", "m.room.power_levels"} <= shown
+    assert section["summary"]["m.joined_member_count"] == 2
+    await dora.send(room_id, "hello")
+    assert (await dora.get("/joined_rooms"))["joined_rooms"] == [room_id]
+
+
+async def test_a_joined_room_is_there_after_a_restart(
+    server: Homeserver, second: Homeserver, alice: Client, dora: Client
+) -> None:
+    room_id = await alice.create_room(preset="public_chat", name="There")
+    await join(dora, room_id, server)
+    state = await state_of(dora, room_id)
+    await second.restart()
+    dora._base = second.base
+    assert await state_of(dora, room_id) == state == await state_of(alice, room_id)
+
+
+async def test_an_alias_of_another_server_leads_into_its_room(
+    server: Homeserver, alice: Client, dora: Client
+) -> None:
+    room_id = await alice.create_room(preset="public_chat", room_alias_name="there")
+    alias = f"#there:{server.name}"
+    found = await dora.get(f"/directory/room/{quote(alias, safe='')}")
+    assert found == {"room_id": room_id, "servers": [server.name]}
+    assert (await join(dora, alias))["room_id"] == room_id
+    assert dora.user_id in await members(alice, room_id)
+    second_server = dora.user_id.partition(":")[2]
+    found = await alice.get(f"/directory/room/{quote(alias, safe='')}")
+    assert found == {"room_id": room_id, "servers": [server.name, second_server]}
+    unknown = quote(f"#nothing:{server.name}", safe="")
+    assert (await dora.call("GET", f"/directory/room/{unknown}", expect=404)).errcode == "M_NOT_FOUND"
+
+
+async def test_what_the_other_server_refuses_is_refused_here(
+    server: Homeserver, alice: Client, dora: Client
+) -> None:
+    room_id = await alice.create_room(preset="private_chat")
+    assert (await dora.call("POST", f"/join/{quote(room_id)}?via={server.name}", {}, expect=403)).errcode
+    assert (await dora.call("POST", f"/join/{quote(room_id)}", {}, expect=404)).errcode == "M_NOT_FOUND"
+    await dora.call("GET", f"/rooms/{quote(room_id)}/state", expect=403)
+    away = "127.0.0.1"
+    await dora.call("POST", f"/join/{quote(room_id)}?via={away}", {}, expect=502)
+    # A failed join stands in nobody's way.
+    await alice.set_state(room_id, "m.room.join_rules", {"join_rule": "public"})
+    query = [("via", away), ("via", "not a name"), ("via", server.name)]
+    await dora.post(f"/join/{quote(room_id)}", query=query)
+    assert (await members(alice, room_id))[dora.user_id] == "join"
+
+
+async def test_two_users_who_come_at_once_bring_the_room_in_once(
+    server: Homeserver, second: Homeserver, alice: Client, dora: Client
+) -> None:
+    ed = await second.register("ed")
+    room_id = await alice.create_room(preset="public_chat")
+    await asyncio.gather(join(dora, room_id, server), join(ed, room_id, server))
+    here = await members(dora, room_id)
+    assert (here[dora.user_id], here[ed.user_id]) == ("join", "join")
+    timeline = (await dora.sync(full=True))["rooms"]["join"][room_id]["timeline"]["events"]
+    assert sorted(event["state_key"] for event in timeline) == [dora.user_id, ed.user_id]
+
+
+async def test_a_room_that_all_have_left_is_brought_in_anew(
+    server: Homeserver, second: Homeserver, alice: Client, dora: Client
+) -> None:
+    room_id = await alice.create_room(preset="public_chat", topic="before", name="gone later")
+    await join(dora, room_id, server)
+    await dora.sync()
+    await dora.leave(room_id)
+    await dora.sync()
+    await alice.set_state(room_id, "m.room.topic", {"topic": "after"})
+    await alice.set_state(room_id, "m.room.avatar", {"url": "mxc://a/b"})
+    await join(dora, room_id, server)
+    assert await state_of(dora, room_id) == await state_of(alice, room_id)
+    section = (await dora.sync())["rooms"]["join"][room_id]
+    told = {
+        event["type"]: event["content"]
+        for event in (*section["state"]["events"], *section["timeline"]["events"])
+    }
+    assert told["m.room.topic"]["topic"] == "after"
+    await second.restart()
+    dora._base = second.base
+    assert await state_of(dora, room_id) == await state_of(alice, room_id)
+
+
+@pytest.mark.parametrize("version", ["8", "12"])
+async def test_a_restricted_room_is_joined_in_the_name_of_a_member_there(
+    server: Homeserver, alice: Client, dora: Client, version: str
+) -> None:
+    allowed = await alice.create_room(preset="public_chat", room_version=version)
+    room_id = await alice.create_room(room_version=version, initial_state=[restricted_to(allowed)])
+    reply = await dora.call("POST", f"/join/{quote(room_id)}?via={server.name}", {}, expect=403)
+    assert reply.errcode == "M_FORBIDDEN"
+    await join(dora, allowed, server)
+    await join(dora, room_id, server)
+    state = await dora.get(f"/rooms/{quote(room_id)}/state/m.room.member/{quote(dora.user_id)}")
+    assert state["join_authorised_via_users_server"] == alice.user_id
+
+
+async def test_where_nobody_here_may_let_them_in_the_other_server_does(
+    server: Homeserver, second: Homeserver, alice: Client, dora: Client
+) -> None:
+    ed = await second.register("ed")
+    allowed = await alice.create_room(preset="public_chat")
+    room_id = await alice.create_room(
+        initial_state=[restricted_to(allowed)], power_level_content_override={"invite": 50}
+    )
+    for user in (dora, ed):
+        await join(user, allowed, server)
+        await join(user, room_id, server)
+    here = await members(ed, room_id)
+    assert (here[dora.user_id], here[ed.user_id]) == ("join", "join")
