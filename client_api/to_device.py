@@ -3,7 +3,8 @@
 import msgspec
 
 from client_api.http import Auth, Call, put
-from homeserver.e2ee.to_device import Sender, ToDevice
+from homeserver.e2ee.device_messages import Sender
+from homeserver.e2ee.to_device import ToDevice
 from homeserver.protocol.json_types import JsonObject
 from rest.answers import Result
 from rest.routes import Routes

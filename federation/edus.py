@@ -14,8 +14,9 @@ from typing import Annotated, Any
 
 import msgspec
 
+from homeserver.e2ee.device_messages import Sender
 from homeserver.e2ee.remote_lists import DeviceUpdate, RemoteLists, SigningKeyUpdate
-from homeserver.e2ee.to_device import Sender, ToDevice
+from homeserver.e2ee.to_device import ToDevice
 from homeserver.errors import MatrixError, forbidden
 from homeserver.protocol.identifiers import InvalidIdentifier, check_user_id, server_name_of
 from homeserver.protocol.json_types import JsonObject
@@ -135,7 +136,7 @@ class Edus:
         message = msgspec.convert(content, DirectToDevice)
         _check_own(origin, message.sender)
         sender = Sender(message.sender, "", message.message_id)
-        await self._to_device.send(sender, message.type, message.messages)
+        await self._to_device.deliver(sender, message.type, message.messages)
 
     async def _take_device_update(self, origin: str, content: Any) -> None:
         update = msgspec.convert(content, DeviceUpdate)

@@ -100,6 +100,7 @@ from homeserver.media.files import MediaFiles
 from homeserver.media.repository import MediaRepository
 from homeserver.media.thumbnails import Thumbnails
 from homeserver.metrics import GcPauses, Requests, ServerMetrics, registry_of
+from homeserver.outbox import NoOutbox, Outbox
 from homeserver.protocol.signing import SigningKey
 from homeserver.push.notifications import Notifications
 from homeserver.push.pushers import Pushers
@@ -129,6 +130,7 @@ from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.sending import Sending
 from homeserver.rooms.spaces import Hierarchy
 from homeserver.rooms.summary import Summaries
+from homeserver.rooms.told_ephemeral import ToldEphemeral
 from homeserver.rooms.upgrade import Upgrade
 from homeserver.rooms.visibility import Visibility
 from homeserver.search.searching import Search
@@ -262,8 +264,10 @@ class App:
         self.sender: Sender | None = None
         if other_servers is not None:
             self.sender = self._sending_to(other_servers, f"{to_others.id}{now():x}", now)
+        outbox: Outbox = self.sender or NoOutbox()
+        told_ephemeral = ToldEphemeral(name, self.rooms, self.users, outbox)
         clock = EphemeralClock()
-        self.typing = Typing(bus, to_others.id, clock, self._wake_room)
+        self.typing = Typing(bus, to_others.id, clock, told_ephemeral, self._wake_room)
         self.passwords = Passwords(
             memory_kib=config.auth.argon2_memory // 1024, time_cost=config.auth.argon2_time_cost
         )
@@ -334,7 +338,7 @@ class App:
 
         self.profiles.on_member_change.append(profile_changed)
         upgrade = Upgrade(self.rooms, author, creation, aliases, directory, self.profiles, successors)
-        receipts = Receipts(self.rooms, account_data, now)
+        receipts = Receipts(self.rooms, told_ephemeral, account_data, now)
         shared_rooms = SharedRooms(self.rooms, self.users)
         user_directory = UserDirectory(
             collection(user_directory_records.WORDS),
@@ -498,7 +502,7 @@ class App:
         self.openid = OpenId(collection(account_records.OPENID_TOKENS), now)
         self.modules: list[Routes] = [
             SendRoutes(sending, guests),
-            *self._encryption(key_servers, shared_rooms, device_lists, interactive, now),
+            *self._encryption(key_servers, outbox, shared_rooms, device_lists, interactive, now),
             SyncRoutes(self.engine, collection(profile_records.FILTERS), self.presence),
             SlidingSyncRoutes(sliding, self.presence),
             MediaRoutes(media, self.thumbnails),
@@ -589,6 +593,7 @@ class App:
     def _encryption(
         self,
         key_servers: KeyServers,
+        outbox: Outbox,
         shared_rooms: SharedRooms,
         device_lists: DeviceLists,
         interactive: InteractiveAuth,
@@ -646,7 +651,7 @@ class App:
             await backup.delete_all(user_id)
 
         self.deactivation.on_deactivated.append(deactivated)
-        self.to_device = ToDevice(self.users, log_port, shards, known_devices, queue, now)
+        self.to_device = ToDevice(self.users, log_port, shards, known_devices, queue, outbox, now)
         return (
             ToDeviceRoutes(self.to_device),
             KeyRoutes(device_keys, cross_signing, device_lists, self.engine, self.users, interactive),

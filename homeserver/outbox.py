@@ -27,3 +27,13 @@ class Outbox(Protocol):
         They are safe when it returns. Raises MatrixError 503.
         """
         ...
+
+
+class NoOutbox:
+    """Of a server that has nothing to do with others."""
+
+    def tell(self, servers: Iterable[str], edu_type: str, key: str, content: JsonObject) -> None:
+        pass
+
+    async def send(self, messages: Mapping[str, Sequence[Message]]) -> None:
+        pass

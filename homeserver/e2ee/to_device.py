@@ -6,15 +6,22 @@ sent in, so a request that is repeated adds only what an earlier attempt did not
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
 
-import orjson
 import structlog
 from msgspec.structs import replace
 
 from homeserver.clock import Clock
+from homeserver.e2ee.device_messages import (
+    MAX_MESSAGES,
+    MAX_REQUEST_BYTES,
+    Messages,
+    Sender,
+    check_names,
+    edus_of,
+    event_of,
+)
 from homeserver.e2ee.key_objects import too_many
-from homeserver.errors import invalid_param, too_large
+from homeserver.outbox import Outbox
 from homeserver.protocol.json_types import JsonObject
 from homeserver.shard_writer import Appended, Drafts
 from homeserver.sync.to_device import TYPE, ToDeviceQueue
@@ -26,29 +33,11 @@ from storage.records.accounts import Device
 log = structlog.get_logger(__name__)
 
 ALL_DEVICES = "*"
-MAX_MESSAGE_BYTES = 64 * 1024
-"""Of one event's JSON; messages that carry keys have one to four thousand."""
-MAX_MESSAGES = 10_000
-"""In one request, wildcards counted by the devices they stand for."""
-MAX_REQUEST_BYTES = 32 * 1024 * 1024
-"""Of all the events that one request makes."""
-MAX_ID_BYTES = 255
 ENTRIES_AT_ONCE = 500
-
-Messages = Mapping[str, Mapping[str, JsonObject]]
-"""User → device (or `*`) → content."""
-
-
-class Sender(NamedTuple):
-    """Who sends, and in which transaction."""
-
-    user_id: str
-    device_id: str
-    txn_id: str
 
 
 class ToDevice:
-    """Stores messages for the devices of local users. Those for other servers' users are passed over."""
+    """Stores messages for the devices of local users, and has those for others sent to their servers."""
 
     def __init__(
         self,
@@ -57,6 +46,7 @@ class ToDevice:
         shards: ShardMap,
         devices: Collection[Device],
         queue: ToDeviceQueue,
+        outbox: Outbox,
         now: Clock,
     ) -> None:
         self._users = users
@@ -64,15 +54,23 @@ class ToDevice:
         self._shards = shards
         self._devices = devices
         self._queue = queue
+        self._outbox = outbox
         self._now = now
 
     async def send(self, sender: Sender, type: str, messages: Messages) -> None:
         """Deliver, once per transaction, to those of the devices that exist.
 
-        Raises 400 or 413 beyond the limits; nothing is sent then.
+        Raises 400 or 413 beyond the limits, and for what is no user id; nothing is sent then.
         """
-        if len(type.encode()) > MAX_ID_BYTES or len(sender.txn_id.encode()) > MAX_ID_BYTES:
-            raise invalid_param(f"Event type and transaction id may have {MAX_ID_BYTES} bytes at most")
+        others = {user: of_user for user, of_user in messages.items() if not self._users.is_local(user)}
+        edus = edus_of(sender, type, others) if others else {}
+        await self.deliver(sender, type, messages)
+        if edus:
+            await self._outbox.send(edus)
+
+    async def deliver(self, sender: Sender, type: str, messages: Messages) -> None:
+        """The same for local devices only; messages for others are passed over."""
+        check_names(sender, type)
         local = {user: of_user for user, of_user in messages.items() if self._users.is_local(user)}
         if sum(map(len, local.values())) > MAX_MESSAGES:
             raise too_many(f"At most {MAX_MESSAGES} messages at once")
@@ -83,7 +81,7 @@ class ToDevice:
         for (user_id, device_id), content in targets.items():
             body = made.get(id(content))
             if body is None:
-                body = made[id(content)] = _event(sender.user_id, type, content)
+                body = made[id(content)] = event_of(sender.user_id, type, content)
             size += len(body)
             txn = _transaction(sender, type, user_id, device_id)
             by_shard.setdefault(self._shards.of_user(user_id), []).append(
@@ -154,13 +152,6 @@ class _Delivery:
 
     def duplicate(self, existing: Entry) -> bool:
         return False
-
-
-def _event(sender: str, type: str, content: JsonObject) -> bytes:
-    body = orjson.dumps({"content": content, "sender": sender, "type": type})
-    if len(body) > MAX_MESSAGE_BYTES:
-        raise too_large(f"A message may have {MAX_MESSAGE_BYTES} bytes at most")
-    return body
 
 
 def _transaction(sender: Sender, type: str, user_id: str, device_id: str) -> bytes:

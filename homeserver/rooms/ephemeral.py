@@ -12,6 +12,7 @@ import msgspec
 import orjson
 
 from homeserver.bus.bus import Bus
+from homeserver.rooms.told_ephemeral import ToldEphemeral
 
 KIND = "typing"
 MAX_TYPING_MS = 120_000
@@ -46,12 +47,18 @@ class Typing:
     """Who is typing where. A user's typing ends by itself after its timeout: its origin says so to all."""
 
     def __init__(
-        self, bus: Bus, origin: str, clock: EphemeralClock, on_change: Callable[[str], None]
+        self,
+        bus: Bus,
+        origin: str,
+        clock: EphemeralClock,
+        told: ToldEphemeral,
+        on_change: Callable[[str], None],
     ) -> None:
         """`origin` is what this replica is called."""
         self._bus = bus
         self._origin = origin
         self._clock = clock
+        self._told = told
         self._on_change = on_change
         self._timers: dict[tuple[str, str], asyncio.TimerHandle] = {}
         self._typing: dict[str, list[str]] = {}
@@ -64,6 +71,7 @@ class Typing:
         if timeout_ms is not None:
             timeout_ms = min(max(timeout_ms, 1), MAX_TYPING_MS)
         self._bus.tell(KIND, _encode(_Notice(self._origin, room_id, user_id, timeout_ms)))
+        self._told.typing(room_id, user_id, typing=timeout_ms is not None)
 
     def _on_notice(self, position: int, body: bytes) -> None:
         notice = _decode(body)

@@ -11,6 +11,7 @@ from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.threads import MAIN, belongs_to, thread_of
+from homeserver.rooms.told_ephemeral import ToldEphemeral
 from homeserver.shard_writer import Append
 from homeserver.users.account_data import AccountData
 from storage.log import Entry, Kind
@@ -32,8 +33,9 @@ class Read(NamedTuple):
 class Receipts:
     """Sets receipts. A receipt only ever moves forward."""
 
-    def __init__(self, rooms: Rooms, account_data: AccountData, now: Clock) -> None:
+    def __init__(self, rooms: Rooms, told: ToldEphemeral, account_data: AccountData, now: Clock) -> None:
         self._rooms = rooms
+        self._told = told
         self._account_data = account_data
         self._now = now
 
@@ -58,6 +60,8 @@ class Receipts:
         entry = await self._receipt(room, kind, Read(user_id, event_id, thread_id, self._now()))
         if entry is not None:
             await self._rooms.submit(room, Append([entry]))
+            if kind == READ:
+                self._told.read(room, user_id, event_id, thread_id, entry.ts)
 
     async def take(self, room: Room, read: Sequence[Read]) -> None:
         """Set what members of the room have read by their own servers' account.

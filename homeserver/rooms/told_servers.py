@@ -1,5 +1,6 @@
 """Which servers an event is sent to, and by whom (spec: server-server "PDUs")."""
 
+from collections.abc import Set
 from contextlib import suppress
 
 from homeserver.protocol.identifiers import InvalidIdentifier, server_name_of
@@ -29,5 +30,14 @@ def told_servers(server_name: str, room: Room, entry: Entry) -> set[str]:
             with suppress(InvalidIdentifier):
                 told.add(server_name_of(entry.key))
     told -= {server_name, server_name_of(entry.sender or "")}
+    return _allowed(room, told)
+
+
+def others_in(server_name: str, room: Room) -> set[str]:
+    """The other servers in a room, as far as they may speak there and be spoken to."""
+    return _allowed(room, room.servers.keys() - {server_name})
+
+
+def _allowed(room: Room, servers: Set[str]) -> set[str]:
     acl = server_acl(room)
-    return {server for server in told if acl.allows(server)}
+    return {server for server in servers if acl.allows(server)}

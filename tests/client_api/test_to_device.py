@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from homeserver.e2ee import to_device as sending
+from homeserver.e2ee.device_messages import MAX_MESSAGE_BYTES
 from homeserver.sync import to_device as queue
 from storage.log import Entry, Kind
 from tests.client_api.conftest import Client, Server
@@ -248,7 +249,7 @@ async def test_bodies_of_wrong_types_are_refused_and_send_nothing(
 async def test_too_large_or_too_many_messages_are_refused_and_none_is_sent(
     alice: Client, bob: Client, carol: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    large = {"x": "y" * sending.MAX_MESSAGE_BYTES}
+    large = {"x": "y" * MAX_MESSAGE_BYTES}
     await send(alice, {**to(carol, {"n": 1}), **to(bob, large)}, "t1", expect=413)
     monkeypatch.setattr(sending, "MAX_MESSAGES", 2)
     three = {**to(bob, {}), **to(carol, {}), **to(alice, {})}

@@ -1,0 +1,146 @@
+"""What other servers are told of this one's users apart from events: EDUs, and who is sent them."""
+
+from typing import Any
+
+import pytest
+
+from tests.client_api.conftest import Client
+from tests.federation.conftest import Homeserver, OtherServer
+from tests.federation.test_sending import Receiving, away, show_life, taken, until
+from tests.federation.visitor import Visitor
+
+
+@pytest.fixture
+def visitor(server: Homeserver, other: OtherServer) -> Visitor:
+    return Visitor(server, other)
+
+
+@pytest.fixture
+def receiving(other: OtherServer) -> Receiving:
+    return Receiving(other)
+
+
+@pytest.fixture
+async def room_id(alice: Client, visitor: Visitor, receiving: Receiving) -> str:
+    room_id = await alice.create_room(preset="public_chat")
+    await visitor.member(room_id, "join")
+    return room_id
+
+
+def contents(receiving: Receiving, edu_type: str) -> list[Any]:
+    return [edu["content"] for edu in receiving.edus if edu["edu_type"] == edu_type]
+
+
+async def types(client: Client, room_id: str, **body: Any) -> None:
+    await client.put(f"/rooms/{room_id}/typing/{client.user_id}", body)
+
+
+async def test_typing_is_told_until_it_ends_by_itself(
+    alice: Client, receiving: Receiving, room_id: str
+) -> None:
+    await types(alice, room_id, typing=True, timeout=200)
+    await until(lambda: len(contents(receiving, "m.typing")) == 2)
+    notice = {"room_id": room_id, "user_id": alice.user_id}
+    assert contents(receiving, "m.typing") == [{**notice, "typing": True}, {**notice, "typing": False}]
+
+
+async def test_public_receipts_are_told(alice: Client, receiving: Receiving, room_id: str) -> None:
+    event_id = await alice.send(room_id)
+    path = f"/rooms/{room_id}/receipt"
+    await alice.post(f"{path}/m.read.private/{event_id}")
+    await alice.post(f"{path}/m.read/{event_id}", {"thread_id": "main"})
+    await alice.post(f"{path}/m.read/{event_id}")
+    await until(lambda: len(contents(receiving, "m.receipt")) == 2)
+    told = {}
+    for content in contents(receiving, "m.receipt"):
+        receipt = content[room_id]["m.read"][alice.user_id]
+        assert receipt["event_ids"] == [event_id]
+        assert receipt["data"]["ts"] > 0
+        told[receipt["data"].get("thread_id")] = content
+    assert set(told) == {None, "main"}
+
+
+async def test_servers_that_the_room_denies_are_told_nothing(
+    other: OtherServer, alice: Client, visitor: Visitor, receiving: Receiving, room_id: str
+) -> None:
+    """HARDENING 15."""
+    open_room = await alice.create_room(preset="public_chat")
+    await visitor.member(open_room, "join")
+    await alice.set_state(room_id, "m.room.server_acl", {"allow": ["*"], "deny": [other.name]})
+    event_id = await alice.send(room_id)
+    await alice.post(f"/rooms/{room_id}/receipt/m.read/{event_id}")
+    await types(alice, room_id, typing=True)
+    await types(alice, open_room, typing=True)
+    await until(lambda: contents(receiving, "m.typing"))
+    assert [content["room_id"] for content in contents(receiving, "m.typing")] == [open_room]
+    assert contents(receiving, "m.receipt") == []
+
+
+async def send(client: Client, txn: str, messages: Any, **how: Any) -> Any:
+    return await client.put(f"/sendToDevice/m.test/{txn}", {"messages": messages}, **how)
+
+
+async def test_messages_for_devices_arrive_once_though_the_request_is_repeated(
+    alice: Client, bob: Client, visitor: Visitor, receiving: Receiving
+) -> None:
+    messages = {
+        visitor.user_id: {"PHONE": {"n": 1}, "*": {"n": 2}},
+        bob.user_id: {bob.device_id: {"n": 3}},
+    }
+    for _ in range(2):
+        await send(alice, "t1", messages)
+    await send(alice, "t2", {visitor.user_id: {"PHONE": {"n": 4}}})
+    await until(lambda: len(contents(receiving, "m.direct_to_device")) == 2)
+    first, second = contents(receiving, "m.direct_to_device")
+    assert first["sender"] == alice.user_id
+    assert first["type"] == "m.test"
+    assert first["messages"] == {visitor.user_id: messages[visitor.user_id]}
+    assert second["messages"] == {visitor.user_id: {"PHONE": {"n": 4}}}
+    assert first["message_id"] != second["message_id"]
+    assert max(len(first["message_id"]), len(second["message_id"])) <= 32
+    assert len((await bob.sync())["to_device"]["events"]) == 1
+
+
+async def test_messages_for_devices_outlive_both_servers_being_away(
+    server: Homeserver, other: OtherServer, alice: Client, visitor: Visitor, receiving: Receiving
+) -> None:
+    """HARDENING 33: to-device messages are not lost, and come in the order in which they were sent."""
+    receiving.answer = away
+    for number in range(3):
+        await send(alice, f"t{number}", {visitor.user_id: {"PHONE": {"n": number}}})
+    await server.restart()
+    receiving.answer = taken
+    await send(alice, "t3", {visitor.user_id: {"PHONE": {"n": 3}}})
+    await show_life(other)
+    await until(lambda: len(contents(receiving, "m.direct_to_device")) >= 4)
+    sent = [
+        content["messages"][visitor.user_id]["PHONE"]["n"]
+        for content in contents(receiving, "m.direct_to_device")
+    ]
+    assert sent == [0, 1, 2, 3]
+
+
+async def test_many_messages_go_in_edus_of_a_good_size(
+    alice: Client, visitor: Visitor, receiving: Receiving
+) -> None:
+    devices = {f"D{number}": {"x": "y" * 10_000} for number in range(20)}
+    await send(alice, "t1", {visitor.user_id: devices})
+    await until(lambda: len(contents(receiving, "m.direct_to_device")) == 3)
+    arrived: dict[str, Any] = {}
+    for content in contents(receiving, "m.direct_to_device"):
+        arrived |= content["messages"][visitor.user_id]
+    assert arrived == devices
+
+
+async def test_messages_for_other_servers_have_bounds_too(
+    alice: Client, bob: Client, visitor: Visitor, receiving: Receiving
+) -> None:
+    """HARDENING 14: nothing is sent of a request that has too much in it."""
+    large = {"PHONE": {"x": "y" * 65_536}}
+    own = {bob.user_id: {bob.device_id: {}}}
+    await send(alice, "t1", {visitor.user_id: large, **own}, expect=413)
+    many = {f"D{number}": {} for number in range(10_001)}
+    await send(alice, "t2", {visitor.user_id: many, **own}, expect=400)
+    await send(alice, "t3", {"@nobody": {"*": {}}, **own}, expect=400)
+    assert not (await bob.sync()).get("to_device", {}).get("events")
+    assert contents(receiving, "m.direct_to_device") == []
