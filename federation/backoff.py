@@ -2,7 +2,7 @@
 
 import random
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from homeserver.clock import Clock
@@ -42,12 +42,20 @@ class Backoff:
         self._longest_ms = longest_ms
         self._rng = rng or random.Random()
         self._silent: OrderedDict[str, Silence] = OrderedDict()
-        self.on_alive: Callable[[str], None] = lambda server: None
-        """Told of servers that were silent and are not any more."""
+        self.on_change: Callable[[str, Silence | None], None] = lambda server, silence: None
+        """Told when a server fails, and when one that did answers again (None)."""
 
     def silence(self, server: str) -> Silence | None:
         """None while the server answers."""
         return self._silent.get(server)
+
+    def silent(self) -> Iterable[str]:
+        """The servers that do not answer."""
+        return self._silent.keys()
+
+    def restore(self, server: str, silence: Silence) -> None:
+        """What was known of a server before."""
+        self._silent.setdefault(server, silence)
 
     def wait_ms(self, server: str) -> int:
         """How long it is left alone yet; 0: it may be asked."""
@@ -65,6 +73,7 @@ class Backoff:
             pause = min(max(pause, retry_after_ms), self._longest_ms)
             retry_at = now + int(pause * self._rng.uniform(1.0, 1.0 + JITTER))
             silence = Silence(before.since if before is not None else now, pause, retry_at)
+            self.on_change(server, silence)
         self._silent[server] = silence
         if len(self._silent) > MAX_SERVERS:
             self._silent.popitem(last=False)
@@ -72,4 +81,4 @@ class Backoff:
     def alive(self, server: str) -> None:
         """It answered, or came by itself."""
         if self._silent.pop(server, None) is not None:
-            self.on_alive(server)
+            self.on_change(server, None)

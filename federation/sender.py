@@ -63,7 +63,6 @@ class Sender:
         numbers = itertools.count(1)
         self._new_transaction = lambda: f"{run}-{next(numbers)}"
         self.destinations: dict[str, Destination] = {}
-        backoff.on_alive = self.wake
 
     def wake(self, server: str) -> None:
         """A server is alive, or is to be tried at once."""

@@ -15,6 +15,7 @@ from aiohttp import web
 
 from client_api.account import AccountRoutes
 from client_api.account_data import AccountDataRoutes
+from client_api.admin.destinations import DestinationRoutes
 from client_api.admin.registration import SecretRegistrationRoutes
 from client_api.admin.registration_tokens import RegistrationTokenRoutes
 from client_api.capabilities import CapabilityRoutes
@@ -58,15 +59,12 @@ from client_api.user_directory import UserDirectoryRoutes
 from client_api.versions import VersionRoutes
 from client_api.voip import VoipRoutes
 from client_api.well_known import WellKnownRoutes
-from federation.catching_up import CatchingUp
 from federation.federation import Domain, Federation
 from federation.http import server_server_api
 from federation.key_servers import RemoteKeyServers
 from federation.openid import OpenIdRoutes as FederationOpenIdRoutes
 from federation.other_servers import OtherServers
-from federation.sender import Sender
-from federation.server_rooms import ServerRooms
-from federation.told_devices import ToldDevices
+from federation.outbound import Outbound
 from homeserver.bus.bus import Bus
 from homeserver.bus.consumer import Consumer, Handle, HandleBatch, Progress
 from homeserver.bus.in_process import InProcessBus
@@ -261,10 +259,12 @@ class App:
         self.served_members = ServedMembers(self.users, self.wakeup)
         self.users.on_loaded.append(self.served_members.loaded)
         to_others = ToOthers(bus)
-        self.sender: Sender | None = None
+        self.outbound: Outbound | None = None
         if other_servers is not None:
-            self.sender = self._sending_to(other_servers, f"{to_others.id}{now():x}", now)
-        outbox: Outbox = self.sender or NoOutbox()
+            run = f"{to_others.id}{now():x}"
+            self.outbound = Outbound(name, run, store, self.rooms, self.users, other_servers, now)
+            self._follow_for_others(self.outbound)
+        outbox: Outbox = self.outbound.sender if self.outbound is not None else NoOutbox()
         told_ephemeral = ToldEphemeral(name, self.rooms, self.users, outbox)
         clock = EphemeralClock()
         self.typing = Typing(bus, to_others.id, clock, told_ephemeral, self._wake_room)
@@ -586,6 +586,8 @@ class App:
                 self.thumbnails,
                 self.replica,
             )
+            assert self.outbound is not None
+            self.modules.append(DestinationRoutes(self.outbound.destinations))
             self.federation = Federation(config, other_servers, store, domain, now)
             self.federation_modules += self.federation.routes
             membership.elsewhere = aliases.elsewhere = self.federation.remote_rooms
@@ -659,32 +661,14 @@ class App:
             DehydratedDeviceRoutes(dehydrated),
         )
 
-    def _sending_to(self, other_servers: OtherServers, run: str, now: Clock) -> Sender:
-        """What is told to other servers, and the consumers that see to it."""
-        name, collection = self.config.server_name, self.store.collection
-        server_rooms = collection(destination_records.SERVER_ROOMS)
-        devices = ToldDevices(name, self.store.log, self.store.info.shards, self.rooms, self.users)
-        catching_up = CatchingUp(name, self.rooms, server_rooms, devices)
-        sender = Sender(
-            name,
-            run,
-            self.rooms,
-            self.users,
-            other_servers.client,
-            other_servers.backoff,
-            other_servers.allowed,
-            catching_up,
-            devices,
-            collection(destination_records.BEHIND),
-            now,
-        )
-        kept = ServerRooms(name, self.rooms, server_rooms)
+    def _follow_for_others(self, outbound: Outbound) -> None:
+        """The consumers that tell other servers what happens here."""
+        sender, kept = outbound.sender, outbound.server_rooms
         self._consume_rooms("server_rooms", kept.wants, kept.handle)
         self._consume_rooms("sender", sender.wants, handle_batch=sender.handle, progress=sender)
         self._consume_users(
             "sender", sender.wants_of_users, handle_batch=sender.handle_of_users, progress=sender
         )
-        return sender
 
     def _consume_rooms(
         self,
@@ -750,6 +734,8 @@ class App:
             (self.shared_limits.keep_telling(), "rate-limits"),
         ):
             self._tasks.append(asyncio.create_task(work, name=name))
+        if self.outbound is not None:
+            await self.outbound.start()
         await self.replica.start(
             ShardFamily(self.rooms.writers, self.consumers),
             ShardFamily(self.users.writers, self.user_consumers),
@@ -790,6 +776,7 @@ class App:
             limits=self.limits,
             replica=self.replica,
             consumers=(*self.consumers, *self.user_consumers),
+            destinations=self.outbound.destinations if self.outbound is not None else None,
             pauses=pauses,
         )
 
@@ -806,8 +793,8 @@ class App:
         for writer in (*self.rooms.writers.values(), *self.users.writers.values()):
             await writer.drain()
         await self.replica.close()
-        if self.sender is not None:
-            await self.sender.close()
+        if self.outbound is not None:
+            await self.outbound.close()
         await self.others.close()
         await self.remote_lists.close()
         if self.federation is not None:

@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 from homeserver import __version__
 from homeserver.bus.consumer import Consumer
 from homeserver.bus.replica import Replica
+from homeserver.destinations import Destinations
 from homeserver.histogram import Histogram, merged
 from homeserver.rate_limits import RateLimits
 from homeserver.rooms.rooms import Rooms
@@ -82,6 +83,9 @@ class GcPauses:
             self.seconds[info["generation"]].observe(perf_counter() - self._began)
 
 
+DESTINATIONS_SHOWN = 20
+
+
 class ServerMetrics(Collector):
     """Reads what the parts of a server have counted."""
 
@@ -95,6 +99,7 @@ class ServerMetrics(Collector):
         limits: RateLimits,
         replica: Replica,
         consumers: Sequence[Consumer],
+        destinations: Destinations | None,
         pauses: GcPauses,
     ) -> None:
         self._requests = requests
@@ -104,6 +109,7 @@ class ServerMetrics(Collector):
         self._limits = limits
         self._replica = replica
         self._consumers = consumers
+        self._destinations = destinations
         self._pauses = pauses
 
     def collect(self) -> Iterator[Metric]:
@@ -113,6 +119,7 @@ class ServerMetrics(Collector):
         yield from self._memory()
         yield from self._log()
         yield from self._behind_the_log()
+        yield from self._other_servers()
         yield _value("weft_shards_owned", "Shards owned by this replica.", len(self._replica.ownership.own))
         yield _value("weft_bus_connected", "1 while the bus is there.", self._replica.connected)
         yield _histogram(
@@ -197,6 +204,25 @@ class ServerMetrics(Collector):
             "Entries that a consumer could not handle and went past; the server's log has the reasons.",
             [((name,), count) for name, count in set_aside.items()],
             "consumer",
+        )
+
+    def _other_servers(self) -> Iterator[Metric]:
+        known = self._destinations.known() if self._destinations is not None else ()
+        failing = sum(1 for state in known if state.failing_since)
+        yield _gauge(
+            "weft_destinations",
+            "Other servers to which something was sent, or that do not answer.",
+            [(("answers",), len(known) - failing), (("silent",), failing)],
+            "state",
+        )
+        waiting = sum(state.waiting for state in known)
+        yield _value("weft_destinations_waiting", "Things in memory to be sent to other servers.", waiting)
+        farthest = sorted(known, key=lambda state: state.lag, reverse=True)[:DESTINATIONS_SHOWN]
+        yield _gauge(
+            "weft_destination_lag",
+            "Entries of the log that a server may have missed, of those that have missed most.",
+            [((state.server_name,), state.lag) for state in farthest if state.lag],
+            "destination",
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from federation.sender import Sender
 from homeserver.outbox import Message
 from homeserver.protocol.events import parse_pdu
 from homeserver.protocol.json_types import JsonObject
@@ -52,6 +53,11 @@ class Receiving:
     @property
     def texts(self) -> list[str]:
         return [pdu["content"]["body"] for pdu in self.pdus if pdu["type"] == "m.room.message"]
+
+
+def sender_of(server: Homeserver) -> Sender:
+    assert server.app.outbound is not None
+    return server.app.outbound.sender
 
 
 @pytest.fixture
@@ -155,6 +161,7 @@ async def test_what_is_not_sent_yet_is_sent_after_a_restart(
     await server.stop()
     receiving.answer = taken
     await server.start()
+    await show_life(other)
     await until(lambda: set(receiving.texts) == {"0", "1", "2"})
 
 
@@ -197,14 +204,14 @@ async def test_messages_arrive_though_the_server_was_away_and_this_one_stopped(
 ) -> None:
     receiving.answer = away
     edus = [{"edu_type": "m.direct_to_device", "content": {"message_id": str(number)}} for number in range(3)]
-    assert server.app.sender is not None
     messages = [Message(str(number).encode() * 16, edu) for number, edu in enumerate(edus)]
-    await server.app.sender.send({other.name: messages})
-    await server.app.sender.send({other.name: messages})
+    await sender_of(server).send({other.name: messages})
+    await sender_of(server).send({other.name: messages})
     await asyncio.sleep(0.2)
     await server.stop()
     receiving.answer = taken
     await server.start()
+    await show_life(other)
     await until(lambda: len(receiving.edus) >= 3)
     assert receiving.edus == edus
 
@@ -212,9 +219,43 @@ async def test_messages_arrive_though_the_server_was_away_and_this_one_stopped(
 async def test_of_passing_news_the_newest_counts(
     server: Homeserver, other: OtherServer, receiving: Receiving
 ) -> None:
-    sender = server.app.sender
-    assert sender is not None
+    sender = sender_of(server)
     for number in range(5):
         sender.tell([other.name], "m.presence", "@a:b", {"push": [number]})
     await until(lambda: receiving.edus)
     assert receiving.edus == [{"edu_type": "m.presence", "content": {"push": [4]}}]
+
+
+DESTINATIONS = "/_synapse/admin/v1/federation/destinations"
+
+
+async def test_administrators_see_who_does_not_answer_and_try_again(
+    server: Homeserver, alice: Client, other: OtherServer, receiving: Receiving, room_id: str
+) -> None:
+    root = await server.register("root")
+    await server.app.accounts.update(root.user_id, is_admin=True)
+    receiving.answer = away
+    await alice.send(room_id, "hello")
+
+    async def shown() -> Any:
+        (destination,) = (await root.get(DESTINATIONS))["destinations"]
+        assert destination == await root.get(f"{DESTINATIONS}/{other.name}")
+        assert destination["destination"] == other.name
+        return destination
+
+    while not (await shown())["failure_ts"]:
+        await asyncio.sleep(0.02)
+    assert (await shown())["lag"] >= 1
+    # That a server does not answer is known after a restart.
+    failing_since = (await shown())["failure_ts"]
+    await server.stop()
+    await server.start()
+    assert (await shown())["failure_ts"] == failing_since
+    rooms = await root.get(f"{DESTINATIONS}/{other.name}/rooms")
+    assert [each["room_id"] for each in rooms["rooms"]] == [room_id]
+    receiving.answer = taken
+    await root.post(f"{DESTINATIONS}/{other.name}/reset_connection")
+    await until(lambda: receiving.texts == ["hello"])
+    assert (await shown())["failure_ts"] is None
+    await alice.call("GET", DESTINATIONS, expect=403)
+    assert (await root.call("GET", f"{DESTINATIONS}/nobody.example", expect=404)).errcode == "M_NOT_FOUND"
