@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 
-from federation.single_flight import SingleFlight
 from federation.well_known import WellKnown
 from homeserver.clock import Clock
 from homeserver.egress.names import Names, Service
 from homeserver.protocol.identifiers import InvalidIdentifier, check_server_name
+from homeserver.single_flight import SingleFlight
 
 DEFAULT_PORT = 8448
 SERVICES = ("_matrix-fed._tcp", "_matrix._tcp")

@@ -20,7 +20,6 @@ from federation.backoff import Backoff
 from federation.errors import FederationError, InvalidAnswer
 from federation.own_keys import OwnKeys
 from federation.server_keys import InvalidKeys, contradicts, read_keys, with_earlier
-from federation.single_flight import SingleFlight
 from federation.transport import Transport
 from homeserver.clock import Clock
 from homeserver.protocol.canonical_json import InvalidJson, encode, loads_strict
@@ -35,6 +34,7 @@ from homeserver.protocol.signing import (
     verify_event_signatures,
     verify_json_signature,
 )
+from homeserver.single_flight import SingleFlight
 from storage.collection import Collection
 from storage.records.remote_keys import RemoteKey, RemoteKeys
 

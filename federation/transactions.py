@@ -10,9 +10,9 @@ import msgspec
 from federation.edus import Edus
 from federation.http import Call, put
 from federation.incoming import Incoming
-from federation.single_flight import SingleFlight
 from homeserver.errors import MatrixError, invalid_param
 from homeserver.protocol.json_types import JsonObject
+from homeserver.single_flight import SingleFlight
 from rest.answers import Result
 from rest.routes import Routes
 

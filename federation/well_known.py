@@ -15,11 +15,11 @@ from email.utils import parsedate_to_datetime
 
 from yarl import URL
 
-from federation.single_flight import SingleFlight
 from homeserver.clock import Clock
 from homeserver.egress.client import Egress, EgressError
 from homeserver.protocol.canonical_json import InvalidJson, loads_strict
 from homeserver.protocol.identifiers import InvalidIdentifier, check_server_name
+from homeserver.single_flight import SingleFlight
 
 MAX_BYTES = 50 * 1024
 MAX_DEPTH = 10
