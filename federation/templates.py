@@ -102,7 +102,7 @@ def _references(version: RoomVersion, server: str, template: JsonObject, key: st
         event_id, hashes = reference, {"sha256": ""}
         if not version.event_ids_are_hashes and isinstance(reference, list) and len(reference) == 2:
             event_id, hashes = reference
-        hash = hashes.get("sha256") if isinstance(hashes, dict) else None
+        hash = hashes.get("sha256", "") if isinstance(hashes, dict) else None
         if not isinstance(event_id, str) or not isinstance(hash, str):
             raise InvalidAnswer(server, f"its template has {key} that are none")
         found[event_id] = hash

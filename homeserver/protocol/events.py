@@ -277,4 +277,5 @@ def _references(
     if version.event_ids_are_hashes:
         return list(event_ids)
     known = hashes or {}
-    return [[event_id, {"sha256": known[event_id]}] for event_id in event_ids]
+    # Nobody relies on the hash, and some servers do not keep it: it may be "".
+    return [[event_id, {"sha256": known[event_id]} if known[event_id] else {}] for event_id in event_ids]
