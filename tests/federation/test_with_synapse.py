@@ -1,0 +1,259 @@
+"""Rooms of this server with a real Synapse in them, and rooms of Synapse's with this server in them.
+
+Nothing is looked at but what clients on either side are shown, and whether both say the same.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import aiohttp
+import pytest
+
+from tests.client_api.conftest import Client
+from tests.federation.conftest import Homeserver
+from tests.real_parts.synapse import Synapse, python
+
+VERSIONS = [str(number) for number in range(1, 13)]
+PATIENCE = 30.0
+"""Seconds until what happens on one server counts as never shown on the other."""
+
+
+@pytest.fixture(scope="module")
+def synapse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Synapse]:
+    running = Synapse(tmp_path_factory.mktemp("peer") / "synapse", asyncio.run(python()))
+    try:
+        running.start()
+        yield running
+    finally:
+        running.stop()
+
+
+class Sides(NamedTuple):
+    """Somebody at home where the room is made, and somebody on the other server."""
+
+    host: Client
+    guest: Client
+    host_name: str
+    guest_name: str
+
+
+@pytest.fixture(params=["weft hosts", "synapse hosts"])
+async def sides(
+    request: pytest.FixtureRequest, server: Homeserver, synapse: Synapse, http: aiohttp.ClientSession
+) -> Sides:
+    ours = await server.register("ours")
+    theirs = Client(synapse.base, http, checked=False)
+    await theirs.register(f"theirs{server.name.replace('.', '-')}")
+    if request.param == "weft hosts":
+        return Sides(ours, theirs, server.name, synapse.name)
+    return Sides(theirs, ours, synapse.name, server.name)
+
+
+async def until(look: Callable[[], Awaitable[Any]], what: str) -> Any:
+    """What `look` sees, once it sees something."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while not (seen := await look()):
+                await asyncio.sleep(0.1)
+            return seen
+    except TimeoutError:
+        raise AssertionError(f"not within {PATIENCE:.0f} s: {what}") from None
+
+
+async def join(guest: Client, room: str, via: str) -> str:
+    room_id: str = (await guest.post(f"/join/{quote(room)}", query={"via": via, "server_name": via}))[
+        "room_id"
+    ]
+    return room_id
+
+
+async def events(client: Client, room_id: str) -> list[Any]:
+    """What a client sees of a room, the oldest first."""
+    page = await client.get(f"/rooms/{quote(room_id)}/messages", query={"dir": "b", "limit": "100"})
+    return list(page["chunk"][::-1])
+
+
+async def texts(client: Client, room_id: str) -> list[str]:
+    shown = await events(client, room_id)
+    return [event["content"].get("body", "") for event in shown if event["type"] == "m.room.message"]
+
+
+async def shows(client: Client, room_id: str, text: str) -> None:
+    async def look() -> bool:
+        return text in await texts(client, room_id)
+
+    await until(look, f"{client.user_id} sees {text!r}")
+
+
+async def state(client: Client, room_id: str) -> dict[tuple[str, str], str]:
+    """The whole state of a room by event ids."""
+    shown = await client.get(f"/rooms/{quote(room_id)}/state")
+    return {(event["type"], event["state_key"]): event["event_id"] for event in shown}
+
+
+async def agree(sides: Sides, room_id: str) -> None:
+    """Both servers have the same state."""
+
+    async def look() -> bool:
+        return await state(sides.host, room_id) == await state(sides.guest, room_id)
+
+    await until(look, "both servers have the same state")
+
+
+async def talk(sides: Sides, room_id: str) -> None:
+    """Each side is shown what the other says, in the same order."""
+    await sides.guest.send(room_id, f"from {sides.guest.user_id}")
+    await shows(sides.host, room_id, f"from {sides.guest.user_id}")
+    await sides.host.send(room_id, f"from {sides.host.user_id}")
+    await shows(sides.guest, room_id, f"from {sides.host.user_id}")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_a_public_room_of_each_version(sides: Sides, version: str) -> None:
+    room_id = await sides.host.create_room(preset="public_chat", room_version=version, name="Meeting")
+    assert await join(sides.guest, room_id, sides.host_name) == room_id
+    await talk(sides, room_id)
+    await sides.host.set_state(room_id, "m.room.topic", {"topic": "Both"})
+    await agree(sides, room_id)
+    topic = await sides.guest.get(f"/rooms/{quote(room_id)}/state/m.room.topic")
+    assert topic == {"topic": "Both"}
+
+
+@pytest.fixture
+async def room_id(sides: Sides) -> str:
+    """A room of the host's that the guest has joined."""
+    room_id = await sides.host.create_room(preset="public_chat")
+    await join(sides.guest, room_id, sides.host_name)
+    return room_id
+
+
+async def membership(client: Client, room_id: str, user_id: str) -> str | None:
+    path = f"/rooms/{quote(room_id)}/state/m.room.member/{quote(user_id)}"
+    reply = await client.call("GET", path, expect=None)
+    return reply.body["membership"] if reply.status == 200 else None
+
+
+async def becomes(client: Client, room_id: str, user_id: str, wanted: str) -> None:
+    async def look() -> bool:
+        return await membership(client, room_id, user_id) == wanted
+
+    await until(look, f"{client.user_id} sees that {user_id} is {wanted!r}")
+
+
+async def test_a_room_is_joined_by_its_alias(sides: Sides) -> None:
+    room_id = await sides.host.create_room(preset="public_chat", room_alias_name=f"m{id(sides)}")
+    alias = f"#m{id(sides)}:{sides.host_name}"
+    assert await join(sides.guest, alias, sides.host_name) == room_id
+    await talk(sides, room_id)
+
+
+async def test_who_leaves_may_come_back(sides: Sides, room_id: str) -> None:
+    await sides.guest.leave(room_id)
+    await becomes(sides.host, room_id, sides.guest.user_id, "leave")
+    await sides.host.send(room_id, "meanwhile")
+    await sides.host.set_state(room_id, "m.room.topic", {"topic": "meanwhile"})
+    await join(sides.guest, room_id, sides.host_name)
+    await talk(sides, room_id)
+    await agree(sides, room_id)
+    assert await sides.guest.get(f"/rooms/{quote(room_id)}/state/m.room.topic") == {"topic": "meanwhile"}
+
+
+async def test_who_is_kicked_and_banned_learns_of_it(sides: Sides, room_id: str) -> None:
+    await sides.guest.sync()
+    await sides.host.post(f"/rooms/{quote(room_id)}/kick", {"user_id": sides.guest.user_id, "reason": "so"})
+
+    async def gone() -> bool:
+        return room_id in (await sides.guest.sync()).get("rooms", {}).get("leave", {})
+
+    await until(gone, "the guest has left")
+    await join(sides.guest, room_id, sides.host_name)
+    await talk(sides, room_id)
+    await sides.host.post(f"/rooms/{quote(room_id)}/ban", {"user_id": sides.guest.user_id})
+    await until(gone, "the guest is banned")
+    path = f"/join/{quote(room_id)}"
+    reply = await sides.guest.call("POST", path, {}, query={"via": sides.host_name}, expect=403)
+    assert reply.errcode == "M_FORBIDDEN"
+
+
+async def test_messages_are_redacted_on_the_other_side(sides: Sides, room_id: str) -> None:
+    for author, other in ((sides.host, sides.guest), (sides.guest, sides.host)):
+        said = await author.send(room_id, f"oops {author.user_id}")
+        await shows(other, room_id, f"oops {author.user_id}")
+        await author.redact(room_id, said)
+
+        async def redacted(other: Client = other, said: str = said) -> bool:
+            shown = await other.get(f"/rooms/{quote(room_id)}/event/{quote(said)}")
+            return shown["content"] == {}
+
+        await until(redacted, f"{other.user_id} does not see it any more")
+
+
+async def ephemeral(client: Client, room_id: str, type: str, holds: Callable[[Any], bool]) -> None:
+    """Sync until an ephemeral event of this type is as wanted."""
+
+    async def look() -> bool:
+        body = await client.sync(timeout=1000)
+        joined = body.get("rooms", {}).get("join", {}).get(room_id, {})
+        found = joined.get("ephemeral", {}).get("events", [])
+        return any(event["type"] == type and holds(event["content"]) for event in found)
+
+    await until(look, f"{client.user_id} is shown {type}")
+
+
+async def test_typing_is_shown_on_the_other_side(sides: Sides, room_id: str) -> None:
+    await talk(sides, room_id)
+    for typist, other in ((sides.host, sides.guest), (sides.guest, sides.host)):
+        path = f"/rooms/{quote(room_id)}/typing/{quote(typist.user_id)}"
+        await typist.put(path, {"typing": True, "timeout": 20_000})
+        await ephemeral(other, room_id, "m.typing", lambda c, t=typist: c["user_ids"] == [t.user_id])
+        await typist.put(path, {"typing": False})
+        await ephemeral(other, room_id, "m.typing", lambda c: c["user_ids"] == [])
+
+
+async def test_receipts_are_shown_on_the_other_side(sides: Sides, room_id: str) -> None:
+    for reader, other in ((sides.host, sides.guest), (sides.guest, sides.host)):
+        said = await other.send(room_id, f"read me, {reader.user_id}")
+        await shows(reader, room_id, f"read me, {reader.user_id}")
+        await reader.post(f"/rooms/{quote(room_id)}/receipt/m.read/{quote(said)}")
+        await ephemeral(
+            other,
+            room_id,
+            "m.receipt",
+            lambda c, s=said, r=reader: r.user_id in c.get(s, {}).get("m.read", {}),
+        )
+
+
+async def test_names_are_changed_on_the_other_side(sides: Sides, room_id: str) -> None:
+    for person, other in ((sides.host, sides.guest), (sides.guest, sides.host)):
+        name = f"Name of {person.user_id}"
+        await person.put(f"/profile/{quote(person.user_id)}/displayname", {"displayname": name})
+
+        async def renamed(person: Client = person, other: Client = other, name: str = name) -> bool:
+            members = await other.get(f"/rooms/{quote(room_id)}/joined_members")
+            return members["joined"][person.user_id].get("display_name") == name
+
+        await until(renamed, f"{other.user_id} sees {name}")
+    await agree(sides, room_id)
+
+
+async def test_messages_for_devices_arrive_once(sides: Sides, room_id: str) -> None:
+    await talk(sides, room_id)
+    for sender, other in ((sides.host, sides.guest), (sides.guest, sides.host)):
+        await other.sync()
+        for number in range(3):
+            await sender.put(
+                f"/sendToDevice/m.test/{number}",
+                {"messages": {other.user_id: {other.device_id: {"number": number}}}},
+            )
+        got: list[int] = []
+
+        async def look(other: Client = other, got: list[int] = got) -> bool:
+            body = await other.sync(timeout=500)
+            found = body.get("to_device", {}).get("events", [])
+            got += [event["content"]["number"] for event in found if event["type"] == "m.test"]
+            return len(got) >= 3
+
+        await until(look, f"{other.user_id} has the messages")
+        assert got == [0, 1, 2]

@@ -1,0 +1,132 @@
+"""A real Synapse for the tests, installed by package name, speaking TLS on a loopback address of its own."""
+
+import json
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from bench.synapse import install
+from tests.federation_transport.network import CA, new_address
+from tests.real_parts.cache import CACHE
+from tests.server_process import free_port
+
+READY_WITHIN_S = 120
+UNLIMITED = {"per_second": 1_000_000, "burst_count": 1_000_000}
+
+
+async def python() -> Path:
+    """What runs it; installs it if need be."""
+    return await install(CACHE / "bench", postgres=False)
+
+
+class Synapse:
+    """A process with data in a folder; for clients it listens without TLS."""
+
+    def __init__(self, folder: Path, python: Path) -> None:
+        folder.mkdir()
+        self.name = new_address()
+        self._folder = folder
+        self._python = python
+        self._process: subprocess.Popen[bytes] | None = None
+        self._port = free_port()
+        self.base = f"http://127.0.0.1:{self._port}"
+        issued = CA.issue_cert(self.name)
+        (folder / "certificate.pem").write_bytes(b"".join(part.bytes() for part in issued.cert_chain_pems))
+        issued.private_key_pem.write_to_path(folder / "key.pem")
+        CA.cert_pem.write_to_path(folder / "ca.pem")
+        (folder / "signing.key").write_text(f"ed25519 a_test {'B' * 43}\n")
+        (folder / "log.yaml").write_text(json.dumps(self._logging()))
+        (folder / "homeserver.yaml").write_text(json.dumps(self._config()))  # JSON is YAML
+
+    @property
+    def log(self) -> str:
+        return (self._folder / "homeserver.log").read_text()
+
+    def start(self) -> None:
+        """Start, and return once it answers."""
+        command = [self._python, "-m", "synapse.app.homeserver", "-c", self._folder / "homeserver.yaml"]
+        with (self._folder / "output").open("ab") as output:
+            self._process = subprocess.Popen(
+                command, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+        until = time.monotonic() + READY_WITHIN_S
+        while time.monotonic() < until and self._process.poll() is None:
+            try:
+                with urlopen(f"{self.base}/_matrix/client/versions", timeout=2):
+                    return
+            except (URLError, ConnectionError, TimeoutError):
+                time.sleep(0.1)
+        raise AssertionError(f"Synapse did not come up:\n{(self._folder / 'output').read_text()[-4000:]}")
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def _config(self) -> dict[str, Any]:
+        limits: dict[str, Any] = dict.fromkeys(
+            ("rc_message", "rc_registration", "rc_joins_per_room", "rc_room_creation", "rc_media_create"),
+            UNLIMITED,
+        )
+        limits |= {
+            "rc_login": dict.fromkeys(("address", "account", "failed_attempts"), UNLIMITED),
+            "rc_joins": dict.fromkeys(("local", "remote"), UNLIMITED),
+            "rc_invites": dict.fromkeys(("per_room", "per_user", "per_issuer"), UNLIMITED),
+            "rc_presence": {"per_user": UNLIMITED},
+            "rc_federation": {"window_size": 1000, "sleep_limit": 100_000, "reject_limit": 100_000},
+        }
+        return limits | {
+            "server_name": self.name,
+            "public_baseurl": f"{self.base}/",
+            "listeners": [
+                {
+                    "port": self._port,
+                    "bind_addresses": ["127.0.0.1"],
+                    "type": "http",
+                    "resources": [{"names": ["client"], "compress": False}],
+                },
+                {
+                    "port": 8448,
+                    "bind_addresses": [self.name],
+                    "type": "http",
+                    "tls": True,
+                    "resources": [{"names": ["federation"], "compress": False}],
+                },
+            ],
+            "tls_certificate_path": str(self._folder / "certificate.pem"),
+            "tls_private_key_path": str(self._folder / "key.pem"),
+            "federation_custom_ca_list": [str(self._folder / "ca.pem")],
+            "ip_range_blacklist": [],
+            "federation_ip_range_blacklist": [],
+            "database": {"name": "sqlite3", "args": {"database": str(self._folder / "homeserver.db")}},
+            "log_config": str(self._folder / "log.yaml"),
+            "media_store_path": str(self._folder / "media"),
+            "signing_key_path": str(self._folder / "signing.key"),
+            "trusted_key_servers": [],
+            "report_stats": False,
+            "enable_registration": True,
+            "enable_registration_without_verification": True,
+            "allow_public_rooms_over_federation": True,
+            "macaroon_secret_key": "test",
+            "form_secret": "test",
+            "bcrypt_rounds": 4,
+            "presence": {"enabled": True},
+        }
+
+    def _logging(self) -> dict[str, Any]:
+        handler = {
+            "class": "logging.FileHandler",
+            "filename": str(self._folder / "homeserver.log"),
+            "formatter": "full",
+        }
+        return {
+            "version": 1,
+            "formatters": {"full": {"format": "%(asctime)s %(name)s %(levelname)s %(message)s"}},
+            "handlers": {"file": handler},
+            "root": {"level": "INFO", "handlers": ["file"]},
+            "disable_existing_loggers": False,
+        }
