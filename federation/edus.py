@@ -4,13 +4,13 @@ A server speaks for its own users only. What is malformed, or not the origin's t
 nobody is told, since there is nobody who could make it good. One that comes twice has no other effect than
 one that came once.
 
-spec: server-server "EDUs", "Typing Notifications", "Receipts", "Send-to-device messaging", "Device
-Management", "Server Access Control Lists (ACLs)"
+spec: server-server "EDUs", "Typing Notifications", "Presence", "Receipts", "Send-to-device messaging",
+"Device Management", "Server Access Control Lists (ACLs)"
 """
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -25,9 +25,12 @@ from homeserver.rooms.receipts import Read, Receipts
 from homeserver.rooms.room import Room
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.servers import server_acl
+from homeserver.users.presence import Presence
 
 TYPING_MS = 60_000
 """How long somebody types of whom nothing more is heard; servers say it again while it goes on."""
+MAX_PRESENCE = 500
+"""Users in one EDU."""
 
 
 class TypingNotice(msgspec.Struct):
@@ -63,6 +66,19 @@ class DirectToDevice(msgspec.Struct):
     messages: dict[str, dict[str, JsonObject]]
 
 
+class UserPresence(msgspec.Struct):
+    user_id: str
+    presence: Literal["online", "unavailable", "offline"]
+    last_active_ago: int = 0
+    status_msg: str | None = None
+
+
+class PresencePush(msgspec.Struct):
+    """Content of m.presence."""
+
+    push: Annotated[list[UserPresence], msgspec.Meta(max_length=MAX_PRESENCE)]
+
+
 class Edus:
     """Takes EDUs one by one, in the order in which their server sent them."""
 
@@ -71,17 +87,20 @@ class Edus:
         rooms: Rooms,
         typing: Typing,
         receipts: Receipts,
+        presence: Presence,
         to_device: ToDevice,
         remote_lists: RemoteLists,
     ) -> None:
         self._rooms = rooms
         self._typing = typing
         self._receipts = receipts
+        self._presence = presence
         self._to_device = to_device
         self._remote_lists = remote_lists
         self._takers: dict[str, Callable[[str, Any], Awaitable[None]]] = {
             "m.typing": self._take_typing,
             "m.receipt": self._take_receipts,
+            "m.presence": self._take_presence,
             "m.direct_to_device": self._take_messages,
             "m.device_list_update": self._take_device_update,
             "m.signing_key_update": self._take_signing_keys,
@@ -131,6 +150,13 @@ class Edus:
             ]
             self.dropped["m.receipt"] += len(receipts.read) - len(read)
             await self._receipts.take(room, read)
+
+    async def _take_presence(self, origin: str, content: Any) -> None:
+        for said in msgspec.convert(content, PresencePush).push:
+            _check_own(origin, said.user_id)
+            await self._presence.said_elsewhere(
+                said.user_id, said.presence, said.status_msg, said.last_active_ago
+            )
 
     async def _take_messages(self, origin: str, content: Any) -> None:
         message = msgspec.convert(content, DirectToDevice)

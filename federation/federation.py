@@ -47,6 +47,7 @@ from homeserver.rooms.spaces import Hierarchy
 from homeserver.rooms.visibility import Visibility
 from homeserver.tasks import end
 from homeserver.users.accounts import Accounts
+from homeserver.users.presence import Presence
 from homeserver.users.profiles import Profiles
 from rest.routes import Routes
 from storage.records import side_events as side_event_records
@@ -69,6 +70,7 @@ class Domain(NamedTuple):
     told_keys: ToldKeys
     typing: Typing
     receipts: Receipts
+    presence: Presence
     to_device: ToDevice
     remote_lists: RemoteLists
     media: MediaRepository
@@ -109,7 +111,9 @@ class Federation:
             domain.replica.owns,
             now,
         )
-        self.edus = Edus(rooms, domain.typing, domain.receipts, domain.to_device, domain.remote_lists)
+        self.edus = Edus(
+            rooms, domain.typing, domain.receipts, domain.presence, domain.to_device, domain.remote_lists
+        )
         told = ToldGraph(
             rooms, self.graph_events, self.states, side_events, domain.visibility, domain.accounts
         )

@@ -163,6 +163,7 @@ from homeserver.users.registration import Registration
 from homeserver.users.registration_tokens import RegistrationTokens
 from homeserver.users.sessions import SESSIONS_CHANGED, Sessions
 from homeserver.users.shared_rooms import SharedRooms
+from homeserver.users.told_presence import ToldPresence
 from homeserver.users.uia import Stage, Uia
 from homeserver.users.uia_stages import (
     DUMMY,
@@ -354,6 +355,7 @@ class App:
         self.presence = Presence(
             collection(presence_records.PRESENCE),
             self.presence_told,
+            ToldPresence(name, self.rooms, outbox, now),
             self.presence_reports,
             self.users,
             shared_rooms,
@@ -580,6 +582,7 @@ class App:
                 told_keys,
                 self.typing,
                 receipts,
+                self.presence,
                 self.to_device,
                 self.remote_lists,
                 media,

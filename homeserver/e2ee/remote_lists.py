@@ -171,7 +171,7 @@ class RemoteLists:
 
     async def _mark(self, user_id: str) -> int | None:
         """Have a mark in the log that the list is asked for; its number, None if it is not to be kept."""
-        if not await self._shared_rooms.meets_anybody(user_id):
+        if await self._shared_rooms.met_in(user_id) is None:
             return None
 
         def change(identity: Identity) -> Sequence[Draft]:
@@ -295,13 +295,13 @@ class RemoteLists:
             return
         if not self._users.is_local(who):
             await self._forget_unless_met(who)
-        elif not any(map(self._users.is_local, room.joined)):
+        elif self._users.server_name not in room.servers:
             for user_id in list(room.joined):
                 await self._forget_unless_met(user_id)
 
     async def _forget_unless_met(self, user_id: str) -> None:
         identity = await self._identities.get(user_id)
-        if identity.copied is not None and not await self._shared_rooms.meets_anybody(user_id):
+        if identity.copied is not None and await self._shared_rooms.met_in(user_id) is None:
             await self._identities.change(
                 user_id, lambda identity: () if identity.copied is None else (_draft(None, quiet=True),)
             )

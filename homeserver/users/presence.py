@@ -28,7 +28,9 @@ from homeserver.sync.wakeup import Wakeup
 from homeserver.users.presence_reports import KIND as REPORT
 from homeserver.users.presence_reports import PresenceReports, Seen, decode_report
 from homeserver.users.presence_told import PACE, News, PresenceTold, Wanted
+from homeserver.users.profiles import IN_MEMBER_EVENTS
 from homeserver.users.shared_rooms import SharedRooms
+from homeserver.users.told_presence import ToldPresence
 from homeserver.users.user_presence import (
     HERE_FOR_MS,
     OFFLINE,
@@ -57,18 +59,28 @@ ASK = "presence_ask"
 
 BEFORE_RESTART = ""
 """In place of the devices that were here before a restart; no device has this id."""
+ELSEWHERE = "elsewhere"
+"""In place of the devices of another server's user."""
+ELSEWHERE_FOR_MS = 30 * 60_000
+"""How long another server's user is what their server said last; it says so again while it goes on."""
+MAX_HERE = 50_000
+"""Users who are here, with which no more of other servers are taken in."""
 
 Owns = Callable[[str], bool]
 """Whether this replica is the one to decide about a user."""
 
 
 class Presence:
-    """The presence of local users. With `enabled` False nobody ever is anything but offline."""
+    """The presence of local users, and of those whom they meet of other servers.
+
+    With `enabled` False nobody ever is anything but offline.
+    """
 
     def __init__(
         self,
         records: Collection[StoredPresence],
         told: PresenceTold,
+        told_servers: ToldPresence,
         reports: PresenceReports,
         users: Users,
         shared_rooms: SharedRooms,
@@ -82,6 +94,7 @@ class Presence:
     ) -> None:
         self._records = records
         self._told = told
+        self._told_servers = told_servers
         self._reports = reports
         self._users = users
         self._shared_rooms = shared_rooms
@@ -137,8 +150,7 @@ class Presence:
 
     async def set_status(self, user_id: str, device_id: str, state: str, status_msg: str | None) -> None:
         """What a user says of themselves. Raises 400 for a message that is too long."""
-        if status_msg is not None and len(status_msg.encode("utf-8", "surrogatepass")) > MAX_STATUS_BYTES:
-            raise invalid_param(f"status_msg may have {MAX_STATUS_BYTES} bytes at most")
+        _check_status(status_msg)
         if not self._enabled:
             return
         user = await self._loaded(user_id)
@@ -166,13 +178,39 @@ class Presence:
         await self._load(user)
         return user.status(self._now())
 
+    async def said_elsewhere(self, user_id: str, state: str, status_msg: str | None, ago_ms: int) -> None:
+        """What another server says of a user of its own, last active so long ago.
+
+        Passed over unless they share a room with somebody here. Raises 400 for a message that is too long.
+        """
+        _check_status(status_msg)
+        here = self._told.here
+        room = await self._shared_rooms.met_in(user_id) if self._enabled else None
+        if room is None or (user_id not in here and len(here) >= MAX_HERE):
+            return
+        user, now = self._told.known(user_id), self._now()
+        member = room.state_content("m.room.member", user_id)
+        user.say(status_msg, {key: member[key] for key in IN_MEMBER_EVENTS if member.get(key)})
+        user.last_active = max(user.last_active, now - max(ago_ms, 0))
+        device = user.device(ELSEWHERE)
+        device.state = state
+        device.here_until = now + ELSEWHERE_FOR_MS
+        self._note(user, active=False)
+        self._reports.arrived(user, ELSEWHERE, device, active=False)
+        self._reports.said(user)
+
     # Being active
 
     def on_room_entry(self, shard: int, entry: Entry, room: Room | None, view: RoomEvent | None) -> None:
         """Follows the room shards: who sends or reads is active, who joins is news to the room's members."""
         actor = entry.sender if entry.kind is Kind.EVENT else entry.key
         user = self._told.here.get(actor) if actor is not None else None
-        if user is not None and entry.kind in (Kind.EVENT, Kind.RECEIPT):
+        if (
+            user is not None
+            and entry.kind in (Kind.EVENT, Kind.RECEIPT)
+            # Of others their own servers say.
+            and self._users.is_local(user.user_id)
+        ):
             self._note(user, active=True)
         if entry.type == "m.room.member" and entry.key is not None and entry.key in self._told.here:
             member = self._users.cached(entry.key)
@@ -281,11 +319,11 @@ class Presence:
     async def tell(self) -> None:
         """Tell what has changed of those whom this replica decides about."""
         self._has_changed.clear()
-        rooms_of: dict[str, list[str]] = {}
+        rooms_of: dict[str, frozenset[str]] = {}
         for user_id in list(self._changed):
             if self._owns(user_id):
                 await self._loaded(user_id)
-                rooms_of[user_id] = (await self._users.get(user_id)).rooms("join")
+                rooms_of[user_id] = await self._shared_rooms.of(user_id)
             else:
                 del self._changed[user_id]
         # From here on nothing else runs: what is told is true.
@@ -305,8 +343,10 @@ class Presence:
                 continue
             rooms |= joined
             news.append(News(user_id, shown, user.last_active, tuple(joined)))
-            if (shown.state == OFFLINE) != (user.told.state == OFFLINE):
-                self._unwritten[user_id] = user
+            if self._users.is_local(user_id):
+                self._told_servers.tell(user, shown, joined_rooms)
+                if (shown.state == OFFLINE) != (user.told.state == OFFLINE):
+                    self._unwritten[user_id] = user
         if news:
             self._told.tell(news, rooms)
 
@@ -331,6 +371,9 @@ class Presence:
                 self._note(user, active=False)
             else:
                 self._told.settle(user)
+            if self._told_servers.is_due(user.user_id) and self._owns(user.user_id):
+                rooms = await self._shared_rooms.of(user.user_id)
+                self._told_servers.tell(user, user.told, rooms)
             if n % PAGE == 0:
                 await asyncio.sleep(0)
         if self._changed:
@@ -400,3 +443,9 @@ class Presence:
             raise
         for user in users:
             user.stored_at = now
+
+
+def _check_status(status_msg: str | None) -> None:
+    """Raises 400."""
+    if status_msg is not None and len(status_msg.encode("utf-8", "surrogatepass")) > MAX_STATUS_BYTES:
+        raise invalid_param(f"status_msg may have {MAX_STATUS_BYTES} bytes at most")

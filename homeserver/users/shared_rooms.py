@@ -53,21 +53,13 @@ class SharedRooms:
         """Whether one may know of the other: the same user, or in a room together."""
         return user_id == other or bool(await self.between(user_id, other))
 
-    async def with_anybody(self, user_id: str) -> list[str]:
-        """The rooms that a user of another server shares with anybody here."""
-        return [room_id for room_id in await self.of(user_id) if await self._is_ours(room_id)]
-
-    async def meets_anybody(self, user_id: str) -> bool:
-        """Whether there are any."""
+    async def met_in(self, user_id: str) -> Room | None:
+        """A room that a user of another server shares with anybody here, None if there is none."""
         for room_id in await self.of(user_id):
-            if await self._is_ours(room_id):
-                return True
-        return False
-
-    async def _is_ours(self, room_id: str) -> bool:
-        """Whether somebody of this server is in the room."""
-        room = await self._rooms.get(room_id)
-        return room is not None and any(map(self._users.is_local, room.joined))
+            room = await self._rooms.get(room_id)
+            if room is not None and self._users.server_name in room.servers:
+                return room
+        return None
 
     def _on_room_entry(self, shard: int, entry: Entry, room: Room | None, view: RoomEvent | None) -> None:
         if entry.type == "m.room.member" and entry.key is not None:

@@ -118,6 +118,7 @@ class Users:
         self._log = log
         self._shards = shards
         self._now = now
+        self.server_name = server_name
         self._suffix = ":" + server_name
         self.writers: dict[int, ShardWriter] = {}
         self._users: OrderedDict[str, User] = OrderedDict()

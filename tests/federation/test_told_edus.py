@@ -32,7 +32,7 @@ def contents(receiving: Receiving, edu_type: str) -> list[Any]:
 
 
 def by_id(receiving: Receiving) -> dict[str, Any]:
-    """The messages for devices; one that is sent again has the same id, so its server knows that it has it."""
+    """The messages for devices; one that is sent again has the same id, by which its server knows it."""
     return {content["message_id"]: content for content in contents(receiving, "m.direct_to_device")}
 
 

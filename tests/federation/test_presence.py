@@ -1,0 +1,134 @@
+"""Presence between servers: who is told of whom (HARDENING 5 and 38)."""
+
+from typing import Any
+
+import pytest
+
+from homeserver.users.presence import ELSEWHERE_FOR_MS, MAX_STATUS_BYTES
+from homeserver.users.told_presence import AGAIN_AFTER_MS
+from tests.client_api.conftest import Client
+from tests.client_api.test_presence import path, settle, told
+from tests.federation.conftest import Homeserver, OtherServer
+from tests.federation.test_sending import Receiving, until
+from tests.federation.visitor import Visitor
+
+
+@pytest.fixture
+def visitor(server: Homeserver, other: OtherServer) -> Visitor:
+    return Visitor(server, other)
+
+
+@pytest.fixture
+def receiving(other: OtherServer) -> Receiving:
+    return Receiving(other)
+
+
+@pytest.fixture
+async def room_id(alice: Client, visitor: Visitor, receiving: Receiving) -> str:
+    """A room with alice and the visitor, whom alice has seen."""
+    room_id = await alice.create_room(preset="public_chat")
+    await visitor.member(room_id, "join")
+    await alice.sync()
+    return room_id
+
+
+async def push(server: Homeserver, other: OtherServer, *said: Any) -> None:
+    federation = server.app.federation
+    assert federation is not None
+    await federation.edus.receive(other.name, {"edu_type": "m.presence", "content": {"push": said}})
+    await settle(server)
+
+
+def state(user_id: str, presence: str = "online", **more: Any) -> Any:
+    return {"user_id": user_id, "presence": presence, "last_active_ago": 5_000, **more}
+
+
+async def test_another_servers_user_is_shown_as_their_server_says(
+    server: Homeserver, other: OtherServer, alice: Client, visitor: Visitor, room_id: str
+) -> None:
+    await push(server, other, state(visitor.user_id, status_msg="on my way", currently_active=True))
+    shown = (await told(alice))[visitor.user_id]
+    assert shown["presence"] == "online"
+    assert shown["status_msg"] == "on my way"
+    assert 5_000 <= shown["last_active_ago"] < 60_000
+    status = await alice.get(f"/presence/{visitor.user_id}/status")
+    assert status["presence"] == "online"
+    await push(server, other, state(visitor.user_id, "unavailable"))
+    assert (await told(alice))[visitor.user_id]["presence"] == "unavailable"
+    await push(server, other, state(visitor.user_id, "unavailable"))
+    assert await told(alice) == {}
+    await push(server, other, state(visitor.user_id, "offline"))
+    assert (await told(alice))[visitor.user_id]["presence"] == "offline"
+
+
+async def test_who_is_not_heard_of_for_long_is_gone(
+    server: Homeserver, other: OtherServer, alice: Client, visitor: Visitor, room_id: str
+) -> None:
+    await push(server, other, state(visitor.user_id))
+    assert (await told(alice))[visitor.user_id]["presence"] == "online"
+    await settle(server, ELSEWHERE_FOR_MS)
+    assert (await told(alice))[visitor.user_id]["presence"] == "offline"
+
+
+async def test_presence_is_believed_of_own_users_only(
+    server: Homeserver, other: OtherServer, alice: Client, bob: Client, visitor: Visitor, room_id: str
+) -> None:
+    """HARDENING 5."""
+    await bob.join(room_id)
+    await settle(server)
+    await told(alice)
+    for user_id in (bob.user_id, "@carol:third.example.org", "nobody"):
+        await push(server, other, state(user_id, status_msg="forged"))
+    await push(server, other, state(visitor.user_id, status_msg="x" * (MAX_STATUS_BYTES + 1)))
+    await push(server, other, state(visitor.user_id, "here"))
+    await push(server, other, *[state(visitor.user_id)] * 501)
+    assert await told(alice) == {}
+    assert server.app.federation is not None
+    assert server.app.federation.edus.dropped == {"m.presence": 6}
+
+
+async def test_whom_nobody_here_meets_is_not_remembered(
+    server: Homeserver, other: OtherServer, alice: Client, visitor: Visitor, room_id: str
+) -> None:
+    """HARDENING 38: a flood of users costs no memory."""
+    await push(server, other, *(state(f"@stranger{number}:{other.name}") for number in range(100)))
+    assert not [user_id for user_id in server.app.presence_told.here if user_id.startswith("@stranger")]
+    await push(server, other, state(visitor.user_id))
+    assert visitor.user_id in await told(alice)
+
+
+def pushed(receiving: Receiving) -> list[Any]:
+    contents = [edu["content"] for edu in receiving.edus if edu["edu_type"] == "m.presence"]
+    return [said for content in contents for said in content["push"]]
+
+
+async def test_servers_of_rooms_are_told_how_users_are(
+    server: Homeserver, alice: Client, bob: Client, receiving: Receiving, room_id: str
+) -> None:
+    await bob.create_room()
+    for client in (bob, alice):
+        await client.put(path(client), {"presence": "online", "status_msg": "here"})
+    await settle(server)
+    await until(lambda: pushed(receiving))
+    assert {said["user_id"] for said in pushed(receiving)} == {alice.user_id}
+    last = pushed(receiving)[-1]
+    assert last["presence"] == "online"
+    assert last["status_msg"] == "here"
+    assert last["currently_active"] is True
+    assert 0 <= last["last_active_ago"] < 60_000
+
+
+async def test_what_lasts_is_told_again_before_it_is_taken_for_over(
+    server: Homeserver, alice: Client, receiving: Receiving, room_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    presence = server.app.presence
+    device = presence.sync_begins(alice.user_id, alice.device_id, "unavailable")
+    await settle(server)
+    await until(lambda: pushed(receiving) and pushed(receiving)[-1]["presence"] == "unavailable")
+    before = len(pushed(receiving))
+    now = presence._now
+    monkeypatch.setattr(presence._told_servers, "_now", lambda: now() + AGAIN_AFTER_MS)
+    await settle(server)
+    await until(lambda: len(pushed(receiving)) == before + 1)
+    assert pushed(receiving)[-1]["presence"] == "unavailable"
+    presence.sync_ends(device)
