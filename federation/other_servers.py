@@ -40,18 +40,18 @@ class OtherServers:
         self.allowed = allowed = allowed_servers(options)
         self.backoff = backoff = Backoff(now)
         well_known = WellKnown(egress, now, seconds=seconds)
-        self._egress = egress
-        self._transport = Transport(Discovery(names, well_known, now, seconds=seconds), egress)
+        self.egress = egress
+        self.transport = Transport(Discovery(names, well_known, now, seconds=seconds), egress)
         self.own_keys = OwnKeys(server_name, key, retired, now)
         self.key_ring = KeyRing(
-            self.own_keys, stored, self._transport, allowed, now, notaries=options.notaries
+            self.own_keys, stored, self.transport, allowed, now, notaries=options.notaries
         )
         self.notary = Notary(self.own_keys, self.key_ring, now)
-        self.client = FederationClient(server_name, key, self._transport, allowed, backoff)
+        self.client = FederationClient(server_name, key, self.transport, allowed, backoff)
         self.authenticator = Authenticator(server_name, self.key_ring, allowed, backoff)
 
     async def close(self) -> None:
         """End what is being asked, and close the way out."""
         await self.key_ring.close()
-        await self._transport.close()
-        await self._egress.close()
+        await self.transport.close()
+        await self.egress.close()

@@ -55,8 +55,11 @@ class Homeserver(Server):
 
     async def start(self) -> None:
         await super().start()
-        if not self.config.federation.listen:
-            return
+        if self.config.federation.listen:
+            await self.open_listener()
+
+    async def open_listener(self) -> None:
+        """Be there for other servers."""
         self._listening = runner_of(self.app.federation_application())
         await self._listening.setup()
         tls = self.config.federation.tls
@@ -67,10 +70,14 @@ class Homeserver(Server):
         )
         await site.start()
 
-    async def stop(self) -> None:
+    async def close_listener(self) -> None:
+        """Be there for clients only."""
         if self._listening is not None:
             await self._listening.cleanup()
             self._listening = None
+
+    async def stop(self) -> None:
+        await self.close_listener()
         await super().stop()
 
 

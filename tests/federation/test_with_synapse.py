@@ -4,6 +4,7 @@ Nothing is looked at but what clients on either side are shown, and whether both
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -11,6 +12,7 @@ from urllib.parse import quote
 import aiohttp
 import pytest
 
+from federation.errors import Unreachable
 from tests.client_api.conftest import Client
 from tests.federation.conftest import Homeserver
 from tests.real_parts.synapse import Synapse, python
@@ -257,3 +259,149 @@ async def test_messages_for_devices_arrive_once(sides: Sides, room_id: str) -> N
 
         await until(look, f"{other.user_id} has the messages")
         assert got == [0, 1, 2]
+
+
+class Partition:
+    """Neither server reaches the other while it lasts."""
+
+    def __init__(self, server: Homeserver) -> None:
+        self._server = server
+
+    async def __aenter__(self) -> None:
+        await self._server.close_listener()
+        assert self._server.app.federation is not None
+        others = self._server.app.federation.others
+        self._exchange = others.transport.exchange
+
+        async def nowhere(destination: str, *args: Any, **kwargs: Any) -> Any:
+            raise Unreachable(destination, "the tests have parted the network")
+
+        others.transport.exchange = nowhere  # type: ignore[method-assign]
+
+    async def __aexit__(self, *exc: object) -> None:
+        assert self._server.app.federation is not None
+        self._server.app.federation.others.transport.exchange = self._exchange  # type: ignore[method-assign]
+        await self._server.open_listener()
+
+
+async def heal(sides: Sides, server: Homeserver, synapse: Synapse) -> None:
+    """Each server tries the other again, as it would by itself after a while."""
+    root = await admin(server)
+    path = "/_synapse/admin/v1/federation/destinations"
+    await root.post(f"{path}/{synapse.name}/reset_connection")
+
+
+async def admin(server: Homeserver) -> Client:
+    root = await server.register(f"root{time.monotonic_ns()}")
+    await server.app.accounts.update(root.user_id, is_admin=True)
+    return root
+
+
+async def test_a_room_that_was_parted_grows_together(
+    sides: Sides, room_id: str, server: Homeserver, synapse: Synapse
+) -> None:
+    """Both sides change state meanwhile, and at last both say the same of it."""
+    await sides.host.set_state(
+        room_id,
+        "m.room.power_levels",
+        {
+            **await sides.host.get(f"/rooms/{quote(room_id)}/state/m.room.power_levels"),
+            "users": {sides.guest.user_id: 50},
+            "events": {"m.room.topic": 50, "m.room.name": 50, "m.room.power_levels": 100},
+        },
+    )
+    await talk(sides, room_id)
+    await agree(sides, room_id)
+    async with Partition(server):
+        for number in range(3):
+            await sides.host.set_state(room_id, "m.room.topic", {"topic": f"of the host {number}"})
+            await sides.guest.set_state(room_id, "m.room.topic", {"topic": f"of the guest {number}"})
+            await sides.guest.send(room_id, f"guest {number}")
+            await sides.host.send(room_id, f"host {number}")
+        await sides.host.set_state(room_id, "m.room.name", {"name": "The host's"})
+        await sides.guest.set_state(room_id, "m.room.topic", {"topic": "the last"})
+    await heal(sides, server, synapse)
+    await talk(sides, room_id)
+    await agree(sides, room_id)
+    for client in (sides.host, sides.guest):
+        said = await texts(client, room_id)
+        assert {f"{side} {number}" for side in ("guest", "host") for number in range(3)} <= set(said)
+
+
+async def test_who_was_demoted_meanwhile_loses(
+    sides: Sides, room_id: str, server: Homeserver, synapse: Synapse
+) -> None:
+    """What the guest did with a power that the host had taken away is undone on both sides alike."""
+    levels = await sides.host.get(f"/rooms/{quote(room_id)}/state/m.room.power_levels")
+    users = dict(levels["users"])
+    await sides.host.set_state(
+        room_id, "m.room.power_levels", {**levels, "users": {**users, sides.guest.user_id: 50}}
+    )
+    await talk(sides, room_id)
+    await agree(sides, room_id)
+    async with Partition(server):
+        await sides.host.set_state(room_id, "m.room.power_levels", {**levels, "users": users})
+        await sides.guest.set_state(room_id, "m.room.topic", {"topic": "mine"})
+    await heal(sides, server, synapse)
+    await talk(sides, room_id)
+    await agree(sides, room_id)
+
+
+async def test_what_was_said_while_one_was_down_arrives(
+    sides: Sides, room_id: str, server: Homeserver, synapse: Synapse
+) -> None:
+    await talk(sides, room_id)
+    synapse_side = sides.host if sides.host_name == synapse.name else sides.guest
+    weft_side = sides.guest if synapse_side is sides.host else sides.host
+    await asyncio.to_thread(synapse.stop)
+    try:
+        for number in range(3):
+            await weft_side.send(room_id, f"while Synapse was down {number}")
+        await server.stop()
+        await server.start()
+        await weft_side.send(room_id, "still down")
+    finally:
+        await asyncio.to_thread(synapse.start)
+    await heal(sides, server, synapse)
+    for number in range(3):
+        await shows(synapse_side, room_id, f"while Synapse was down {number}")
+    await shows(synapse_side, room_id, "still down")
+    await server.stop()
+    try:
+        await synapse_side.send(room_id, "while Weft was down")
+    finally:
+        await server.start()
+    await weft_side.send(room_id, "a sign of life")
+    await shows(synapse_side, room_id, "a sign of life")
+    await shows(weft_side, room_id, "while Weft was down")
+    await agree(sides, room_id)
+
+
+async def test_servers_that_a_room_shuts_out_hear_and_say_nothing_more(sides: Sides, room_id: str) -> None:
+    await talk(sides, room_id)
+    acl = {"allow": ["*"], "deny": [sides.guest_name], "allow_ip_literals": True}
+    await sides.host.set_state(room_id, "m.room.server_acl", acl)
+    await sides.host.send(room_id, "among us")
+    await sides.guest.call(
+        "PUT", f"/rooms/{quote(room_id)}/send/m.room.message/x", message("said"), expect=None
+    )
+    await asyncio.sleep(2)
+    assert "said" not in await texts(sides.host, room_id)
+    assert "among us" not in await texts(sides.guest, room_id)
+
+
+def message(body: str) -> dict[str, str]:
+    return {"msgtype": "m.text", "body": body}
+
+
+async def test_an_upgraded_room_is_followed(sides: Sides, room_id: str) -> None:
+    reply = await sides.host.post(f"/rooms/{quote(room_id)}/upgrade", {"new_version": "11"})
+    successor = reply["replacement_room"]
+
+    async def told() -> bool:
+        path = f"/rooms/{quote(room_id)}/state/m.room.tombstone"
+        return (await sides.guest.call("GET", path, expect=None)).status == 200
+
+    await until(told, "the guest sees the tombstone")
+    assert await join(sides.guest, successor, sides.host_name) == successor
+    await talk(sides, successor)
