@@ -28,7 +28,7 @@ from homeserver.users.sessions import Session, Sessions
 from rest.answers import error_response, response_of, to_its_end
 from rest.bodies import check_coding, pieces, whole_body
 from rest.call import Call as AnyCall
-from rest.routes import Api, BoundHandler, Handler, Routes, WebHandler, declare
+from rest.routes import PARAMETERS, Api, BoundHandler, Handler, Routes, WebHandler, declare
 from rest.routes import Route as AnyRoute
 
 MAX_TOKEN = 4096
@@ -203,7 +203,7 @@ def _serve(declared: Route, handler: BoundHandler, gate: Gate) -> WebHandler:
                     session.user_id if session is not None else subscriber(gate.addresses.of(request))
                 )
             if followed is not None and session is not None:
-                await followed.refresh(session.user_id, request.match_info.get("room_id"), all_rooms)
+                await followed.refresh(session.user_id, request[PARAMETERS].get("room_id"), all_rooms)
             check_coding(request)
             raw = await whole_body(request) if reads_body else b""
             call = Call(request, session, raw, gate)
@@ -230,7 +230,7 @@ async def _passed_on(
     request: web.Request, owners: Replicas, addresses: ClientAddresses
 ) -> web.Response | None:
     """The answer of the replica that owns the room; None when this one is to do it."""
-    owner = owners.elsewhere(request.match_info["room_id"])
+    owner = owners.elsewhere(request[PARAMETERS]["room_id"])
     if owner is None or owners.is_replica(request):
         return None
     check_coding(request)

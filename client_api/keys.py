@@ -79,7 +79,7 @@ class KeyRoutes(Routes):
         body = call.json(Query)
         return await self._device_keys.query(call.user_id, body.device_keys, seconds=seconds_of(body))
 
-    @post("/keys/claim", auth=Auth.GUEST)
+    @post("/keys/claim", auth=Auth.GUEST, quick=True)
     async def claim(self, call: Call) -> Result:
         body = call.json(Claim)
         return await self._device_keys.claim(body.one_time_keys, seconds=seconds_of(body))

@@ -16,7 +16,7 @@ from homeserver.media.thumbnails import Thumbnails
 from rest.answers import Result
 from rest.files import headers_of_file, thumbnail_wanted, wait_of
 from rest.json_response import CORS
-from rest.routes import Routes
+from rest.routes import PARAMETERS, Routes
 
 V1 = "/_matrix/client/v1/media"
 
@@ -100,7 +100,7 @@ class MediaRoutes(Routes):
     )
     async def download(self, call: Call) -> Result:
         media = await self._media.find(call.path("server_name"), call.path("media_id"), wait_ms=wait_of(call))
-        filename = call.request.match_info.get("filename") or media.filename
+        filename = call.request[PARAMETERS].get("filename") or media.filename
         assert media.digest is not None
         return _file(self._media.files.path(media.digest), media.content_type, filename)
 

@@ -3,11 +3,13 @@
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
+from rest.routes import Application
 
-def metrics_application(registry: CollectorRegistry) -> web.Application:
+
+def metrics_application(registry: CollectorRegistry) -> Application:
     async def metrics(request: web.Request) -> web.Response:
+        if request.path != "/metrics" or request.method not in ("GET", "HEAD"):
+            return web.Response(status=404)
         return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    app = web.Application()
-    app.router.add_get("/metrics", metrics)
-    return app
+    return Application(metrics)

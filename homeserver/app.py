@@ -177,7 +177,7 @@ from homeserver.users.uia_stages import (
 )
 from homeserver.users.users import Users
 from rest.connections import runner_of
-from rest.routes import Api, Routes, mount
+from rest.routes import Api, Application, Routes, answering
 from storage.collection import CollectionSpec
 from storage.errors import StoreError, StoreRefused
 from storage.log import Entry, Kind, ShardMap
@@ -747,22 +747,18 @@ class App:
         if self.federation is not None:
             self.federation.start()
 
-    def web_application(self) -> web.Application:
-        app = web.Application(client_max_size=self.config.limits.max_body_size)
+    def web_application(self) -> Application:
         addresses = ClientAddresses(self.config.trusted_proxies, self.others.is_replica)
         others = self.others if self.bus.shared else None
         gate = Gate(self.sessions, self.limits, addresses, others)
         apis = [client_server_api(self.modules, gate)]
         if not self.config.federation.listen:
             apis.append(self._server_server_api())
-        mount(app, apis, self.requests)
-        return app
+        return Application(answering(apis, self.requests), self.config.limits.max_body_size)
 
-    def federation_application(self) -> web.Application:
+    def federation_application(self) -> Application:
         """What listens where only other servers are served."""
-        app = web.Application()
-        mount(app, [self._server_server_api()], self.requests)
-        return app
+        return Application(answering([self._server_server_api()], self.requests))
 
     def _server_server_api(self) -> Api:
         return server_server_api(
@@ -952,7 +948,7 @@ async def _listen(app: App, closing: AsyncExitStack) -> None:
 
 async def _listening(
     closing: AsyncExitStack,
-    application: web.Application,
+    application: Application,
     *addresses: Address,
     tls: ssl.SSLContext | None = None,
 ) -> None:

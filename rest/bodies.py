@@ -8,6 +8,7 @@ from typing import TypeVar
 import msgspec
 import orjson
 from aiohttp import web
+from aiohttp.http import HttpVersion11
 
 from homeserver.errors import MatrixError, bad_json, missing_param, too_large
 from homeserver.protocol.canonical_json import InvalidJson, check_depth
@@ -26,6 +27,13 @@ def check_coding(request: web.Request) -> None:
     """Raises 415 for a body in a content coding: a small one could be inflated to any size."""
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise MatrixError(415, "M_UNKNOWN", "Send the body as it is, without a Content-Encoding")
+
+
+async def go_on(request: web.Request) -> None:
+    """Have a client send the body that it holds back until it is told to (RFC 9110, section 10.1.1)."""
+    if request.version >= HttpVersion11 and request.headers["Expect"].lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
 
 
 async def whole_body(request: web.Request) -> bytes:

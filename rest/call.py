@@ -7,6 +7,7 @@ from aiohttp import web
 from homeserver.errors import invalid_param, missing_param
 from homeserver.protocol.json_types import JsonObject
 from rest.bodies import converted, json_object
+from rest.routes import PARAMETERS
 
 T = TypeVar("T")
 
@@ -23,7 +24,7 @@ class Call:
 
     def path(self, name: str) -> str:
         """A path parameter, decoded."""
-        return self.request.match_info[name]
+        return self.request[PARAMETERS][name]
 
     def query(self, name: str) -> str | None:
         return self.request.query.get(name)

@@ -7,12 +7,15 @@ HTTP gets a Matrix error as everything else does, and is not logged as if it wer
 """
 
 import logging
+from asyncio import get_running_loop
+from functools import partial
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
 from homeserver.errors import MatrixError
 from rest.answers import refusal
+from rest.routes import Application
 
 IDLE_SECONDS = 150.0
 """Longer than reverse proxies keep theirs (nginx 60 s, Traefik 90 s, Caddy 120 s): a server that hangs up
@@ -66,18 +69,11 @@ class _Server(web.Server):
         return _Connection(self, loop=self._loop, **self._kwargs)
 
 
-class _Runner(web.AppRunner):
-    async def _make_server(self) -> web.Server:
-        server = await super()._make_server()
-        # aiohttp asks nobody what its connections are to be made of.
-        server.__class__ = _Server
-        return server
-
-
-def runner_of(app: web.Application) -> web.AppRunner:
-    """What serves an application, still without an address to listen on."""
-    return _Runner(
-        app,
+def runner_of(application: Application) -> web.ServerRunner:
+    """What serves an application, still without an address to listen on; there is a running event loop."""
+    server = _Server(
+        application.answer,  # type: ignore[arg-type]  # It gets what the next line makes.
+        request_factory=partial(web.Request, loop=get_running_loop(), client_max_size=application.max_body),
         access_log=None,
         logger=_log,
         # Otherwise a closed long-poll would live on until it times out.
@@ -86,3 +82,4 @@ def runner_of(app: web.Application) -> web.AppRunner:
         max_line_size=MAX_LINE,
         auto_decompress=False,
     )
+    return web.ServerRunner(server)

@@ -1,8 +1,10 @@
 """How routes are declared and served, whatever is asked of those who call them.
 
-A module of routes is a class whose handlers are decorated by what its API has for that (`declare`). `mount`
-serves them with the answers that the spec wants around them: CORS on everything, 404 and 405 as
-M_UNRECOGNIZED before any authentication (spec: client-server "API Standards").
+A module of routes is a class whose handlers are decorated by what its API has for that (`declare`). An
+`Application` serves them with the answers that the spec wants around them: CORS on everything, 404 and 405
+as M_UNRECOGNIZED before any authentication (spec: client-server "API Standards").
+
+aiohttp's own application and router stay out of it: they take a tenth of the time of a /sync without news.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -14,8 +16,12 @@ from aiohttp import web
 from homeserver.errors import MatrixError
 from homeserver.metrics import Metered, Requests
 from rest.answers import Result, refusal
+from rest.bodies import go_on
 from rest.json_response import CORS
 from rest.paths import Paths
+
+PARAMETERS = web.RequestKey("parameters", dict[str, str])
+"""What of a request holds the parameters in its path, decoded."""
 
 OptionsT = TypeVar("OptionsT")
 """Options that a route may have."""
@@ -69,8 +75,15 @@ class Api(NamedTuple):
     """How a path is written where answers are counted."""
 
 
-def mount(app: web.Application, apis: Iterable[Api], requests: Requests) -> None:
-    """Serve all routes of some APIs by an application; `requests` counts what they answer."""
+class Application(NamedTuple):
+    """What answers all requests that come to a listener, and how many bytes their bodies may have."""
+
+    answer: WebHandler
+    max_body: int = 1024 * 1024
+
+
+def answering(apis: Iterable[Api], requests: Requests) -> WebHandler:
+    """Serves all routes of some APIs; `requests` counts what they answer."""
     paths: Paths[dict[str, WebHandler]] = Paths()
     for api in apis:
         for module in api.modules:
@@ -85,14 +98,15 @@ def mount(app: web.Application, apis: Iterable[Api], requests: Requests) -> None
     other_method, unknown_path = _counted(_other_method, unknown), _counted(_unknown_path, unknown)
 
     async def find(request: web.Request) -> web.StreamResponse:
+        if "Expect" in request.headers:
+            await go_on(request)
         found = paths.find(request.rel_url.path_safe)
         if found is None:
             return await unknown_path(request)
-        methods, parameters = found
-        request.match_info.update(parameters)
+        methods, request[PARAMETERS] = found
         return await methods.get(request.method, other_method)(request)
 
-    app.router.add_route("*", "/{path:(?s:.*)}", find)
+    return find
 
 
 def _counted(handler: WebHandler, route: Metered) -> WebHandler:

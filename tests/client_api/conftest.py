@@ -205,7 +205,7 @@ class Server:
     def __init__(self, data_dir: Path, data: StoredData, room_shards: int) -> None:
         self.data_dir = data_dir
         self.data = data
-        self._runner: web.AppRunner | None = None
+        self._runner: web.BaseRunner | None = None
         self.base = ""
         self.http: aiohttp.ClientSession
         config = Config.for_development("localhost", data_dir, 8008)

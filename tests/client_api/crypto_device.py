@@ -13,6 +13,7 @@ from homeserver.app import SPECS, App
 from homeserver.config import Config
 from homeserver.protocol.canonical_json import encode
 from homeserver.protocol.signing import encode_base64
+from rest.connections import runner_of
 from storage.log import ShardMap
 from storage.sqlite import open_store
 from storage.store import Store
@@ -186,7 +187,7 @@ async def serving(data_dir: Path, wrap: Callable[[Store], Store]) -> AsyncIterat
     store = await open_store(config.storage.uri, server_name="localhost", shards=ShardMap(1, 1), specs=SPECS)
     app = App(config, wrap(store))
     await app.start()
-    runner = web.AppRunner(app.web_application(), access_log=None)
+    runner = runner_of(app.web_application())
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:

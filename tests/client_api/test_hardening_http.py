@@ -178,6 +178,15 @@ async def test_vanishing_in_the_middle_of_a_body_is_nobodys_error(server: Server
     assert [entry for entry in logged if entry["log_level"] == "error"] == []
 
 
+async def test_body_that_is_held_back_is_asked_for(server: Server, alice: Client) -> None:
+    async with wire(server) as waiting:
+        await waiting.send(put(alice, "org.example", "Content-Length: 7\r\nExpect: 100-continue\r\n"))
+        assert await waiting.answer() == (100, b"")
+        await waiting.send(b'{"a":1}')
+        assert (await waiting.answer())[0] == 200
+    assert await stored(alice, "org.example")
+
+
 # --- Too much
 
 

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from homeserver.app import SPECS, App
 from homeserver.config import Config
+from rest.connections import runner_of
 from storage.errors import StoreUnavailable
 from storage.log import ShardMap
 from storage.sqlite import open_store
@@ -90,7 +91,7 @@ async def test_no_partial_change_is_visible_when_the_store_fails(
     faulty = FaultyStore(real, fail_at=None, error=StoreUnavailable("told to fail"))
     app = App(config, faulty)
     await app.start()
-    runner = web.AppRunner(app.web_application(), access_log=None)
+    runner = runner_of(app.web_application())
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     base = f"http://127.0.0.1:{runner.addresses[0][1]}"

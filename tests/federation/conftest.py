@@ -51,7 +51,7 @@ class Homeserver(Server):
             egress=Egress(allow_networks=LOOPBACK, ca=str(authority)),
             federation=Federation(listen=(Address(self.name, PORT),), tls=self.tls),
         )
-        self._listening: web.AppRunner | None = None
+        self._listening: web.BaseRunner | None = None
 
     async def start(self) -> None:
         await super().start()
