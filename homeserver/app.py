@@ -65,6 +65,7 @@ from federation.key_servers import RemoteKeyServers
 from federation.openid import OpenIdRoutes as FederationOpenIdRoutes
 from federation.other_servers import OtherServers
 from federation.outbound import Outbound
+from federation.profile_servers import RemoteProfileServers
 from homeserver.bus.bus import Bus
 from homeserver.bus.consumer import Consumer, Handle, HandleBatch, Progress
 from homeserver.bus.in_process import InProcessBus
@@ -161,6 +162,7 @@ from homeserver.users.presence_told import PresenceTold
 from homeserver.users.profiles import Profiles
 from homeserver.users.registration import Registration
 from homeserver.users.registration_tokens import RegistrationTokens
+from homeserver.users.remote_profiles import NoProfileServers, ProfileServers, RemoteProfiles
 from homeserver.users.sessions import SESSIONS_CHANGED, Sessions
 from homeserver.users.shared_rooms import SharedRooms
 from homeserver.users.told_presence import ToldPresence
@@ -295,6 +297,10 @@ class App:
         )
         self.users.follow(self.sessions.on_user_entry)
         self.profiles = Profiles(collection(profile_records.PROFILES))
+        profile_servers: ProfileServers = NoProfileServers()
+        if other_servers is not None:
+            profile_servers = RemoteProfileServers(other_servers.client)
+        self.remote_profiles = RemoteProfiles(profile_servers, now)
         author = Author(name, signing_key, now)
         visibility = Visibility(store.log, self.users, self.accounts)
         bundling = Bundling(store.log, self.rooms.stored, visibility, now)
@@ -529,7 +535,7 @@ class App:
             SearchRoutes(Search(store.search, filed, self.rooms, self.users, visibility, history)),
             ThirdPartyNetworkRoutes(),
             VoipRoutes(config.turn, now),
-            ProfileRoutes(self.profiles, self.accounts),
+            ProfileRoutes(self.profiles, self.remote_profiles, self.accounts),
             RegistrationRoutes(registration, self.accounts, self.sessions, interactive),
             SecretRegistrationRoutes(registration, self.sessions, name),
             RegistrationTokenRoutes(self.registration_tokens),
@@ -796,6 +802,7 @@ class App:
             await self.outbound.close()
         await self.others.close()
         await self.remote_lists.close()
+        await self.remote_profiles.close()
         if self.federation is not None:
             await self.federation.close()
         await self.engine.to_device.settle()
