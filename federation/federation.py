@@ -8,6 +8,8 @@ from federation.events import EventRoutes
 from federation.gate import Gate
 from federation.handshakes import HandshakeRoutes
 from federation.incoming import Incoming
+from federation.invited import Invited
+from federation.invites import InviteRoutes
 from federation.inviting import Inviting
 from federation.key_server import KeyServerRoutes
 from federation.media import MediaRoutes
@@ -40,6 +42,7 @@ from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.authoring import Author
 from homeserver.rooms.directory import Directory
 from homeserver.rooms.ephemeral import Typing
+from homeserver.rooms.membership import InvitePermission
 from homeserver.rooms.receipts import Receipts
 from homeserver.rooms.restricted import RestrictedJoins
 from homeserver.rooms.rooms import Rooms
@@ -61,6 +64,7 @@ class Domain(NamedTuple):
     rooms: Rooms
     author: Author
     restricted: RestrictedJoins
+    permission: InvitePermission
     visibility: Visibility
     hierarchy: Hierarchy
     directory: Directory
@@ -122,6 +126,7 @@ class Federation:
         self.remote_rooms = RemoteRooms(
             rooms, domain.author, others.client, self.gate, self.arrival, missing, outside, inviting
         )
+        invited = Invited(rooms, domain.accounts, domain.permission, domain.author, self.gate, outside)
         resident = Resident(rooms, domain.author, domain.restricted, self.gate, self.receiver)
         self.routes: list[Routes] = [
             VersionRoutes(),
@@ -134,6 +139,7 @@ class Federation:
             EventRoutes(told, name, now),
             TransactionRoutes(self.incoming, self.edus),
             HandshakeRoutes(resident, told),
+            InviteRoutes(invited),
         ]
         self._tasks: list[asyncio.Task[None]] = []
 

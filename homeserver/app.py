@@ -579,6 +579,7 @@ class App:
                 self.rooms,
                 author,
                 restricted,
+                permission,
                 visibility,
                 hierarchy,
                 directory,

@@ -546,6 +546,11 @@ class _Answer:
             )
             shown = {event.event_id for event in events}
             state = [e for e in state if wanted.matches_event(e) and e.event_id not in shown]
+        own = room.head.lookup("m.room.member", self._user.user_id)
+        told = {event.position for event in (*timeline.events, *state)}
+        if own is not None and own.position == ref.position and ref.position not in told:
+            # The leave has no place in the timeline.
+            state = [*state, own]
         return b"{%b,%b,%b}" % (
             timeline_json(timeline, rendered),
             self._state_json(event.render(self._now) for event in state),

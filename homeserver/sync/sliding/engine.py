@@ -182,7 +182,7 @@ class SlidingSync:
             del sent[room_id]
             room = await self._rooms.get(room_id)
             if room is not None:
-                results.append(room.room_id_json + b":" + await self._sections.left(user, reader, room, ref))
+                results.append(room.room_id_json + b":" + self._sections.left(user, reader, room, ref))
         return results
 
 

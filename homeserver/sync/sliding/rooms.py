@@ -141,11 +141,10 @@ class RoomSections:
         ]
         return b"{" + b",".join(parts) + b"}"
 
-    async def left(self, user: User, reader: Reader, room: Room, ref: MembershipRef) -> bytes:
+    def left(self, user: User, reader: Reader, room: Room, ref: MembershipRef) -> bytes:
         """The leave of a room that the client was following: its member event, and no more."""
-        events = await self._rooms.stored.by_id(room.room_id, [ref.event_id])
-        rendered = [event.render(self._now(), membership=ref.membership) for event in events.values()]
-        body = b",".join(rendered)
+        own = room.head.lookup("m.room.member", user.user_id)
+        body = own.render(self._now(), membership=ref.membership) if own is not None else b""
         return b'{"required_state":[%b],"timeline":[%b],"num_live":1,"membership":%b,"bump_stamp":%d}' % (
             body,
             body,
