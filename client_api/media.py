@@ -99,17 +99,15 @@ class MediaRoutes(Routes):
         auth=Auth.GUEST,
     )
     async def download(self, call: Call) -> Result:
-        media = await self._media.find(call.path("server_name"), call.path("media_id"), wait_ms=wait_of(call))
-        filename = call.request[PARAMETERS].get("filename") or media.filename
-        assert media.digest is not None
-        return _file(self._media.files.path(media.digest), media.content_type, filename)
+        file = await self._media.find(call.path("server_name"), call.path("media_id"), wait_ms=wait_of(call))
+        filename = call.request[PARAMETERS].get("filename") or file.filename
+        return _file(file.path, file.content_type, filename)
 
     @get(f"{V1}/thumbnail/{{server_name}}/{{media_id}}", auth=Auth.GUEST)
     async def thumbnail(self, call: Call) -> Result:
         wanted = thumbnail_wanted(call)
-        media = await self._media.find(call.path("server_name"), call.path("media_id"), wait_ms=wait_of(call))
-        assert media.digest is not None
-        thumbnail = await self._thumbnails.get(media.digest, *wanted)
+        file = await self._media.find(call.path("server_name"), call.path("media_id"), wait_ms=wait_of(call))
+        thumbnail = await self._thumbnails.get(file, *wanted)
         return _file(thumbnail.path, thumbnail.content_type, "thumbnail")
 
     @get(f"{V1}/preview_url", "/_matrix/media/v3/preview_url", "/_matrix/media/r0/preview_url")

@@ -1,13 +1,15 @@
 """Asking other servers: signed requests, JSON answers, and patience with those that do not answer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import NoReturn
 from urllib.parse import quote, urlencode
 
 from federation.backoff import Backoff
 from federation.errors import BackingOff, InvalidAnswer, Refused, RemoteError, Unreachable
 from federation.request_auth import authorization
 from federation.transport import Transport
-from homeserver.egress.client import Answer
+from homeserver.egress.client import Incoming, TooLarge
 from homeserver.protocol.canonical_json import InvalidJson, encode_lenient, loads_strict
 from homeserver.protocol.identifiers import InvalidIdentifier, check_server_name
 from homeserver.protocol.json_types import JsonObject
@@ -17,6 +19,8 @@ from homeserver.protocol.signing import SigningKey
 ANSWER_SECONDS = 60.0
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
+OF_ONE_FILE = frozenset({"M_NOT_YET_UPLOADED", "M_TOO_LARGE"})
+"""What a server that is well says of a file, with a status of 500 or more."""
 
 
 def request_target(path: str, *segments: str, query: Mapping[str, str | Sequence[str]] | None = None) -> str:
@@ -85,6 +89,12 @@ class FederationClient:
         """Like `get`, with a body."""
         return await self._ask(destination, "POST", target, content, seconds, max_bytes)
 
+    @asynccontextmanager
+    async def open(self, destination: str, target: str, *, seconds: float) -> AsyncIterator[Incoming]:
+        """Like `get`, for an answer that is no JSON: to be read within the context as it comes in."""
+        async with self._open(destination, "GET", target, None, seconds) as incoming:
+            yield incoming
+
     async def _ask(
         self,
         destination: str,
@@ -94,26 +104,36 @@ class FederationClient:
         seconds: float,
         max_bytes: int,
     ) -> JsonObject:
+        async with self._open(destination, method, target, content, seconds) as incoming:
+            body = await _read(incoming, max_bytes)
+        try:
+            return loads_strict(body)
+        except InvalidJson as error:
+            raise InvalidAnswer(destination, str(error)) from None
+
+    @asynccontextmanager
+    async def _open(
+        self, destination: str, method: str, target: str, content: JsonObject | None, seconds: float
+    ) -> AsyncIterator[Incoming]:
+        """An answer that is no error."""
         self._check(destination)
         headers = {
             "Authorization": authorization(method, target, self._server_name, destination, self._key, content)
         }
         if content is not None:
             headers["Content-Type"] = "application/json"
+        body = None if content is None else encode_lenient(content)
         try:
-            answer = await self._transport.exchange(
-                destination,
-                method,
-                target,
-                seconds=seconds,
-                max_bytes=max_bytes,
-                headers=headers,
-                body=None if content is None else encode_lenient(content),
-            )
+            async with self._transport.open(
+                destination, method, target, seconds=seconds, headers=headers, body=body
+            ) as incoming:
+                if not 200 <= incoming.status < 300:
+                    await self._fail(destination, incoming)
+                self._backoff.alive(destination)
+                yield incoming
         except Unreachable:
             self._backoff.failed(destination)
             raise
-        return self._content(destination, answer)
 
     def _check(self, destination: str) -> None:
         try:
@@ -128,31 +148,31 @@ class FederationClient:
         if wait:
             raise BackingOff(destination, wait)
 
-    def _content(self, destination: str, answer: Answer) -> JsonObject:
-        if 200 <= answer.status < 300:
-            self._backoff.alive(destination)
-            try:
-                return loads_strict(answer.body)
-            except InvalidJson as error:
-                raise InvalidAnswer(destination, str(error)) from None
-        content = _error_content(answer.body)
-        if answer.status == 429 or answer.status >= 500:
-            self._backoff.failed(destination, _retry_after_ms(answer, content))
+    async def _fail(self, destination: str, incoming: Incoming) -> NoReturn:
+        """Raises RemoteError for an answer that is an error."""
+        content = await _error_content(incoming)
+        error = RemoteError(destination, incoming.status, content)
+        if (error.status == 429 or error.status >= 500) and error.errcode not in OF_ONE_FILE:
+            self._backoff.failed(destination, _retry_after_ms(incoming, content))
         else:
             self._backoff.alive(destination)
-        raise RemoteError(destination, answer.status, content)
+        raise error
 
 
-def _error_content(body: bytes) -> JsonObject:
+async def _read(incoming: Incoming, max_bytes: int) -> bytes:
+    return b"".join([piece async for piece in incoming.pieces(max_bytes)])
+
+
+async def _error_content(incoming: Incoming) -> JsonObject:
     try:
-        return loads_strict(body) if len(body) <= MAX_ERROR_BYTES else {}
-    except InvalidJson:
+        return loads_strict(await _read(incoming, MAX_ERROR_BYTES))
+    except (InvalidJson, TooLarge):
         return {}
 
 
-def _retry_after_ms(answer: Answer, content: JsonObject) -> int:
+def _retry_after_ms(incoming: Incoming, content: JsonObject) -> int:
     """How long the other server wants to be left alone; 0 if it does not say."""
-    header = answer.headers.get("Retry-After", "")
+    header = incoming.headers.get("Retry-After", "")
     if header.isascii() and header.isdigit():
         return int(header[:9]) * 1000
     wanted = content.get("retry_after_ms")

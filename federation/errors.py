@@ -5,7 +5,8 @@ FederationError
 ├── Unreachable       no answer came; it may be elsewhere, away, or silent
 │   └── BackingOff    it did not answer lately, so it was not asked
 ├── RemoteError       the answer is an error
-└── InvalidAnswer     the answer is none that the protocol knows, or too large
+└── InvalidAnswer     the answer is none that the protocol knows
+    └── TooLongAnswer     it has more bytes than wanted
 """
 
 from homeserver.protocol.json_types import JsonObject
@@ -54,3 +55,7 @@ class RemoteError(FederationError):
 
 class InvalidAnswer(FederationError):
     """An answer that cannot be used."""
+
+
+class TooLongAnswer(InvalidAnswer):
+    """An answer of more bytes than wanted."""

@@ -25,17 +25,14 @@ class MediaRoutes(Routes):
 
     @get(f"{MEDIA}/download/{{media_id}}")
     async def download(self, call: Call) -> Result:
-        media = await self._media.find(self._media.server_name, call.path("media_id"), wait_ms=wait_of(call))
-        assert media.digest is not None
-        path = self._media.files.path(media.digest)
-        return await _parts(path, media.content_type, media.filename)
+        file = await self._media.find_own(call.path("media_id"), wait_ms=wait_of(call))
+        return await _parts(file.path, file.content_type, file.filename)
 
     @get(f"{MEDIA}/thumbnail/{{media_id}}")
     async def thumbnail(self, call: Call) -> Result:
         wanted = thumbnail_wanted(call)
-        media = await self._media.find(self._media.server_name, call.path("media_id"), wait_ms=wait_of(call))
-        assert media.digest is not None
-        thumbnail = await self._thumbnails.get(media.digest, *wanted)
+        file = await self._media.find_own(call.path("media_id"), wait_ms=wait_of(call))
+        thumbnail = await self._thumbnails.get(file, *wanted)
         return await _parts(thumbnail.path, thumbnail.content_type, "thumbnail")
 
 

@@ -62,6 +62,7 @@ from client_api.well_known import WellKnownRoutes
 from federation.federation import Domain, Federation
 from federation.http import server_server_api
 from federation.key_servers import RemoteKeyServers
+from federation.media_servers import RemoteMediaServers
 from federation.openid import OpenIdRoutes as FederationOpenIdRoutes
 from federation.other_servers import OtherServers
 from federation.outbound import Outbound
@@ -96,7 +97,9 @@ from homeserver.e2ee.to_device import ToDevice
 from homeserver.e2ee.told_keys import ToldKeys
 from homeserver.key_file import KeyFileError, load_or_create
 from homeserver.media.files import MediaFiles
+from homeserver.media.remote import RemoteMedia
 from homeserver.media.repository import MediaRepository
+from homeserver.media.servers import MediaServers, NoMediaServers
 from homeserver.media.thumbnails import Thumbnails
 from homeserver.metrics import GcPauses, Requests, ServerMetrics, registry_of
 from homeserver.outbox import NoOutbox, Outbox
@@ -429,10 +432,23 @@ class App:
             ),
             connections=sliding_connections,
         )
-        files = MediaFiles(Path(config.media.path))
+        media_servers: MediaServers = NoMediaServers()
+        if other_servers is not None:
+            media_servers = RemoteMediaServers(other_servers.client, other_servers.egress)
+        media_folder = Path(config.media.path)
+        self.remote_media = RemoteMedia(
+            collection(media_records.MEDIA_COPIES),
+            MediaFiles(media_folder / "remote"),
+            media_servers,
+            to_others,
+            now,
+            max_size=config.limits.max_upload_size,
+            max_total=config.media.remote_cache,
+        )
         media = MediaRepository(
             collection(media_records.MEDIA),
-            files,
+            MediaFiles(media_folder),
+            self.remote_media,
             to_others,
             server_name=name,
             now=now,
@@ -441,7 +457,6 @@ class App:
             max_pending=config.media.max_pending_uploads,
         )
         self.thumbnails = Thumbnails(
-            files,
             sizes=config.media.thumbnail_sizes,
             dynamic=config.media.dynamic_thumbnails,
             max_pixels=config.media.max_pixels,
@@ -805,6 +820,7 @@ class App:
         await self.remote_lists.close()
         await self.remote_profiles.close()
         if self.federation is not None:
+        await self.remote_media.close()
             await self.federation.close()
         await self.engine.to_device.settle()
         self.passwords.close()

@@ -284,6 +284,14 @@ class Media(Section, frozen=True):
     """Files that users share."""
 
     path: Annotated[str, doc("The folder they are kept in.")] = "{data_dir}/media"
+    remote_cache: Annotated[
+        Size,
+        doc(
+            "Disk for copies of other servers' files, which are as large as `limits.max_upload_size` at most. "
+            "When it is used up, those go that nobody asked for longest.",
+            least="1M",
+        ),
+    ] = Size.parse("10G")
     max_pixels: Annotated[int, doc("Larger images are stored but get no thumbnail.", ge=1_000_000)] = (
         32_000_000
     )

@@ -11,11 +11,12 @@ from homeserver.bus.to_others import ToOthers
 from homeserver.clock import Clock
 from homeserver.errors import MatrixError, limit_exceeded, not_found
 from homeserver.media.files import MediaFiles
+from homeserver.media.media_file import MediaFile, kept_name, kept_type
+from homeserver.media.remote import RemoteMedia
+from homeserver.media.servers import not_yet_uploaded
 from storage.collection import Collection
 from storage.records.media import Media
 
-MAX_NAME = 255
-MAX_TYPE = 255
 MAX_WAIT_MS = 60_000
 
 FILLED = "media_filled"
@@ -28,12 +29,13 @@ class Reserved(msgspec.Struct, frozen=True):
 
 
 class MediaRepository:
-    """The media of this server's users."""
+    """The media of this server's users, and by way of `remote` those of others."""
 
     def __init__(
         self,
         media: Collection[Media],
         files: MediaFiles,
+        remote: RemoteMedia,
         to_others: ToOthers,
         *,
         server_name: str,
@@ -43,7 +45,8 @@ class MediaRepository:
         max_pending: int,
     ) -> None:
         self._media = media
-        self.files = files
+        self._files = files
+        self.remote = remote
         self._to_others = to_others
         self.server_name = server_name
         self._now = now
@@ -60,7 +63,7 @@ class MediaRepository:
         self, user_id: str, chunks: AsyncIterator[bytes], *, content_type: str | None, filename: str | None
     ) -> str:
         """Store a file; its media id. Raises 413, 503."""
-        stored = await self.files.store(chunks, self.max_upload_size)
+        stored = await self._files.store(chunks, self.max_upload_size)
         media_id = token_urlsafe(18)
         await self._media.insert(
             Media(
@@ -69,8 +72,8 @@ class MediaRepository:
                 created_ts=self._now(),
                 digest=stored.digest,
                 size=stored.size,
-                content_type=_bounded(content_type, MAX_TYPE) or "application/octet-stream",
-                filename=_bounded(filename, MAX_NAME),
+                content_type=kept_type(content_type),
+                filename=kept_name(filename),
             )
         )
         return media_id
@@ -104,14 +107,14 @@ class MediaRepository:
             raise MatrixError(403, "M_FORBIDDEN", "This media id was reserved by another user")
         if media.digest is not None:
             raise cannot_overwrite()
-        stored = await self.files.store(chunks, self.max_upload_size)
+        stored = await self._files.store(chunks, self.max_upload_size)
         filled = msgspec.structs.replace(
             media,
             expires_ts=None,
             digest=stored.digest,
             size=stored.size,
-            content_type=_bounded(content_type, MAX_TYPE) or "application/octet-stream",
-            filename=_bounded(filename, MAX_NAME),
+            content_type=kept_type(content_type),
+            filename=kept_name(filename),
         )
         if not await self._media.replace_if(media, filled):
             raise cannot_overwrite()
@@ -123,13 +126,17 @@ class MediaRepository:
         if waiting is not None:
             waiting.set()
 
-    async def find(self, server_name: str, media_id: str, *, wait_ms: int) -> Media:
-        """Media with its content; waits up to `wait_ms` for an upload that is under way.
+    async def find(self, server_name: str, media_id: str, *, wait_ms: int) -> MediaFile:
+        """The file of whichever server; see `find_own` and `RemoteMedia.find`."""
+        if server_name == self.server_name:
+            return await self.find_own(media_id, wait_ms=wait_ms)
+        return await self.remote.find(server_name, media_id, wait_ms=min(wait_ms, MAX_WAIT_MS))
+
+    async def find_own(self, media_id: str, *, wait_ms: int) -> MediaFile:
+        """A file that was uploaded here; waits up to `wait_ms` for an upload that is under way.
 
         Raises 404, or 504 M_NOT_YET_UPLOADED.
         """
-        if server_name != self.server_name:
-            raise not_found("Media of other servers cannot be fetched yet")
         media = await self._media.get(media_id)
         if media is not None and media.digest is None and not self._expired(media):
             event = self._waiting.setdefault(media_id, asyncio.Event())
@@ -137,10 +144,10 @@ class MediaRepository:
                 await asyncio.wait_for(event.wait(), min(wait_ms, MAX_WAIT_MS) / 1000)
             media = await self._media.get(media_id)
             if media is not None and media.digest is None:
-                raise MatrixError(504, "M_NOT_YET_UPLOADED", "Not uploaded yet")
+                raise not_yet_uploaded()
         if media is None or media.digest is None:
             raise not_found("There is no such media")
-        return media
+        return MediaFile(self._files, media.digest, media.content_type, media.filename)
 
     def _expired(self, media: Media) -> bool:
         return media.digest is None and media.expires_ts is not None and media.expires_ts <= self._now()
@@ -148,10 +155,3 @@ class MediaRepository:
 
 def cannot_overwrite() -> MatrixError:
     return MatrixError(409, "M_CANNOT_OVERWRITE_MEDIA", "The media id has its content already")
-
-
-def _bounded(text: str | None, most: int) -> str | None:
-    """Text that is kept as it came, if it is not absurdly long; control characters never pass."""
-    if text is None or not text:
-        return None
-    return "".join(c for c in text if c.isprintable())[:most] or None

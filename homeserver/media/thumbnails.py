@@ -18,7 +18,7 @@ import structlog
 
 from homeserver.config.options import ThumbnailSize
 from homeserver.errors import MatrixError
-from homeserver.media.files import MediaFiles
+from homeserver.media.media_file import MediaFile
 
 log = structlog.get_logger(__name__)
 
@@ -38,30 +38,27 @@ class Thumbnail(NamedTuple):
 class Thumbnails:
     """Makes thumbnails when they are asked for, and keeps them."""
 
-    def __init__(
-        self, files: MediaFiles, *, sizes: Sequence[ThumbnailSize], dynamic: bool, max_pixels: int
-    ) -> None:
-        self._files = files
+    def __init__(self, *, sizes: Sequence[ThumbnailSize], dynamic: bool, max_pixels: int) -> None:
         self._sizes = sorted(sizes, key=lambda size: size.width * size.height)
         self._dynamic = dynamic
         self._max_pixels = max_pixels
         self._pool: ProcessPoolExecutor | None = None
         self._making: dict[Path, asyncio.Task[Thumbnail]] = {}
 
-    async def get(self, digest: str, width: int, height: int, method: str) -> Thumbnail:
+    async def get(self, file: MediaFile, width: int, height: int, method: str) -> Thumbnail:
         """The thumbnail nearest to what is wanted. Raises 400 M_UNKNOWN for what is no picture."""
         size = self._nearest(width, height, method)
         variant = f"{size.width}x{size.height}-{size.method}"
         for suffix, content_type in ((".jpg", "image/jpeg"), (".png", "image/png")):
-            path = self._files.thumbnail_path(digest, variant + suffix)
+            path = file.files.thumbnail_path(file.digest, variant + suffix)
             if await asyncio.to_thread(path.exists):
                 return Thumbnail(path, content_type)
-        base = self._files.thumbnail_path(digest, variant)
+        base = file.files.thumbnail_path(file.digest, variant)
         task = self._making.get(base)
         if task is None:
             if len(self._making) >= MAX_WAITING:
                 raise MatrixError(503, "M_UNKNOWN", "Too many thumbnails at once", retry_after_ms=1000)
-            task = asyncio.create_task(self._make(digest, base, size), name="thumbnail")
+            task = asyncio.create_task(self._make(file, base, size), name="thumbnail")
             self._making[base] = task
             task.add_done_callback(lambda _: self._making.pop(base, None))
         return await asyncio.shield(task)
@@ -74,14 +71,14 @@ class Thumbnails:
         same = [size for size in self._sizes if size.method == method] or self._sizes
         return next((size for size in same if size.width >= width and size.height >= height), same[-1])
 
-    async def _make(self, digest: str, base: Path, size: ThumbnailSize) -> Thumbnail:
+    async def _make(self, file: MediaFile, base: Path, size: ThumbnailSize) -> Thumbnail:
         loop = asyncio.get_running_loop()
         if self._pool is None:
             self._pool = _new_pool()
         job = loop.run_in_executor(
             self._pool,
             _thumbnail,
-            str(self._files.path(digest)),
+            str(file.path),
             size.width,
             size.height,
             size.method == "crop",
@@ -90,13 +87,13 @@ class Thumbnails:
         try:
             content, is_jpeg = await asyncio.wait_for(job, SECONDS)
         except (TimeoutError, BrokenProcessPool) as error:
-            log.warning("a picture could not be decoded in time or memory", digest=digest)
+            log.warning("a picture could not be decoded in time or memory", digest=file.digest)
             self._end_pool()
             raise no_thumbnail("The picture is too demanding") from error
         except ValueError as error:
             raise no_thumbnail("This file has no thumbnail") from error
         path = base.with_name(base.name + (".jpg" if is_jpeg else ".png"))
-        await asyncio.to_thread(self._files.save_thumbnail, path, content)
+        await asyncio.to_thread(file.files.save_thumbnail, path, content)
         return Thumbnail(path, "image/jpeg" if is_jpeg else "image/png")
 
     def _end_pool(self) -> None:

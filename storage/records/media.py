@@ -1,4 +1,4 @@
-"""What is known of the files that users uploaded; the bytes lie in the media folder by their hash."""
+"""What is known of files that users shared; the bytes lie in the media folder by their hash."""
 
 from storage.collection import CollectionSpec, Index, Record
 
@@ -24,4 +24,25 @@ MEDIA = CollectionSpec(
     (Index("by_digest", ("digest",)), Index("pending", ("user_id", "expires_ts"))),
 )
 
-SPECS = (MEDIA,)
+
+class MediaCopy(Record, frozen=True):
+    """A copy of another server's file. `digest` is the hex SHA-256 of the content."""
+
+    uri: str
+    """`mxc://…`"""
+    digest: str
+    size: int
+    content_type: str
+    seen_ts: int
+    """When somebody asked for it last, to an hour."""
+    filename: str | None = None
+
+
+MEDIA_COPIES = CollectionSpec(
+    "media_copies",
+    MediaCopy,
+    ("uri",),
+    (Index("by_digest", ("digest",)), Index("by_seen", ("seen_ts",))),
+)
+
+SPECS = (MEDIA, MEDIA_COPIES)
