@@ -14,7 +14,7 @@ import orjson
 import structlog
 
 from federation.errors import FederationError
-from federation.gate import Gate
+from federation.gate import Dropped, Gate
 from federation.missing_events import MissingEvents
 from homeserver.clock import Clock
 from homeserver.errors import MatrixError
@@ -43,6 +43,8 @@ FIRST_PAUSE_SECONDS = 2.0
 LONGEST_PAUSE_SECONDS = 600.0
 SWEEP_SECONDS = 60.0
 GIVEN_UP_AFTER_MS = 24 * 3600 * 1000
+
+NOT_ALLOWED = "The event is not allowed"
 
 Results = dict[str, str | None]
 """Event id → what is wrong with it, None: nothing, as far as its sender is concerned."""
@@ -97,24 +99,20 @@ class Incoming:
         admitted = await self._gate.admit(room.version, room_id, pdus)
         shut_out = not server_acl(room).allows(origin)
         absent = not has_user_of(self._server_name, room.joined)
+        events = [each for each in admitted if isinstance(each, Event)]
         for each in admitted:
-            if not isinstance(each, Event):
-                if each.event_id is not None:
-                    results[each.event_id] = each.reason
-            elif shut_out:
-                results[each.event_id] = "Your server is not allowed in this room"
-            elif absent:
-                results[each.event_id] = "This server is not in the room"
+            if isinstance(each, Dropped) and each.event_id is not None:
+                results[each.event_id] = each.reason
+        if shut_out or absent:
+            why = "This server is not in the room" if absent else "Your server is not allowed in this room"
+            return results | {event.event_id: why for event in events}
+        outcomes = await self._receiver.receive_all(room, events)
+        for event, outcome in zip(events, outcomes, strict=True):
+            if isinstance(outcome, Missing):
+                results[event.event_id] = await self._stage(origin, room, event)
             else:
-                results[each.event_id] = await self._take(origin, room, each)
+                results[event.event_id] = NOT_ALLOWED if outcome is Outcome.REJECTED else None
         return results
-
-    async def _take(self, origin: str, room: Room, event: Event) -> str | None:
-        try:
-            outcome = await self._receiver.receive(room, event)
-        except Missing:
-            return await self._stage(origin, room, event)
-        return "The event is not allowed" if outcome is Outcome.REJECTED else None
 
     async def _stage(self, origin: str, room: Room, event: Event) -> str | None:
         waiting = self._waiting.get(room.room_id, 0)

@@ -7,9 +7,8 @@ event follows upon must be known here; fetching what is missing is for the calle
     soft-failed  by the state of the room now: kept beside the log, and part of the state behind it
     accepted     in the room's timeline
 
-Most events follow upon all that there is. They are checked when they are appended, against what they really
-follow. Of the others the states before and after are worked out first, and hold for as long as nothing else
-has happened in the room.
+Most events follow upon all that there is (`onward`). Of the others the states before and after are worked out
+first, and hold for as long as nothing else has happened in the room.
 """
 
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from msgspec.structs import replace
 
 from homeserver.errors import unavailable
 from homeserver.graph.events import GraphEvents, KnownEvent, StateDelta
+from homeserver.graph.onward import Onward, redacts_key
 from homeserver.graph.outliers import auth_ids, refused_by_auth_events
 from homeserver.graph.states import StateIds, States, auth_keys, changed, differences, ids_of
 from homeserver.protocol.event_auth import is_allowed, lookup_in
@@ -105,6 +105,7 @@ class Receiver:
         self._states = states
         self._side = side_events
         self._gaps = gaps
+        self._onward = Onward(rooms, events)
 
     async def receive(
         self, room: Room, event: Event, told: StateIds | None = None, *, relay: bool = False
@@ -116,15 +117,33 @@ class Receiver:
 
         Raises Missing, and MatrixError 503.
         """
-        incoming = await self._looked_up(room, event, told, relay)
-        if isinstance(incoming, Outcome):
-            return incoming
         for _ in range(ATTEMPTS):
+            if await self._onward.take(room, [event], relay=relay):
+                return Outcome.ACCEPTED
+            incoming = await self._looked_up(room, event, told, relay)
+            if isinstance(incoming, Outcome):
+                return incoming
             outcome = await self._attempt(room, incoming)
             if outcome is not None:
                 self._events.forget(room.room_id, event.event_id)
                 return outcome
         raise unavailable("The room is too busy")
+
+    async def receive_all(self, room: Room, events: Sequence[Event]) -> list[Outcome | Missing]:
+        """Take events one after the other, as many together as can be; what became of each.
+
+        Raises MatrixError 503.
+        """
+        outcomes: list[Outcome | Missing] = []
+        while len(outcomes) < len(events):
+            taken = await self._onward.take(room, events[len(outcomes) :])
+            outcomes += [Outcome.ACCEPTED] * taken
+            if not taken:
+                try:
+                    outcomes.append(await self.receive(room, events[len(outcomes)]))
+                except Missing as missing:
+                    outcomes.append(missing)
+        return outcomes
 
     async def _looked_up(
         self, room: Room, event: Event, told: StateIds | None, relay: bool
@@ -148,26 +167,19 @@ class Receiver:
         if missing_prev:
             await self._gaps.put_many([Gap(room_id=room.room_id, event_id=each) for each in missing_prev])
         refused = refused_by_auth_events(event, [around[auth_id] for auth_id in authorising])
-        redacted = around.get(event.redacts) if event.redacts is not None else None
-        key = redacted.event.state_tuple if redacted is not None and redacted.event.is_state else None
-        return _Incoming(event, previous, told, refused, key, relay)
+        return _Incoming(event, previous, told, refused, redacts_key(event, around), relay)
 
     async def _attempt(self, room: Room, incoming: _Incoming) -> Outcome | None:
         """What became of the event; None when others were faster."""
         event, head = incoming.event, room.head
-        fork: _Fork | None = None
-        if incoming.refused or set(event.prev_events) != set(head.tips):
-            before = await self._before(room, incoming)
-            standing = REJECTED if incoming.refused else await self._standing(room, head, event, before.state)
-            if standing is not None:
-                await self._put_aside(event, standing, before.base, before.delta)
-                return Outcome(standing)
-            fork = await self._fork(room, head, event, before)
-        proposal = _Proposal(room, incoming, fork)
-        outcome = await self._rooms.submit(room, proposal)
-        if outcome is Outcome.REJECTED:
-            await self._put_aside(event, REJECTED, proposal.follows, ())
-        elif outcome is not None and fork is not None and fork.fills_gap:
+        before = await self._before(room, incoming)
+        standing = REJECTED if incoming.refused else await self._standing(room, head, event, before.state)
+        if standing is not None:
+            await self._put_aside(event, standing, before.base, before.delta)
+            return Outcome(standing)
+        fork = await self._fork(room, head, event, before)
+        outcome = await self._rooms.submit(room, _Proposal(room, incoming, fork))
+        if outcome is not None and fork.fills_gap:
             await self._gaps.delete(room.room_id, event.event_id)
         return outcome
 
@@ -246,51 +258,36 @@ class Receiver:
 class _Proposal:
     """The entries of an event, if the room is still what it was taken to be."""
 
-    def __init__(self, room: Room, incoming: _Incoming, fork: _Fork | None) -> None:
+    def __init__(self, room: Room, incoming: _Incoming, fork: _Fork) -> None:
         self._room = room
         self._event = incoming.event
         self._fork = fork
-        self._meta = replace(
-            fork.meta if fork is not None else EventMeta(),
-            redacts_key=incoming.redacts_key,
-            relay=incoming.relay,
-        )
-        self._outcome: Outcome | None = None
-        self.follows = 0
-        """The position upon which the event follows."""
+        self._meta = replace(fork.meta, redacts_key=incoming.redacts_key, relay=incoming.relay)
+        self._is_taken = False
 
     def build(self, drafts: Drafts, next_seq: int) -> list[Appended]:
         event, fork = self._event, self._fork
-        self.follows = next_seq - 1
         head: RoomHead = drafts.get(self._room.room_id) or self._room.head
-        self._outcome = None
-        built: list[Appended] = []
-        if fork is None:
-            if set(event.prev_events) != set(head.tips):
-                return []
-            if not is_allowed(event.version, event, head.lookup):
-                self._outcome = Outcome.REJECTED
-                return []
-        elif fork.head is not head:
+        self._is_taken = fork.head is head
+        if not self._is_taken:
             return []
-        else:
-            for type, key, current in fork.changes:
-                entry = state_entry(event.room_id, type, key, current, next_seq + len(built))
-                if current is None:
-                    head = head.without((type, key))
-                    built.append(Appended(entry))
-                else:
-                    view = view_of(entry, EventMeta(), head.state)
-                    head = head._replace(state=head.state.set((type, key), view))
-                    built.append(Appended(entry, view))
+        built: list[Appended] = []
+        for type, key, current in fork.changes:
+            entry = state_entry(event.room_id, type, key, current, next_seq + len(built))
+            if current is None:
+                head = head.without((type, key))
+                built.append(Appended(entry))
+            else:
+                view = view_of(entry, EventMeta(), head.state)
+                head = head._replace(state=head.state.set((type, key), view))
+                built.append(Appended(entry, view))
         body = encode_event(event.version, event.pdu)
         item, after = event_entry(event, body, head, next_seq + len(built), self._meta)
         drafts[self._room.room_id] = after
-        self._outcome = Outcome.ACCEPTED
         return [*built, item]
 
     def result(self) -> Outcome | None:
-        return self._outcome
+        return Outcome.ACCEPTED if self._is_taken else None
 
     def duplicate(self, existing: Entry) -> Outcome | None:
         return Outcome.ACCEPTED
