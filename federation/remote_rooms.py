@@ -54,7 +54,9 @@ MAX_SERVERS = 8
 JOINS_AT_ONCE = 8
 """Rooms brought in at once: each may take as much memory as its answer has bytes, several times."""
 JOIN_SECONDS = 240.0
-"""For all attempts at a join; the answer may be the state of a large room."""
+"""For all attempts at a join."""
+STATE_SECONDS = 120.0
+"""For the answer to one, which may be the state of a large room."""
 MAX_JOIN_BYTES = 64 * 1024 * 1024
 MAX_JOIN_EVENTS = 200_000
 SECONDS = 20.0
@@ -138,7 +140,7 @@ class RemoteRooms:
     async def _bring_in(self, server: str, room_id: str, user_id: str, content: JsonObject) -> str:
         made = await self._templates.fill(server, room_id, user_id, content)
         async with self._slots:
-            answer = await self._send(server, V2, made, seconds=JOIN_SECONDS, max_bytes=MAX_JOIN_BYTES)
+            answer = await self._send(server, V2, made, seconds=STATE_SECONDS, max_bytes=MAX_JOIN_BYTES)
             if answer.get("members_omitted"):
                 raise InvalidAnswer(server, "it leaves members out, unasked")
             told = [_events(server, answer, key) for key in ("state", "auth_chain")]
