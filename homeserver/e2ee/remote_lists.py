@@ -200,6 +200,8 @@ class RemoteLists:
         """A server tells of a device of one of its users, and that it told of others before. Raises 503."""
 
         def change(copy: Copy) -> Copy | None:
+            if update.stream_id == copy.stream_id:
+                return copy
             if update.prev_id != [copy.stream_id]:
                 return None
             devices, names = dict(copy.devices), dict(copy.names)
@@ -208,9 +210,7 @@ class RemoteLists:
             keep_name(devices, names, update.device_id, update.device_display_name)
             return msgspec.structs.replace(copy, stream_id=update.stream_id, devices=devices, names=names)
 
-        identity = await self._identity(update.user_id)
-        if identity.copied is not None and identity.copied.stream_id != update.stream_id:
-            await self._change(update.user_id, change)
+        await self._change(update.user_id, change)
 
     async def update_keys(self, update: SigningKeyUpdate) -> None:
         """A server tells that a user of its own has other cross-signing keys. Raises 503."""
@@ -221,21 +221,23 @@ class RemoteLists:
             same = MASTER not in keys or copy.keys.get(MASTER, {}).get("keys") == keys[MASTER]["keys"]
             return msgspec.structs.replace(copy, keys={**(copy.keys if same else {}), **keys})
 
-        if (await self._identity(update.user_id)).copied is not None:
-            await self._change(update.user_id, change)
-
-    async def _identity(self, user_id: str) -> Identity:
-        """As it is now: another replica may just have begun to ask for it."""
-        await self._replica.refresh([self._shards.of_user(user_id)])
-        return await self._identities.get(user_id)
+        await self._change(update.user_id, change)
 
     async def _change(self, user_id: str, change: Callable[[Copy], Copy | None]) -> None:
-        """Change the list that is kept; with None it is no longer true, and asked for again."""
+        """Change the list that is kept; with None it is no longer true, and asked for again.
+
+        That it changed is news to those who meet the user, also where none is kept.
+        """
+        # Another replica may just have begun to ask for it.
+        await self._replica.refresh([self._shards.of_user(user_id)])
+        identity = await self._identities.get(user_id)
+        if identity.copied is None and await self._shared_rooms.met_in(user_id) is None:
+            return
 
         def drafts(identity: Identity) -> Sequence[Draft]:
             copied = identity.copied
             if copied is None:
-                return ()
+                return (_draft(None),)
             before = identity.as_copy()
             after = change(before) if copied.told else None
             return () if after == before else (_draft(after or Copy()),)

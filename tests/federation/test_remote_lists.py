@@ -227,6 +227,30 @@ async def test_lists_of_whom_nobody_here_meets_are_not_kept(
     assert remote.asked == ["query", "query"]
 
 
+async def test_a_change_is_news_to_those_who_meet_the_user_though_no_list_is_kept(
+    alice: Client, bob: Client, remote: RemoteUser, room_id: str
+) -> None:
+    await bob.sync()
+    await remote.update("PHONE")
+    assert await changed(alice) == [remote.user_id]
+    assert await changed(bob) == []
+    assert remote.asked == []
+    assert await devices(alice, remote.user_id) == as_shown(remote)
+
+
+async def test_a_list_too_long_to_be_kept_is_asked_for_each_time(
+    alice: Client, remote: RemoteUser, room_id: str
+) -> None:
+    """HARDENING 14: nobody fills the store with devices."""
+    for number in range(300):
+        remote.add(f"D{number}")
+    for count in (1, 2):
+        assert len(await devices(alice, remote.user_id)) == 301
+        assert len(remote.asked) == count
+    await remote.update("PHONE")
+    assert await changed(alice) == [remote.user_id]
+
+
 async def test_a_list_is_forgotten_with_the_last_shared_room(
     alice: Client, bob: Client, visitor: Visitor, remote: RemoteUser, room_id: str
 ) -> None:

@@ -16,6 +16,7 @@ from nio import RoomPreset  # type: ignore[import-untyped]
 
 from federation.errors import Unreachable
 from tests.client_api.conftest import Client
+from tests.client_api.crypto_device import CrossSigner, CryptoDevice, log_in
 from tests.clients.nio_device import Device
 from tests.federation.conftest import Homeserver
 from tests.real_parts.synapse import Synapse, python
@@ -442,3 +443,84 @@ async def test_encrypted_messages_are_read_on_the_other_side(
     finally:
         for device in opened:
             await device.stop()
+
+
+async def shown_keys(client: Client, user_id: str) -> Any:
+    """What a client is shown of a user's keys, but for the names of devices."""
+    answer = await client.post("/keys/query", {"device_keys": {user_id: []}})
+    assert not answer.get("failures")
+    devices = answer["device_keys"].get(user_id, {})
+    for keys in devices.values():
+        keys.pop("unsigned", None)
+    return devices, answer["master_keys"].get(user_id), answer["self_signing_keys"].get(user_id)
+
+
+async def hears_of(client: Client, user_id: str) -> None:
+    """The client is told that the user's devices are others now."""
+
+    async def look() -> bool:
+        body = await client.sync(timeout=500)
+        return user_id in body.get("device_lists", {}).get("changed", [])
+
+    await until(look, f"{client.user_id} hears of the devices of {user_id}")
+
+
+async def show_the_same(other: Client, owner: Client, devices: set[str]) -> None:
+    """Both servers show the owner's devices to be these, with the same keys and signatures."""
+
+    async def look() -> bool:
+        shown = await shown_keys(other, owner.user_id)
+        return set(shown[0]) == devices and shown == await shown_keys(owner, owner.user_id)
+
+    await until(look, f"{other.user_id} is shown the keys of {owner.user_id}")
+
+
+async def test_changes_of_devices_are_followed_on_the_other_side(sides: Sides, room_id: str) -> None:
+    await talk(sides, room_id)
+    for owner, other in ((sides.host, sides.guest), (sides.guest, sides.host)):
+        await other.sync()
+        first = CryptoDevice(owner)
+        await first.upload(one_time=1)
+        await hears_of(other, owner.user_id)
+        assert set((await shown_keys(other, owner.user_id))[0]) == {owner.device_id}
+        second = await log_in(owner)
+        await CryptoDevice(second, 2).upload()
+        await hears_of(other, owner.user_id)
+        assert await shown_keys(other, owner.user_id) == await shown_keys(owner, owner.user_id)
+        signer = CrossSigner(owner.user_id)
+        await owner.post("/keys/device_signing/upload", signer.upload())
+        await hears_of(other, owner.user_id)
+        signature = signer.sign_device(first.device_keys())
+        await owner.post("/keys/signatures/upload", {owner.user_id: {owner.device_id: signature}})
+
+        await show_the_same(other, owner, {owner.device_id, second.device_id})
+        await second.post("/logout")
+        await show_the_same(other, owner, {owner.device_id})
+        claimed = await CryptoDevice(other, 3).claim(first)
+        assert claimed is not None
+        assert claimed[1]["key"] == first.one_time_key(0)["key"]
+        assert await CryptoDevice(other, 3).claim(first) is None
+
+
+async def test_presence_is_shown_on_the_other_side(sides: Sides, room_id: str) -> None:
+    await talk(sides, room_id)
+    for person, other in ((sides.host, sides.guest), (sides.guest, sides.host)):
+        await other.sync()
+        status = f"I am {person.user_id}"
+        path = f"/presence/{quote(person.user_id)}/status"
+        await person.put(path, {"presence": "online", "status_msg": status})
+
+        async def look(person: Client = person, other: Client = other, status: str = status) -> bool:
+            told = (await other.sync(timeout=500)).get("presence", {}).get("events", [])
+            return any(
+                event["sender"] == person.user_id and event["content"].get("status_msg") == status
+                for event in told
+            )
+
+        await until(look, f"{other.user_id} is shown how {person.user_id} is")
+
+
+async def test_profiles_are_shown_on_the_other_side(sides: Sides) -> None:
+    for person, other in ((sides.host, sides.guest), (sides.guest, sides.host)):
+        await person.put(f"/profile/{quote(person.user_id)}/displayname", {"displayname": "A name"})
+        assert (await other.get(f"/profile/{quote(person.user_id)}"))["displayname"] == "A name"
