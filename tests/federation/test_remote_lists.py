@@ -242,10 +242,10 @@ async def test_a_list_too_long_to_be_kept_is_asked_for_each_time(
     alice: Client, remote: RemoteUser, room_id: str
 ) -> None:
     """HARDENING 14: nobody fills the store with devices."""
-    for number in range(300):
+    for number in range(400):
         remote.add(f"D{number}")
     for count in (1, 2):
-        assert len(await devices(alice, remote.user_id)) == 301
+        assert len(await devices(alice, remote.user_id)) == 401
         assert len(remote.asked) == count
     await remote.update("PHONE")
     assert await changed(alice) == [remote.user_id]
