@@ -26,7 +26,7 @@ from tests.replicas.cluster import Cluster
 from tests.replicas.published import check_published
 from tests.server_process import free_port
 
-ROUNDS = int(os.environ.get("TEST_FAULT_ROUNDS", "8"))
+ROUNDS = int(os.environ.get("TEST_FAULT_ROUNDS", "5"))
 SEED = int(os.environ.get("TEST_FAULT_SEED", "20261121"))
 ONLY = os.environ.get("TEST_FAULTS", "").split()
 REPLICAS = 3
