@@ -108,12 +108,15 @@ class Edus:
         self.dropped: Counter[str] = Counter()
         """How many of each type were of no use."""
 
+    def alive(self, origin: str) -> None:
+        """A server sends something, whatever it is."""
+        self._remote_lists.alive(origin)
+
     async def receive(self, origin: str, edu: JsonObject) -> None:
         """Take one EDU of a server; types that are not known are passed over.
 
         Raises StoreError and MatrixError 503 when it should come again.
         """
-        self._remote_lists.alive(origin)
         edu_type = edu.get("edu_type")
         taker = self._takers.get(edu_type) if isinstance(edu_type, str) else None
         if edu_type is None or taker is None:

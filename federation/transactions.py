@@ -55,6 +55,7 @@ class TransactionRoutes(Routes):
         if self._working.get(origin, 0) >= AT_ONCE:
             raise MatrixError(429, "M_LIMIT_EXCEEDED", "Send one transaction after the other")
         self._working[origin] = self._working.get(origin, 0) + 1
+        self._edus.alive(origin)
         try:
             answer = {"pdus": await self._take(origin, transaction.pdus)}
             for edu in transaction.edus:

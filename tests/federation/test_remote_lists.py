@@ -11,7 +11,7 @@ from tests.client_api.conftest import Client
 from tests.client_api.crypto_device import ALGORITHM, CrossSigner, CryptoDevice, key_from, public
 from tests.federation.conftest import Homeserver, OtherServer
 from tests.federation.remote_user import RemoteUser, one_time_key
-from tests.federation.test_sending import Receiving
+from tests.federation.test_sending import Receiving, show_life
 from tests.federation.visitor import Visitor
 
 
@@ -174,7 +174,7 @@ async def test_a_list_that_cannot_be_had_is_got_at_a_sign_of_life(
     assert answer["device_keys"] == {}
     assert set(answer["failures"]) == {other.name}
     remote.changes = {}
-    await remote.edu("m.unknown")
+    await show_life(other)
 
     async def got() -> bool:
         return await changed(alice) == [remote.user_id]
@@ -192,7 +192,7 @@ async def test_who_had_no_answer_hears_when_there_is_one(
     assert set((await query(alice, remote.user_id))["failures"]) == {other.name}
     assert await changed(alice) == []
     remote.changes = {}
-    await remote.edu("m.unknown")
+    await show_life(other)
 
     async def heard() -> bool:
         return await changed(alice) == [remote.user_id]
