@@ -31,6 +31,7 @@ from homeserver.e2ee.to_device import ToDevice
 from homeserver.e2ee.told_keys import ToldKeys
 from homeserver.graph.arrival import Arrival
 from homeserver.graph.events import GraphEvents
+from homeserver.graph.merging import Merging
 from homeserver.graph.outliers import Outliers
 from homeserver.graph.outside import Outside
 from homeserver.graph.receiving import Receiver
@@ -111,6 +112,7 @@ class Federation:
             self.gate,
             self.receiver,
             missing,
+            Merging(rooms, domain.author),
             store.collection(staged_event_records.STAGED_EVENTS),
             domain.replica.owns,
             now,

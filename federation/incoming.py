@@ -18,6 +18,7 @@ from federation.gate import Dropped, Gate
 from federation.missing_events import MissingEvents
 from homeserver.clock import Clock
 from homeserver.errors import MatrixError
+from homeserver.graph.merging import Merging
 from homeserver.graph.receiving import Missing, Outcome, Receiver
 from homeserver.protocol.events import Event, parse_pdu
 from homeserver.protocol.identifiers import server_name_of
@@ -69,6 +70,7 @@ class Incoming:
         gate: Gate,
         receiver: Receiver,
         missing: MissingEvents,
+        merging: Merging,
         staged: Collection[StagedEvent],
         owns: Callable[[int], bool],
         now: Clock,
@@ -79,6 +81,7 @@ class Incoming:
         self._gate = gate
         self._receiver = receiver
         self._missing = missing
+        self._merging = merging
         self._staged = staged
         self._owns = owns
         self._now = now
@@ -107,6 +110,7 @@ class Incoming:
             why = "This server is not in the room" if absent else "Your server is not allowed in this room"
             return results | {event.event_id: why for event in events}
         outcomes = await self._receiver.receive_all(room, events)
+        await self._merging.merge(room)
         for event, outcome in zip(events, outcomes, strict=True):
             if isinstance(outcome, Missing):
                 results[event.event_id] = await self._stage(origin, room, event)

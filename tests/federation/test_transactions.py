@@ -378,12 +378,12 @@ async def test_a_room_that_waits_holds_up_no_other(
 async def test_a_room_with_very_many_ends_goes_on(
     alice: Client, other: OtherServer, visitor: Visitor, room_id: str
 ) -> None:
-    """An event may follow upon twenty others at most; each event of this server leaves fewer ends."""
+    """An event may follow upon twenty others at most; this server joins ends that pile up."""
     room = await visitor.room(room_id)
     head = room.head
     forks = [visitor.drafted(room, head, MESSAGE, text(str(number)))[0] for number in range(45)]
     await send(other, *(event.pdu for event in forks))
-    assert len(room.head.tips) == 45
-    for left in (26, 7, 1):
-        await alice.send(room_id, "on we go")
-        assert len(room.head.tips) == left
+    assert len(await texts(alice, room_id)) == 45
+    assert len(room.head.tips) <= 10
+    await alice.send(room_id, "on we go")
+    assert len(room.head.tips) == 1
