@@ -819,8 +819,8 @@ class App:
         await self.others.close()
         await self.remote_lists.close()
         await self.remote_profiles.close()
-        if self.federation is not None:
         await self.remote_media.close()
+        if self.federation is not None:
             await self.federation.close()
         await self.engine.to_device.settle()
         self.passwords.close()
