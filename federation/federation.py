@@ -106,12 +106,14 @@ class Federation:
         self.arrival = Arrival(rooms, self.graph_events, outliers, gaps, name, now)
         self.gate = Gate(others.key_ring)
         missing = MissingEvents(others.client, self.gate, self.receiver, self.graph_events, outliers)
+        outside = Outside(rooms, name)
         self.incoming = Incoming(
             name,
             rooms,
             self.gate,
             self.receiver,
             missing,
+            outside,
             Merging(rooms, domain.author),
             store.collection(staged_event_records.STAGED_EVENTS),
             domain.replica.owns,
@@ -123,7 +125,6 @@ class Federation:
         told = ToldGraph(
             rooms, self.graph_events, self.states, side_events, domain.visibility, domain.accounts
         )
-        outside = Outside(rooms, name)
         inviting = Inviting(domain.author, others.client, self.gate, self.receiver, told)
         self.remote_rooms = RemoteRooms(
             rooms, domain.author, others.client, self.gate, self.arrival, missing, outside, inviting

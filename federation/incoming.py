@@ -19,6 +19,7 @@ from federation.missing_events import MissingEvents
 from homeserver.clock import Clock
 from homeserver.errors import MatrixError
 from homeserver.graph.merging import Merging
+from homeserver.graph.outside import Outside
 from homeserver.graph.receiving import Missing, Outcome, Receiver
 from homeserver.protocol.events import Event, parse_pdu
 from homeserver.protocol.identifiers import server_name_of
@@ -70,6 +71,7 @@ class Incoming:
         gate: Gate,
         receiver: Receiver,
         missing: MissingEvents,
+        outside: Outside,
         merging: Merging,
         staged: Collection[StagedEvent],
         owns: Callable[[int], bool],
@@ -81,6 +83,7 @@ class Incoming:
         self._gate = gate
         self._receiver = receiver
         self._missing = missing
+        self._outside = outside
         self._merging = merging
         self._staged = staged
         self._owns = owns
@@ -108,7 +111,10 @@ class Incoming:
                 results[each.event_id] = each.reason
         if shut_out or absent:
             why = "This server is not in the room" if absent else "Your server is not allowed in this room"
-            return results | {event.event_id: why for event in events}
+            for event in events:
+                ends = not shut_out and await self._outside.end(event)
+                results[event.event_id] = None if ends else why
+            return results
         outcomes = await self._receiver.receive_all(room, events)
         await self._merging.merge(room)
         for event, outcome in zip(events, outcomes, strict=True):

@@ -6,6 +6,7 @@ has with it what its user may be shown of the room.
 
 from homeserver.graph.receiving import state_entry
 from homeserver.protocol.events import Event
+from homeserver.protocol.identifiers import server_name_of
 from homeserver.rooms.event_meta import EventMeta, Preview, encode_meta
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.servers import takes_part
@@ -26,6 +27,25 @@ class Outside:
         await self._rooms.get(event.room_id)
         shard = self._rooms.shards.of_room(event.room_id)
         await self._rooms.writers[shard].submit(_Proposal(self._rooms, event, preview, self._server_name))
+
+    async def end(self, event: Event) -> bool:
+        """Whether an event of another server ends an invite or a knock; it does so by being current.
+
+        What entitles somebody to that is not known outside. It is left to the server that told of the room,
+        and to the inviter's. Raises MatrixError 503.
+        """
+        if event.type != "m.room.member" or event.content.get("membership") not in ("leave", "ban"):
+            return False
+        room = await self._rooms.get(event.room_id)
+        current = room.head.lookup("m.room.member", event.state_key or "") if room is not None else None
+        if current is None or current.preview is None or current.membership not in ("invite", "knock"):
+            return False
+        entitled = {current.preview.server, server_name_of(current.sender)}
+        if server_name_of(event.sender) not in entitled:
+            return False
+        ended = Preview(room_version=event.version.identifier, server=current.preview.server)
+        await self.note(event, ended)
+        return True
 
 
 class _Proposal:

@@ -158,6 +158,40 @@ async def test_a_new_room_may_have_users_of_other_servers_from_the_start(
     await dora.set_state(room_id, "m.room.topic", {"topic": "mine, too"})
 
 
+@pytest.mark.parametrize("membership", ["invite", "knock"])
+async def test_an_invite_is_withdrawn_and_a_knock_denied(
+    server: Homeserver, alice: Client, dora: Client, membership: str
+) -> None:
+    room_id = await alice.create_room(initial_state=[KNOCK])
+    if membership == "invite":
+        await alice.invite(room_id, dora.user_id)
+    else:
+        await dora.post(f"/knock/{quote(room_id)}?via={server.name}")
+    assert room_id in (await dora.sync())["rooms"][membership]
+    waiting = asyncio.create_task(dora.sync(timeout=10_000))
+    await alice.post(f"/rooms/{quote(room_id)}/kick", {"user_id": dora.user_id, "reason": "no"})
+    (own,) = (await waiting)["rooms"]["leave"][room_id]["state"]["events"]
+    assert (own["sender"], own["content"]["reason"]) == (alice.user_id, "no")
+    await dora.call("POST", f"/rooms/{quote(room_id)}/join", {}, expect=403)
+
+
+async def test_an_invite_is_not_ended_by_servers_that_have_no_part_in_it(
+    server: Homeserver, second: Homeserver, other: OtherServer, alice: Client, dora: Client
+) -> None:
+    """`other` speaks to the first server only, in which it finds an invite of the second."""
+    room_id = await dora.create_room(room_version="11")
+    await dora.invite(room_id, alice.user_id)
+    stranger = Inviter(other, "11")
+    leave = stranger.event("m.room.member", alice.user_id, {"membership": "leave"}, room_id)
+    answer = await other.call(
+        "PUT",
+        f"{V1}/send/1",
+        {"origin": other.name, "origin_server_ts": 1, "pdus": [leave.pdu], "edus": []},
+    )
+    assert "error" in answer.body["pdus"][leave.event_id]
+    assert room_id in (await alice.sync(full=True))["rooms"]["invite"]
+
+
 # Invites of servers that may say anything
 
 
