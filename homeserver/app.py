@@ -798,6 +798,7 @@ class App:
             replica=self.replica,
             consumers=(*self.consumers, *self.user_consumers),
             destinations=self.outbound.destinations if self.outbound is not None else None,
+            edus_dropped=self.federation.edus.dropped if self.federation is not None else {},
             pauses=pauses,
         )
 

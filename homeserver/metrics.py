@@ -100,6 +100,7 @@ class ServerMetrics(Collector):
         replica: Replica,
         consumers: Sequence[Consumer],
         destinations: Destinations | None,
+        edus_dropped: Mapping[str, int],
         pauses: GcPauses,
     ) -> None:
         self._requests = requests
@@ -110,6 +111,7 @@ class ServerMetrics(Collector):
         self._replica = replica
         self._consumers = consumers
         self._destinations = destinations
+        self._edus_dropped = edus_dropped
         self._pauses = pauses
 
     def collect(self) -> Iterator[Metric]:
@@ -207,6 +209,12 @@ class ServerMetrics(Collector):
         )
 
     def _other_servers(self) -> Iterator[Metric]:
+        yield _counter(
+            "weft_edus_dropped",
+            "EDUs of other servers that were malformed, or not theirs to say.",
+            [((edu_type,), count) for edu_type, count in self._edus_dropped.items()],
+            "type",
+        )
         known = self._destinations.known() if self._destinations is not None else ()
         failing = sum(1 for state in known if state.failing_since)
         yield _gauge(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from federation.edus import Edus
+from homeserver.metrics import GcPauses
 from tests.client_api.conftest import Client
 from tests.client_api.crypto_device import log_in
 from tests.client_api.test_receipts import ephemeral
@@ -138,6 +139,15 @@ async def test_a_server_speaks_for_its_own_users_only(
     assert ephemeral(body, room_id, "m.receipt") is None
     assert not body.get("to_device", {}).get("events")
     assert sending.edus.dropped == {"m.typing": 1, "m.receipt": 1, "m.direct_to_device": 1}
+
+
+async def test_administrators_see_how_many_were_dropped(server: Homeserver, sending: Sending) -> None:
+    """HARDENING 5."""
+    for _ in range(2):
+        await sending.edu("m.typing", "none")
+    (family,) = (f for f in server.app.metrics(GcPauses()).collect() if f.name == "weft_edus_dropped")
+    shown = {sample.labels["type"]: sample.value for sample in family.samples}
+    assert shown == {"m.typing": 2}
 
 
 async def test_who_is_not_in_the_room_neither_types_nor_reads_there(
