@@ -87,6 +87,12 @@ class SqliteLog:
         )
 
     async def current(self, shard: int, stream: str, kind: Kind) -> list[KeyedRef]:
+        # Nearly all streams but rooms have few keys, which are there before a thread has heard of it.
+        few = await self._readers.run(
+            lambda r: log_reads.current(r, shard, stream, kind, INLINE_ROWS), rows=INLINE_ROWS
+        )
+        if len(few) < INLINE_ROWS:
+            return few
         return await self._readers.run(lambda r: log_reads.current(r, shard, stream, kind), rows=SCAN)
 
     async def current_at(

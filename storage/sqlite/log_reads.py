@@ -25,6 +25,8 @@ Row = tuple[Any, ...]
 LOWEST, HIGHEST = -(1 << 62), 1 << 62
 """Bounds of positions beyond all that are given."""
 
+NO_LIMIT = -1
+
 _KINDS = {kind.value: kind for kind in Kind}
 _ENTRY = (
     "SELECT id, kind, stream, content, meta_size, dictionary, event_id, type, key, sender, target,"
@@ -47,7 +49,7 @@ _PAGE = _ordered(f"{_ENTRY} WHERE stream = ? AND kind = ? AND pos > ? AND pos < 
 _KEYED = _ordered(
     f"{_ENTRY} WHERE stream = ? AND {LINE} = ? AND type = ? AND key = ? AND pos > ? AND pos < ?"
 )
-_CURRENT = f"SELECT {_REF} FROM current WHERE stream = ? AND line = ?"
+_CURRENT = f"SELECT {_REF} FROM current WHERE stream = ? AND line = ? LIMIT ?"
 _NEWEST_KEYED = (
     f"SELECT id FROM entry WHERE stream = {{stream}} AND {LINE} = {{line}} AND type = {{type}}"
     " AND key = {key} AND pos <= {position} ORDER BY pos DESC, id DESC LIMIT 1"
@@ -234,9 +236,9 @@ def keyed(
     return to_entries(reader, reader.db.execute(_KEYED[newest_first], values).fetchall())
 
 
-def current(reader: Reader, shard: int, stream: str, kind: Kind) -> list[KeyedRef]:
+def current(reader: Reader, shard: int, stream: str, kind: Kind, limit: int = NO_LIMIT) -> list[KeyedRef]:
     number = reader.names.id_of(reader.db, stream, shard)
-    return to_refs(reader, reader.db.execute(_CURRENT, (number, line_of(kind))).fetchall())
+    return to_refs(reader, reader.db.execute(_CURRENT, (number, line_of(kind), limit)).fetchall())
 
 
 def current_at(reader: Reader, shard: int, stream: str, kind: Kind, position: int) -> list[KeyedRef]:
