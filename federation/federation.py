@@ -31,6 +31,7 @@ from homeserver.e2ee.to_device import ToDevice
 from homeserver.e2ee.told_keys import ToldKeys
 from homeserver.graph.arrival import Arrival
 from homeserver.graph.events import GraphEvents
+from homeserver.graph.early_redactions import EarlyRedactions
 from homeserver.graph.merging import Merging
 from homeserver.graph.outliers import Outliers
 from homeserver.graph.outside import Outside
@@ -101,7 +102,8 @@ class Federation:
         self.graph_events = GraphEvents(store.log, side_events)
         self.states = States(store.log, self.graph_events)
         gaps = store.collection(side_event_records.GAPS)
-        self.receiver = Receiver(rooms, self.graph_events, self.states, side_events, gaps)
+        early_redactions = EarlyRedactions(store.collection(side_event_records.EARLY_REDACTIONS))
+        self.receiver = Receiver(rooms, self.graph_events, self.states, side_events, gaps, early_redactions)
         outliers = Outliers(self.graph_events, side_events)
         self.arrival = Arrival(rooms, self.graph_events, outliers, gaps, name, now)
         self.gate = Gate(others.key_ring)

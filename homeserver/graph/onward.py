@@ -6,6 +6,7 @@ together are appended together, each checked against what it really follows upon
 
 from collections.abc import Mapping, Sequence
 
+from homeserver.graph.early_redactions import EarlyRedactions
 from homeserver.graph.events import GraphEvents, KnownEvent
 from homeserver.graph.outliers import auth_ids, refused_by_auth_events
 from homeserver.protocol.event_auth import is_allowed
@@ -23,9 +24,10 @@ from storage.records.side_events import OUTLIER
 class Onward:
     """Appends them."""
 
-    def __init__(self, rooms: Rooms, events: GraphEvents) -> None:
+    def __init__(self, rooms: Rooms, events: GraphEvents, early_redactions: EarlyRedactions) -> None:
         self._rooms = rooms
         self._events = events
+        self._early_redactions = early_redactions
 
     async def take(self, room: Room, events: Sequence[Event], *, relay: bool = False) -> int:
         """Take the first ones of some events; how many. `relay`: see `EventMeta`.
@@ -51,6 +53,7 @@ class Onward:
             tips = {event.event_id}
         if not run:
             return 0
+        await self._early_redactions.note((event for event, _ in run), known)
         taken = await self._rooms.submit(room, _Run(room, run))
         for event, _ in run[:taken]:
             self._events.forget(room.room_id, event.event_id)

@@ -18,12 +18,14 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from homeserver.errors import unavailable
+from homeserver.graph.early_redactions import EarlyRedactions
 from homeserver.graph.events import GraphEvents, KnownEvent, StateDelta
 from homeserver.graph.onward import Onward, redacts_key
 from homeserver.graph.outliers import auth_ids, refused_by_auth_events
 from homeserver.graph.states import StateIds, States, auth_keys, changed, differences, ids_of
 from homeserver.protocol.event_auth import is_allowed, lookup_in
 from homeserver.protocol.events import Event
+from homeserver.protocol.redaction import redact
 from homeserver.protocol.signing import encode_event
 from homeserver.rooms.event_entry import event_entry
 from homeserver.rooms.event_meta import EventMeta
@@ -99,13 +101,15 @@ class Receiver:
         states: States,
         side_events: Collection[SideEvent],
         gaps: Collection[Gap],
+        early_redactions: EarlyRedactions,
     ) -> None:
         self._rooms = rooms
         self._events = events
         self._states = states
         self._side = side_events
         self._gaps = gaps
-        self._onward = Onward(rooms, events)
+        self._early_redactions = early_redactions
+        self._onward = Onward(rooms, events, early_redactions)
 
     async def receive(
         self, room: Room, event: Event, told: StateIds | None = None, *, relay: bool = False
@@ -166,6 +170,7 @@ class Receiver:
             raise Missing(missing_prev, missing_auth)
         if missing_prev:
             await self._gaps.put_many([Gap(room_id=room.room_id, event_id=each) for each in missing_prev])
+        await self._early_redactions.note([event], around)
         refused = refused_by_auth_events(event, [around[auth_id] for auth_id in authorising])
         return _Incoming(event, previous, told, refused, redacts_key(event, around), relay)
 
@@ -227,6 +232,7 @@ class Receiver:
             base=before.base,
             delta=tuple(before.delta),
             state_key=None if current else event.state_key,
+            redacted_by=await self._early_redactions.of(event, head),
         )
         return _Fork(head, meta, changes, fills_gap)
 
@@ -281,7 +287,8 @@ class _Proposal:
                 view = view_of(entry, EventMeta(), head.state)
                 head = head._replace(state=head.state.set((type, key), view))
                 built.append(Appended(entry, view))
-        body = encode_event(event.version, event.pdu)
+        pdu = event.pdu if self._meta.redacted_by is None else redact(event.version, event.pdu)
+        body = encode_event(event.version, pdu)
         item, after = event_entry(event, body, head, next_seq + len(built), self._meta)
         drafts[self._room.room_id] = after
         return [*built, item]

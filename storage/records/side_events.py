@@ -29,7 +29,18 @@ class Gap(Record, frozen=True):
     event_id: str
 
 
+class EarlyRedaction(Record, frozen=True):
+    """A redaction of an event that was not there when it came."""
+
+    room_id: str
+    event_id: str
+    """What it redacts."""
+    redaction_id: str
+    redactor: str
+
+
 SIDE_EVENTS = CollectionSpec("side_events", SideEvent, ("room_id", "event_id"))
 GAPS = CollectionSpec("gaps", Gap, ("room_id", "event_id"))
+EARLY_REDACTIONS = CollectionSpec("early_redactions", EarlyRedaction, ("room_id", "event_id"))
 
 SPECS = (SIDE_EVENTS, GAPS)

@@ -387,3 +387,24 @@ async def test_a_room_with_very_many_ends_goes_on(
     assert len(room.head.tips) <= 10
     await alice.send(room_id, "on we go")
     assert len(room.head.tips) == 1
+
+
+async def test_a_redaction_may_come_before_what_it_redacts(
+    alice: Client, other: OtherServer, room_id: str, withheld: Withheld, visitor: Visitor
+) -> None:
+    """HARDENING 17."""
+    rude = withheld.add(MESSAGE, text("rude"))
+    redaction = withheld.add("m.room.redaction", {"redacts": rude.event_id})
+    withheld.tell_missing()
+    withheld.tell_state(withheld.head)
+    await send(other, redaction.pdu)
+
+    async def has_come() -> bool:
+        path = f"/rooms/{room_id}/event/{redaction.event_id}"
+        return (await alice.call("GET", path, expect=None)).status == 200
+
+    await until(has_come)
+    await send(other, rude.pdu, txn_id="2")
+    shown = await alice.get(f"/rooms/{room_id}/event/{rude.event_id}")
+    assert shown["content"] == {}
+    assert (await withheld.room()).head.tips == (redaction.event_id,)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from homeserver.clock import system_clock
+from homeserver.graph.early_redactions import EarlyRedactions
 from homeserver.graph.events import GraphEvents
 from homeserver.graph.receiving import Missing, Outcome, Receiver
 from homeserver.graph.states import States
@@ -24,7 +25,7 @@ from homeserver.rooms.room import Room, RoomHead
 from homeserver.rooms.rooms import Rooms
 from homeserver.shard_writer import Append
 from storage.log import ShardMap
-from storage.records.side_events import GAPS, SIDE_EVENTS, SPECS
+from storage.records.side_events import EARLY_REDACTIONS, GAPS, SIDE_EVENTS, SPECS
 from storage.sqlite import open_store
 from storage.store import Store
 from tests.unit.protocol.auth_room import make_event
@@ -44,7 +45,8 @@ class Server:
         side = store.collection(SIDE_EVENTS)
         self.events = GraphEvents(store.log, side)
         self.states = States(store.log, self.events)
-        self.receiver = Receiver(self.rooms, self.events, self.states, side, store.collection(GAPS))
+        gaps, early = store.collection(GAPS), EarlyRedactions(store.collection(EARLY_REDACTIONS))
+        self.receiver = Receiver(self.rooms, self.events, self.states, side, gaps, early)
 
     async def start(self) -> "Server":
         await self.rooms.start(lambda shard, tail: None)
