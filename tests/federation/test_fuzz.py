@@ -3,7 +3,10 @@
 Seeded: WEFT_TEST_FUZZ_SEED picks other requests, WEFT_TEST_FUZZ_ROUNDS says how many for each route.
 """
 
+import copy
+import json
 import os
+import random
 from io import BytesIO
 from typing import Any
 
@@ -11,11 +14,15 @@ import orjson
 from PIL import Image
 from structlog.testing import capture_logs
 
+from homeserver.errors import MatrixError
+from rest.bodies import json_object
 from tests.client_api.conftest import Client
 from tests.client_api.crypto_device import CryptoDevice
 from tests.client_api.hostile import Asker, Hostile
+from tests.client_api.hostile_values import VALUES, WORDS
 from tests.client_api.test_media import upload
 from tests.federation.conftest import Homeserver, OtherServer
+from tests.federation.remote_user import RemoteUser
 from tests.federation.visitor import Visitor
 
 SEED = int(os.environ.get("WEFT_TEST_FUZZ_SEED", "1"))
@@ -93,3 +100,80 @@ async def test_no_request_brings_a_server_error_or_another_form_of_answer(
     # They came far enough to be answered, and not all of them.
     assert statuses >= {200, 400, 404}
     await alice.send((await alice.get("/joined_rooms"))["joined_rooms"][0], "goes on")
+
+
+def spoiled(rng: random.Random, content: Any) -> Any:
+    """A copy of an object of which something is another value, or has another name."""
+    places: list[tuple[Any, Any]] = []
+
+    def walk(value: Any) -> None:
+        inner = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, member in inner:
+            places.append((value, key))
+            if isinstance(member, (dict, list)):
+                walk(member)
+
+    result = copy.deepcopy(content)
+    walk(result)
+    holder, key = rng.choice(places)
+    if isinstance(holder, dict) and rng.random() < 0.3:
+        holder[rng.choice(WORDS)] = holder.pop(key)
+    else:
+        holder[key] = rng.choice((*VALUES, *WORDS))
+    return result
+
+
+async def test_no_edu_does_harm(server: Homeserver, other: OtherServer, alice: Client) -> None:
+    """HARDENING 5."""
+    room_id = await alice.create_room(preset="public_chat")
+    visitor = Visitor(server, other)
+    await visitor.member(room_id, "join")
+    event_id = await alice.send(room_id)
+    remote = RemoteUser(server, other)
+    device = remote.add("PHONE")
+    await alice.post("/keys/query", {"device_keys": {visitor.user_id: []}})
+    own = {"user_id": visitor.user_id}
+    receipt = {"event_ids": [event_id], "data": {"ts": 1, "thread_id": "main"}}
+    signed = remote.cross_sign().upload()
+    contents = {
+        "m.typing": {"room_id": room_id, **own, "typing": True},
+        "m.receipt": {room_id: {"m.read": {visitor.user_id: receipt}}},
+        "m.presence": {"push": [{**own, "presence": "online", "last_active_ago": 1, "status_msg": "x"}]},
+        "m.direct_to_device": {
+            "sender": visitor.user_id,
+            "type": "m.test",
+            "message_id": "m",
+            "messages": {alice.user_id: {alice.device_id: {"a": 1}, "*": {"a": 2}}},
+        },
+        "m.device_list_update": {
+            **own,
+            "device_id": "PHONE",
+            "stream_id": 11,
+            "prev_id": [10],
+            "keys": device,
+            "device_display_name": "x",
+        },
+        "m.signing_key_update": {
+            **own,
+            "master_key": signed["master_key"],
+            "self_signing_key": signed["self_signing_key"],
+        },
+    }
+    rng = random.Random(SEED)
+    assert server.app.federation is not None
+    edus = server.app.federation.edus
+    with capture_logs() as logged:
+        for edu_type, content in tuple(contents.items()) * ROUNDS:
+            sent = json.dumps({"edu_type": edu_type, "content": spoiled(rng, content)})
+            try:
+                edu = json_object(sent.encode())
+            except MatrixError:
+                continue  # It is not let in.
+            await edus.receive(other.name, edu)
+            await alice.sync()
+    assert [entry for entry in logged if entry["log_level"] in ("error", "critical")] == []
+    assert set(edus.dropped) == set(contents)
+    # Some were none the worse for it.
+    assert min(edus.dropped.values()) < ROUNDS
+    await alice.send(room_id, "goes on")
+    await alice.sync(full=True)
