@@ -20,6 +20,7 @@ from federation.queries import QueryRoutes
 from federation.remote_rooms import RemoteRooms
 from federation.resident import Resident
 from federation.spaces import SpaceRoutes
+from federation.third_party_invites import ThirdPartyInviteRoutes
 from federation.transactions import TransactionRoutes
 from federation.user_keys import UserKeyRoutes
 from federation.version import VersionRoutes
@@ -145,6 +146,7 @@ class Federation:
             TransactionRoutes(self.incoming, self.edus),
             HandshakeRoutes(resident, told),
             InviteRoutes(invited),
+            ThirdPartyInviteRoutes(resident, inviting, name),
         ]
         self._tasks: list[asyncio.Task[None]] = []
 
