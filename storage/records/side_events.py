@@ -43,4 +43,4 @@ SIDE_EVENTS = CollectionSpec("side_events", SideEvent, ("room_id", "event_id"))
 GAPS = CollectionSpec("gaps", Gap, ("room_id", "event_id"))
 EARLY_REDACTIONS = CollectionSpec("early_redactions", EarlyRedaction, ("room_id", "event_id"))
 
-SPECS = (SIDE_EVENTS, GAPS)
+SPECS = (SIDE_EVENTS, GAPS, EARLY_REDACTIONS)
