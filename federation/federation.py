@@ -41,6 +41,7 @@ from homeserver.graph.states import States
 from homeserver.graph.told import ToldGraph
 from homeserver.media.repository import MediaRepository
 from homeserver.media.thumbnails import Thumbnails
+from homeserver.rate_limits import RateLimits
 from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.authoring import Author
 from homeserver.rooms.directory import Directory
@@ -68,6 +69,7 @@ class Domain(NamedTuple):
     author: Author
     restricted: RestrictedJoins
     permission: InvitePermission
+    limits: RateLimits
     visibility: Visibility
     hierarchy: Hierarchy
     directory: Directory
@@ -132,7 +134,9 @@ class Federation:
         self.remote_rooms = RemoteRooms(
             rooms, domain.author, others.client, self.gate, self.arrival, missing, outside, inviting
         )
-        invited = Invited(rooms, domain.accounts, domain.permission, domain.author, self.gate, outside)
+        invited = Invited(
+            rooms, domain.accounts, domain.permission, domain.limits, domain.author, self.gate, outside
+        )
         resident = Resident(rooms, domain.author, domain.restricted, self.gate, self.receiver)
         self.routes: list[Routes] = [
             VersionRoutes(),

@@ -18,6 +18,7 @@ from homeserver.protocol.identifiers import server_name_of
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.room_versions import ROOM_VERSIONS, RoomVersion
 from homeserver.protocol.signing import sign_event
+from homeserver.rate_limits import RateLimits
 from homeserver.rooms.authoring import Author
 from homeserver.rooms.membership import InvitePermission
 from homeserver.rooms.rooms import Rooms
@@ -37,6 +38,7 @@ class Invited:
         rooms: Rooms,
         accounts: Accounts,
         permission: InvitePermission,
+        limits: RateLimits,
         author: Author,
         gate: Gate,
         outside: Outside,
@@ -44,6 +46,7 @@ class Invited:
         self._rooms = rooms
         self._accounts = accounts
         self._permission = permission
+        self._limits = limits
         self._author = author
         self._gate = gate
         self._outside = outside
@@ -60,7 +63,7 @@ class Invited:
         """The invite with this server's signature; `told` is what its user may be shown of the room.
 
         Raises 400 for what is none or of a room version that is not known here, 403 for whom this server does
-        not let invite, or who does not want it.
+        not let invite, or who does not want it, and 429.
         """
         version = ROOM_VERSIONS.get(room_version)
         if version is None:
@@ -69,6 +72,8 @@ class Invited:
         if isinstance(event, Dropped):
             raise invalid_param(event.reason)
         user_id = self._check(server, event_id, event)
+        self._limits.charge("invite", event.sender)
+        self._limits.charge("invite", f"of other servers: {user_id}")
         room = await self._rooms.get(room_id)
         if room is not None and not server_acl(room).allows(server):
             raise forbidden("Your server is not allowed in this room")

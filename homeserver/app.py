@@ -595,6 +595,7 @@ class App:
                 author,
                 restricted,
                 permission,
+                self.limits,
                 visibility,
                 hierarchy,
                 directory,

@@ -246,7 +246,9 @@ class RateLimits(Section, frozen=True):
     message: Annotated[Rate, doc("Events sent, per user.")] = Rate(5.0, 50)
     ephemeral: Annotated[Rate, doc("Typing, receipts, read markers, presence, per user.")] = Rate(10.0, 50)
     join: Annotated[Rate, doc("Joins and knocks, per user.")] = Rate(0.5, 20)
-    invite: Annotated[Rate, doc("Invitations sent, per user.")] = Rate(0.5, 20)
+    invite: Annotated[Rate, doc("Invitations, per user who sends them, or gets them from other servers.")] = (
+        Rate(0.5, 20)
+    )
     room_creation: Annotated[Rate, doc("Rooms created or upgraded, per user.")] = Rate(0.2, 10)
     profile: Annotated[Rate, doc("Profile changes, per user: each one goes to all rooms.")] = Rate(0.2, 10)
     report: Annotated[Rate, doc("Reports of events, rooms and users, per user.")] = Rate(0.1, 10)

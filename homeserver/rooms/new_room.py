@@ -1,11 +1,15 @@
 """createRoom as a client asks for it: the room, then its alias, invites and place in the directory."""
 
+import structlog
+
 from homeserver.errors import MatrixError, invalid_param, no_identity_server
-from homeserver.protocol.identifiers import InvalidIdentifier, check_user_id
+from homeserver.protocol.identifiers import InvalidIdentifier, check_user_id, server_name_of
 from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.creation import Creation, NewRoom, with_additional_creators
 from homeserver.rooms.directory import Directory
 from homeserver.rooms.membership import InvitePermission, MemberProfiles, Membership
+
+log = structlog.get_logger(__name__)
 
 
 class NewRooms:
@@ -52,5 +56,14 @@ class NewRooms:
             await self._directory.publish(room.room_id, True)
         for invitee in dict.fromkeys(request.invite):
             if invitee != creator:
-                await self._membership.invite(room.room_id, creator, invitee, is_direct=request.is_direct)
+                await self._invite(room.room_id, creator, invitee, is_direct=request.is_direct)
         return room.room_id
+
+    async def _invite(self, room_id: str, creator: str, invitee: str, *, is_direct: bool) -> None:
+        """Invite somebody. If another server does not let its user be, the room is there all the same."""
+        try:
+            await self._membership.invite(room_id, creator, invitee, is_direct=is_direct)
+        except MatrixError as error:
+            if server_name_of(invitee) == server_name_of(creator):
+                raise
+            log.info("not invited", room_id=room_id, user_id=invitee, reason=error.error)

@@ -14,6 +14,7 @@ from homeserver.protocol.events import Event, event_template, load_event
 from homeserver.protocol.room_versions import ROOM_VERSIONS
 from homeserver.protocol.signing import content_hash, event_id_of, sign_event
 from tests.client_api.conftest import Client, Reply
+from tests.client_api.test_rate_limits import limit
 from tests.federation.conftest import Homeserver, OtherServer
 from tests.federation.newcomer import V1, V2
 from tests.federation.test_remote_rooms import join, state_of
@@ -151,7 +152,8 @@ async def test_a_room_of_another_server_is_knocked_on(
 async def test_a_new_room_may_have_users_of_other_servers_from_the_start(
     server: Homeserver, alice: Client, dora: Client
 ) -> None:
-    room_id = await alice.create_room(preset="trusted_private_chat", invite=[dora.user_id], is_direct=True)
+    users = ["@away:127.0.0.1", dora.user_id]
+    room_id = await alice.create_room(preset="trusted_private_chat", invite=users, is_direct=True)
     state = shown(await dora.sync(), "invite")
     assert state["m.room.member", dora.user_id]["is_direct"]
     await join(dora, room_id)
@@ -336,6 +338,21 @@ async def test_what_is_wrong_with_what_is_told_is_left_out(
     await other.call("GET", f"{V1}/make_join/{room_id}/{quote(inviter.user_id)}", expect=404)
     await alice.call("POST", f"/rooms/{room_id}/join", {}, expect=502)
     await alice.leave(inviter.room_id)
+
+
+async def test_invites_come_no_faster_than_people_make_them(
+    server: Homeserver, other: OtherServer, alice: Client, bob: Client
+) -> None:
+    """HARDENING 38: per inviter, and per user who is invited by whomever."""
+    await limit(server, invite=2)
+    inviter, another = Inviter(other, "11"), Inviter(other, "11")
+    another.user_id = f"@another:{other.name}"
+    for depth in (1, 2):
+        await inviter.invite(alice.user_id, [], changes={"depth": depth})
+    for who in (inviter, another):
+        reply = await who.invite(alice.user_id, [], changes={"depth": 3}, expect=429)
+        assert reply.errcode == "M_LIMIT_EXCEEDED"
+    await another.invite(bob.user_id, [], changes={"depth": 3})
 
 
 async def test_a_second_invite_does_not_change_what_another_user_is_shown(
