@@ -29,6 +29,10 @@ class DeviceNews(Protocol):
         """The EDUs that say what an announcement of the log (DEVICE_LIST) is about. Raises StoreError."""
         ...
 
+    async def newest(self, user_id: str) -> list[JsonObject]:
+        """The EDU of the last change: who has another list than that sees it. Raises StoreError."""
+        ...
+
 
 def told(edu_type: str, content: JsonObject) -> Outgoing:
     """An EDU that nothing in the log stands for."""

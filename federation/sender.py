@@ -21,7 +21,7 @@ from homeserver.protocol.identifiers import server_name_of
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.server_acl import ServerAcl
 from homeserver.rooms.rooms import Rooms
-from homeserver.rooms.told_servers import is_told_by, told_servers
+from homeserver.rooms.told_servers import is_told_by, told_servers, who_joins
 from homeserver.shard_writer import Append
 from homeserver.tasks import end
 from homeserver.users.users import Users
@@ -92,6 +92,9 @@ class Sender:
             room = await self._rooms.get(entry.stream)
             if room is not None and (servers := told_servers(self._server_name, room, entry)):
                 self._add(servers, [outgoing_event(shard, entry)])
+                if (newcomer := who_joins(self._server_name, room, entry)) is not None:
+                    newest = await self._devices.newest(newcomer)
+                    self._add(servers, [Outgoing(shard, entry.seq, edu, is_event=False) for edu in newest])
 
     @staticmethod
     def wants_of_users(entry: Entry) -> bool:

@@ -8,8 +8,6 @@ told.
 spec: server-server "Device Management", "End-to-End Encryption"
 """
 
-from collections.abc import Sequence
-
 import orjson
 
 from homeserver.e2ee.identities import CROSS_SIGNING, DEVICE
@@ -47,12 +45,17 @@ class ToldDevices:
         keys = [entry for entry in changes if entry.type == CROSS_SIGNING]
         return edus + [_signing_key_update(entry) for entry in keys[-1:]]
 
+    async def newest(self, user_id: str) -> list[JsonObject]:
+        found = await self._last_before(user_id, None)
+        return [] if found is None else [await self._device_update(found)]
+
     async def _device_update(self, entry: Entry) -> JsonObject:
+        previous = await self._last_before(entry.stream, entry.seq)
         content: JsonObject = {
             "user_id": entry.stream,
             "device_id": entry.key,
             "stream_id": entry.seq,
-            "prev_id": await self._previous(entry),
+            "prev_id": [] if previous is None else [previous.seq],
         }
         if entry.body:
             content["keys"] = orjson.loads(entry.body)
@@ -60,19 +63,19 @@ class ToldDevices:
             content["deleted"] = True
         return {"edu_type": "m.device_list_update", "content": content}
 
-    async def _previous(self, entry: Entry) -> Sequence[int]:
-        """The number of the change before, if there was one."""
-        before: int | None = entry.seq
-        shard = self._shards.of_user(entry.stream)
-        while before is not None:
+    async def _last_before(self, user_id: str, before: int | None) -> Entry | None:
+        """The last change of a device before an entry, or of all."""
+        shard = self._shards.of_user(user_id)
+        while True:
             page = await self._log.page(
-                shard, entry.stream, kind=Kind.DEVICE_LIST, before=before, newest_first=True, limit=PAGE
+                shard, user_id, kind=Kind.DEVICE_LIST, before=before, newest_first=True, limit=PAGE
             )
             for earlier in page:
                 if earlier.type == DEVICE:
-                    return [earlier.seq]
-            before = page[-1].seq if len(page) == PAGE else None
-        return []
+                    return earlier
+            if len(page) < PAGE:
+                return None
+            before = page[-1].seq
 
 
 def _signing_key_update(entry: Entry) -> JsonObject:

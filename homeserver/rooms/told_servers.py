@@ -33,6 +33,17 @@ def told_servers(server_name: str, room: Room, entry: Entry) -> set[str]:
     return _allowed(room, told)
 
 
+def who_joins(server_name: str, room: Room, entry: Entry) -> str | None:
+    """The user of this server who comes into a room by the event of an entry, None if nobody does."""
+    if entry.type != "m.room.member" or entry.key is None or server_name_of(entry.key) != server_name:
+        return None
+    member = room.find(entry.event_id or "")
+    if member is None or member.membership != "join":
+        return None
+    before = member.unsigned().get("prev_content", {}).get("membership")
+    return entry.key if before != "join" else None
+
+
 def others_in(server_name: str, room: Room) -> set[str]:
     """The other servers in a room, as far as they may speak there and be spoken to."""
     return _allowed(room, room.servers.keys() - {server_name})

@@ -120,6 +120,23 @@ async def test_who_shares_no_room_is_not_told(
     assert {update["user_id"] for update in contents(receiving, "m.device_list_update")} == {alice.user_id}
 
 
+async def test_who_comes_into_a_room_is_made_known_to_its_servers(
+    alice: Client, bob: Client, receiving: Receiving, room_id: str
+) -> None:
+    for client in (bob, await log_in(bob)):
+        await CryptoDevice(client).upload()
+    assert contents(receiving, "m.device_list_update") == []
+    await bob.join(room_id)
+    await until(lambda: contents(receiving, "m.device_list_update"))
+    await bob.put(f"/profile/{bob.user_id}/displayname", {"displayname": "Bob"})
+    await alice.send(room_id, "end")
+    await until(lambda: "end" in receiving.texts)
+    (update,) = contents(receiving, "m.device_list_update")
+    assert update["user_id"] == bob.user_id
+    # It follows upon something that the server does not know: so it asks.
+    assert update["prev_id"]
+
+
 async def test_a_server_that_was_away_learns_that_it_has_missed_something(
     alice: Client, other: OtherServer, receiving: Receiving, room_id: str
 ) -> None:
