@@ -1,15 +1,16 @@
 """Getting what an event follows upon, and what it rests on, from the server that sent it.
 
-First the events in between are asked for, a few. If that closes no gap, the event is taken with the state
-before it as the other server tells it: whatever lies in the gap is for backfilling. All of it goes through
-the gate, and through the checks of a room.
+First the events in between are asked for, within bounds. What they do not reach down to is a gap: above it an
+event is taken with the state before it as the other server tells it. All of it goes through the gate, and
+through the checks of a room.
 
 spec: server-server#backfilling-and-retrieving-missing-events, #retrieving-events
 """
 
 import asyncio
 from collections.abc import Collection as Items
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import immutables
@@ -29,7 +30,12 @@ from homeserver.rooms.room import Room
 V1 = "/_matrix/federation/v1"
 MAX_BETWEEN = 20
 """Events asked for in one go between those that are there and one that came."""
-ROUNDS = 5
+MAX_BATCH = 100
+MAX_BATCH_BYTES = 16 * 1024 * 1024
+MOST_BETWEEN = 2_000
+"""So many are fetched at all; what lies before them is a gap."""
+TOLD_STATES = 3
+"""Of so many of them the state before is asked for."""
 MAX_STATE = 100_000
 """Events that a state may have, with what it rests on."""
 MAX_STATE_BYTES = 128 * 1024 * 1024
@@ -60,20 +66,34 @@ class MissingEvents:
 
         Raises FederationError, Missing if the server does not give it, StoreError, MatrixError 503.
         """
-        for _ in range(ROUNDS):
-            try:
-                return await self._receiver.receive(room, event)
-            except Missing as missing:
-                if missing.prev_events and await self._fill(room, event, server):
-                    continue
-                if not missing.prev_events:
-                    await self._fetch_auth_chain(room, event, server)
-                    return await self._receiver.receive(room, event)
+        try:
+            return await self._receiver.receive(room, event)
+        except Missing as missing:
+            waiting = await self._between(room, event, server) if missing.prev_events else []
+        for _ in range(TOLD_STATES):
+            outcomes = await self._receiver.receive_all(room, waiting)
+            waiting = [
+                each for each, what in zip(waiting, outcomes, strict=True) if isinstance(what, Missing)
+            ]
+            if not waiting:
                 break
-        return await self._receiver.receive(room, event, await self._told_state(room, event, server))
+            await self._take(room, waiting[0], server)
+        return await self._take(room, event, server)
 
-    async def _fill(self, room: Room, event: Event, server: str) -> bool:
-        """Take the events just before one; whether there was one that is new."""
+    async def _take(self, room: Room, event: Event, server: str) -> Outcome:
+        """Take an event, be it with the state before it as the server tells it."""
+        try:
+            return await self._receiver.receive(room, event)
+        except Missing as missing:
+            told = None
+            if missing.prev_events:
+                told = await self.told_state(room, event, server)
+            else:
+                await self.fetch_auth_chain(room, event, server)
+        return await self._receiver.receive(room, event, told)
+
+    async def _between(self, room: Room, event: Event, server: str) -> list[Event]:
+        """What lies between those that are there and an event, in order, as far as the server gives it."""
         answer = await self._client.post(
             server,
             request_target(f"{V1}/get_missing_events", room.room_id),
@@ -84,24 +104,45 @@ class MissingEvents:
                 "min_depth": 0,
             },
         )
-        between = await self._gate.admitted(room.version, room.room_id, _list(server, answer, "events"))
-        new = False
-        for each in sorted(between[:MAX_BETWEEN], key=lambda each: each.depth):
-            try:
-                await self._receiver.receive(room, each)
-                new = True
-            except Missing as missing:
-                if missing.prev_events:
-                    continue
-                await self._fetch_auth_chain(room, each, server)
-                try:
-                    await self._receiver.receive(room, each)
-                    new = True
-                except Missing:
-                    continue
-        return new
+        found: dict[str, Event] = {}
+        pdus: Sequence[JsonObject] = _list(server, answer, "events")
+        while new := await self._new(room, pdus, found):
+            found |= new
+            pdus = await self._behind(room, (event, *found.values()), found, server)
+        return _in_order(found)
 
-    async def _fetch_auth_chain(self, room: Room, event: Event, server: str) -> None:
+    async def _new(self, room: Room, pdus: Sequence[JsonObject], found: Items[str]) -> dict[str, Event]:
+        """Those of the events that are neither there nor found, and have come through the gate."""
+        events = await self._gate.admitted(room.version, room.room_id, pdus[:MAX_BATCH])
+        known = await self._events.get_many(room, [each.event_id for each in events])
+        there = {event_id for event_id, each in known.items() if each.has_state}
+        return {
+            each.event_id: each
+            for each in events
+            if each.event_id not in there and each.event_id not in found
+        }
+
+    async def _behind(
+        self, room: Room, events: Sequence[Event], found: Items[str], server: str
+    ) -> Sequence[JsonObject]:
+        """What the server gives of what events follow upon, as far as it is neither there nor found."""
+        behind = {event_id for event in events for event_id in event.prev_events if event_id not in found}
+        known = await self._events.get_many(room, behind)
+        wanted = [each for each in behind if each not in known or not known[each].has_state]
+        if not wanted or len(found) >= MOST_BETWEEN:
+            return ()
+        query = {"v": wanted[:MAX_BETWEEN], "limit": str(MAX_BATCH)}
+        target = request_target(f"{V1}/backfill", room.room_id, query=query)
+        try:
+            return _list(server, await self._client.get(server, target, max_bytes=MAX_BATCH_BYTES), "pdus")
+        except RemoteError:
+            return ()
+
+    async def fetch_auth_chain(self, room: Room, event: Event, server: str) -> None:
+        """Have what an event rests on known, as far as the server gives it.
+
+        Raises FederationError, StoreError.
+        """
         answer = await self._client.get(
             server,
             request_target(f"{V1}/event_auth", room.room_id, event.event_id),
@@ -109,8 +150,11 @@ class MissingEvents:
         )
         await self._keep(room, _list(server, answer, "auth_chain"))
 
-    async def _told_state(self, room: Room, event: Event, server: str) -> StateIds:
-        """The state before an event as the server tells it; all of it is known when this returns."""
+    async def told_state(self, room: Room, event: Event, server: str) -> StateIds:
+        """The state before an event as the server tells it; all of it is known when this returns.
+
+        Raises FederationError, StoreError.
+        """
         query = {"event_id": event.event_id}
         answer = await self._client.get(
             server, request_target(f"{V1}/state_ids", room.room_id, query=query), max_bytes=MAX_STATE_BYTES
@@ -151,6 +195,17 @@ class MissingEvents:
     async def _keep(self, room: Room, pdus: Sequence[JsonObject]) -> None:
         events = await self._gate.admitted(room.version, room.room_id, pdus)
         await self._outliers.add(room, events)
+
+
+def _in_order(found: Mapping[str, Event]) -> list[Event]:
+    """Events after those that they follow upon; none, if they follow upon themselves."""
+    behind = {
+        event_id: [each for each in event.prev_events if each in found] for event_id, event in found.items()
+    }
+    try:
+        return [found[event_id] for event_id in TopologicalSorter(behind).static_order()]
+    except CycleError:
+        return []
 
 
 def _list(server: str, answer: JsonObject, key: str) -> list[Any]:
