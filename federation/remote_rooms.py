@@ -147,10 +147,24 @@ class RemoteRooms:
             join = await self._countersigned(server, made, answer)
             state, chain = [await self._gate.admitted(made.version, room_id, each) for each in told]
             try:
-                await self._arrival.arrive(state, chain, join)
+                arrived = await self._arrival.arrive(state, chain, join)
             except NoSuchRoom as error:
                 raise InvalidAnswer(server, str(error)) from error
+        if not arrived:
+            # Another replica has brought it in; this join is one like others.
+            room = await self._rooms.get(room_id)
+            assert room is not None
+            await self._enter(server, room, join)
         return join.event_id
+
+    async def _enter(self, server: str, room: Room, join: Event) -> None:
+        """Put a join that `server` has taken into a room that this server is in."""
+        try:
+            outcome = await self._missing.receive(room, join, server)
+        except Missing as error:
+            raise InvalidAnswer(server, str(error)) from error
+        if outcome is not Outcome.ACCEPTED:
+            raise forbidden("The room does not allow you to join")
 
     async def _countersigned(self, server: str, made: Event, answer: JsonObject) -> Event:
         """The join with the signature of the server in whose user's name it may be; nothing else is taken."""
@@ -174,12 +188,7 @@ class RemoteRooms:
                 server, V2, made, query={"omit_members": "true"}, seconds=SECONDS, max_bytes=MAX_JOIN_BYTES
             )
             join = await self._countersigned(server, made, answer)
-            try:
-                outcome = await self._missing.receive(room, join, server)
-            except Missing as error:
-                raise InvalidAnswer(server, str(error)) from error
-            if outcome is not Outcome.ACCEPTED:
-                raise forbidden("The room does not allow you to join")
+            await self._enter(server, room, join)
             return join.event_id
 
         return await self._of_first(self._servers(room.room_id, room, user_id, ()), ask)

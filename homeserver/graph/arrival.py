@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from msgspec.structs import replace
 
 from homeserver.clock import Clock
-from homeserver.errors import unavailable
 from homeserver.graph.events import GraphEvents, KnownEvent
 from homeserver.graph.outliers import Outliers, auth_ids, refused_by_auth_events
 from homeserver.graph.receiving import state_entry
@@ -55,11 +54,11 @@ class Arrival:
         self._server_name = server_name
         self._now = now
 
-    async def arrive(self, state: Sequence[Event], auth_chain: Sequence[Event], join: Event) -> Room:
-        """The room with the state before `join`, and with the join; all of it has come through the gate.
+    async def arrive(self, state: Sequence[Event], auth_chain: Sequence[Event], join: Event) -> bool:
+        """Have the room with the state before `join`, and with the join; all has come through the gate.
 
-        Of the state counts what its own auth events allow. Raises NoSuchRoom, StoreError, MatrixError 503.
-        Until it returns this server is not in the room; it may then be tried again.
+        Of the state counts what its own auth events allow. Nothing is done, and False the answer, if this
+        server is in the room by now. Raises NoSuchRoom, StoreError, MatrixError 503: it may be tried again.
         """
         room_id, version = join.room_id, join.version
         shard = self._rooms.shards.of_room(room_id)
@@ -74,12 +73,7 @@ class Arrival:
         await self._gaps.put_many([Gap(room_id=room_id, event_id=event_id) for event_id in missing])
         entries = await asyncio.to_thread(_entries, believed)
         proposal = _Proposal(self._rooms, entries, join, self._server_name)
-        if not await self._rooms.writers[shard].submit(proposal):
-            # By way of another replica. What was handed in will be sent here as well.
-            raise unavailable("Another join has just brought the room here")
-        arrived = await self._rooms.get(room_id)
-        assert arrived is not None
-        return arrived
+        return await self._rooms.writers[shard].submit(proposal)
 
 
 def _believed(state: Sequence[Event], known: Mapping[str, KnownEvent]) -> dict[StateKey, Event]:

@@ -12,7 +12,7 @@ from homeserver.protocol.event_auth import auth_event_keys
 from homeserver.protocol.events import Event, event_template, load_event
 from homeserver.protocol.room_versions import ROOM_VERSIONS
 from homeserver.protocol.signing import SigningKey, content_hash, event_id_of, reference_hash, sign_event
-from tests.federation.conftest import OtherServer
+from tests.federation_transport.peers import Peer
 
 V1 = "/_matrix/federation/v1"
 V2 = "/_matrix/federation/v2"
@@ -25,12 +25,12 @@ Lie = Callable[[Answer], Any]
 class Host:
     """A room of version `version` in which only its creator is, and what the server says of it."""
 
-    def __init__(self, other: OtherServer, version: str = "11", *, join_rule: str = "public") -> None:
-        self.other = other
-        self.name = other.name
+    def __init__(self, peer: Peer, version: str = "11", *, join_rule: str = "public") -> None:
+        self.peer = peer
+        self.name = peer.name
         self.version = ROOM_VERSIONS[version]
-        self.creator = f"@host:{other.name}"
-        self.room_id = f"!hosted:{other.name}"
+        self.creator = f"@host:{peer.name}"
+        self.room_id = f"!hosted:{peer.name}"
         self.events: list[Event] = []
         self.state: dict[tuple[str, str], Event] = {}
         self.lies: dict[str, Lie] = {}
@@ -72,7 +72,7 @@ class Host:
         if not self.version.event_ids_are_hashes:
             pdu["event_id"] = f"${len(self.events)}:{self.name}"
         pdu["hashes"] = {"sha256": content_hash(self.version, pdu)}
-        pdu = sign_event(self.version, pdu, signer or self.name, key or self.other.peer.key)
+        pdu = sign_event(self.version, pdu, signer or self.name, key or self.peer.key)
         return load_event(self.version, pdu, event_id_of(self.version, pdu))
 
     def _fields(self, type: str, state_key: str | None, content: Any, sender: str) -> Any:
@@ -94,11 +94,19 @@ class Host:
 
     def open_to(self, user_id: str, *memberships: str) -> None:
         """Answer the handshakes of a user."""
-        pages = self.other.peer.site.pages
+        pages = self.peer.site.pages
         for membership in memberships or ("join",):
             api = V1 if membership == "knock" else V2
             pages[f"{V1}/make_{membership}/{self.room_id}/{user_id}"] = self._make(membership, user_id)
-            self.other.peer.site.below[f"{api}/send_{membership}/{self.room_id}/"] = self._send(membership)
+            self.peer.site.below[f"{api}/send_{membership}/{self.room_id}/"] = self._send(membership)
+
+    def tell_state(self) -> None:
+        """Answer what others ask who do not know what an event follows upon."""
+        pages = self.peer.site.pages
+        state = [event.event_id for event in self.state.values()]
+        told = {"pdu_ids": state, "auth_chain_ids": [event.event_id for event in self.events]}
+        pages[f"{V1}/get_missing_events/{self.room_id}"] = web.json_response({"events": []})
+        pages[f"{V1}/state_ids/{self.room_id}"] = web.json_response(told)
 
     def _make(self, membership: str, user_id: str) -> Any:
         async def make(request: web.BaseRequest) -> web.StreamResponse:

@@ -23,7 +23,7 @@ STRANGER = SigningKey.from_seed("a_1", b"stranger".ljust(32))
 
 @pytest.fixture
 def host(other: OtherServer, alice: Client) -> Host:
-    host = Host(other)
+    host = Host(other.peer)
     host.open_to(alice.user_id)
     return host
 
@@ -40,7 +40,7 @@ async def told_nothing(client: Client, host: Host) -> None:
 
 @pytest.mark.parametrize("version", ["1", "6", "12"])
 async def test_a_room_is_what_its_host_says(other: OtherServer, alice: Client, version: str) -> None:
-    host = Host(other, version)
+    host = Host(other.peer, version)
     host.open_to(alice.user_id)
     await attempt(alice, host)
     state = await alice.get(f"/rooms/{quote(host.room_id)}/state")
@@ -214,7 +214,7 @@ async def test_another_join_than_ours_is_not_taken(alice: Client, host: Host) ->
 async def test_a_join_in_another_users_name_needs_their_servers_signature(
     other: OtherServer, alice: Client, version: str
 ) -> None:
-    host = Host(other, version, join_rule="restricted")
+    host = Host(other.peer, version, join_rule="restricted")
     host.open_to(alice.user_id)
 
     def authorised(answer: Answer) -> None:
@@ -257,7 +257,7 @@ async def test_who_hangs_up_has_joined_all_the_same_or_not_at_all(
 ) -> None:
     waiting = asyncio.Event()
     going = asyncio.Event()
-    pages = host.other.peer.site.below
+    pages = host.peer.site.below
 
     async def slow(request: web.BaseRequest) -> web.StreamResponse:
         waiting.set()

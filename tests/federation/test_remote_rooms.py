@@ -147,6 +147,9 @@ async def test_where_nobody_here_may_let_them_in_the_other_server_does(
     )
     for user in (dora, ed):
         await join(user, allowed, server)
+        async with asyncio.timeout(10):
+            while user.user_id not in await members(alice, allowed):
+                await asyncio.sleep(0.05)
         await join(user, room_id, server)
     here = await members(ed, room_id)
     assert (here[dora.user_id], here[ed.user_id]) == ("join", "join")
