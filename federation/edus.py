@@ -20,6 +20,7 @@ from homeserver.e2ee.to_device import ToDevice
 from homeserver.errors import MatrixError, forbidden
 from homeserver.protocol.identifiers import InvalidIdentifier, check_user_id, server_name_of
 from homeserver.protocol.json_types import JsonObject
+from homeserver.rate_limits import RateLimits
 from homeserver.rooms.ephemeral import Typing
 from homeserver.rooms.receipts import Read, Receipts
 from homeserver.rooms.room import Room
@@ -84,6 +85,7 @@ class Edus:
 
     def __init__(
         self,
+        limits: RateLimits,
         rooms: Rooms,
         typing: Typing,
         receipts: Receipts,
@@ -91,6 +93,7 @@ class Edus:
         to_device: ToDevice,
         remote_lists: RemoteLists,
     ) -> None:
+        self._limits = limits
         self._rooms = rooms
         self._typing = typing
         self._receipts = receipts
@@ -132,7 +135,7 @@ class Edus:
 
     async def _take_typing(self, origin: str, content: Any) -> None:
         notice = msgspec.convert(content, TypingNotice)
-        _check_own(origin, notice.user_id)
+        self._admit(origin, notice.user_id)
         room = await self._room(origin, notice.room_id)
         if notice.user_id not in room.joined:
             raise forbidden("The user is not in the room")
@@ -145,18 +148,25 @@ class Edus:
                 room = await self._room(origin, room_id)
             except MatrixError:
                 self.dropped["m.receipt"] += 1
-                continue
-            read = [
-                Read(user_id, receipt.event_ids[0], receipt.data.thread_id, receipt.data.ts)
-                for user_id, receipt in receipts.read.items()
-                if _is_own(origin, user_id)
-            ]
-            self.dropped["m.receipt"] += len(receipts.read) - len(read)
-            await self._receipts.take(room, read)
+            else:
+                await self._receipts.take(room, self._read(origin, receipts))
+
+    def _read(self, origin: str, receipts: RoomReceipts) -> list[Read]:
+        """What of it the server may say."""
+        read: list[Read] = []
+        for user_id, receipt in receipts.read.items():
+            try:
+                self._admit(origin, user_id)
+            except (MatrixError, InvalidIdentifier):
+                self.dropped["m.receipt"] += 1
+            else:
+                data = receipt.data
+                read.append(Read(user_id, receipt.event_ids[0], data.thread_id, data.ts))
+        return read
 
     async def _take_presence(self, origin: str, content: Any) -> None:
         for said in msgspec.convert(content, PresencePush).push:
-            _check_own(origin, said.user_id)
+            self._admit(origin, said.user_id)
             await self._presence.said_elsewhere(
                 said.user_id, said.presence, said.status_msg, said.last_active_ago
             )
@@ -177,6 +187,14 @@ class Edus:
         _check_own(origin, update.user_id)
         await self._remote_lists.update_keys(update)
 
+    def _admit(self, origin: str, user_id: str) -> None:
+        """Let a server speak for a user of its own, as often as users of this server may do such things.
+
+        Raises 403, 429 and InvalidIdentifier.
+        """
+        _check_own(origin, user_id)
+        self._limits.charge("ephemeral", user_id)
+
     async def _room(self, origin: str, room_id: str) -> Room:
         """A room in which the server may speak. Raises 403."""
         room = await self._rooms.get(room_id)
@@ -185,11 +203,7 @@ class Edus:
         return room
 
 
-def _is_own(origin: str, user_id: str) -> bool:
-    return server_name_of(check_user_id(user_id)) == origin
-
-
 def _check_own(origin: str, user_id: str) -> None:
     """Raises 403 for users of other servers than the one that speaks, InvalidIdentifier."""
-    if not _is_own(origin, user_id):
+    if server_name_of(check_user_id(user_id)) != origin:
         raise forbidden("A server may speak for its own users only")

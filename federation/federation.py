@@ -125,7 +125,13 @@ class Federation:
             now,
         )
         self.edus = Edus(
-            rooms, domain.typing, domain.receipts, domain.presence, domain.to_device, domain.remote_lists
+            domain.limits,
+            rooms,
+            domain.typing,
+            domain.receipts,
+            domain.presence,
+            domain.to_device,
+            domain.remote_lists,
         )
         told = ToldGraph(
             rooms, self.graph_events, self.states, side_events, domain.visibility, domain.accounts

@@ -6,8 +6,10 @@ HARDENING 5, 14, 15 and 34.
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from federation.edus import Edus
+from homeserver.config.options import Rate, RateLimits
 from homeserver.metrics import GcPauses
 from tests.client_api.conftest import Client
 from tests.client_api.crypto_device import log_in
@@ -199,6 +201,25 @@ async def test_what_is_malformed_is_dropped(sending: Sending, edu_type: str, con
     before = sending.edus.dropped[edu_type]
     await sending.edu(edu_type, content)
     assert sending.edus.dropped[edu_type] == before + 1
+
+
+async def test_users_of_other_servers_are_held_to_the_same_limits(
+    server: Homeserver, sending: Sending, alice: Client, visitor: Visitor, room_id: str
+) -> None:
+    """HARDENING 38."""
+    events = [await alice.send(room_id, str(number)) for number in range(4)]
+    await server.restart(
+        replace(server.config, rate_limits=RateLimits(enabled=True, ephemeral=Rate(0.001, 3)))
+    )
+    await alice.sync()
+    for event_id in events:
+        await sending.read(room_id, event_id, visitor.user_id)
+    content = ephemeral(await alice.sync(), room_id, "m.receipt")
+    assert content is not None
+    assert list(content) == [events[2]]
+    await sending.typing(room_id, visitor.user_id)
+    assert "rooms" not in await alice.sync()
+    assert sending.edus.dropped == {"m.receipt": 1, "m.typing": 1}
 
 
 @pytest.mark.parametrize("edu_type", [None, 1, [], "m.unheard.of"])
