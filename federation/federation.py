@@ -3,6 +3,7 @@
 import asyncio
 from typing import NamedTuple
 
+from federation.backfill import Backfill
 from federation.edus import Edus
 from federation.events import EventRoutes
 from federation.gate import Gate
@@ -36,6 +37,7 @@ from homeserver.graph.early_redactions import EarlyRedactions
 from homeserver.graph.merging import Merging
 from homeserver.graph.outliers import Outliers
 from homeserver.graph.outside import Outside
+from homeserver.graph.past import Past
 from homeserver.graph.receiving import Receiver
 from homeserver.graph.states import States
 from homeserver.graph.told import ToldGraph
@@ -111,6 +113,8 @@ class Federation:
         self.arrival = Arrival(rooms, self.graph_events, outliers, gaps, name, now)
         self.gate = Gate(others.key_ring)
         missing = MissingEvents(others.client, self.gate, self.receiver, self.graph_events, outliers)
+        past = Past(rooms, self.graph_events, side_events, gaps, name)
+        self.backfill = Backfill(name, others.client, self.gate, missing, self.graph_events, past, now)
         outside = Outside(rooms, name)
         self.incoming = Incoming(
             name,
@@ -168,4 +172,5 @@ class Federation:
         """End what is being done and asked, and close the way out."""
         await end(self._tasks)
         await self.incoming.close()
+        await self.backfill.close()
         await self.others.close()

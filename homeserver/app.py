@@ -617,6 +617,7 @@ class App:
             self.federation = Federation(config, other_servers, store, domain, now)
             self.federation_modules += self.federation.routes
             membership.elsewhere = aliases.elsewhere = self.federation.remote_rooms
+            history.earlier = self.federation.backfill
 
     def _encryption(
         self,

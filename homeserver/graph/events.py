@@ -26,7 +26,7 @@ class KnownEvent(NamedTuple):
 
     event: Event
     position: int | None
-    """In the room's timeline; None beside it."""
+    """In the room's timeline, below zero for history that was fetched; None beside it."""
     base: int | None = None
     delta: StateDelta = ()
     """See `EventMeta`."""
@@ -40,7 +40,7 @@ class KnownEvent(NamedTuple):
     @property
     def has_state(self) -> bool:
         """Whether the state before it is known."""
-        return self.standing != OUTLIER
+        return self.standing != OUTLIER and (self.position is None or self.position > 0)
 
     @property
     def adds_to_state(self) -> bool:

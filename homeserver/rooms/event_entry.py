@@ -11,6 +11,35 @@ from homeserver.shard_writer import Appended
 from storage.log import Entry, Kind
 
 
+def entry_of(
+    event: Event,
+    body: bytes,
+    meta: EventMeta,
+    *,
+    seq: int,
+    pos: int | None = None,
+    txn: bytes | None = None,
+) -> Entry:
+    """The entry `seq` of an event; `body` is the event as it was signed."""
+    target, rel_type = relation_of(event.content)
+    return Entry(
+        kind=Kind.EVENT,
+        stream=event.room_id,
+        body=body,
+        event_id=event.event_id,
+        type=event.type,
+        key=event.state_key if meta.state_key is None else None,
+        sender=event.sender,
+        target=target,
+        rel_type=rel_type,
+        txn=txn,
+        ts=event.origin_server_ts,
+        meta=encode_meta(meta),
+        pos=pos,
+        seq=seq,
+    )
+
+
 def event_entry(
     event: Event, body: bytes, head: RoomHead, seq: int, meta: EventMeta, *, txn: bytes | None = None
 ) -> tuple[Appended, RoomHead]:
@@ -23,22 +52,7 @@ def event_entry(
     replaced = head.state.get(event.state_tuple) if event.is_state else None
     if replaced is not None and replaced.position > 0:
         meta = replace(meta, replaces=replaced.position)
-    target, rel_type = relation_of(event.content)
-    entry = Entry(
-        kind=Kind.EVENT,
-        stream=event.room_id,
-        body=body,
-        event_id=event.event_id,
-        type=event.type,
-        key=event.state_key if current else None,
-        sender=event.sender,
-        target=target,
-        rel_type=rel_type,
-        txn=txn,
-        ts=event.origin_server_ts,
-        meta=encode_meta(meta),
-        seq=seq,
-    )
+    entry = entry_of(event, body, meta, seq=seq, txn=txn)
     unsigned = replaced_state(replaced) if replaced is not None else {}
     view = make_room_event(entry, meta, unsigned)
     after = head.advance(view, meta.tips, current=current)

@@ -15,6 +15,7 @@ from homeserver.clock import Clock
 from homeserver.errors import MatrixError, bad_json, forbidden, not_found
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.bundling import Bundling
+from homeserver.rooms.earlier import EarlierEvents, NoEarlierEvents
 from homeserver.rooms.event_filter import RoomEventFilter
 from homeserver.rooms.past_state import state_at
 from homeserver.rooms.rendering import Reader, render_events
@@ -29,6 +30,8 @@ from homeserver.users.users import Users
 from storage.log import Kind
 
 MAX_PAGES = 20
+MAX_FETCHES = 5
+"""How often other servers are asked for what came before, for one page."""
 
 
 class Access(NamedTuple):
@@ -55,6 +58,7 @@ class History:
         self._users = users
         self._visibility = visibility
         self._bundling = bundling
+        self.earlier: EarlierEvents = NoEarlierEvents()
         self._epoch = epoch
         self._now = now
 
@@ -171,13 +175,10 @@ class History:
         stop = self.position(room, end) if end else None
         if position is not None and (backwards or access.upto is not None):
             position = min(position, newest) if backwards else position
-        line = (
-            None
-            if self._sees_all(room, session.user_id)
-            else await self._visibility.sight_line(room, session.user_id)
-        )
+        line = await self._line(room, session.user_id)
         events: list[RoomEvent] = []
         exhausted = False
+        fetches = MAX_FETCHES if backwards else 0
         for _ in range(MAX_PAGES):
             page = await self._page(room, position, stop, access.upto, backwards=backwards, limit=limit)
             shown = await self.shown(room, page, session.user_id, line)
@@ -188,6 +189,14 @@ class History:
                 last = events[-1] if len(events) == limit else page[-1]
                 position = last.position - 1 if backwards else last.position
             if len(page) < max(limit, 1):
+                if not room.is_whole and len(events) < limit and (stop is None or stop < room.past_from):
+                    # Who has something to read need not wait for others: what is before it comes next time.
+                    if backwards and (events or not fetches):
+                        break
+                    fetches -= 1
+                    if backwards and await self.earlier.fetch(room):
+                        line = await self._line(room, session.user_id)
+                        continue
                 exhausted = len(events) < limit or limit == 0
             if len(events) >= limit or exhausted:
                 break
@@ -209,8 +218,11 @@ class History:
             parts.append(b'"state":' + self._array(room, members))
         return b"{" + b",".join(parts) + b"}"
 
-    def _sees_all(self, room: Room, user_id: str) -> bool:
-        return room.always_shared and user_id in room.joined
+    async def _line(self, room: Room, user_id: str) -> SightLine | None:
+        """What a user sees of a room, None for all of it."""
+        if room.always_shared and user_id in room.joined:
+            return None
+        return await self._visibility.sight_line(room, user_id)
 
     async def _page(
         self,
@@ -292,13 +304,12 @@ class History:
         self, room_id: str, session: Session, event_id: str, *, limit: int, filter_json: str | None
     ) -> bytes:
         """Events around one, with the state at the last of them. Raises 404."""
-        room, event, line = await self.visible_event(room_id, session.user_id, event_id)
+        room, event, _ = await self.visible_event(room_id, session.user_id, event_id)
         wanted = parse_filter(filter_json)
         stored = self._rooms.stored
         half = limit // 2
-        before = (
-            await stored.page(room_id, before=event.position, newest_first=True, limit=half) if half else []
-        )
+        before = await self._before(room, event, half)
+        line = await self._visibility.sight_line(room, session.user_id)
         after = (
             await stored.page(room_id, after=event.position, newest_first=False, limit=limit - half)
             if limit - half
@@ -324,6 +335,16 @@ class History:
             b'"state":' + self._array(room, state),
         ]
         return b"{" + b",".join(parts) + b"}"
+
+    async def _before(self, room: Room, event: RoomEvent, limit: int) -> list[RoomEvent]:
+        """The events before one, the newest first."""
+        if not limit:
+            return []
+        read = self._rooms.stored.page
+        page = await read(room.room_id, before=event.position, newest_first=True, limit=limit)
+        if len(page) < limit and not room.is_whole and await self.earlier.fetch(room):
+            page = await read(room.room_id, before=event.position, newest_first=True, limit=limit)
+        return page
 
     async def timestamp_to_event(self, room_id: str, user_id: str, *, ts: int, forwards: bool) -> JsonObject:
         """The visible event closest to a time, on one side of it. Raises 404 when there is none."""

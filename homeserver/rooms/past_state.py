@@ -22,6 +22,9 @@ async def state_at(
 
     Keys that have not changed since `position` come from memory, the others from the log. The last answer
     is kept while nothing happens in the room: many readers begin with the same newest events.
+
+    Of history that was fetched the state is known in part (`homeserver.graph.past`); the rest is as it was
+    when this server came in.
     """
     known = room.fragments.get("past state")
     if isinstance(known, _PastState) and (known.position, known.after) == (position, after):
@@ -34,10 +37,22 @@ async def state_at(
             later.append(key)
         elif after is None or event.position > after:
             unchanged.append(event)
-    if later and position > 0:
+    if later and position != 0:
         refs = await log.current_at(room.shard, room.room_id, Kind.EVENT, position, later)
+        if position < 0:
+            found = {(ref.type, ref.key) for ref in refs}
+            missing = [key for key in later if key not in found]
+            refs += await log.current_at(
+                room.shard, room.room_id, Kind.EVENT, await _came_in_at(log, room), missing
+            )
         wanted = [ref for ref in refs if after is None or ref.position > after]
         unchanged.extend(await stored.current(room.room_id, wanted))
     if room.last_seq == seen:
         room.fragments["past state"] = _PastState(position, after, unchanged)
     return unchanged
+
+
+async def _came_in_at(log: Log, room: Room) -> int:
+    """The boundary below the first event that this server saw itself."""
+    page = await log.page(room.shard, room.room_id, kind=Kind.EVENT, after=0, limit=1)
+    return page[0].position - 1 if page else 0

@@ -28,6 +28,10 @@ from storage.log import Entry, Kind
 StateKey = tuple[str, str]
 StateMap = immutables.Map[StateKey, RoomEvent]
 
+VISIBILITY = ("m.room.history_visibility", "")
+PAST_DECIDING = frozenset({("m.room.create", ""), VISIBILITY})
+"""Where these came without an event of the timeline, who might see what of the past is not known from now."""
+
 NO_HASHES: Mapping[str, str] = {}
 EMPTY_STATE: StateMap = immutables.Map()
 BUMPING = frozenset(
@@ -140,6 +144,12 @@ class Room:
         self.created_ts = 0
         self.resolved_at = 0
         """The newest position at which state changed with no event of the timeline."""
+        self.past_from = 0
+        """The lowest position of history that was fetched from elsewhere; 0: none was."""
+        self.is_whole = False
+        """Whether the log has the room from its first event on."""
+        self.was_told = False
+        """Whether what the room is has been told, rather than seen: its past may have been another."""
         self.bumped = Activity(0, 0)
         """The newest event that people would call activity (MSC4186 "bump stamp")."""
         self._now = now
@@ -170,7 +180,9 @@ class Room:
     @property
     def always_shared(self) -> bool:
         """Whether members have always been allowed to see all of the room's history."""
-        event = self.head.state.get(("m.room.history_visibility", ""))
+        if self.was_told:
+            return False
+        event = self.head.state.get(VISIBILITY)
         if event is None:
             return True
         return self.history_visibility in ("shared", "world_readable") and not event.unsigned()
@@ -213,6 +225,10 @@ class Room:
         if self.fragments:
             self.fragments.clear()
         kind = entry.kind
+        if entry.pos is not None:
+            if kind is Kind.EVENT:
+                self._note_past(entry)
+            return None
         if kind is Kind.EVENT:
             return self._apply_event(entry, view)
         if kind is Kind.STATE:
@@ -222,8 +238,6 @@ class Room:
         return None
 
     def _apply_event(self, entry: Entry, view: RoomEvent | None) -> RoomEvent | None:
-        if entry.pos is not None:
-            return None
         meta = decode_meta(entry.meta)
         if view is None:
             view = view_of(entry, meta, self.head.state)
@@ -235,6 +249,7 @@ class Room:
                 self.note_member(view)
             elif view.type == "m.room.create":
                 self._note_create(view)
+                self.is_whole = True
         elif view.redacts is not None and view.state_key is None:
             self._redact(view, meta.redacts_key)
         self.add_to_timeline(view)
@@ -247,6 +262,7 @@ class Room:
         """Make another event current, or none."""
         self.resolved_at = entry.seq
         key = (entry.type or "", entry.key or "")
+        self.was_told |= key in PAST_DECIDING
         if entry.target is None:
             self.head = self.head.without(key)
             if entry.type == "m.room.member":
@@ -262,6 +278,11 @@ class Room:
         elif view.type == "m.room.create":
             self._note_create(view)
         return view
+
+    def _note_past(self, entry: Entry) -> None:
+        """History has come from elsewhere: nothing that the room is now changes."""
+        self.past_from = min(self.past_from, entry.position)
+        self.is_whole |= entry.type == "m.room.create"
 
     def _note_create(self, create: RoomEvent) -> None:
         """Take from the create event what it says; before, this server may have been told otherwise."""

@@ -13,7 +13,7 @@ import orjson
 from homeserver.clock import Clock
 from homeserver.protocol.room_versions import ROOM_VERSIONS, RoomVersion
 from homeserver.rooms.event_meta import decode_meta
-from homeserver.rooms.room import Room, RoomHead, receipt_of, sets_state, version_in
+from homeserver.rooms.room import PAST_DECIDING, Room, RoomHead, receipt_of, sets_state, version_in
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.stored_events import StoredEvents
 from homeserver.shard_writer import Appended, Proposal, R, ShardWriter
@@ -27,7 +27,8 @@ EVICT_EVERY = 256
 OnAppended = Callable[[int, int], None]
 """Told of a shard and its new tail when this process has appended to it."""
 OnRoomEntry = Callable[[int, Entry, Room | None, RoomEvent | None], None]
-"""Told of each entry of a room shard (its number first) after its room, if in memory, has taken it."""
+"""Told of each entry of a room shard (its number first) after its room, if in memory, has taken it; not of
+history that was fetched."""
 
 
 class Rooms:
@@ -114,6 +115,9 @@ class Rooms:
             view = room.apply(entry, item.view) if room is not None else None
             if room is None and (missed := self._missed.get(entry.stream)) is not None:
                 missed.append(entry)
+            if entry.pos is not None:
+                # Past that was fetched is no news.
+                continue
             self.activity[entry.stream] = entry.seq
             for follower in self._followers:
                 follower(shard, entry, room, view)
@@ -162,7 +166,13 @@ class Rooms:
         if not entries:
             return None
         page = await log.page(
-            shard, room_id, kind=Kind.EVENT, before=tail + 1, newest_first=True, limit=LOADED_TIMELINE
+            shard,
+            room_id,
+            kind=Kind.EVENT,
+            after=0,
+            before=tail + 1,
+            newest_first=True,
+            limit=LOADED_TIMELINE,
         )
         page.reverse()
         known = {entry.seq for entry in entries}
@@ -179,8 +189,7 @@ class Rooms:
                 if ref.type == "m.room.member":
                     room.note_member(view)
         for entry in page:
-            if entry.pos is None:
-                room.add_to_timeline(by_position[entry.position])
+            room.add_to_timeline(by_position[entry.position])
         room.timeline_after = page[0].position - 1 if len(page) == LOADED_TIMELINE else 0
         await self._find_activity(room, page)
         room.head = RoomHead(state.finish())
@@ -201,7 +210,17 @@ class Rooms:
         room.last_seq = max((seq for seq in applied if seq <= tail), default=0)
         room.created_ts = create.ts if create is not None else 0
         room.resolved_at = max(resolved, default=0)
+        room.was_told = any(ref.kind is Kind.STATE and (ref.type, ref.key) in PAST_DECIDING for ref in refs)
+        room.is_whole = create is not None and create.kind is Kind.EVENT
+        if not room.is_whole:
+            await self._find_past(room)
         return room
+
+    async def _find_past(self, room: Room) -> None:
+        """Note how far back the log has the room, which began elsewhere."""
+        for entry in await self.log.page(room.shard, room.room_id, kind=Kind.EVENT, before=1, limit=1):
+            room.past_from = entry.position
+            room.is_whole = entry.type == "m.room.create"
 
     async def _find_activity(self, room: Room, newest: Sequence[Entry]) -> None:
         """Look back to the newest activity: people who only come and go must not move a room when it is

@@ -26,8 +26,11 @@ LINES_KEPT = 10_000
 CHANGES_KEPT = 40
 """In a line that is kept; longer ones are made anew, so that all together stay within tens of megabytes."""
 
-Basis = tuple[str | None, str | None, int]
-"""What a sight line was made from: the current setting and member event, and up to where was forgotten."""
+BEFORE_ALL = -(1 << 62)
+
+Basis = tuple[str | None, str | None, int, int]
+"""What a sight line was made from: the current setting and member event, up to where was forgotten, and how
+far back the room was known."""
 
 
 class SightLine:
@@ -38,8 +41,11 @@ class SightLine:
         user_id: str,
         settings: Sequence[tuple[int, HistoryVisibility]],
         memberships: Sequence[tuple[int, str]],
+        known_from: int,
     ) -> None:
+        """`known_from`: how far back the room was known. Of what came from before it nothing is seen."""
         self.user_id = user_id
+        self._known_from = known_from
         self._setting_at = [position for position, _ in settings]
         self._settings = [value for _, value in settings]
         self._member_at = [position for position, _ in memberships]
@@ -89,6 +95,8 @@ class SightLine:
 
     def sees_position(self, at: int) -> bool:
         """Whether the user may see what is at a position of the room."""
+        if at < self._known_from:
+            return False
         stretch = bisect_right(self._changes, at)
         if stretch and self._changes[stretch - 1] == at:
             return self._judge(at)
@@ -116,12 +124,17 @@ class Visibility:
 
     async def sight_line(self, room: Room, user_id: str) -> SightLine:
         """What the user sees; memberships up to a leave that the user forgot count no more."""
-        forgotten = -1
+        forgotten = BEFORE_ALL
         if self._users.is_local(user_id):
-            forgotten = (await self._users.get(user_id)).forgotten.get(room.room_id, -1)
+            forgotten = (await self._users.get(user_id)).forgotten.get(room.room_id, BEFORE_ALL)
         setting = room.head.lookup("m.room.history_visibility", "")
         member = room.head.lookup("m.room.member", user_id)
-        basis = (setting.event_id if setting else None, member.event_id if member else None, forgotten)
+        basis = (
+            setting.event_id if setting else None,
+            member.event_id if member else None,
+            forgotten,
+            room.past_from,
+        )
         key = (room.room_id, user_id)
         known = self._lines.get(key)
         if known is not None and known[0] == basis:
@@ -135,12 +148,14 @@ class Visibility:
         return line
 
     async def _make(self, room: Room, user_id: str, forgotten: int) -> SightLine:
+        known_from = room.past_from
         settings = await self._history(room, "m.room.history_visibility", "")
         memberships = await self._history(room, "m.room.member", user_id)
         return SightLine(
             user_id,
             [(e.position, parse_visibility(_value(e, "history_visibility"))) for e in settings],
             [(e.position, _membership(e)) for e in memberships if e.position > forgotten],
+            known_from,
         )
 
     async def shown(self, room: Room, line: SightLine, events: Sequence[RoomEvent]) -> list[RoomEvent]:
