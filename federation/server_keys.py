@@ -21,7 +21,8 @@ WEAK_KEYS = frozenset(
     for key in ("l/O9hxMVKB6Lg+3Hqf0FQQZhVESQcMzbPN1Cz2nM3og",)
 )
 
-_KEY_ID = re.compile(r"ed25519:[0-9A-Za-z_.+/=-]{1,64}")
+_KEY_ID = re.compile(r"ed25519:[0-9A-Za-z_.+/=-]{1,247}")
+"""As long as any identifier may be: some servers name a key by all of its bytes."""
 
 
 class InvalidKeys(ValueError):

@@ -30,7 +30,8 @@ def told_servers(server_name: str, room: Room, entry: Entry) -> set[str]:
             with suppress(InvalidIdentifier):
                 told.add(server_name_of(entry.key))
     told -= {server_name, server_name_of(entry.sender or "")}
-    return _allowed(room, told)
+    # Servers that a rule shuts out are expected to keep it, too, so of the rule they learn.
+    return told if entry.type == "m.room.server_acl" else _allowed(room, told)
 
 
 def who_joins(server_name: str, room: Room, entry: Entry) -> str | None:

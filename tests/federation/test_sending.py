@@ -119,6 +119,8 @@ async def test_servers_that_a_room_shuts_out_are_sent_nothing_more(
     await alice.send(open_room, "end")
     await until(lambda: "end" in receiving.texts)
     assert receiving.texts == ["end"]
+    # Of the rule the server has to learn.
+    assert "m.room.server_acl" in [pdu["type"] for pdu in receiving.pdus]
 
 
 async def test_many_events_go_in_few_transactions(alice: Client, receiving: Receiving, room_id: str) -> None:

@@ -151,6 +151,12 @@ async def test_a_bad_signature_beside_a_good_one_spoils_the_answer(peer: Peer, s
         await start().ring.request_key(NAME, MINE.key_id)
 
 
+async def test_a_key_may_be_named_by_its_bytes(peer: Peer, start: Start) -> None:
+    named = key_of(NAME, "bytes_" + "0123456789abcdef" * 4)
+    peer.say(published(NAME, [named], NOW + DAY))
+    assert await start().ring.request_key(NAME, named.key_id) == named.verify_key_base64
+
+
 async def test_keys_are_bounded(peer: Peer, start: Start, time: Time) -> None:
     """HARDENING 14: in one answer, and over many."""
     server = start()
