@@ -27,15 +27,16 @@ class OwnKeys:
         now = self._now()
         if now >= self._renew_at:
             self._renew_at = now + VALID_MS // 2
+            # Ordered as canonical JSON is, for those who check the signature of what they got as it came.
             self._answer = self.signed(
                 {
+                    "old_verify_keys": {
+                        old.key_id: {"expired_ts": old.expired, "key": old.verify_key}
+                        for old in sorted(self._retired, key=lambda old: old.key_id)
+                    },
                     "server_name": self.server_name,
                     "valid_until_ts": now + VALID_MS,
                     "verify_keys": {self._key.key_id: {"key": self._key.verify_key_base64}},
-                    "old_verify_keys": {
-                        old.key_id: {"key": old.verify_key, "expired_ts": old.expired}
-                        for old in self._retired
-                    },
                 }
             )
         return self._answer

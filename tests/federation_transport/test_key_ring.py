@@ -12,6 +12,7 @@ from federation import key_ring
 from federation.key_ring import LEAST_BETWEEN_MS, UnknownKey
 from federation.own_keys import OwnKeys
 from federation.server_keys import MAX_KEYS, read_keys
+from homeserver.protocol.canonical_json import encode
 from homeserver.protocol.events import build_event
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.room_versions import ROOM_VERSIONS, RoomVersion
@@ -495,6 +496,9 @@ async def test_a_key_that_was_replaced_is_published_as_old(tmp_path: Path, time:
     await store.close()
     assert list(answer["verify_keys"]) == [new.key_id]
     assert answer["old_verify_keys"][old.key_id] == {"key": old.verify_key_base64, "expired_ts": time()}
+    # What is signed is told as it was signed.
+    unsigned = without(answer, "signatures")
+    assert json.dumps(unsigned, separators=(",", ":")).encode() == encode(unsigned)
     read = read_keys(answer, name, time())
     assert {key.key_id: key.current for key in read.keys} == {new.key_id: True, old.key_id: False}
 
