@@ -128,8 +128,6 @@ class Options(TypedDict, total=False):
     """The handler reads the body itself."""
     all_rooms: bool
     """Looks at all rooms of the user, whose newest changes may have been made at other replicas."""
-    asks_servers: bool
-    """May wait long for other servers: the replica does it that was asked, whoever owns the room."""
 
 
 Route = AnyRoute[Options]
@@ -184,8 +182,7 @@ def _serve(declared: Route, handler: BoundHandler, gate: Gate) -> WebHandler:
     reads_body = declared.method in ("PUT", "POST", "DELETE") and not streams
     tells = declared.method == "GET"
     sessions = gate.sessions
-    of_room = _OF_ROOM.match(declared.path) and not options.get("asks_servers", False)
-    owners = gate.replicas if reads_body and of_room else None
+    owners = gate.replicas if reads_body and _OF_ROOM.match(declared.path) else None
     followed = gate.replicas if tells else None
     all_rooms = options.get("all_rooms", False)
 

@@ -64,7 +64,7 @@ class RoomRoutes(Routes):
     async def join_by_alias(self, call: Call) -> Result:
         return await self._join(call, await self._aliases.locate(call.path("room_id_or_alias")))
 
-    @post("/rooms/{room_id}/join", auth=Auth.GUEST, limit="join", good_standing=True, asks_servers=True)
+    @post("/rooms/{room_id}/join", auth=Auth.GUEST, limit="join", good_standing=True)
     async def join(self, call: Call) -> Result:
         return await self._join(call, Located(check_room_id(call.path("room_id")), ()))
 
@@ -91,7 +91,7 @@ class RoomRoutes(Routes):
         await self._membership.knock(located.room_id, call.user_id, reason=reason, via=via)
         return {"room_id": located.room_id}
 
-    @post("/rooms/{room_id}/invite", limit="invite", good_standing=True, asks_servers=True)
+    @post("/rooms/{room_id}/invite", limit="invite", good_standing=True)
     async def invite(self, call: Call) -> Result:
         if "medium" in call.json(JsonObject):  # spec: "Third-party Invites"
             raise no_identity_server()
@@ -100,7 +100,7 @@ class RoomRoutes(Routes):
         await self._membership.invite(call.path("room_id"), call.user_id, body.user_id, reason=body.reason)
         return {}
 
-    @post("/rooms/{room_id}/leave", auth=Auth.GUEST, limit="request", asks_servers=True)
+    @post("/rooms/{room_id}/leave", auth=Auth.GUEST, limit="request")
     async def leave(self, call: Call) -> Result:
         await self._membership.leave(call.path("room_id"), call.user_id, reason=call.json(Reason).reason)
         return {}
