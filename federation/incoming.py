@@ -115,8 +115,15 @@ class Incoming:
                 ends = not shut_out and await self._outside.end(event)
                 results[event.event_id] = None if ends else why
             return results
-        outcomes = await self._receiver.receive_all(room, events)
-        await self._merging.merge(room)
+        try:
+            outcomes = await self._receiver.receive_all(room, events)
+            await self._merging.merge(room)
+        except (StoreError, MatrixError):
+            raise
+        except Exception:
+            # Whatever is wrong with them, they would come again and again.
+            log.exception("events cannot be taken", room_id=room_id, origin=origin)
+            return results | {event.event_id: "The event cannot be taken" for event in events}
         for event, outcome in zip(events, outcomes, strict=True):
             if isinstance(outcome, Missing):
                 results[event.event_id] = await self._stage(origin, room, event)
@@ -215,6 +222,10 @@ class Incoming:
                 await self._missing.receive(room, event, server)
             except (FederationError, Missing) as error:
                 log.info("event not completed", event_id=event.event_id, server=server, reason=str(error))
+            except (StoreError, MatrixError):
+                raise
+            except Exception:
+                log.exception("event cannot be completed", event_id=event.event_id, server=server)
             else:
                 return True
         if self._now() < staged.received_ts + GIVEN_UP_AFTER_MS:

@@ -108,8 +108,9 @@ class MissingEvents:
         pdus: Sequence[JsonObject] = _list(server, answer, "events")
         while new := await self._new(room, pdus, found):
             found |= new
-            pdus = await self._behind(room, (event, *found.values()), found, server)
-        return _in_order(found)
+            pdus = await self._behind(room, event, found, server)
+        between, _ = _reached(event, found)
+        return _in_order(between)
 
     async def _new(self, room: Room, pdus: Sequence[JsonObject], found: Items[str]) -> dict[str, Event]:
         """Those of the events that are neither there nor found, and have come through the gate."""
@@ -123,10 +124,10 @@ class MissingEvents:
         }
 
     async def _behind(
-        self, room: Room, events: Sequence[Event], found: Items[str], server: str
+        self, room: Room, event: Event, found: Mapping[str, Event], server: str
     ) -> Sequence[JsonObject]:
-        """What the server gives of what events follow upon, as far as it is neither there nor found."""
-        behind = {event_id for event in events for event_id in event.prev_events if event_id not in found}
+        """What the server gives of what lies behind an event, where it is neither there nor found."""
+        _, behind = _reached(event, found)
         known = await self._events.get_many(room, behind)
         wanted = [each for each in behind if each not in known or not known[each].has_state]
         if not wanted or len(found) >= MOST_BETWEEN:
@@ -195,6 +196,21 @@ class MissingEvents:
     async def _keep(self, room: Room, pdus: Sequence[JsonObject]) -> None:
         events = await self._gate.admitted(room.version, room.room_id, pdus)
         await self._outliers.add(room, events)
+
+
+def _reached(event: Event, found: Mapping[str, Event]) -> tuple[dict[str, Event], set[str]]:
+    """Those of the found events that lie behind one, and what they follow upon that is not found."""
+    between: dict[str, Event] = {}
+    ends: set[str] = set()
+    waiting = list(event.prev_events)
+    while waiting:
+        event_id = waiting.pop()
+        if event_id not in found:
+            ends.add(event_id)
+        elif event_id not in between:
+            between[event_id] = found[event_id]
+            waiting += found[event_id].prev_events
+    return between, ends
 
 
 def _in_order(found: Mapping[str, Event]) -> list[Event]:

@@ -22,6 +22,7 @@ AHEAD = 8
 CREATE = ("m.room.create", "")
 
 StateIds = immutables.Map[StateKey, str]
+NO_STATE: StateIds = immutables.Map()
 
 
 class UnknownState(Exception):
@@ -79,8 +80,9 @@ class States:
     async def resolved(self, room: Room, states: Sequence[StateIds], new: Mapping[str, Event]) -> StateIds:
         """What the states resolve to; `new` has events that are not stored yet."""
         different = list(dict.fromkeys(states))
-        if len(different) == 1:
-            return different[0]
+        if len(different) <= 1:
+            # None: before the beginning.
+            return different[0] if different else NO_STATE
         conflicted = {
             event_id
             for state in different

@@ -408,3 +408,15 @@ async def test_a_redaction_may_come_before_what_it_redacts(
     shown = await alice.get(f"/rooms/{room_id}/event/{rude.event_id}")
     assert shown["content"] == {}
     assert (await withheld.room()).head.tips == (redaction.event_id,)
+
+
+async def test_events_that_follow_upon_nothing_are_refused(
+    alice: Client, other: OtherServer, visitor: Visitor, room_id: str
+) -> None:
+    room = await visitor.room(room_id)
+    rootless, _ = visitor.drafted(room, room.head._replace(tips=()), MESSAGE, text("from nowhere"))
+    good = await visitor.draft(room_id, MESSAGE, text("good"))
+    reply = await send(other, rootless.pdu, good.pdu)
+    assert "error" in reply.body["pdus"][rootless.event_id]
+    assert reply.body["pdus"][good.event_id] == {}
+    assert await texts(alice, room_id) == ["good"]
