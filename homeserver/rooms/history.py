@@ -31,7 +31,7 @@ from storage.log import Kind
 
 MAX_PAGES = 20
 MAX_FETCHES = 5
-"""How often other servers are asked for what came before, for one page."""
+"""How often other servers are asked for what came before, for one answer."""
 
 
 class Access(NamedTuple):
@@ -350,6 +350,7 @@ class History:
         """The visible event closest to a time, on one side of it. Raises 404 when there is none."""
         access = await self.access(room_id, user_id)
         room = access.room
+        await self._reach_back(room, ts)
         line = await self._visibility.sight_line(room, user_id)
         entry = await self._rooms.log.near_time(room.shard, room_id, ts, forwards=forwards)
         for _ in range(MAX_PAGES):
@@ -361,6 +362,15 @@ class History:
             step = view.ts + 1 if forwards else view.ts - 1
             entry = await self._rooms.log.near_time(room.shard, room_id, step, forwards=forwards)
         raise not_found("There is no event near that time")
+
+    async def _reach_back(self, room: Room, ts: int) -> None:
+        """Have the room known back to a time, if that can be had with a few batches."""
+        for _ in range(MAX_FETCHES):
+            if room.is_whole:
+                return
+            oldest = await self._rooms.log.page(room.shard, room.room_id, kind=Kind.EVENT, limit=1)
+            if not oldest or oldest[0].ts <= ts or not await self.earlier.fetch(room):
+                return
 
 
 _filter_decoder = msgspec.json.Decoder(RoomEventFilter)

@@ -100,7 +100,7 @@ class Archive:
         self.asked = 0
         self.away = False
         self.lie: Callable[[list[Any]], list[Any]] = lambda pdus: pdus
-        site, room_id = host.other.peer.site, host.room_id
+        site, room_id = host.peer.site, host.room_id
         site.pages[f"{V1}/backfill/{room_id}"] = self._backfill
         site.pages[f"{V1}/state_ids/{room_id}"] = self._state_ids
         site.below[f"{V1}/event/"] = self._event
@@ -143,7 +143,7 @@ class Archive:
 
 @pytest.fixture
 def host(other: OtherServer, alice: Client) -> Host:
-    host = Host(other)
+    host = Host(other.peer)
     host.open_to(alice.user_id)
     return host
 
@@ -315,6 +315,25 @@ async def test_what_was_redacted_stays_so(host: Host, alice: Client) -> None:
             break
         await asyncio.sleep(0.02)
     assert bodies_left == [{}]
+
+
+async def test_a_time_before_the_join_is_found(host: Host, alice: Client) -> None:
+    Archive(host)
+    for n in range(250):
+        say(host, f"{n}")
+    await enter(alice, host)
+    wanted = host.events[20]
+    for direction, ts in (("b", wanted.origin_server_ts), ("f", wanted.origin_server_ts)):
+        found = await alice.get(
+            f"/_matrix/client/v1/rooms/{quote(host.room_id)}/timestamp_to_event",
+            query={"ts": ts, "dir": direction},
+        )
+        assert found == {"event_id": wanted.event_id, "origin_server_ts": wanted.origin_server_ts}
+        path = f"/rooms/{quote(host.room_id)}/context/{quote(wanted.event_id)}"
+        around = await alice.get(path, query={"limit": 4})
+        assert bodies(around["events_before"]) == ["14", "13"]
+        assert bodies(around["events_after"]) == ["16", "17"]
+        assert {event["type"] for event in around["state"]} >= {"m.room.create", "m.room.name"}
 
 
 def test_links_are_followed_each_after_what_follows_upon_it() -> None:
