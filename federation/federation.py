@@ -32,8 +32,8 @@ from homeserver.e2ee.remote_lists import RemoteLists
 from homeserver.e2ee.to_device import ToDevice
 from homeserver.e2ee.told_keys import ToldKeys
 from homeserver.graph.arrival import Arrival
-from homeserver.graph.events import GraphEvents
 from homeserver.graph.early_redactions import EarlyRedactions
+from homeserver.graph.events import GraphEvents
 from homeserver.graph.merging import Merging
 from homeserver.graph.outliers import Outliers
 from homeserver.graph.outside import Outside
@@ -147,7 +147,7 @@ class Federation:
         invited = Invited(
             rooms, domain.accounts, domain.permission, domain.limits, domain.author, self.gate, outside
         )
-        resident = Resident(rooms, domain.author, domain.restricted, self.gate, self.receiver)
+        resident = Resident(rooms, domain.author, domain.restricted, domain.limits, self.gate, self.receiver)
         self.routes: list[Routes] = [
             VersionRoutes(),
             KeyServerRoutes(self.others.own_keys, self.others.notary),
@@ -162,6 +162,7 @@ class Federation:
             InviteRoutes(invited),
             ThirdPartyInviteRoutes(resident, inviting, name),
         ]
+        others.backoff.on_change.append(self.incoming.heard_of)
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:

@@ -16,6 +16,7 @@ from homeserver.protocol.events import Event, InvalidEvent, parse_pdu
 from homeserver.protocol.identifiers import check_user_id, server_name_of
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.signing import sign_event
+from homeserver.rate_limits import RateLimits
 from homeserver.rooms.authoring import Author, EventTemplate
 from homeserver.rooms.restricted import AUTHORISER, RestrictedJoins
 from homeserver.rooms.room import Room
@@ -27,11 +28,18 @@ class Resident:
     """This server as one that is in a room, for those that are not."""
 
     def __init__(
-        self, rooms: Rooms, author: Author, restricted: RestrictedJoins, gate: Gate, receiver: Receiver
+        self,
+        rooms: Rooms,
+        author: Author,
+        restricted: RestrictedJoins,
+        limits: RateLimits,
+        gate: Gate,
+        receiver: Receiver,
     ) -> None:
         self._rooms = rooms
         self._author = author
         self._restricted = restricted
+        self._limits = limits
         self._gate = gate
         self._receiver = receiver
 
@@ -68,13 +76,15 @@ class Resident:
     async def take(self, server: str, room: Room, event_id: str, membership: str, pdu: JsonObject) -> Event:
         """The event that a server made of a template, once it is in the room.
 
-        Raises 400 M_INVALID_PARAM for what is none, 400 and 403 as `template`.
+        Raises 400 M_INVALID_PARAM for what is none, 400 and 403 as `template`, and 429.
         """
         try:
             event = parse_pdu(room.version, pdu)
         except InvalidEvent as error:
             raise invalid_param(str(error)) from error
         _check_own_membership(server, membership, event)
+        if membership != "leave":
+            self._limits.charge("join", event.sender)
         if event.event_id != event_id:
             raise invalid_param(f"The event is {event.event_id}, not the one that the path names")
         authoriser = event.content.get(AUTHORISER)

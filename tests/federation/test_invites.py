@@ -149,6 +149,22 @@ async def test_a_room_of_another_server_is_knocked_on(
     assert await state_of(dora, room_id) == await state_of(alice, room_id)
 
 
+async def test_a_server_that_is_in_the_room_signs_invites_as_well(
+    server: Homeserver, second: Homeserver, alice: Client, dora: Client
+) -> None:
+    ed = await second.register("ed")
+    room_id = await alice.create_room(preset="private_chat", name="Secret")
+    await alice.invite(room_id, dora.user_id)
+    await join(dora, room_id)
+    await alice.invite(room_id, ed.user_id)
+    async with asyncio.timeout(10):
+        while ed.user_id not in await members(dora, room_id):
+            await asyncio.sleep(0.05)
+    assert shown(await ed.sync(), "invite")["m.room.name", ""] == {"name": "Secret"}
+    await join(ed, room_id)
+    assert await state_of(ed, room_id) == await state_of(dora, room_id)
+
+
 async def test_a_new_room_may_have_users_of_other_servers_from_the_start(
     server: Homeserver, alice: Client, dora: Client
 ) -> None:

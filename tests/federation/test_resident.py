@@ -12,6 +12,7 @@ from homeserver.protocol.events import parse_pdu
 from homeserver.protocol.room_versions import ROOM_VERSIONS
 from homeserver.protocol.signing import SigningKey
 from tests.client_api.conftest import Client
+from tests.client_api.test_rate_limits import limit
 from tests.federation.conftest import Homeserver, OtherServer
 from tests.federation.newcomer import V1, Newcomer, ids_of, signed
 
@@ -237,6 +238,18 @@ async def test_a_user_of_another_server_knocks_and_takes_it_back(
     assert (await members(alice, room_id))[carol.user_id] == "knock"
     await carol.send(room_id, *await carol.event(room_id, "leave"), "leave")
     assert (await members(alice, room_id))[carol.user_id] == "leave"
+
+
+async def test_nobody_comes_and_goes_all_the_time(server: Homeserver, alice: Client, carol: Newcomer) -> None:
+    """HARDENING 38: what users here may do is no more for those of other servers."""
+    room_id = await alice.create_room(preset="public_chat", room_version="11")
+    await limit(server, join=2)
+    for _ in range(2):
+        await carol.join(room_id)
+        await carol.send(room_id, *await carol.event(room_id, "leave"), "leave")
+    reply = await carol.send(room_id, *await carol.event(room_id), expect=429)
+    assert reply.errcode == "M_LIMIT_EXCEEDED"
+    await Newcomer(carol.other, "another").join(room_id)
 
 
 async def test_a_user_of_another_server_leaves(alice: Client, carol: Newcomer) -> None:
