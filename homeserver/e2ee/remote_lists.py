@@ -50,8 +50,10 @@ USERS_AT_ONCE = 250
 ATTEMPTS = 3
 AGAIN_SECONDS = 1.0
 """Before a list is asked for again that changed while it was asked for."""
-MAX_WAITING = 10_000
-"""Users whose lists are to be had when their servers are back."""
+MAX_SILENT = 1_000
+"""Servers that are known to be asked again when they are back, and users of each of them."""
+RENEWED_AT_ONCE = 50
+"""Lists asked for at one sign of life."""
 
 
 class DeviceUpdate(msgspec.Struct):
@@ -98,8 +100,8 @@ class RemoteLists:
         """User → the question about them that is under way."""
         self._renewing: dict[str, asyncio.Task[None]] = {}
         """User → what gets their list anew."""
-        self._waiting: OrderedDict[str, str] = OrderedDict()
-        """Users whose lists could not be had, and their servers."""
+        self._waiting: OrderedDict[str, dict[str, None]] = OrderedDict()
+        """Server → its users whose lists could not be had."""
 
     async def close(self) -> None:
         """End what is being asked."""
@@ -243,45 +245,53 @@ class RemoteLists:
             return () if after == before else (_draft(after or Copy()),)
 
         await self._identities.change(user_id, drafts)
-        copied = (await self._identities.get(user_id)).copied
-        if copied is not None and not copied.told:
+        if not await self._is_settled(user_id):
             self._renew(user_id)
 
     # Asking again
 
     def alive(self, server: str) -> None:
         """A server shows a sign of life: what it could not be asked for, it is asked for now."""
-        if self._waiting:
-            for user_id in [user_id for user_id, of in self._waiting.items() if of == server]:
-                self._renew(user_id)
+        waiting = self._waiting.pop(server, {})
+        for user_id in list(waiting)[:RENEWED_AT_ONCE]:
+            del waiting[user_id]
+            self._renew(user_id)
+        if waiting:
+            self._waiting[server] = waiting
+
+    def _wait_for(self, server: str, user_ids: Sequence[str]) -> None:
+        waiting = self._waiting.setdefault(server, {})
+        for user_id in user_ids[: MAX_SILENT - len(waiting)]:
+            waiting[user_id] = None
+        if len(self._waiting) > MAX_SILENT:
+            self._waiting.popitem(last=False)
 
     def _renew(self, user_id: str) -> None:
         """Get a list anew, if that is not under way."""
-        self._waiting.pop(user_id, None)
         if user_id not in self._renewing:
             task = asyncio.create_task(self._until_told(user_id), name=f"device-list of {user_id}")
             self._renewing[user_id] = task
             task.add_done_callback(lambda _: self._renewing.pop(user_id, None))
 
     async def _until_told(self, user_id: str) -> None:
-        for _ in range(ATTEMPTS):
-            try:
-                copied = (await self._identities.get(user_id)).copied
-                if copied is None or copied.told:
+        try:
+            for attempt in range(ATTEMPTS):
+                await asyncio.sleep(attempt * AGAIN_SECONDS)
+                if await self._is_settled(user_id):
                     return
-                if copied.quiet:
-                    # Whoever asked had no answer, and may ask again.
-                    await self._identities.change(user_id, _mark_anew)
+                await self._identities.change(user_id, _as_news)
                 await asyncio.gather(*(task for _, task in self._ask([user_id])))
-            except (NoAnswer, StoreError, MatrixError):
-                break
-            await asyncio.sleep(AGAIN_SECONDS)
+        except (NoAnswer, StoreError, MatrixError):
+            pass
+        else:
+            if await self._is_settled(user_id):
+                return
         self._wait_for(server_name_of(user_id), [user_id])
 
-    def _wait_for(self, server: str, user_ids: Sequence[str]) -> None:
-        self._waiting.update(dict.fromkeys(user_ids, server))
-        while len(self._waiting) > MAX_WAITING:
-            self._waiting.popitem(last=False)
+    async def _is_settled(self, user_id: str) -> bool:
+        """Whether nothing is kept of a user, or what is kept is true."""
+        copied = (await self._identities.get(user_id)).copied
+        return copied is None or copied.told
 
     # No longer being of interest
 
@@ -309,9 +319,9 @@ class RemoteLists:
             )
 
 
-def _mark_anew(identity: Identity) -> Sequence[Draft]:
-    """Take a list for one that is no longer true."""
-    return () if identity.copied is None else (_draft(Copy()),)
+def _as_news(identity: Identity) -> Sequence[Draft]:
+    """Have those hear who may have asked for a list, and had no answer."""
+    return (_draft(Copy()),) if identity.copied is not None and identity.copied.quiet else ()
 
 
 def _draft(copy: Copy | None, *, quiet: bool = False) -> Draft:
