@@ -42,12 +42,16 @@ class Backoff:
         self._longest_ms = longest_ms
         self._rng = rng or random.Random()
         self._silent: OrderedDict[str, Silence] = OrderedDict()
-        self.on_change: Callable[[str, Silence | None], None] = lambda server, silence: None
+        self.on_change: list[Callable[[str, Silence | None], None]] = []
         """Told when a server fails, and when one that did answers again (None)."""
 
     def silence(self, server: str) -> Silence | None:
         """None while the server answers."""
         return self._silent.get(server)
+
+    def _tell(self, server: str, silence: Silence | None) -> None:
+        for told in self.on_change:
+            told(server, silence)
 
     def silent(self) -> Iterable[str]:
         """The servers that do not answer."""
@@ -73,7 +77,7 @@ class Backoff:
             pause = min(max(pause, retry_after_ms), self._longest_ms)
             retry_at = now + int(pause * self._rng.uniform(1.0, 1.0 + JITTER))
             silence = Silence(before.since if before is not None else now, pause, retry_at)
-            self.on_change(server, silence)
+            self._tell(server, silence)
         self._silent[server] = silence
         if len(self._silent) > MAX_SERVERS:
             self._silent.popitem(last=False)
@@ -81,4 +85,4 @@ class Backoff:
     def alive(self, server: str) -> None:
         """It answered, or came by itself."""
         if self._silent.pop(server, None) is not None:
-            self.on_change(server, None)
+            self._tell(server, None)

@@ -34,7 +34,7 @@ class KnownDestinations:
         self._server_rooms = server_rooms
         self._stored = stored
         self.silences = WriteBehind(stored)
-        backoff.on_change = self._changed
+        backoff.on_change.append(self._changed)
 
     async def start(self) -> None:
         """Go on leaving those alone that did not answer. Raises StoreError."""

@@ -13,6 +13,7 @@ from contextlib import suppress
 import orjson
 import structlog
 
+from federation.backoff import Silence
 from federation.errors import FederationError
 from federation.gate import Dropped, Gate
 from federation.missing_events import MissingEvents
@@ -147,6 +148,12 @@ class Incoming:
         )
         self._complete_soon(room.room_id)
         return None
+
+    def heard_of(self, server: str, silence: Silence | None) -> None:
+        """A server fails, or does not any more: what waits for it need not wait longer."""
+        if silence is None:
+            for completion in self._completions.values():
+                completion.more.set()
 
     async def keep_sweeping(self) -> None:
         """Go on with what was staged before a stop, or by a replica that is gone, until cancelled."""
