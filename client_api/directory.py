@@ -1,5 +1,6 @@
 """Aliases and the public directory (spec: client-server "Room aliases", "Published rooms")."""
 
+from functools import partial
 from typing import Literal
 
 import msgspec
@@ -7,10 +8,12 @@ import msgspec
 from client_api.http import Auth, Call, delete, get, post, put
 from homeserver.errors import MatrixError, forbidden
 from homeserver.rooms.aliases import Aliases
-from homeserver.rooms.directory import Directory, remote_directory
+from homeserver.rooms.directory import Directory
+from homeserver.rooms.foreign_rooms import ForeignRooms
 from homeserver.rooms.history import History
 from rest import public_rooms
 from rest.answers import Result
+from rest.public_rooms import Page
 from rest.routes import Routes
 
 
@@ -56,8 +59,11 @@ class AliasRoutes(Routes):
 
 
 class DirectoryRoutes(Routes):
-    def __init__(self, directory: Directory, server_name: str, *, without_login: bool) -> None:
+    def __init__(
+        self, directory: Directory, foreign: ForeignRooms, server_name: str, *, without_login: bool
+    ) -> None:
         self._directory = directory
+        self._foreign = foreign
         self._server_name = server_name
         self._without_login = without_login
 
@@ -78,17 +84,18 @@ class DirectoryRoutes(Routes):
 
     @get("/publicRooms", auth=Auth.OPTIONAL, limit="search")
     async def public_rooms(self, call: Call) -> Result:
-        self._check(call)
-        return await public_rooms.listed(self._directory, call)
+        return await public_rooms.listed(self._page(call), call)
 
     @post("/publicRooms", auth=Auth.GUEST, limit="search")
     async def search(self, call: Call) -> Result:
-        self._check(call)
-        return await public_rooms.found(self._directory, call)
+        return await public_rooms.found(self._page(call), call)
 
-    def _check(self, call: Call) -> None:
-        if call.optional_session is None and not self._without_login:
-            raise MatrixError(401, "M_MISSING_TOKEN", "Log in to see the room directory")
+    def _page(self, call: Call) -> Page:
+        """What reads the directory of the server that is asked for. Raises 401."""
         server = call.query("server")
-        if server is not None and server != self._server_name:
-            raise remote_directory(server)
+        is_own = server is None or server == self._server_name
+        if call.optional_session is None and not (is_own and self._without_login):
+            raise MatrixError(401, "M_MISSING_TOKEN", "Log in to see the room directory")
+        if server is None or is_own:
+            return self._directory.page
+        return partial(self._foreign.directory, server)

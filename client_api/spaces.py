@@ -23,7 +23,9 @@ class SpaceRoutes(Routes):
     async def summary(self, call: Call) -> Result:
         session = call.optional_session
         return await self._summaries.summary(
-            call.path("room_id_or_alias"), session.user_id if session is not None else None
+            call.path("room_id_or_alias"),
+            session.user_id if session is not None else None,
+            call.query_all("via"),
         )
 
     @get("/_matrix/client/v1/rooms/{room_id}/hierarchy", limit="search")

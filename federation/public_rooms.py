@@ -16,12 +16,12 @@ class PublicRoomRoutes(Routes):
     @get("/_matrix/federation/v1/publicRooms")
     async def listed(self, call: Call) -> Result:
         self._check_shown()
-        return await public_rooms.listed(self._directory, call)
+        return await public_rooms.listed(self._directory.page, call)
 
     @post("/_matrix/federation/v1/publicRooms")
     async def found(self, call: Call) -> Result:
         self._check_shown()
-        return await public_rooms.found(self._directory, call)
+        return await public_rooms.found(self._directory.page, call)
 
     def _check_shown(self) -> None:
         if not self._shown:

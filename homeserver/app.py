@@ -60,6 +60,7 @@ from client_api.versions import VersionRoutes
 from client_api.voip import VoipRoutes
 from client_api.well_known import WellKnownRoutes
 from federation.federation import Domain, Federation
+from federation.foreign_rooms import RemoteForeignRooms
 from federation.http import server_server_api
 from federation.key_servers import RemoteKeyServers
 from federation.media_servers import RemoteMediaServers
@@ -119,6 +120,7 @@ from homeserver.rooms.bundling import Bundling
 from homeserver.rooms.creation import Creation
 from homeserver.rooms.directory import Directory
 from homeserver.rooms.ephemeral import EphemeralClock, Typing
+from homeserver.rooms.foreign_rooms import ForeignRooms, NoForeignRooms
 from homeserver.rooms.guests import Guests
 from homeserver.rooms.history import History
 from homeserver.rooms.membership import Membership
@@ -320,8 +322,11 @@ class App:
             anyone_publishes=config.rooms.allow_publishing,
         )
         self._consume_rooms("directory", directory.wants, directory.handle)
-        summaries = Summaries(self.rooms, aliases, restricted)
-        hierarchy = Hierarchy(self.rooms, summaries)
+        foreign_rooms: ForeignRooms = NoForeignRooms()
+        if other_servers is not None:
+            foreign_rooms = RemoteForeignRooms(name, other_servers.client, now)
+        summaries = Summaries(self.rooms, aliases, restricted, foreign_rooms, name)
+        hierarchy = Hierarchy(self.rooms, summaries, foreign_rooms, name)
         new_rooms = NewRooms(
             creation,
             membership,
@@ -533,7 +538,9 @@ class App:
             HistoryRoutes(history, max_page=config.limits.max_event_page),
             RoomRoutes(new_rooms, membership, aliases, upgrade, guests, self.users),
             AliasRoutes(aliases, history),
-            DirectoryRoutes(directory, name, without_login=config.rooms.directory_without_login),
+            DirectoryRoutes(
+                directory, foreign_rooms, name, without_login=config.rooms.directory_without_login
+            ),
             SpaceRoutes(summaries, hierarchy),
             RelationRoutes(relations),
             ReceiptRoutes(receipts),

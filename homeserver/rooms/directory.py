@@ -7,7 +7,7 @@ read the directory alone. The largest rooms come first.
 from collections.abc import Sequence
 
 from homeserver.bus.consumer import Handle
-from homeserver.errors import MatrixError, forbidden, invalid_param, not_found
+from homeserver.errors import forbidden, invalid_param, not_found
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.redaction import power_levels
 from homeserver.rooms.rooms import Rooms
@@ -140,8 +140,3 @@ def _decode_since(since: str | None) -> int:
     if not since.startswith("d") or not digits.isascii() or not digits.isdigit() or len(digits) > 9:
         raise invalid_param("since: not a token of this directory")
     return int(digits)
-
-
-def remote_directory(server: str) -> MatrixError:
-    """Asking other servers for their directories belongs to federation."""
-    return MatrixError(404, "M_NOT_FOUND", f"Cannot reach the room directory of {server}")

@@ -1,15 +1,17 @@
 """What may be said of a room to those who might join it (spec: client-server "Room summary",
 "Published rooms", "Spaces")."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from homeserver.errors import not_found
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.aliases import Aliases
+from homeserver.rooms.foreign_rooms import Description, ForeignRooms
 from homeserver.rooms.restricted import RestrictedJoins, allowed_rooms
 from homeserver.rooms.room import Room
 from homeserver.rooms.rooms import Rooms
-from homeserver.rooms.servers import has_user_of, server_acl
+from homeserver.rooms.servers import has_user_of, server_acl, takes_part
 from storage.records.rooms import PublishedRoom
 
 KNOCKABLE = ("knock", "knock_restricted")
@@ -66,10 +68,19 @@ def _text(room: Room, type: str, key: str) -> str | None:
 class Summaries:
     """Summaries for those who may have them."""
 
-    def __init__(self, rooms: Rooms, aliases: Aliases, restricted: RestrictedJoins) -> None:
+    def __init__(
+        self,
+        rooms: Rooms,
+        aliases: Aliases,
+        restricted: RestrictedJoins,
+        foreign: ForeignRooms,
+        server_name: str,
+    ) -> None:
         self._rooms = rooms
         self._aliases = aliases
         self._restricted = restricted
+        self._server_name = server_name
+        self._foreign = foreign
 
     async def may_see(self, room: Room, user_id: str | None) -> bool:
         """Members, those who may join or knock, and anyone for a world-readable room."""
@@ -80,6 +91,18 @@ class Summaries:
         if room.membership_of(user_id) in ("join", "invite"):
             return True
         return room.join_rule in RESTRICTED and await self._restricted.in_allowed_room(room, user_id)
+
+    async def may_see_foreign(self, described: Description, user_id: str | None) -> bool:
+        """The same for a room that this server is not in, by what another one says of it."""
+        if described.world_readable or described.join_rule in (None, "public", *KNOCKABLE):
+            return True
+        if user_id is None:
+            return False
+        room = await self._rooms.get(described.room_id)
+        if room is not None and room.membership_of(user_id) == "invite":
+            return True
+        allowing = [await self._rooms.get(room_id) for room_id in described.allowed_room_ids or ()]
+        return any(other is not None and user_id in other.joined for other in allowing)
 
     async def server_may_see(self, room: Room, server: str) -> bool:
         """Whether some user of another server may: the rule of `may_see`, as far as one can tell."""
@@ -93,14 +116,31 @@ class Summaries:
         others = [await self._rooms.get(room_id) for room_id in allowing]
         return any(other is not None and has_user_of(server, other.joined) for other in others)
 
-    async def summary(self, room_id_or_alias: str, user_id: str | None) -> JsonObject:
-        """Raises 404 for a room that is not known or not to be seen."""
-        room = await self._rooms.get((await self._aliases.locate(room_id_or_alias)).room_id)
-        if room is None or not await self.may_see(room, user_id):
+    async def summary(
+        self, room_id_or_alias: str, user_id: str | None, via: Sequence[str] = ()
+    ) -> JsonObject:
+        """Raises 404 for a room that is not known or not to be seen; `via`: servers that may be in it."""
+        located = await self._aliases.locate(room_id_or_alias)
+        room = await self._rooms.get(located.room_id)
+        if room is not None and takes_part(room, self._server_name):
+            summary = summary_of(room) if await self.may_see(room, user_id) else None
+        else:
+            summary = await self._foreign_summary(located.room_id, user_id, [*via, *located.servers])
+        if summary is None:
             raise not_found("There is no such room")
-        summary = summary_of(room)
-        if user_id is not None:
+        if user_id is not None and room is not None:
             membership = room.membership_of(user_id)
             if membership is not None:
                 summary["membership"] = membership
         return summary
+
+    async def _foreign_summary(
+        self, room_id: str, user_id: str | None, via: Sequence[str]
+    ) -> JsonObject | None:
+        if user_id is None:
+            # Nobody has others asked without being known here.
+            return None
+        foreign = await self._foreign.room(room_id, via, suggested_only=False)
+        if foreign is None or not await self.may_see_foreign(foreign.description, user_id):
+            return None
+        return foreign.description.shown()
