@@ -1,6 +1,6 @@
 """Invites and knocks between two servers: users of one of them are outside rooms of the other.
 
-HARDENING 52: whatever comes with an invite, its user's sync goes on; 1: a room named by its create event is
+HARDENING 10: whatever comes with an invite, its user's sync goes on; 1: a room named by its create event is
 shown with it.
 """
 
