@@ -182,25 +182,25 @@ async def test_a_server_that_the_room_denies_is_not_heard_there(
     assert sending.edus.dropped == {"m.typing": 1, "m.receipt": 1}
 
 
-@pytest.mark.parametrize("edu_type", ["m.typing", "m.receipt", "m.direct_to_device"])
-@pytest.mark.parametrize(
-    "content",
-    [
-        None,
-        [],
-        "x",
-        {"room_id": 1, "user_id": [], "typing": "yes"},
-        {"!room:example.org": {"m.read": {"@a:b": {"event_ids": [], "data": {"ts": 0}}}}},
-        {"!room:example.org": {"m.read": {"@a:b": {"event_ids": ["$x"], "data": {"ts": "now"}}}}},
-        {"sender": None, "type": "m.test", "message_id": "m", "messages": {}},
-        {"sender": "@a:b", "type": "m.test", "message_id": "m", "messages": {"@alice:x": {"*": [1]}}},
-    ],
+MALFORMED: tuple[Any, ...] = (
+    None,
+    [],
+    "x",
+    {"room_id": 1, "user_id": [], "typing": "yes"},
+    {"!room:example.org": {"m.read": {"@a:b": {"event_ids": [], "data": {"ts": 0}}}}},
+    {"!room:example.org": {"m.read": {"@a:b": {"event_ids": ["$x"], "data": {"ts": "now"}}}}},
+    {"sender": None, "type": "m.test", "message_id": "m", "messages": {}},
+    {"sender": "@a:b", "type": "m.test", "message_id": "m", "messages": {"@alice:x": {"*": [1]}}},
 )
-async def test_what_is_malformed_is_dropped(sending: Sending, edu_type: str, content: Any) -> None:
+
+
+async def test_what_is_malformed_is_dropped(sending: Sending) -> None:
     """HARDENING 5."""
-    before = sending.edus.dropped[edu_type]
-    await sending.edu(edu_type, content)
-    assert sending.edus.dropped[edu_type] == before + 1
+    types = ("m.typing", "m.receipt", "m.presence", "m.direct_to_device", "m.device_list_update")
+    for edu_type in types:
+        for number, content in enumerate(MALFORMED, 1):
+            await sending.edu(edu_type, content)
+            assert sending.edus.dropped[edu_type] == number, content
 
 
 async def test_users_of_other_servers_are_held_to_the_same_limits(
@@ -222,9 +222,9 @@ async def test_users_of_other_servers_are_held_to_the_same_limits(
     assert sending.edus.dropped == {"m.receipt": 1, "m.typing": 1}
 
 
-@pytest.mark.parametrize("edu_type", [None, 1, [], "m.unheard.of"])
-async def test_what_is_not_known_is_passed_over(sending: Sending, edu_type: Any) -> None:
-    await sending.edu(edu_type, {"anything": 1})
+async def test_what_is_not_known_is_passed_over(sending: Sending) -> None:
+    for edu_type in (None, 1, [], "m.unheard.of"):
+        await sending.edu(edu_type, {"anything": 1})
     assert sending.edus.dropped.total() == 0
 
 

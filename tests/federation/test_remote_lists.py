@@ -117,6 +117,17 @@ async def test_changes_that_follow_are_taken_without_asking(
     assert remote.asked == ["devices"]
 
 
+async def test_changes_between_two_syncs_are_told_on_request(
+    alice: Client, remote: RemoteUser, room_id: str
+) -> None:
+    before = alice.next_batch
+    await query(alice, remote.user_id)
+    await remote.update("PHONE")
+    await alice.sync()
+    path = f"/keys/changes?from={before}&to={alice.next_batch}"
+    assert await alice.get(path) == {"changed": [remote.user_id], "left": []}
+
+
 async def test_cross_signing_keys_follow_too(alice: Client, remote: RemoteUser, room_id: str) -> None:
     await query(alice, remote.user_id)
     for number in (1, 2):
