@@ -356,6 +356,59 @@ async def test_what_is_wrong_with_what_is_told_is_left_out(
     await alice.leave(inviter.room_id)
 
 
+async def test_nothing_in_a_room_that_is_known_from_outside_breaks_a_request(
+    server: Homeserver, other: OtherServer, alice: Client
+) -> None:
+    inviter = Inviter(other, "12")
+    await inviter.invite(alice.user_id, [inviter.create])
+    room, user = quote(inviter.room_id), quote(alice.user_id)
+    known = await server.app.rooms.get(inviter.room_id)
+    assert known is not None
+    invite = quote(known.head.state["m.room.member", alice.user_id].event_id, safe="")
+    v1 = "/_matrix/client/v1"
+    requests = {
+        "GET": (
+            *(f"/rooms/{room}/{part}" for part in ("messages?dir=b", "members", "aliases", "initialSync")),
+            *(f"/rooms/{room}/{part}/{invite}" for part in ("event", "context")),
+            f"/rooms/{room}/state/m.room.member/{user}",
+            f"{v1}/room_summary/{room}",
+            f"{v1}/rooms/{room}/summary",
+            f"{v1}/rooms/{room}/hierarchy",
+            f"{v1}/rooms/{room}/threads",
+            f"{v1}/rooms/{room}/relations/{invite}",
+            f"{v1}/rooms/{room}/timestamp_to_event?ts=0&dir=f",
+            "/initialSync",
+            "/notifications",
+            f"/events?room_id={room}&timeout=0",
+            f"/directory/list/room/{room}",
+        ),
+        "PUT": (
+            f"/rooms/{room}/typing/{user}",
+            f"/rooms/{room}/redact/{invite}/1",
+            f"/rooms/{room}/state/m.room.topic/",
+            f"/rooms/{room}/state/m.room.member/{user}",
+            f"/rooms/{room}/send/m.room.message/2",
+            f"/directory/list/room/{room}",
+            f"/user/{user}/rooms/{room}/tags/m.favourite",
+        ),
+        "POST": (
+            *(
+                f"/rooms/{room}/{part}"
+                for part in ("read_markers", "upgrade", "kick", "ban", "unban", "invite")
+            ),
+            f"/rooms/{room}/receipt/m.read/{invite}",
+            f"/rooms/{room}/report",
+            f"/rooms/{room}/report/{invite}",
+        ),
+    }
+    body = {"user_id": "@a:b", "membership": "join", "typing": True, "new_version": "12", "reason": "x"}
+    for method, paths in requests.items():
+        for path in paths:
+            reply = await alice.call(method, path, None if method == "GET" else body, expect=None)
+            assert reply.status != 500, (method, path, reply.body)
+    assert inviter.room_id in (await alice.sync(full=True))["rooms"]["invite"]
+
+
 async def test_invites_come_no_faster_than_people_make_them(
     server: Homeserver, other: OtherServer, alice: Client, bob: Client
 ) -> None:
