@@ -16,9 +16,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
+import trustme
 
 from bench import scaling_model, synapse
 from bench.conductor import Target, conduct, cores_for_servers_and_driver
+from bench.pairs import synapse_pair, weft_pair
 from bench.parts import Parts, PostgresServer
 from bench.report import BUSY_DRIVER, Summary, summarize, table
 from bench.results import Figure, Outcome
@@ -120,6 +122,8 @@ class _Run:
     async def measure(self) -> list[list[Target]]:
         """The servers that were compared, by table; none at all when Weft does not start."""
         arguments = self._arguments
+        if all(scenario.pair for scenario in arguments.scenarios):
+            return await self._pairs()
         parts: Parts | None = None
         compared: list[Target] = []
         if arguments.replicas:
@@ -133,8 +137,9 @@ class _Run:
         if not arguments.no_synapse:
             await self._start_synapse(compared)
         await self._conduct(compared, 1)
+        tables = [compared, *await self._pairs()]
         if parts is None:
-            return [compared]
+            return tables
         for target in compared:
             if target.server is not None:
                 await target.server.stop()
@@ -143,10 +148,25 @@ class _Run:
         several: list[Target] = []
         await self._start(Replicas("3 replicas", 3, self._folder / "several", cores, parts), several)
         await self._conduct(several, 3)
-        return [compared, several]
+        return [*tables, several]
+
+    async def _pairs(self) -> list[list[Target]]:
+        """Two servers of each kind, where a scenario needs them."""
+        if not any(scenario.pair for scenario in self._arguments.scenarios):
+            return []
+        authority = trustme.CA()
+        pairs: list[Target] = []
+        cores = self._server_cores
+        await self._start(weft_pair(self._folder / "weft-pair", cores, authority), pairs)
+        if not self._arguments.no_synapse:
+            python = await synapse.install(_cache(), postgres=False)
+            await self._start(synapse_pair(self._folder / "synapse-pair", cores, python, authority), pairs)
+        await self._conduct(pairs, 1)
+        return [pairs]
 
     async def _conduct(self, targets: list[Target], replicas: int) -> None:
         chosen = [each for each in self._arguments.scenarios if (each.replicas > 1) == (replicas > 1)]
+        chosen = [each for each in chosen if any(target.suits(each) for target in targets)]
         if targets and chosen:
             await conduct(targets, chosen, self._sizes, self._driver_cores)
 

@@ -12,6 +12,7 @@ from contextlib import suppress
 
 import msgspec
 
+from bench.pairs import Pair
 from bench.results import Attach, FromDriver, Outcome, Restart, Run, ToDriver
 from bench.scenarios import Scenario
 from bench.server import HOST, Server, ServerFailed, pinned
@@ -52,7 +53,14 @@ class Target:
         """The server if it is one of several that are alike, or could be."""
         return self.server if isinstance(self.server, Replicas) else None
 
+    @property
+    def pair(self) -> Pair | None:
+        """The server if it is two that talk to each other."""
+        return self.server if isinstance(self.server, Pair) else None
+
     def suits(self, scenario: type[Scenario]) -> bool:
+        if scenario.pair != (self.pair is not None):
+            return False
         count = len(self.replicas.replicas) if self.replicas is not None else 0
         return scenario.replicas <= count and not (scenario.needs_restart and self.server is None)
 
@@ -110,6 +118,10 @@ class Driver:
                 replicas=replicas.replicas,
                 database=replicas.database,
                 beside=replicas.parts.pids,
+            )
+        if (pair := target.pair) is not None:
+            attach = msgspec.structs.replace(
+                attach, server_name=pair.first.server_name, other=pair.other.port
             )
         self._write(process, attach)
         return process

@@ -100,7 +100,7 @@ class Crowd:
         """Reads each client's position."""
 
         async def one(client: _Client) -> None:
-            client.since = await self.load.since(client.account, client.since)
+            client.since = await self.load.since(client.account, client.since, self.port)
             client.expected = self._sent
 
         await self.load.each(self._clients, one)

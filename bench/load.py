@@ -64,7 +64,7 @@ class Load:
         idle = self._idle.setdefault(port, [])
         while idle and not idle[-1].is_open:
             idle.pop()
-        connection = idle.pop() if idle else (await self._connect(1, [port]))[0]
+        connection = idle.pop() if idle else (await self.connect(1, [port]))[0]
         response = await connection.request(request)
         idle.append(connection)
         return parsed(response)
@@ -104,10 +104,10 @@ class Load:
         await self.each(members[1:], lambda member: self.call(self.api.join(member, room)))
         return room
 
-    async def since(self, account: Account, since: str = "") -> str:
+    async def since(self, account: Account, since: str = "", port: int | None = None) -> str:
         """Catches up by one short /sync; returns the token."""
         request = self.api.sync(account, since, filter_json=timeline_filter(1))
-        return text(await self.call(request), "next_batch")
+        return text(await self.call(request, port), "next_batch")
 
     # -- the server's processes
 
@@ -185,7 +185,7 @@ class Load:
         if most is None:
             most = self.sizes.max_ops if seconds is None else sys.maxsize
         numbers = iter(range(most))
-        connections = await self._connect(min(concurrency, most), ports)
+        connections = await self.connect(min(concurrency, most), ports)
         try:
             async with self.section(name) as section:
                 stop = time.perf_counter() + (seconds or self.sizes.seconds)
@@ -214,7 +214,7 @@ class Load:
             for connection in connections:
                 connection.close()
 
-    async def _connect(self, count: int, ports: Sequence[int] = ()) -> list[Connection]:
+    async def connect(self, count: int, ports: Sequence[int] = ()) -> list[Connection]:
         """Connections that have answered a request already."""
         ports = ports or (self.api.port,)
         connections: list[Connection] = []

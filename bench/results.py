@@ -58,6 +58,8 @@ class Attach(msgspec.Struct, frozen=True):
     replicas: list[ReplicaAt] = []
     database: str = ""  # URI of the replicas' MongoDB
     beside: dict[str, int] = {}  # what runs beside the replicas, and its process
+    server_name: str = ""  # of a pair's first server
+    other: int = 0  # port of its second
 
 
 class Restart(msgspec.Struct, tag=True, frozen=True):

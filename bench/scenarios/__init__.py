@@ -3,6 +3,7 @@ last, but for those on several replicas."""
 
 from bench.scenarios.devices import Accounts, Encryption
 from bench.scenarios.fanout import Fanout, Polls
+from bench.scenarios.federation import FederatedJoin, Federation
 from bench.scenarios.growth import Growth
 from bench.scenarios.history import Rooms
 from bench.scenarios.replicas import Across, CatchUp, Ceiling, Contention, Costs, Scaling
@@ -33,5 +34,7 @@ SCENARIOS: dict[str, type[Scenario]] = {
         Contention,
         Scaling,
         CatchUp,
+        Federation,
+        FederatedJoin,
     )
 }

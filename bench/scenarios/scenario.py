@@ -15,6 +15,7 @@ class Scenario:
     needs_restart: ClassVar[bool] = False
     only_full: ClassVar[bool] = False
     replicas: ClassVar[int] = 0  # so many replicas on MongoDB and Kafka are needed; 0: any server will do
+    pair: ClassVar[bool] = False  # two servers that talk to each other are needed
 
     def __init__(self, load: Load, crowds: Crowds) -> None:
         self.load = load
