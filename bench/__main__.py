@@ -157,7 +157,8 @@ class _Run:
         authority = trustme.CA()
         pairs: list[Target] = []
         cores = self._server_cores
-        await self._start(weft_pair(self._folder / "weft-pair", cores, authority), pairs)
+        if not self._arguments.no_weft:
+            await self._start(weft_pair(self._folder / "weft-pair", cores, authority), pairs)
         if not self._arguments.no_synapse:
             python = await synapse.install(_cache(), postgres=False)
             await self._start(synapse_pair(self._folder / "synapse-pair", cores, python, authority), pairs)

@@ -12,7 +12,7 @@ from bench.scenarios.scenario import Scenario
 
 _SENDERS = 10
 _ROOMS = 20
-_ARRIVED_SECONDS = 120.0
+_ARRIVED_SECONDS = 300.0
 _LOOK_SECONDS = 0.05
 
 
