@@ -61,13 +61,14 @@ class MissingEvents:
         self._events = events
         self._outliers = outliers
 
-    async def receive(self, room: Room, event: Event, server: str) -> Outcome:
+    async def receive(self, room: Room, event: Event, server: str, *, relay: bool = False) -> Outcome:
         """Take an event that has come through the gate, with what it needs and `server` has.
 
-        Raises FederationError, Missing if the server does not give it, StoreError, MatrixError 503.
+        `relay`: see `EventMeta`. Raises FederationError, Missing if the server does not give it, StoreError,
+        MatrixError 503.
         """
         try:
-            return await self._receiver.receive(room, event)
+            return await self._receiver.receive(room, event, relay=relay)
         except Missing as missing:
             waiting = await self._between(room, event, server) if missing.prev_events else []
         for _ in range(TOLD_STATES):
@@ -78,19 +79,19 @@ class MissingEvents:
             if not waiting:
                 break
             await self._take(room, waiting[0], server)
-        return await self._take(room, event, server)
+        return await self._take(room, event, server, relay=relay)
 
-    async def _take(self, room: Room, event: Event, server: str) -> Outcome:
+    async def _take(self, room: Room, event: Event, server: str, *, relay: bool = False) -> Outcome:
         """Take an event, be it with the state before it as the server tells it."""
         try:
-            return await self._receiver.receive(room, event)
+            return await self._receiver.receive(room, event, relay=relay)
         except Missing as missing:
             told = None
             if missing.prev_events:
                 told = await self.told_state(room, event, server)
             else:
                 await self.fetch_auth_chain(room, event, server)
-        return await self._receiver.receive(room, event, told)
+        return await self._receiver.receive(room, event, told, relay=relay)
 
     async def _between(self, room: Room, event: Event, server: str) -> list[Event]:
         """What lies between those that are there and an event, in order, as far as the server gives it."""

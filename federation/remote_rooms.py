@@ -160,7 +160,7 @@ class RemoteRooms:
     async def _enter(self, server: str, room: Room, join: Event) -> None:
         """Put a join that `server` has taken into a room that this server is in."""
         try:
-            outcome = await self._missing.receive(room, join, server)
+            outcome = await self._missing.receive(room, join, server, relay=True)
         except Missing as error:
             raise InvalidAnswer(server, str(error)) from error
         if outcome is not Outcome.ACCEPTED:

@@ -21,7 +21,7 @@ from homeserver.protocol.identifiers import server_name_of
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.server_acl import ServerAcl
 from homeserver.rooms.rooms import Rooms
-from homeserver.rooms.told_servers import is_told_by, told_servers, who_joins
+from homeserver.rooms.told_servers import is_own_membership, is_told_by, told_servers, who_joins
 from homeserver.shard_writer import Append
 from homeserver.tasks import end
 from homeserver.users.users import Users
@@ -78,7 +78,7 @@ class Sender:
         """Whether an entry of a room shard is for others."""
         if entry.kind is Kind.DEVICE_LIST:
             return entry.key is not None and server_name_of(entry.key) == self._server_name
-        return is_told_by(self._server_name, entry)
+        return is_told_by(self._server_name, entry) or is_own_membership(self._server_name, entry)
 
     async def handle(self, shard: int, entries: Sequence[Entry]) -> None:
         """Hand over what happened in rooms. Raises StoreError, MatrixError 503."""
@@ -91,7 +91,8 @@ class Sender:
                 continue
             room = await self._rooms.get(entry.stream)
             if room is not None and (servers := told_servers(self._server_name, room, entry)):
-                self._add(servers, [outgoing_event(shard, entry)])
+                if is_told_by(self._server_name, entry):
+                    self._add(servers, [outgoing_event(shard, entry)])
                 if (newcomer := who_joins(self._server_name, room, entry)) is not None:
                     newest = await self._devices.newest(newcomer)
                     self._add(servers, [Outgoing(shard, entry.seq, edu, is_event=False) for edu in newest])

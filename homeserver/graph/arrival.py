@@ -140,7 +140,7 @@ class _Proposal:
         if replaced is not None and replaced.target is not None:
             head = RoomHead(before.set(join.state_tuple, view_of(replaced, EventMeta(), EMPTY_STATE)))
         body = encode_event(join.version, join.pdu)
-        item, _ = event_entry(join, body, head, next_seq + len(entries), EventMeta())
+        item, _ = event_entry(join, body, head, next_seq + len(entries), EventMeta(relay=True))
         return [*map(Appended, entries), item]
 
     def result(self) -> bool:

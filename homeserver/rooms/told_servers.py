@@ -13,11 +13,12 @@ from storage.log import Entry, Kind
 def is_told_by(server_name: str, entry: Entry) -> bool:
     """Whether it is for this server to send the event of an entry to the others in its room.
 
-    Those of its own users, and of users who came in by way of it. History that was fetched is nobody's news.
+    Those of its own users, but for how they came in by way of another server; and how users of others came in
+    by way of this one. History that was fetched is nobody's news.
     """
     if entry.kind is not Kind.EVENT or entry.pos is not None or entry.sender is None:
         return False
-    return server_name_of(entry.sender) == server_name or decode_meta(entry.meta).relay
+    return (server_name_of(entry.sender) == server_name) != decode_meta(entry.meta).relay
 
 
 def told_servers(server_name: str, room: Room, entry: Entry) -> set[str]:
@@ -34,9 +35,16 @@ def told_servers(server_name: str, room: Room, entry: Entry) -> set[str]:
     return told if entry.type == "m.room.server_acl" else _allowed(room, told)
 
 
+def is_own_membership(server_name: str, entry: Entry) -> bool:
+    """Whether an entry is about a membership of one of this server's users."""
+    if entry.kind is not Kind.EVENT or entry.pos is not None or entry.type != "m.room.member":
+        return False
+    return entry.key is not None and server_name_of(entry.key) == server_name
+
+
 def who_joins(server_name: str, room: Room, entry: Entry) -> str | None:
     """The user of this server who comes into a room by the event of an entry, None if nobody does."""
-    if entry.type != "m.room.member" or entry.key is None or server_name_of(entry.key) != server_name:
+    if not is_own_membership(server_name, entry):
         return None
     member = room.find(entry.event_id or "")
     if member is None or member.membership != "join":

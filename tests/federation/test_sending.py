@@ -18,6 +18,7 @@ from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.room_versions import ROOM_VERSIONS
 from tests.client_api.conftest import Client
 from tests.federation.conftest import Homeserver, OtherServer
+from tests.federation.host import Host
 from tests.federation.visitor import Visitor
 
 SEND = "/_matrix/federation/v1/send/"
@@ -89,6 +90,18 @@ async def test_servers_in_a_room_are_sent_its_events(
     await Visitor(server, other).send(room_id, "m.room.message", {"msgtype": "m.text", "body": "mine"})
     await alice.send(room_id, "end")
     await until(lambda: receiving.texts == ["0", "1", "2", "end"])
+
+
+async def test_how_a_user_came_in_is_told_by_the_server_that_let_them_in(
+    alice: Client, other: OtherServer, receiving: Receiving
+) -> None:
+    """It has the join already, and it knows who is in the room."""
+    host = Host(other.peer)
+    host.open_to(alice.user_id)
+    await alice.post(f"/join/{host.room_id}?via={other.name}")
+    await alice.send(host.room_id, "end")
+    await until(lambda: receiving.texts == ["end"])
+    assert [pdu["type"] for pdu in receiving.pdus] == ["m.room.message"]
 
 
 async def test_servers_that_are_not_in_a_room_are_sent_nothing_of_it(
