@@ -1,7 +1,7 @@
 """Invites and knocks between two servers: users of one of them are outside rooms of the other.
 
-HARDENING 10: whatever comes with an invite, its user's sync goes on; 1: a room named by its create event is
-shown with it.
+HARDENING 1 and 10: a room named by its create event is shown with it; whatever else comes with an invite, its
+user's sync goes on.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Joining rooms of servers that may say anything.
 
-HARDENING 3: of a template nothing is signed but what this server wanted; 4: all that comes with a join goes
-through the gate; 7: answers are bounded. A failed join leaves nothing, and stands in nobody's way.
+HARDENING 3, 4 and 7: of a template nothing is signed but what this server wanted; all that comes with a join
+goes through the gate; answers are bounded. A failed join leaves nothing, and stands in nobody's way.
 """
 
 import asyncio

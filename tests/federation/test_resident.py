@@ -1,6 +1,6 @@
 """Users of other servers join, knock and leave by way of this one.
 
-HARDENING 4: whatever is handed in goes through the gate; 15: a room's rule about servers holds everywhere.
+HARDENING 4 and 15: whatever is handed in goes through the gate; a room's rule about servers holds everywhere.
 """
 
 from typing import Any
