@@ -25,7 +25,8 @@ from homeserver.protocol.room_versions import RoomVersion
 from homeserver.protocol.signing import SigningKey, encode_base64, encode_event, event_id_of, hash_text
 
 MAX_EVENT_BYTES = 65_536
-MAX_FIELD_BYTES = 255
+MAX_FIELD = 255
+"""Bytes; in events of others see `RoomVersion.field_limits_in_bytes`."""
 MAX_PREV_EVENTS = 20
 MAX_AUTH_EVENTS = 10
 
@@ -122,10 +123,11 @@ def _parse(version: RoomVersion, pdu: JsonObject) -> Event:
     _check_size(len(encode_event(version, pdu)))
 
     event_type = _string(pdu, "type")
-    _check_field("type", event_type)
+    in_bytes = version.field_limits_in_bytes
+    _check_field("type", event_type, in_bytes=in_bytes)
     check_user_id(_string(pdu, "sender"))
     if "state_key" in pdu:
-        _check_field("state_key", _string(pdu, "state_key"))
+        _check_field("state_key", _string(pdu, "state_key"), in_bytes=in_bytes)
     if version.room_id_is_create_hash and event_type == "m.room.create":
         # spec: rooms/v12#authorisation-rules 1.2
         if "room_id" in pdu:
@@ -174,9 +176,9 @@ def _object(obj: JsonObject, key: str) -> JsonObject:
     return value
 
 
-def _check_field(name: str, value: str) -> None:
-    if len(value if value.isascii() else value.encode()) > MAX_FIELD_BYTES:
-        raise EventTooLarge(f"{name} is longer than {MAX_FIELD_BYTES} bytes")
+def _check_field(name: str, value: str, *, in_bytes: bool = True) -> None:
+    if len(value.encode() if in_bytes and not value.isascii() else value) > MAX_FIELD:
+        raise EventTooLarge(f"{name} is longer than {MAX_FIELD} {'bytes' if in_bytes else 'characters'}")
 
 
 def _check_size(size: int) -> None:

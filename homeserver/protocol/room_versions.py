@@ -63,6 +63,9 @@ class RoomVersion:
     """Events with floats or integers beyond 53 bits are invalid."""
     enforce_key_validity: bool = False
     """A signing key must be valid at the event's timestamp."""
+    field_limits_in_bytes: bool = False
+    """Type and state key have 255 bytes at most. In earlier versions other servers make events in which those
+    have 255 characters, and all that follow upon such an event need it."""
 
     special_aliases_auth: bool = False
     """`m.room.aliases` events are allowed by domain, not by power."""
@@ -175,6 +178,7 @@ _V10 = replace(_V9, identifier="10", knock_restricted=True, integer_power_levels
 _V11 = replace(
     _V10,
     identifier="11",
+    field_limits_in_bytes=True,
     redaction=_V11_REDACTION,
     implicit_room_creator=True,
     redacts_in_content=True,

@@ -186,8 +186,18 @@ def test_type_and_state_key_are_limited_in_bytes(version: RoomVersion, field: st
     arguments[field] = fits + unit
     with pytest.raises(EventTooLarge, match=field):
         built(version, **arguments)
+    of_another_server = {**event.pdu, field: fits + unit if version.field_limits_in_bytes else unit * 256}
     with pytest.raises(EventTooLarge, match=field):
-        parse_pdu(version, {**event.pdu, field: fits + unit})
+        parse_pdu(version, of_another_server)
+
+
+@pytest.mark.parametrize("version", [each for each in ALL if int(each.identifier) <= 10], ids=by_id)
+@pytest.mark.parametrize("field", ["type", "state_key"])
+def test_servers_that_counted_characters_are_understood_in_versions_that_let_them(
+    version: RoomVersion, field: str
+) -> None:
+    event, _ = built(version, state_key="")
+    parse_pdu(version, {**event.pdu, field: "ä" * 255})
 
 
 @pytest.mark.parametrize("version", ALL, ids=by_id)
