@@ -34,8 +34,9 @@ class RemoteForeignRooms:
         self._server_name = server_name
         self._client = client
         self._now = now
-        self._kept: OrderedDict[tuple[str, bool], tuple[int, ForeignRoom | None]] = OrderedDict()
-        """Until when it holds, and what was said; None: nothing."""
+        self._kept: OrderedDict[tuple[str, bool], tuple[int, ForeignRoom]] = OrderedDict()
+        """Until when it holds, and what was said. Who said nothing may do so in a moment: to the same user,
+        once they are somewhere else."""
 
     async def directory(
         self,
@@ -81,7 +82,6 @@ class RemoteForeignRooms:
         room_id, suggested_only = key
         query = {"suggested_only": "true" if suggested_only else "false"}
         target = request_target(f"{V1}/hierarchy", room_id, query=query)
-        found: ForeignRoom | None = None
         for server in servers:
             try:
                 answer = await self._client.get(
@@ -91,12 +91,12 @@ class RemoteForeignRooms:
                 continue
             found = read_foreign_room(answer, room_id)
             if found is not None:
-                break
-        self._kept[key] = self._now() + KEPT_MS, found
-        self._kept.move_to_end(key)
-        if len(self._kept) > KEPT:
-            self._kept.popitem(last=False)
-        return found
+                self._kept[key] = self._now() + KEPT_MS, found
+                self._kept.move_to_end(key)
+                if len(self._kept) > KEPT:
+                    self._kept.popitem(last=False)
+                return found
+        return None
 
 
 def _servers(own: str, room_id: str, via: Sequence[object]) -> list[str]:

@@ -166,6 +166,22 @@ async def test_who_may_not_see_a_room_is_not_shown_it(
     await stranger.call("GET", f"/_matrix/client/v1/room_summary/{quote(root)}", expect=404)
 
 
+async def test_a_room_is_shown_as_soon_as_its_server_knows_who_may_see_it(
+    server: Homeserver, second: Homeserver, alice: Client, dora: Client
+) -> None:
+    top = await space(alice, name="Top")
+    rule = {"join_rule": "restricted", "allow": [{"type": "m.room_membership", "room_id": top}]}
+    inner = await dora.create_room(
+        preset="public_chat",
+        name="Inner",
+        initial_state=[{"type": "m.room.join_rules", "state_key": "", "content": rule}],
+    )
+    await alice.set_state(top, "m.space.child", {"via": [second.name]}, inner)
+    assert [room["name"] for room in await hierarchy(alice, top)] == ["Top"]
+    await join(dora, top, server)
+    assert [room["name"] for room in await hierarchy(alice, top)] == ["Top", "Inner"]
+
+
 async def test_an_endless_tree_ends(other: OtherServer, alice: Client) -> None:
     asked: list[str] = []
 
