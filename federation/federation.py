@@ -108,7 +108,15 @@ class Federation:
         self.states = States(store.log, self.graph_events)
         gaps = store.collection(side_event_records.GAPS)
         early_redactions = EarlyRedactions(store.collection(side_event_records.EARLY_REDACTIONS))
-        self.receiver = Receiver(rooms, self.graph_events, self.states, side_events, gaps, early_redactions)
+        self.receiver = Receiver(
+            rooms,
+            self.graph_events,
+            self.states,
+            side_events,
+            gaps,
+            early_redactions,
+            domain.author.policy,
+        )
         outliers = Outliers(self.graph_events, side_events)
         self.arrival = Arrival(rooms, self.graph_events, outliers, gaps, name, now)
         self.gate = Gate(others.key_ring)

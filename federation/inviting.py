@@ -43,7 +43,7 @@ class Inviting:
         """
         assert template.state_key is not None
         server = server_name_of(template.state_key)
-        event = self._author.event(room, template)
+        event = await self._author.event(room, template)
         face = [orjson.loads(pdu) for pdu in await self._told.face(room, template.sender)]
         try:
             signed = await self._sign(server, event, face)

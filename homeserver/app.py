@@ -67,6 +67,7 @@ from federation.media_servers import RemoteMediaServers
 from federation.openid import OpenIdRoutes as FederationOpenIdRoutes
 from federation.other_servers import OtherServers
 from federation.outbound import Outbound
+from federation.policy_servers import RemotePolicyServers
 from federation.profile_servers import RemoteProfileServers
 from homeserver.bus.bus import Bus
 from homeserver.bus.consumer import Consumer, Handle, HandleBatch, Progress
@@ -125,6 +126,7 @@ from homeserver.rooms.guests import Guests
 from homeserver.rooms.history import History
 from homeserver.rooms.membership import Membership
 from homeserver.rooms.new_room import NewRooms
+from homeserver.rooms.policy import NoPolicyServers, Policy, PolicyServers
 from homeserver.rooms.receipts import Receipts
 from homeserver.rooms.relations import Relations
 from homeserver.rooms.restricted import RestrictedJoins
@@ -306,7 +308,10 @@ class App:
         if other_servers is not None:
             profile_servers = RemoteProfileServers(other_servers.client)
         self.remote_profiles = RemoteProfiles(profile_servers, now)
-        author = Author(name, signing_key, now)
+        policy_servers: PolicyServers = NoPolicyServers()
+        if other_servers is not None:
+            policy_servers = RemotePolicyServers(other_servers.client)
+        author = Author(name, signing_key, now, Policy(policy_servers, now))
         visibility = Visibility(store.log, self.users, self.accounts)
         bundling = Bundling(store.log, self.rooms.stored, visibility, now)
         history = History(self.rooms, self.users, visibility, bundling, epoch=epoch, now=now)

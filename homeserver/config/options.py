@@ -289,7 +289,7 @@ class Media(Section, frozen=True):
     remote_cache: Annotated[
         Size,
         doc(
-            "Disk for copies of other servers' files, which are as large as `limits.max_upload_size` at most. "
+            "Disk for copies of other servers' files, each as large as `limits.max_upload_size` at most. "
             "When it is used up, those go that nobody asked for longest.",
             least="1M",
         ),

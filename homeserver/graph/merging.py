@@ -11,7 +11,8 @@ import structlog
 
 from homeserver.errors import MatrixError
 from homeserver.protocol.identifiers import server_name_of
-from homeserver.rooms.authoring import Author, Decide, EventTemplate, RoomProposal
+from homeserver.rooms.authoring import Author, Decide, EventTemplate
+from homeserver.rooms.posting import post
 from homeserver.rooms.room import Room, RoomHead
 from homeserver.rooms.rooms import Rooms
 
@@ -41,7 +42,7 @@ class Merging:
         for _, user_id in zip(range(TRIED), members, strict=False):
             try:
                 while len(room.head.tips) > MOST:
-                    await self._rooms.submit(room, RoomProposal(self._author, room, _joining(user_id)))
+                    await post(self._rooms, self._author, room, _joining(user_id))
                 return
             except MatrixError as error:
                 log.info("ends are not joined", room_id=room.room_id, error=error.error)

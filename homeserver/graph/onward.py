@@ -14,6 +14,7 @@ from homeserver.protocol.events import Event
 from homeserver.protocol.signing import encode_event
 from homeserver.rooms.event_entry import event_entry
 from homeserver.rooms.event_meta import EventMeta
+from homeserver.rooms.policy import is_recommended, policy_server
 from homeserver.rooms.room import Room, RoomHead
 from homeserver.rooms.rooms import Rooms
 from homeserver.shard_writer import Appended, Drafts
@@ -79,6 +80,8 @@ class _Run:
         built: list[Appended] = []
         for event, meta in self._run:
             if set(event.prev_events) != set(head.tips) or not is_allowed(event.version, event, head.lookup):
+                break
+            if not is_recommended(policy_server(self._room, head), event):
                 break
             body = encode_event(event.version, event.pdu)
             item, head = event_entry(event, body, head, next_seq + len(built), meta)

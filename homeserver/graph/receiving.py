@@ -4,7 +4,8 @@ spec: server-server#checks-performed-on-receipt-of-a-pdu, of which signatures an
 event follows upon must be known here; fetching what is missing is for the caller.
 
     rejected     by its auth events, or by the state before it: kept beside the log, part of no state
-    soft-failed  by the state of the room now: kept beside the log, and part of the state behind it
+    soft-failed  by the state of the room now, or by its policy server: kept beside the log, and part of the
+                 state behind it
     accepted     in the room's timeline
 
 Most events follow upon all that there is (`onward`). Of the others the states before and after are worked out
@@ -15,9 +16,10 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
 
+import structlog
 from msgspec.structs import replace
 
-from homeserver.errors import unavailable
+from homeserver.errors import MatrixError, unavailable
 from homeserver.graph.early_redactions import EarlyRedactions
 from homeserver.graph.events import GraphEvents, KnownEvent, StateDelta
 from homeserver.graph.onward import Onward, redacts_key
@@ -29,12 +31,15 @@ from homeserver.protocol.redaction import redact
 from homeserver.protocol.signing import encode_event
 from homeserver.rooms.event_entry import event_entry
 from homeserver.rooms.event_meta import EventMeta
+from homeserver.rooms.policy import Policy
 from homeserver.rooms.room import Room, RoomHead, view_of
 from homeserver.rooms.rooms import Rooms
 from homeserver.shard_writer import Appended, Drafts
 from storage.collection import Collection
 from storage.log import Entry, Kind
 from storage.records.side_events import OUTLIER, REJECTED, SOFT_FAILED, Gap, SideEvent
+
+log = structlog.get_logger(__name__)
 
 ATTEMPTS = 20
 """How often an event is prepared anew because others were faster."""
@@ -102,6 +107,7 @@ class Receiver:
         side_events: Collection[SideEvent],
         gaps: Collection[Gap],
         early_redactions: EarlyRedactions,
+        policy: Policy,
     ) -> None:
         self._rooms = rooms
         self._events = events
@@ -109,6 +115,7 @@ class Receiver:
         self._side = side_events
         self._gaps = gaps
         self._early_redactions = early_redactions
+        self._policy = policy
         self._onward = Onward(rooms, events, early_redactions)
 
     async def receive(
@@ -179,6 +186,13 @@ class Receiver:
         event, head = incoming.event, room.head
         before = await self._before(room, incoming)
         standing = REJECTED if incoming.refused else await self._standing(room, head, event, before.state)
+        if standing is None:
+            try:
+                event = await self._policy.signed(room, head, event)
+            except MatrixError as error:
+                log.info("an event is not recommended", event_id=event.event_id, reason=error.error)
+                standing = SOFT_FAILED
+            incoming = incoming._replace(event=event)
         if standing is not None:
             await self._put_aside(event, standing, before.base, before.delta)
             return Outcome(standing)

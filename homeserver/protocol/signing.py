@@ -261,6 +261,18 @@ def verify_event_signatures(version: RoomVersion, pdu: JsonObject, keys: ServerK
             raise InvalidSignature(f"the event is not signed by a known and valid key of {server}")
 
 
+def verify_event_signature(
+    version: RoomVersion, pdu: JsonObject, entity: str, key_id: str, verify_key_base64: str
+) -> None:
+    """Raises InvalidSignature unless `entity` signed the event with this key."""
+    signature = _signature(pdu, entity, key_id)
+    try:
+        message = signed_bytes(version, pdu)
+    except InvalidJson as error:
+        raise InvalidSignature(f"the event cannot be checked: {error}") from None
+    _verify(message, signature, verify_key_base64, f"the signature of {entity} by {key_id}")
+
+
 def _was_valid(version: RoomVersion, key: VerifyKey, pdu: JsonObject) -> bool:
     """spec: rooms/v5#signing-key-validity-period."""
     if key.valid_until_ts is None or not version.enforce_key_validity:

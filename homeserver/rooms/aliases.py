@@ -5,8 +5,9 @@ from contextlib import suppress
 from homeserver.errors import MatrixError, bad_json, forbidden, invalid_param, not_found
 from homeserver.protocol.identifiers import InvalidIdentifier, check_room_alias, check_room_id, server_name_of
 from homeserver.protocol.json_types import JsonObject
-from homeserver.rooms.authoring import Author, EventTemplate, RoomProposal
+from homeserver.rooms.authoring import Author, EventTemplate
 from homeserver.rooms.elsewhere import Elsewhere, Located, Nowhere
+from homeserver.rooms.posting import post
 from homeserver.rooms.redaction import power_levels
 from homeserver.rooms.room import Room, RoomHead
 from homeserver.rooms.rooms import Rooms
@@ -122,7 +123,7 @@ class Aliases:
 
         # The alias itself goes even if the room has just changed its mind about who may rename it.
         with suppress(MatrixError):
-            await self._rooms.submit(room, RoomProposal(self._author, room, decide))
+            await post(self._rooms, self._author, room, decide)
 
     async def check_canonical(self, room: Room, content: JsonObject) -> None:
         """New aliases of an `m.room.canonical_alias` must point to the room.

@@ -5,7 +5,7 @@ its batch is committed, so what the auth rules say is said about the state the e
 (spec: server-server "Authorization rules"; client-server "Sending events to a room").
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from secrets import token_urlsafe
 
 import msgspec
@@ -26,15 +26,17 @@ from homeserver.protocol.events import (
 )
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.room_versions import RoomVersion
-from homeserver.protocol.signing import SigningKey
+from homeserver.protocol.signing import SigningKey, encode_event
 from homeserver.rooms.event_entry import event_entry
 from homeserver.rooms.event_meta import EventMeta
+from homeserver.rooms.policy import Policy, is_recommended, policy_server
 from homeserver.rooms.room import Room, RoomHead, StateKey
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.shard_writer import Appended, Drafts
 from storage.log import Entry
 
 MAX_DEPTH = (1 << 53) - 1
+NONE_SIGNED: Mapping[str, Event] = {}
 
 
 class EventTemplate(msgspec.Struct, frozen=True):
@@ -59,13 +61,22 @@ class Transaction(msgspec.Struct, frozen=True):
     txn_id: str
 
 
+class Unsigned(Exception):
+    """The room's policy server has to sign an event first."""
+
+    def __init__(self, event: Event) -> None:
+        super().__init__(event.event_id)
+        self.event = event
+
+
 class Author:
     """Signs events in the name of this server."""
 
-    def __init__(self, server_name: str, key: SigningKey, now: Clock) -> None:
+    def __init__(self, server_name: str, key: SigningKey, now: Clock, policy: Policy) -> None:
         self.server_name = server_name
         self.key = key
         self.now = now
+        self.policy = policy
 
     def new_room_id(self, version: RoomVersion, create: EventTemplate) -> str:
         """The id of a room that begins with `create`: its hash, or a random one before version 12.
@@ -111,14 +122,15 @@ class Author:
         except (InvalidEvent, InvalidJson) as error:
             raise bad_json(str(error)) from error
 
-    def event(self, room: Room, template: EventTemplate) -> Event:
+    async def event(self, room: Room, template: EventTemplate) -> Event:
         """The event upon all that the room has, not to be there before another server has agreed.
 
-        Raises what `draft` does.
+        Raises what `draft` does, and what the room's policy server says.
         """
-        event, _ = self._build(room.version, self._fields(room.version, room.room_id, room.head, template))
-        _check_allowed(event, room.head)
-        return event
+        head = room.head
+        event, _ = self._build(room.version, self._fields(room.version, room.room_id, head, template))
+        _check_allowed(event, head)
+        return await self.policy.signed(room, head, event)
 
     def for_another(self, room: Room, template: EventTemplate) -> JsonObject:
         """The event upon all that the room has, for a user of another server, who has to sign it.
@@ -130,17 +142,29 @@ class Author:
         return pdu
 
     def draft(
-        self, room: Room, head: RoomHead, template: EventTemplate, seq: int, transaction: Transaction | None
+        self,
+        room: Room,
+        head: RoomHead,
+        template: EventTemplate,
+        seq: int,
+        transaction: Transaction | None,
+        signed: Mapping[str, Event] = NONE_SIGNED,
     ) -> tuple[Appended, RoomHead]:
         """The event as the log entry `seq`, and the head after it.
 
-        Raises MatrixError: 403 by the auth rules, 413 too large, 400 for content no event may hold.
+        `signed` has events that the room's policy server has signed. Raises Unsigned for one that it has yet
+        to sign, MatrixError: 403 by the auth rules, 413 too large, 400 for content no event may hold.
         """
         version = room.version
         is_create = template.type == "m.room.create" and not head.tips
         room_id = None if is_create and version.room_id_is_create_hash else room.room_id
         event, body = self._build(version, self._fields(version, room_id, head, template))
+        if event.event_id in signed:
+            event = signed[event.event_id]
+            body = encode_event(version, event.pdu)
         _check_allowed(event, head)
+        if not is_recommended(policy_server(room, head), event):
+            raise Unsigned(event)
         meta = EventMeta(
             device_id=transaction.device_id if transaction else None,
             txn_id=transaction.txn_id if transaction else None,
@@ -183,14 +207,29 @@ class RoomProposal:
         self._decide = decide
         self._transaction = transaction
         self._views: list[RoomEvent] = []
+        self._ts: int | None = None
+        """When the events were made that wait for a signature."""
+        self.signed: dict[str, Event] = {}
+        """Events by id, with the signature of the room's policy server."""
+        self.unsigned: Event | None = None
+        """What it has to sign before anything is appended."""
 
     def build(self, drafts: Drafts, next_seq: int) -> list[Appended]:
         head: RoomHead = drafts.get(self._room.room_id) or self._room.head
         built: list[Appended] = []
+        self._views, self.unsigned = [], None
         for template in self._decide(head):
-            item, head = self._author.draft(
-                self._room, head, template, next_seq + len(built), self._transaction
-            )
+            if template.ts is None and self._ts is not None:
+                template = msgspec.structs.replace(template, ts=self._ts)
+            seq = next_seq + len(built)
+            try:
+                item, head = self._author.draft(
+                    self._room, head, template, seq, self._transaction, self.signed
+                )
+            except Unsigned as error:
+                self.unsigned = error.event
+                self._ts = error.event.origin_server_ts
+                return []
             built.append(item)
         drafts[self._room.room_id] = head
         self._views = [item.view for item in built if item.view is not None]

@@ -11,8 +11,9 @@ from typing import Protocol
 from homeserver.errors import MatrixError, bad_json, forbidden, not_found
 from homeserver.protocol.identifiers import check_user_id, server_name_of
 from homeserver.protocol.json_types import JsonObject
-from homeserver.rooms.authoring import Author, EventTemplate, RoomProposal, check_content, same_state
+from homeserver.rooms.authoring import Author, EventTemplate, check_content, same_state
 from homeserver.rooms.elsewhere import Elsewhere, Nowhere
+from homeserver.rooms.posting import post
 from homeserver.rooms.restricted import AUTHORISER, UNABLE_TO_AUTHORISE, UNABLE_TO_GRANT, RestrictedJoins
 from homeserver.rooms.room import Room, RoomHead
 from homeserver.rooms.rooms import Rooms
@@ -236,7 +237,7 @@ class Membership:
                 return []
             return [EventTemplate("m.room.member", user_id, content, state_key=user_id)]
 
-        await self._rooms.submit(room, RoomProposal(self._author, room, decide))
+        await post(self._rooms, self._author, room, decide)
 
     async def refresh_profiles(self, user_id: str, room_ids: Sequence[str]) -> None:
         """Carry a changed profile into many rooms, side by side; a room that refuses it keeps the old one."""
@@ -285,7 +286,7 @@ class Membership:
                 return []
             return [template]
 
-        return ((await self._rooms.submit(room, RoomProposal(self._author, room, decide))) or unchanged)[0]
+        return (await post(self._rooms, self._author, room, decide) or unchanged)[0]
 
 
 def _extra(content: JsonObject | None) -> JsonObject:

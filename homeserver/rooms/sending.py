@@ -7,12 +7,12 @@ from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.authoring import (
     Author,
     EventTemplate,
-    RoomProposal,
     Transaction,
     check_content,
     same_state,
 )
 from homeserver.rooms.membership import Membership
+from homeserver.rooms.posting import post
 from homeserver.rooms.redaction import may_redact
 from homeserver.rooms.relations import Relations
 from homeserver.rooms.room import Room, RoomHead
@@ -139,8 +139,7 @@ class Sending:
             return [template]
 
         transaction = _transaction(sender, device_id, f"redact {room_id} {event_id}", txn_id)
-        proposal = RoomProposal(self._author, room, decide, transaction)
-        redaction_id = (await self._rooms.submit(room, proposal))[0]
+        redaction_id = (await post(self._rooms, self._author, room, decide, transaction))[0]
         await self._pruned.settled(room.shard)
         return redaction_id
 
@@ -153,8 +152,7 @@ class Sending:
                 return []
             return [template]
 
-        proposal = RoomProposal(self._author, room, decide, transaction)
-        return ((await self._rooms.submit(room, proposal)) or unchanged)[0]
+        return (await post(self._rooms, self._author, room, decide, transaction) or unchanged)[0]
 
 
 def _transaction(user_id: str, device_id: str, endpoint: str, txn_id: str) -> Transaction:

@@ -10,10 +10,11 @@ from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.power_levels import CREATOR_LEVEL
 from homeserver.protocol.room_versions import RoomVersion
 from homeserver.rooms.aliases import Aliases
-from homeserver.rooms.authoring import Author, EventTemplate, RoomProposal
+from homeserver.rooms.authoring import Author, EventTemplate
 from homeserver.rooms.creation import Creation
 from homeserver.rooms.directory import Directory
 from homeserver.rooms.membership import MemberProfiles
+from homeserver.rooms.posting import post
 from homeserver.rooms.redaction import power_levels
 from homeserver.rooms.room import Room, RoomHead
 from homeserver.rooms.rooms import Rooms
@@ -128,7 +129,7 @@ class Upgrade:
                 events.append(EventTemplate("m.room.power_levels", user_id, content, state_key=""))
             return events
 
-        await self._rooms.submit(old, RoomProposal(self._author, old, decide))
+        await post(self._rooms, self._author, old, decide)
 
 
 def _creation_content(old: Room, additional_creators: Sequence[str]) -> JsonObject:

@@ -7,6 +7,7 @@ import orjson
 from homeserver.clock import system_clock
 from homeserver.protocol.signing import SigningKey
 from homeserver.rooms.authoring import Author, EventTemplate
+from homeserver.rooms.policy import NoPolicyServers, Policy
 from homeserver.rooms.room import Room
 from homeserver.shard_writer import Append
 from storage.log import Entry, Kind
@@ -22,7 +23,9 @@ async def room_of(server: Server, room_id: str) -> Room:
 async def change(server: Server, room_id: str, sender: str, type: str, key: str, content: Any) -> str:
     """Have the room's state say this, by an event that is in nobody's timeline; its id."""
     room = await room_of(server, room_id)
-    author = Author("localhost", SigningKey.generate("x"), system_clock)
+    author = Author(
+        "localhost", SigningKey.generate("x"), system_clock, Policy(NoPolicyServers(), system_clock)
+    )
     template = EventTemplate(type, sender, content, state_key=key)
     item, _ = author.draft(room, room.head, template, 1, None)
     made = item.entry

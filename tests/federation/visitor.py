@@ -8,6 +8,7 @@ from homeserver.graph.receiving import Outcome
 from homeserver.protocol.event_auth import auth_event_keys
 from homeserver.protocol.events import Event, build_event, parse_pdu
 from homeserver.rooms.authoring import Author, EventTemplate, RoomProposal
+from homeserver.rooms.policy import NoPolicyServers, Policy
 from homeserver.rooms.room import Room, RoomHead
 from tests.federation.conftest import Homeserver, OtherServer
 
@@ -18,7 +19,9 @@ class Visitor:
     def __init__(self, server: Homeserver, other: OtherServer, localpart: str = "visitor") -> None:
         self.user_id = f"@{localpart}:{other.name}"
         self.server = server
-        self._author = Author(other.name, other.peer.key, system_clock)
+        self._author = Author(
+            other.name, other.peer.key, system_clock, Policy(NoPolicyServers(), system_clock)
+        )
 
     async def room(self, room_id: str) -> Room:
         room = await self.server.app.rooms.get(room_id)

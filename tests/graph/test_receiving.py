@@ -21,6 +21,7 @@ from homeserver.protocol.signing import encode_event
 from homeserver.protocol.state_resolution import resolve
 from homeserver.rooms.event_entry import event_entry
 from homeserver.rooms.event_meta import EventMeta
+from homeserver.rooms.policy import NoPolicyServers, Policy
 from homeserver.rooms.room import Room, RoomHead
 from homeserver.rooms.rooms import Rooms
 from homeserver.shard_writer import Append
@@ -46,7 +47,9 @@ class Server:
         self.events = GraphEvents(store.log, side)
         self.states = States(store.log, self.events)
         gaps, early = store.collection(GAPS), EarlyRedactions(store.collection(EARLY_REDACTIONS))
-        self.receiver = Receiver(self.rooms, self.events, self.states, side, gaps, early)
+        self.receiver = Receiver(
+            self.rooms, self.events, self.states, side, gaps, early, Policy(NoPolicyServers(), system_clock)
+        )
 
     async def start(self) -> "Server":
         await self.rooms.start(lambda shard, tail: None)
