@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import aiohttp
 import pytest
@@ -17,6 +17,7 @@ from nio import RoomPreset  # type: ignore[import-untyped]
 from federation.errors import Unreachable
 from tests.client_api.conftest import Client
 from tests.client_api.crypto_device import CrossSigner, CryptoDevice, log_in
+from tests.client_api.test_media import picture, thumbnail, upload
 from tests.clients.nio_device import Device
 from tests.federation.conftest import Homeserver
 from tests.real_parts.synapse import Synapse, python
@@ -524,3 +525,43 @@ async def test_profiles_are_shown_on_the_other_side(sides: Sides) -> None:
     for person, other in ((sides.host, sides.guest), (sides.guest, sides.host)):
         await person.put(f"/profile/{quote(person.user_id)}/displayname", {"displayname": "A name"})
         assert (await other.get(f"/profile/{quote(person.user_id)}"))["displayname"] == "A name"
+
+
+async def test_history_from_before_the_join_is_the_same_on_both(sides: Sides) -> None:
+    room_id = await sides.host.create_room(preset="public_chat", name="before")
+    for number in range(30):
+        await sides.host.send(room_id, f"{number}")
+        await sides.host.set_state(room_id, "m.room.topic", {"topic": f"{number}"})
+    await join(sides.guest, room_id, sides.host_name)
+    path = f"/rooms/{quote(room_id)}/messages"
+    found: list[Any] = []
+    token: str | None = None
+    while not found or token:
+        asked = {"dir": "b", "limit": "20"} | ({"from": token} if token else {})
+        page = await sides.guest.get(path, query=asked)
+        found += page["chunk"]
+        token = page.get("end")
+    shown = [event["event_id"] for event in await events(sides.host, room_id)]
+    assert [event["event_id"] for event in found][::-1] == shown
+    assert found[-1]["type"] == "m.room.create"
+
+
+async def test_files_are_shared_with_the_other_server(sides: Sides) -> None:
+    content = bytes(range(256)) * 2000
+    where = await upload(sides.host, content, "application/octet-stream", "ünï.bin")
+    reply = await sides.guest.call("GET", f"/_matrix/client/v1/media/download/{where}")
+    assert reply.body == content
+    assert "ünï.bin" in unquote(reply.headers["Content-Disposition"])
+    small = await thumbnail(sides.guest, await upload(sides.host, picture(300, 200)), width=32, height=32)
+    assert (small.status, small.headers["Content-Type"].partition("/")[0]) == (200, "image")
+
+
+async def test_a_space_reaches_into_rooms_of_the_other_server(sides: Sides) -> None:
+    space = {"creation_content": {"type": "m.space"}, "preset": "public_chat"}
+    inner = await sides.host.create_room(name="Inner", **space)
+    leaf = await sides.host.create_room(name="Leaf", preset="public_chat")
+    await sides.host.set_state(inner, "m.space.child", {"via": [sides.host_name]}, leaf)
+    top = await sides.guest.create_room(name="Top", **space)
+    await sides.guest.set_state(top, "m.space.child", {"via": [sides.host_name]}, inner)
+    tree = await sides.guest.get(f"/_matrix/client/v1/rooms/{quote(top)}/hierarchy")
+    assert [room["name"] for room in tree["rooms"]] == ["Top", "Inner", "Leaf"]
