@@ -83,7 +83,7 @@ class Client:
 
     def stranger(self) -> "Client":
         """Somebody on the same server who is not logged in."""
-        return Client(self._base, self._http)
+        return Client(self._base, self._http, checked=self._checked)
 
     async def call(
         self,

@@ -6,6 +6,7 @@ Nothing is looked at but what clients on either side are shown, and whether both
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
@@ -13,6 +14,7 @@ from urllib.parse import quote, unquote
 import aiohttp
 import pytest
 from nio import RoomPreset  # type: ignore[import-untyped]
+from PIL import Image
 
 from federation.errors import Unreachable
 from tests.client_api.conftest import Client
@@ -565,3 +567,125 @@ async def test_a_space_reaches_into_rooms_of_the_other_server(sides: Sides) -> N
     await sides.guest.set_state(top, "m.space.child", {"via": [sides.host_name]}, inner)
     tree = await sides.guest.get(f"/_matrix/client/v1/rooms/{quote(top)}/hierarchy")
     assert [room["name"] for room in tree["rooms"]] == ["Top", "Inner", "Leaf"]
+
+
+async def is_shown(client: Client, room_id: str, section: str) -> None:
+    """Sync until a room comes as invited or left."""
+
+    async def look() -> bool:
+        return room_id in (await client.sync(timeout=1000)).get("rooms", {}).get(section, {})
+
+    await until(look, f"{client.user_id} is shown the room under {section!r}")
+
+
+async def test_an_invite_is_accepted(sides: Sides) -> None:
+    room_id = await sides.host.create_room(preset="private_chat", name="In private")
+    await sides.host.invite(room_id, sides.guest.user_id)
+    await is_shown(sides.guest, room_id, "invite")
+    await join(sides.guest, room_id, sides.host_name)
+    await talk(sides, room_id)
+    await agree(sides, room_id)
+
+
+async def test_an_invite_is_refused_or_withdrawn(sides: Sides) -> None:
+    refused = await sides.host.create_room(preset="private_chat")
+    await sides.host.invite(refused, sides.guest.user_id)
+    await is_shown(sides.guest, refused, "invite")
+    await sides.guest.leave(refused)
+    await becomes(sides.host, refused, sides.guest.user_id, "leave")
+    withdrawn = await sides.host.create_room(preset="private_chat")
+    await sides.host.invite(withdrawn, sides.guest.user_id)
+    await is_shown(sides.guest, withdrawn, "invite")
+    await sides.host.post(f"/rooms/{quote(withdrawn)}/kick", {"user_id": sides.guest.user_id})
+
+    await is_shown(sides.guest, withdrawn, "leave")
+
+
+async def test_who_knocks_is_let_in(sides: Sides) -> None:
+    rules = {"type": "m.room.join_rules", "state_key": "", "content": {"join_rule": "knock"}}
+    room_id = await sides.host.create_room(preset="private_chat", initial_state=[rules])
+    via = {"via": sides.host_name, "server_name": sides.host_name}
+    await sides.guest.post(f"/knock/{quote(room_id)}", {"reason": "please"}, query=via)
+    await becomes(sides.host, room_id, sides.guest.user_id, "knock")
+    await sides.host.invite(room_id, sides.guest.user_id)
+    await is_shown(sides.guest, room_id, "invite")
+    await join(sides.guest, room_id, sides.host_name)
+    await talk(sides, room_id)
+
+
+async def test_members_of_one_room_may_join_another(sides: Sides) -> None:
+    """By the authority of a member who may invite."""
+    club = await sides.host.create_room(preset="public_chat")
+    rule = {"join_rule": "restricted", "allow": [{"type": "m.room_membership", "room_id": club}]}
+    rules = {"type": "m.room.join_rules", "state_key": "", "content": rule}
+    room_id = await sides.host.create_room(preset="private_chat", initial_state=[rules])
+    via = {"via": sides.host_name, "server_name": sides.host_name}
+    reply = await sides.guest.call("POST", f"/join/{quote(room_id)}", {}, query=via, expect=None)
+    assert reply.status == 403
+    await join(sides.guest, club, sides.host_name)
+    await talk(sides, club)
+    await join(sides.guest, room_id, sides.host_name)
+    await talk(sides, room_id)
+    await agree(sides, room_id)
+
+
+async def test_history_from_before_the_join_is_read(sides: Sides) -> None:
+    room_id = await sides.host.create_room(preset="public_chat")
+    said = [f"before {number}" for number in range(120)]
+    for body in said:
+        await sides.host.send(room_id, body)
+    await join(sides.guest, room_id, sides.host_name)
+    await talk(sides, room_id)
+    found: list[str] = []
+    start = ""
+    for _ in range(40):
+        query = {"dir": "b", "limit": "50", **({"from": start} if start else {})}
+        page = await sides.guest.get(f"/rooms/{quote(room_id)}/messages", query=query)
+        found += [event["content"].get("body", event["type"]) for event in page["chunk"]]
+        start = page.get("end", "")
+        if not start or "m.room.create" in found:
+            break
+    assert "m.room.create" in found
+    assert [body for body in found[::-1] if body.startswith("before")] == said
+
+
+async def test_pictures_are_seen_on_the_other_side(sides: Sides, room_id: str) -> None:
+    png = BytesIO()
+    Image.new("RGB", (640, 480), "teal").save(png, "PNG")
+    for owner, other in ((sides.host, sides.guest), (sides.guest, sides.host)):
+        reply = await owner.call(
+            "POST", "/_matrix/media/v3/upload", data=png.getvalue(), headers={"Content-Type": "image/png"}
+        )
+        path = reply.body["content_uri"].removeprefix("mxc://")
+        media = "/_matrix/client/v1/media"
+        shown = await other.call("GET", f"{media}/download/{path}")
+        assert shown.body == png.getvalue()
+        assert shown.headers["Content-Type"] == "image/png"
+        small = await other.call(
+            "GET", f"{media}/thumbnail/{path}", query={"width": "96", "height": "96", "method": "crop"}
+        )
+        assert 0 < len(small.body) < 100_000
+
+
+async def test_people_are_seen_online_on_the_other_side(sides: Sides, room_id: str) -> None:
+    await talk(sides, room_id)
+    for person, other in ((sides.host, sides.guest), (sides.guest, sides.host)):
+        status = {"presence": "online", "status_msg": f"here is {person.user_id}"}
+        await person.put(f"/presence/{quote(person.user_id)}/status", status)
+
+        async def look(person: Client = person, other: Client = other, status: Any = status) -> bool:
+            shown = await other.call("GET", f"/presence/{quote(person.user_id)}/status", expect=None)
+            return shown.status == 200 and shown.body.get("status_msg") == status["status_msg"]
+
+        await until(look, f"{other.user_id} sees that {person.user_id} is there")
+
+
+async def test_a_room_of_many_members_is_joined(sides: Sides) -> None:
+    room_id = await sides.host.create_room(preset="public_chat")
+    for number in range(200):
+        await (await sides.host.stranger().register(f"m{number}-{time.monotonic_ns()}")).join(room_id)
+    await join(sides.guest, room_id, sides.host_name)
+    await talk(sides, room_id)
+    await agree(sides, room_id)
+    joined = await sides.guest.get(f"/rooms/{quote(room_id)}/joined_members")
+    assert len(joined["joined"]) == 202
