@@ -14,7 +14,7 @@ from tests.client_api.conftest import Client
 from tests.federation_transport.network import CA, new_address
 from tests.server_process import ServerProcess
 
-ROUNDS = int(os.environ.get("TEST_KILL_ROUNDS", "4"))
+ROUNDS = int(os.environ.get("TEST_FEDERATION_KILL_ROUNDS", "3"))
 SEED = int(os.environ.get("TEST_KILL_SEED", "20261121"))
 ROOMS = 3
 PATIENCE_SECONDS = 60.0
