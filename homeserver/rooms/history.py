@@ -178,7 +178,7 @@ class History:
         line = await self._line(room, session.user_id)
         events: list[RoomEvent] = []
         exhausted = False
-        fetches = MAX_FETCHES if backwards else 0
+        fetches = MAX_FETCHES
         for _ in range(MAX_PAGES):
             page = await self._page(room, position, stop, access.upto, backwards=backwards, limit=limit)
             shown = await self.shown(room, page, session.user_id, line)
@@ -189,15 +189,17 @@ class History:
                 last = events[-1] if len(events) == limit else page[-1]
                 position = last.position - 1 if backwards else last.position
             if len(page) < max(limit, 1):
-                if not room.is_whole and len(events) < limit and (stop is None or stop < room.past_from):
-                    # Who has something to read need not wait for others: what is before it comes next time.
-                    if backwards and (events or not fetches):
-                        break
-                    fetches -= 1
-                    if backwards and await self.earlier.fetch(room):
-                        line = await self._line(room, session.user_id)
-                        continue
                 exhausted = len(events) < limit or limit == 0
+            if exhausted and backwards and limit and _begins_elsewhere(room, stop):
+                exhausted = False
+                if events or not fetches:
+                    # Who has something to read need not wait for others: what is before it comes next time.
+                    break
+                fetches -= 1
+                if await self.earlier.fetch(room):
+                    line = await self._line(room, session.user_id)
+                    continue
+                exhausted = True
             if len(events) >= limit or exhausted:
                 break
         if line is None and events:
@@ -371,6 +373,11 @@ class History:
             oldest = await self._rooms.log.page(room.shard, room.room_id, kind=Kind.EVENT, limit=1)
             if not oldest or oldest[0].ts <= ts or not await self.earlier.fetch(room):
                 return
+
+
+def _begins_elsewhere(room: Room, stop: int | None) -> bool:
+    """Whether there may be more below the oldest known event, and above a boundary."""
+    return not room.is_whole and (stop is None or stop < room.past_from)
 
 
 _filter_decoder = msgspec.json.Decoder(RoomEventFilter)
