@@ -188,7 +188,7 @@ def _serve(arguments: argparse.Namespace) -> None:
     # The server is imported here, so that the other commands start at once.
     import uvloop
 
-    from homeserver.app import serve
+    from homeserver.app.serving import serve
 
     logs.configure(config.log.level, config.log.format)
     _allow_many_connections()
@@ -249,7 +249,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     except ConfigError as error:
         findings = [fail("configuration", str(problem)) for problem in error.problems]
     else:
-        from homeserver.app import examined
+        from homeserver.app.serving import examined
 
         logs.configure("error", config.log.format)
         findings = asyncio.run(examined(config))
@@ -273,7 +273,7 @@ def _plain(finding: Finding) -> dict[str, str]:
 
 
 def _mongo_shard_plan(arguments: argparse.Namespace) -> None:
-    from homeserver.app import mongo_shard_plan
+    from homeserver.app.stores import mongo_shard_plan
 
     database: str = arguments.database
     if not database or set(database) & FORBIDDEN_IN_DATABASES:
@@ -290,7 +290,7 @@ def _mongo_shard_plan(arguments: argparse.Namespace) -> None:
 
 def _replace_signing_key(arguments: argparse.Namespace) -> None:
     config = _load(arguments)
-    from homeserver.app import replace_signing_key
+    from homeserver.app.stores import replace_signing_key
 
     key = asyncio.run(replace_signing_key(config))
     print(f"the server signs with {key.key_id} from now on, the key in {config.signing_key_path}")

@@ -21,7 +21,8 @@ from aiohttp import web
 from msgspec.structs import replace
 from yarl import URL
 
-from homeserver.app import App, opened_store
+from homeserver.app.stores import opened_store
+from homeserver.app.wiring import App
 from homeserver.config import Config
 from homeserver.config.options import Federation, Storage
 from homeserver.config.units import SecretUri

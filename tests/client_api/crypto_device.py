@@ -9,7 +9,8 @@ from typing import Any
 from aiohttp import web
 from nacl.signing import SigningKey
 
-from homeserver.app import SPECS, App
+from homeserver.app.stores import SPECS
+from homeserver.app.wiring import App
 from homeserver.config import Config
 from homeserver.protocol.canonical_json import encode
 from homeserver.protocol.signing import encode_base64

@@ -9,7 +9,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from homeserver.app import SPECS, App
+from homeserver.app.stores import SPECS
+from homeserver.app.wiring import App
 from homeserver.config import Config
 from rest.connections import runner_of
 from storage.errors import StoreUnavailable

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pymongo import AsyncMongoClient
 
-from homeserver.app import SPECS
+from homeserver.app.stores import SPECS
 from storage.log import ShardMap
 from storage.mongo import open_store, shard_plan
 from storage.mongo.schema import STORE

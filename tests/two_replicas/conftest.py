@@ -11,7 +11,8 @@ import pytest
 from aiohttp import web
 from msgspec.structs import replace
 
-from homeserver.app import SPECS, App
+from homeserver.app.stores import SPECS
+from homeserver.app.wiring import App
 from homeserver.config import Config
 from homeserver.config.options import Federation
 from rest.connections import runner_of

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from homeserver.app import SPECS, mongo_shard_plan
+from homeserver.app.stores import SPECS, mongo_shard_plan
 from storage.mongo.schema import LOG_INDEXES, SEARCH_INDEXES
 
 PAGE = (Path(__file__).parents[2] / "docs/data-model.md").read_text("utf-8")

@@ -1,17 +1,10 @@
-"""The composition root: the only place that knows every part."""
+"""One server, wired together: the only module that knows every part of it."""
 
 import asyncio
-import gc
-import signal
-import socket
-import ssl
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import Any
 
 import structlog
-from aiohttp import web
 
 from client_api.account import AccountRoutes
 from client_api.account_data import AccountDataRoutes
@@ -31,7 +24,6 @@ from client_api.key_backup import KeyBackupRoutes
 from client_api.keys import KeyRoutes
 from client_api.login import LoginRoutes
 from client_api.media import MediaRoutes
-from client_api.metrics_page import metrics_application
 from client_api.mutual_rooms import MutualRoomRoutes
 from client_api.notifications import NotificationRoutes
 from client_api.openid import OpenIdRoutes
@@ -43,7 +35,7 @@ from client_api.pushers import PusherRoutes
 from client_api.receipts import ReceiptRoutes, TypingRoutes
 from client_api.registration import RegistrationRoutes
 from client_api.relations import RelationRoutes
-from client_api.replicas import HEADER, OtherReplicas, ReplicaRoutes, replica_token
+from client_api.replicas import OtherReplicas, ReplicaRoutes, replica_token
 from client_api.reporting import ReportRoutes
 from client_api.room_previews import RoomPreviewRoutes
 from client_api.rooms import RoomRoutes
@@ -72,21 +64,17 @@ from federation.profile_servers import RemoteProfileServers
 from homeserver.bus.bus import Bus
 from homeserver.bus.consumer import Consumer, Handle, HandleBatch, Progress
 from homeserver.bus.in_process import InProcessBus
-from homeserver.bus.opening import make_bus
 from homeserver.bus.relay import everything, relay
 from homeserver.bus.replica import Replica, ShardFamily
 from homeserver.bus.to_others import ToOthers
 from homeserver.clock import Clock, system_clock
 from homeserver.config import Config
-from homeserver.config.units import Address
 from homeserver.consumers.device_announcements import DeviceAnnouncements
 from homeserver.consumers.redactions import Redactions
 from homeserver.consumers.search import SearchFiling
 from homeserver.consumers.successors import Successors
 from homeserver.consumers.superseded import Superseded
 from homeserver.consumers.user_directory import UserDirectory
-from homeserver.doctor.diagnosis import Diagnosis
-from homeserver.doctor.findings import Finding
 from homeserver.e2ee.cross_signing import CrossSigning
 from homeserver.e2ee.dehydrated import DehydratedDevices
 from homeserver.e2ee.device_keys import DeviceKeys
@@ -97,15 +85,14 @@ from homeserver.e2ee.one_time_keys import OneTimeKeys
 from homeserver.e2ee.remote_lists import RemoteLists
 from homeserver.e2ee.to_device import ToDevice
 from homeserver.e2ee.told_keys import ToldKeys
-from homeserver.key_file import KeyFileError, load_or_create
+from homeserver.key_file import load_or_create
 from homeserver.media.files import MediaFiles
 from homeserver.media.remote import RemoteMedia
 from homeserver.media.repository import MediaRepository
 from homeserver.media.servers import MediaServers, NoMediaServers
 from homeserver.media.thumbnails import Thumbnails
-from homeserver.metrics import GcPauses, Requests, ServerMetrics, registry_of
+from homeserver.metrics import GcPauses, Requests, ServerMetrics
 from homeserver.outbox import NoOutbox, Outbox
-from homeserver.protocol.signing import SigningKey
 from homeserver.push.notifications import Notifications
 from homeserver.push.pushers import Pushers
 from homeserver.push.rules import PUSH_RULES, UserPushRules, shown_push_rules
@@ -130,8 +117,6 @@ from homeserver.rooms.policy import NoPolicyServers, Policy, PolicyServers
 from homeserver.rooms.receipts import Receipts
 from homeserver.rooms.relations import Relations
 from homeserver.rooms.restricted import RestrictedJoins
-from homeserver.rooms.room import Room
-from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.sending import Sending
 from homeserver.rooms.spaces import Hierarchy
@@ -140,7 +125,6 @@ from homeserver.rooms.told_ephemeral import ToldEphemeral
 from homeserver.rooms.upgrade import Upgrade
 from homeserver.rooms.visibility import Visibility
 from homeserver.search.searching import Search
-from homeserver.server_key import establish, replace, retired_keys
 from homeserver.sync.device_lists import DeviceLists
 from homeserver.sync.engine import SyncEngine
 from homeserver.sync.event_stream import EventStream
@@ -151,8 +135,8 @@ from homeserver.sync.sliding.extensions import ExtensionSections
 from homeserver.sync.sliding.rooms import RoomSections
 from homeserver.sync.to_device import ToDeviceQueue
 from homeserver.sync.wakeup import Wakeup
+from homeserver.sync.waking import Waking
 from homeserver.tasks import end
-from homeserver.tls import served_with
 from homeserver.users.account_data import AccountData
 from homeserver.users.accounts import Accounts
 from homeserver.users.deactivation import Deactivation
@@ -170,7 +154,7 @@ from homeserver.users.profiles import Profiles
 from homeserver.users.registration import Registration
 from homeserver.users.registration_tokens import RegistrationTokens
 from homeserver.users.remote_profiles import NoProfileServers, ProfileServers, RemoteProfiles
-from homeserver.users.sessions import SESSIONS_CHANGED, Sessions
+from homeserver.users.sessions import Sessions
 from homeserver.users.shared_rooms import SharedRooms
 from homeserver.users.told_presence import ToldPresence
 from homeserver.users.uia import Stage, Uia
@@ -185,14 +169,11 @@ from homeserver.users.uia_stages import (
     TermsStage,
 )
 from homeserver.users.users import Users
-from rest.connections import runner_of
 from rest.routes import Api, Application, Routes, answering
-from storage.collection import CollectionSpec
-from storage.errors import StoreError, StoreRefused
-from storage.log import Entry, Kind, ShardMap
+from storage.errors import StoreError
+from storage.log import Entry
 from storage.records import accounts as account_records
 from storage.records import cursors as cursor_records
-from storage.records import destinations as destination_records
 from storage.records import keys as key_records
 from storage.records import media as media_records
 from storage.records import presence as presence_records
@@ -200,34 +181,12 @@ from storage.records import profiles as profile_records
 from storage.records import push as push_records
 from storage.records import remote_keys as remote_key_records
 from storage.records import rooms as room_records
-from storage.records import server_key as server_key_records
-from storage.records import side_events as side_event_records
 from storage.records import sliding_sync as sliding_sync_records
-from storage.records import staged_events as staged_event_records
 from storage.records import user_directory as user_directory_records
 from storage.records.server_key import RetiredKey
-from storage.sqlite import open_store as open_sqlite
-from storage.store import OpenStore, Store
+from storage.store import Store
 
 log = structlog.get_logger(__name__)
-
-SPECS: Sequence[CollectionSpec[Any]] = (
-    *account_records.SPECS,
-    *presence_records.SPECS,
-    *push_records.SPECS,
-    *profile_records.SPECS,
-    *room_records.SPECS,
-    *user_directory_records.SPECS,
-    *media_records.SPECS,
-    *key_records.SPECS,
-    *cursor_records.SPECS,
-    *server_key_records.SPECS,
-    *destination_records.SPECS,
-    *remote_key_records.SPECS,
-    *side_event_records.SPECS,
-    *staged_event_records.SPECS,
-    *sliding_sync_records.SPECS,
-)
 
 
 class App:
@@ -268,6 +227,7 @@ class App:
         self.wakeup = Wakeup()
         self.served_members = ServedMembers(self.users, self.wakeup)
         self.users.on_loaded.append(self.served_members.loaded)
+        waking = Waking(self.rooms, self.users, self.wakeup, self.served_members)
         to_others = ToOthers(bus)
         self.outbound: Outbound | None = None
         if other_servers is not None:
@@ -277,7 +237,7 @@ class App:
         outbox: Outbox = self.outbound.sender if self.outbound is not None else NoOutbox()
         told_ephemeral = ToldEphemeral(name, self.rooms, self.users, outbox)
         clock = EphemeralClock()
-        self.typing = Typing(bus, to_others.id, clock, told_ephemeral, self._wake_room)
+        self.typing = Typing(bus, to_others.id, clock, told_ephemeral, waking.room)
         self.passwords = Passwords(
             memory_kib=config.auth.argon2_memory // 1024, time_cost=config.auth.argon2_time_cost
         )
@@ -487,8 +447,8 @@ class App:
             now=now,
         )
         self.rooms.follow(stream.on_room_entry)
-        self.rooms.follow(self._wake_for_room_entry)
-        self.users.follow(self._wake_for_user_entry)
+        self.rooms.follow(waking.on_room_entry)
+        self.users.follow(waking.on_user_entry)
         guests = Guests(self.rooms, self.accounts, membership)
         self._consume_rooms("guests", guests.wants, guests.handle)
         if bus.shared:
@@ -841,158 +801,3 @@ class App:
         self.passwords.close()
         self.thumbnails.close()
         await self.store.close()
-
-    # Waking
-
-    def _wake_room(self, room_id: str) -> None:
-        room = self.rooms.cached(room_id)
-        if room is not None:
-            self.wakeup.wake_among(room.joined)
-
-    def _wake_for_room_entry(
-        self, shard: int, entry: Entry, room: Room | None, view: RoomEvent | None
-    ) -> None:
-        if room is not None:
-            self.wakeup.wake_among(room.joined)
-        elif entry.kind is Kind.DEVICE_LIST and entry.key is not None:
-            self._wake_for_devices_of(entry.key)
-        else:
-            self.wakeup.wake_among(self.served_members.of(entry.stream))
-        if entry.type == "m.room.member" and entry.key is not None:
-            self.served_members.changed(entry.key, entry.stream)
-            self.wakeup.wake_user(entry.key)
-
-    def _wake_for_devices_of(self, user_id: str) -> None:
-        user = self.users.cached(user_id)
-        if user is not None:
-            for room_id in user.rooms("join"):
-                self._wake_room(room_id)
-            self.wakeup.wake_user(user_id)
-        else:
-            self.wakeup.wake_where(lambda other: self._may_share_room(other, user_id))
-
-    def _may_share_room(self, user_id: str, other: str) -> bool:
-        user = self.users.cached(user_id)
-        rooms = (self.rooms.cached(room_id) for room_id in user.rooms("join")) if user is not None else ()
-        return user is None or any(room is not None and other in room.joined for room in rooms)
-
-    def _wake_for_user_entry(self, entry: Entry) -> None:
-        if entry.type == SESSIONS_CHANGED:
-            self.wakeup.end_user(entry.stream)
-        else:
-            self.wakeup.wake_user(entry.stream)
-
-
-async def opened_store(config: Config) -> Store:
-    """The store that the configuration names. Raises StoreRefused and StoreUnavailable."""
-    await asyncio.to_thread(Path(config.data_dir).mkdir, mode=0o700, parents=True, exist_ok=True)
-    shards = ShardMap(config.storage.room_shards, config.storage.user_shards)
-    open_store = backend_of(config.storage.uri)
-    return await open_store(config.storage.uri, server_name=config.server_name, shards=shards, specs=SPECS)
-
-
-def backend_of(uri: str) -> OpenStore:
-    """What opens the store at a URI. Raises StoreRefused when nothing does."""
-    scheme = uri.partition(":")[0]
-    if scheme == "sqlite":
-        return open_sqlite
-    if scheme in ("mongodb", "mongodb+srv"):
-        # The library need not be there otherwise.
-        from storage.mongo import open_store as open_mongo
-
-        return open_mongo
-    raise StoreRefused(
-        f"storage.uri begins with {scheme}: write sqlite:///<path> or mongodb://<host>/<database>"
-    )
-
-
-def mongo_shard_plan() -> list[tuple[str, tuple[str, ...]]]:
-    """The collections of a store in MongoDB with the fields by which a cluster is to divide them."""
-    from storage.mongo import shard_plan
-
-    return list(shard_plan(SPECS))
-
-
-async def replace_signing_key(config: Config) -> SigningKey:
-    """Have the server, of which no replica runs, sign with another key; see `homeserver.server_key`."""
-    store = await opened_store(config)
-    try:
-        return await replace(
-            config.signing_key_path, store.collection(server_key_records.SERVER_KEY), system_clock
-        )
-    finally:
-        await store.close()
-
-
-def own_address(config: Config) -> str:
-    """Where the other replicas reach this one."""
-    address = config.bus.address or config.listen[0]
-    everywhere = address.host in ("0.0.0.0", "::")
-    return f"{socket.getfqdn()}:{address.port}" if everywhere else str(address)
-
-
-async def examined(config: Config) -> list[Finding]:
-    """What is the matter with the server of a configuration, whether it runs or not."""
-    proof = {}
-    with suppress(KeyFileError):  # It is one of the findings.
-        if await asyncio.to_thread(config.signing_key_path.exists):
-            proof[HEADER] = replica_token(load_or_create(config.signing_key_path))
-    return await Diagnosis(config, lambda: opened_store(config), proof, system_clock).findings()
-
-
-async def serve(config: Config) -> None:
-    """Run the server until SIGINT or SIGTERM."""
-    store = await opened_store(config)
-    known_key = store.collection(server_key_records.SERVER_KEY)
-    await establish(config.signing_key_path, known_key)
-    bus = make_bus(config.bus, store.info, own_address(config), system_clock)
-    app = App(config, store, bus, retired_keys=await retired_keys(known_key))
-    async with AsyncExitStack() as closing:
-        if app.federation is not None:
-            # Closed with the server, too; but a start may come to nothing.
-            closing.push_async_callback(app.federation.close)
-        await app.start()
-        closing.push_async_callback(app.close)
-        await _listen(app, closing)
-        if not bus.shared and backend_of(config.storage.uri) is not open_sqlite:
-            # SQLite sees to it by itself.
-            log.info("this must be the only server on its store: of others it would not hear without bus.uri")
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 50)
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
-        await stop.wait()
-        log.info("stopping")
-        app.wakeup.close()
-
-
-async def _listen(app: App, closing: AsyncExitStack) -> None:
-    """Open the listeners of a server, to be closed by `closing`. Raises OSError."""
-    config = app.config
-    if config.metrics.listen is not None:
-        page = metrics_application(registry_of(app.metrics(GcPauses())))
-        await _listening(closing, page, config.metrics.listen)
-    await _listening(closing, app.web_application(), *config.listen)
-    federation = config.federation
-    if federation.listen:
-        tls = None
-        if federation.tls.certificate is not None and federation.tls.key is not None:
-            tls = served_with(federation.tls.certificate, federation.tls.key)
-        await _listening(closing, app.federation_application(), *federation.listen, tls=tls)
-    for address in (*config.listen, *federation.listen):
-        log.info("listening", address=str(address), server_name=config.server_name)
-
-
-async def _listening(
-    closing: AsyncExitStack,
-    application: Application,
-    *addresses: Address,
-    tls: ssl.SSLContext | None = None,
-) -> None:
-    runner = runner_of(application)
-    await runner.setup()
-    closing.push_async_callback(runner.cleanup)
-    for address in addresses:
-        await web.TCPSite(runner, address.host, address.port, ssl_context=tls).start()

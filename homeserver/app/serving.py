@@ -1,0 +1,106 @@
+"""Running a server: its listeners, and its end; and what is the matter with one."""
+
+import asyncio
+import gc
+import signal
+import socket
+import ssl
+from contextlib import AsyncExitStack, suppress
+
+import structlog
+from aiohttp import web
+
+from client_api.metrics_page import metrics_application
+from client_api.replicas import HEADER, replica_token
+from homeserver.app.stores import backend_of, opened_store
+from homeserver.app.wiring import App
+from homeserver.bus.opening import make_bus
+from homeserver.clock import system_clock
+from homeserver.config import Config
+from homeserver.config.units import Address
+from homeserver.doctor.diagnosis import Diagnosis
+from homeserver.doctor.findings import Finding
+from homeserver.key_file import KeyFileError, load_or_create
+from homeserver.metrics import GcPauses, registry_of
+from homeserver.server_key import establish, retired_keys
+from homeserver.tls import served_with
+from rest.connections import runner_of
+from rest.routes import Application
+from storage.records import server_key as server_key_records
+from storage.sqlite import open_store as open_sqlite
+
+log = structlog.get_logger(__name__)
+
+
+def own_address(config: Config) -> str:
+    """Where the other replicas reach this one."""
+    address = config.bus.address or config.listen[0]
+    everywhere = address.host in ("0.0.0.0", "::")
+    return f"{socket.getfqdn()}:{address.port}" if everywhere else str(address)
+
+
+async def examined(config: Config) -> list[Finding]:
+    """What is the matter with the server of a configuration, whether it runs or not."""
+    proof = {}
+    with suppress(KeyFileError):  # It is one of the findings.
+        if await asyncio.to_thread(config.signing_key_path.exists):
+            proof[HEADER] = replica_token(load_or_create(config.signing_key_path))
+    return await Diagnosis(config, lambda: opened_store(config), proof, system_clock).findings()
+
+
+async def serve(config: Config) -> None:
+    """Run the server until SIGINT or SIGTERM."""
+    store = await opened_store(config)
+    known_key = store.collection(server_key_records.SERVER_KEY)
+    await establish(config.signing_key_path, known_key)
+    bus = make_bus(config.bus, store.info, own_address(config), system_clock)
+    app = App(config, store, bus, retired_keys=await retired_keys(known_key))
+    async with AsyncExitStack() as closing:
+        if app.federation is not None:
+            # Closed with the server, too; but a start may come to nothing.
+            closing.push_async_callback(app.federation.close)
+        await app.start()
+        closing.push_async_callback(app.close)
+        await _listen(app, closing)
+        if not bus.shared and backend_of(config.storage.uri) is not open_sqlite:
+            # SQLite sees to it by itself.
+            log.info("this must be the only server on its store: of others it would not hear without bus.uri")
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        await stop.wait()
+        log.info("stopping")
+        app.wakeup.close()
+
+
+async def _listen(app: App, closing: AsyncExitStack) -> None:
+    """Open the listeners of a server, to be closed by `closing`. Raises OSError."""
+    config = app.config
+    if config.metrics.listen is not None:
+        page = metrics_application(registry_of(app.metrics(GcPauses())))
+        await _listening(closing, page, config.metrics.listen)
+    await _listening(closing, app.web_application(), *config.listen)
+    federation = config.federation
+    if federation.listen:
+        tls = None
+        if federation.tls.certificate is not None and federation.tls.key is not None:
+            tls = served_with(federation.tls.certificate, federation.tls.key)
+        await _listening(closing, app.federation_application(), *federation.listen, tls=tls)
+    for address in (*config.listen, *federation.listen):
+        log.info("listening", address=str(address), server_name=config.server_name)
+
+
+async def _listening(
+    closing: AsyncExitStack,
+    application: Application,
+    *addresses: Address,
+    tls: ssl.SSLContext | None = None,
+) -> None:
+    runner = runner_of(application)
+    await runner.setup()
+    closing.push_async_callback(runner.cleanup)
+    for address in addresses:
+        await web.TCPSite(runner, address.host, address.port, ssl_context=tls).start()
