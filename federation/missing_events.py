@@ -107,9 +107,12 @@ class MissingEvents:
         )
         found: dict[str, Event] = {}
         pdus: Sequence[JsonObject] = _list(server, answer, "events")
-        while new := await self._new(room, pdus, found):
+        found |= await self._new(room, pdus, found)
+        while pdus := await self._behind(room, event, found, server):
+            new = await self._new(room, pdus, found)
+            if not new:
+                break
             found |= new
-            pdus = await self._behind(room, event, found, server)
         between, _ = _reached(event, found)
         return _in_order(between)
 

@@ -198,6 +198,9 @@ class Visibility:
 
 
 def _value(entry: Entry, field: str) -> object:
+    if entry.kind is Kind.STATE and entry.target is None:
+        # Where a fork was resolved nothing may have been left under the key.
+        return None
     content = orjson.loads(entry.body).get("content")
     return content.get(field) if isinstance(content, dict) else None
 
