@@ -20,7 +20,6 @@ from typing import NamedTuple, Protocol, TypedDict, Unpack
 
 from aiohttp import web
 
-from client_api.client_address import ClientAddresses, subscriber
 from homeserver.errors import MatrixError
 from homeserver.rate_limits import RateLimits
 from homeserver.users.accounts import check_admin, check_not_suspended, check_unlocked
@@ -28,6 +27,7 @@ from homeserver.users.sessions import Session, Sessions
 from rest.answers import error_response, response_of, to_its_end
 from rest.bodies import check_coding, pieces, whole_body
 from rest.call import Call as AnyCall
+from rest.client_address import ClientAddresses, subscriber
 from rest.routes import PARAMETERS, Api, BoundHandler, Handler, Routes, WebHandler, declare
 from rest.routes import Route as AnyRoute
 

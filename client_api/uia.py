@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import ClassVar, TypeVar
 from urllib.parse import parse_qs
 
-from client_api.client_address import subscriber
 from client_api.http import Auth, Call, get, post
 from client_api.pages import page
 from homeserver.errors import MatrixError, forbidden
@@ -20,6 +19,7 @@ from homeserver.users.uia import Attempt, Check, Flow, Passed, StageFailed, Uia,
 from homeserver.users.uia_stages import DUMMY, PASSWORD, REGISTRATION_TOKEN, TERMS, TermsStage
 from rest.answers import Answer, Result
 from rest.bodies import converted
+from rest.client_address import subscriber
 from rest.routes import Routes
 from web import render
 

@@ -17,7 +17,7 @@ from typing import TypedDict, Unpack
 
 from aiohttp import web
 
-from federation.authenticator import Authenticator
+from federation.door import Door
 from homeserver.protocol.json_types import JsonObject
 from rest.answers import error_response, response_of, to_its_end
 from rest.bodies import check_coding, json_object, whole_body
@@ -83,38 +83,40 @@ def post(*paths: str, **options: Unpack[Options]) -> Callable[[Handler], Handler
     return declare("POST", paths, options)
 
 
-def server_server_api(modules: Iterable[Routes], authenticator: Authenticator | None) -> Api:
-    """The API of these modules, for servers that the authenticator lets in.
+def server_server_api(modules: Iterable[Routes], door: Door | None) -> Api:
+    """The API of these modules, for servers that come in at the door.
 
     Without one anyone may call all of their routes.
     """
 
     def serve(declared: Route, handler: BoundHandler) -> WebHandler:
-        return _serve(declared, handler, authenticator)
+        return _serve(declared, handler, door)
 
     return Api(modules, serve)
 
 
-def _serve(declared: Route, handler: BoundHandler, authenticator: Authenticator | None) -> WebHandler:
+def _serve(declared: Route, handler: BoundHandler, door: Door | None) -> WebHandler:
     options = declared.options
-    check = None
     if options.get("auth", Auth.SERVER) is Auth.SERVER:
-        assert authenticator is not None, f"nobody can be let in at {declared.path}"
-        check = authenticator.origin
+        assert door is not None, f"nobody can be let in at {declared.path}"
+    else:
+        door = None
     largest = options.get("largest", MAX_BODY)
     changes = declared.method != "GET"
 
     async def answer(request: web.Request) -> web.StreamResponse:
         try:
+            if door is not None:
+                door.knock(request)
             check_coding(request)
             headers = request.headers.getall("Authorization", [])
             raw = b""
-            if changes and (headers or check is None):
+            if changes and (headers or door is None):
                 raw = await whole_body(request.clone(client_max_size=largest))
             content = json_object(raw) if raw else None
             origin = None
-            if check is not None:
-                origin = await check(request.method, request.raw_path, headers, content)
+            if door is not None:
+                origin = await door.origin(request, headers, content)
             handling = handler(Call(request, origin, raw, content))
             result = await (to_its_end(handling, declared.method, declared.path) if changes else handling)
             return result if isinstance(result, web.StreamResponse) else response_of(result)

@@ -12,7 +12,6 @@ from client_api.admin.destinations import DestinationRoutes
 from client_api.admin.registration import SecretRegistrationRoutes
 from client_api.admin.registration_tokens import RegistrationTokenRoutes
 from client_api.capabilities import CapabilityRoutes
-from client_api.client_address import ClientAddresses
 from client_api.contacts import ContactRoutes
 from client_api.dehydrated_devices import DehydratedDeviceRoutes
 from client_api.devices import DeviceRoutes
@@ -51,6 +50,7 @@ from client_api.user_directory import UserDirectoryRoutes
 from client_api.versions import VersionRoutes
 from client_api.voip import VoipRoutes
 from client_api.well_known import WellKnownRoutes
+from federation.door import Door
 from federation.federation import Domain, Federation
 from federation.foreign_rooms import RemoteForeignRooms
 from federation.http import server_server_api
@@ -169,6 +169,7 @@ from homeserver.users.uia_stages import (
     TermsStage,
 )
 from homeserver.users.users import Users
+from rest.client_address import ClientAddresses
 from rest.routes import Api, Application, Routes, answering
 from storage.errors import StoreError
 from storage.log import Entry
@@ -757,10 +758,11 @@ class App:
         return Application(answering([self._server_server_api()], self.requests))
 
     def _server_server_api(self) -> Api:
-        return server_server_api(
-            self.federation_modules,
-            self.federation.others.authenticator if self.federation is not None else None,
-        )
+        door = None
+        if self.federation is not None:
+            addresses = ClientAddresses(self.config.trusted_proxies)
+            door = Door(self.federation.others.authenticator, self.limits, addresses)
+        return server_server_api(self.federation_modules, door)
 
     def metrics(self, pauses: GcPauses) -> ServerMetrics:
         return ServerMetrics(

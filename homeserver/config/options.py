@@ -263,6 +263,10 @@ class RateLimits(Section, frozen=True):
     login_failed: Annotated[Rate, doc("Wrong passwords, per account, wherever a password is asked for.")] = (
         Rate(0.1, 5)
     )
+    unproven_server: Annotated[
+        Rate,
+        doc("Requests in the name of other servers that are not signed as they have to be, per address."),
+    ] = Rate(2.0, 100)
     request: Annotated[
         Rate, doc("Every other kind of request that the specification marks as limited, per user.")
     ] = Rate(20.0, 100)

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from federation.http import MAX_BODY, Auth
-from homeserver.config.options import Federation
+from homeserver.config.options import Federation, Rate, RateLimits
 from tests.client_api.conftest import Client
 from tests.federation.conftest import Homeserver, OtherServer, another
 from tests.federation_transport.network import Internet
@@ -171,3 +171,15 @@ async def test_another_weft_asks_in_full(server: Homeserver, alice: Client, tmp_
         assert answer["device_keys"] == {alice.user_id: {}}
     finally:
         await second.stop()
+
+
+async def test_who_proves_nothing_is_soon_not_looked_at(server: Homeserver, other: OtherServer) -> None:
+    """HARDENING 38: before keys are asked for and signatures checked."""
+    limits = RateLimits(unproven_server=Rate(0.001, 3))
+    await server.restart(replace(server.config, rate_limits=limits))
+    for _ in range(10):
+        await other.get(PROFILE, query={"user_id": f"@nobody:{server.name}"}, expect=404)
+    for _ in range(3):
+        await other.call("GET", PROFILE, signed=False, expect=401)
+    reply = await other.call("GET", PROFILE, signed=False, expect=429)
+    assert reply.errcode == "M_LIMIT_EXCEEDED"

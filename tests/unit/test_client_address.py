@@ -4,8 +4,8 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
-from client_api.client_address import ClientAddresses, parse_address, subscriber
 from homeserver.config.units import Network
+from rest.client_address import ClientAddresses, parse_address, subscriber
 
 PROXIES = ClientAddresses([Network.parse("127.0.0.0/8"), Network.parse("10.0.0.0/8"), Network.parse("::1")])
 

@@ -1,0 +1,31 @@
+"""Who is let in, and who has knocked too often without being who they said."""
+
+from collections.abc import Sequence
+
+from aiohttp import web
+
+from federation.authenticator import Authenticator
+from homeserver.protocol.json_types import JsonValue
+from homeserver.rate_limits import RateLimits
+from rest.client_address import ClientAddresses
+
+LIMIT = "unproven_server"
+
+
+class Door:
+    """An authenticator with patience for each address."""
+
+    def __init__(self, authenticator: Authenticator, limits: RateLimits, addresses: ClientAddresses) -> None:
+        self._authenticator = authenticator
+        self._limits = limits
+        self._addresses = addresses
+
+    def knock(self, request: web.Request) -> None:
+        """Before anything of a request is looked at. Raises 429 M_LIMIT_EXCEEDED."""
+        self._limits.charge(LIMIT, self._addresses.of(request))
+
+    async def origin(self, request: web.Request, headers: Sequence[str], content: JsonValue) -> str:
+        """See `Authenticator`. Who proves to be a server has not knocked in vain."""
+        origin = await self._authenticator.origin(request.method, request.raw_path, headers, content)
+        self._limits.refund(LIMIT, self._addresses.of(request))
+        return origin
