@@ -56,6 +56,7 @@ class Destination:
         new_transaction: NewTransaction,
         delivered: Delivered,
         caught_up: CaughtUp,
+        owns: Callable[[int], bool],
         now: Callable[[], int],
     ) -> None:
         self.name = name
@@ -70,6 +71,7 @@ class Destination:
         self._new_transaction = new_transaction
         self._delivered = delivered
         self._caught_up = caught_up
+        self._owns = owns
         self._now = now
         self._waiting: deque[Outgoing] = deque()
         self._in_flight: Sequence[Outgoing] = ()
@@ -181,9 +183,11 @@ class Destination:
         shard, after = next(iter(self.behind.items()))
         upto = self._heads.get(shard, 0)
         async for batch in self._catching_up.missed(self.name, shard, after):
+            if not self._owns(shard):
+                break
             await self._send(batch)
             await self._delivered(batch)
-        if self._heads.get(shard, 0) == upto:
+        if not self._owns(shard) or self._heads.get(shard, 0) == upto:
             del self.behind[shard]
             await self._caught_up(self.name, shard)
         else:

@@ -1,6 +1,7 @@
 """All that sends things to other servers, put together."""
 
 import asyncio
+from collections.abc import Callable
 
 import structlog
 
@@ -32,9 +33,10 @@ class Outbound:
         rooms: Rooms,
         users: Users,
         others: OtherServers,
+        owns: Callable[[int], bool],
         now: Clock,
     ) -> None:
-        """`run` is what this run of this replica is called."""
+        """`run` is what this run of this replica is called, `owns` which shards it sees to."""
         stored_rooms = store.collection(records.SERVER_ROOMS)
         devices = ToldDevices(server_name, store.log, store.info.shards, rooms, users)
         self.server_rooms = ServerRooms(server_name, rooms, stored_rooms)
@@ -49,6 +51,7 @@ class Outbound:
             CatchingUp(server_name, rooms, stored_rooms, devices),
             devices,
             store.collection(records.BEHIND),
+            owns,
             now,
         )
         self.destinations = KnownDestinations(

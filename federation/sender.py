@@ -7,7 +7,7 @@ nothing: those catch up from there.
 
 import asyncio
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from federation.backoff import Backoff
 from federation.catching_up import CatchingUp
@@ -45,9 +45,13 @@ class Sender:
         catching_up: CatchingUp,
         devices: DeviceNews,
         behind: Collection[Behind],
+        owns: Callable[[int], bool],
         now: Clock,
     ) -> None:
-        """`run` is what this run of this replica is called: no other one uses its transaction ids."""
+        """`run` is what this run of this replica is called: no other one uses its transaction ids.
+
+        `owns`: whether a shard is for this replica to send of.
+        """
         self._server_name = server_name
         self._rooms = rooms
         self._users = users
@@ -57,6 +61,7 @@ class Sender:
         self._catching_up = catching_up
         self._devices = devices
         self._behind = behind
+        self._owns = owns
         self._now = now
         self._stored: dict[tuple[int, str], int] = {}
         """(shard, server) → what is stored of it."""
@@ -149,6 +154,7 @@ class Sender:
                 self._new_transaction,
                 self._delivered,
                 self._forget,
+                self._owns,
                 self._now,
             )
         return destination
@@ -163,8 +169,8 @@ class Sender:
             await self._rooms.log.remove(shard, seqs)
 
     async def _forget(self, server: str, shard: int) -> None:
-        """The server has everything of the shard."""
-        if self._stored.pop((shard, server), None) is not None:
+        """The server has everything of the shard, or another replica sees to it."""
+        if self._stored.pop((shard, server), None) is not None and self._owns(shard):
             await self._behind.delete(shard, server)
 
     # The outbox

@@ -233,7 +233,8 @@ class App:
         self.outbound: Outbound | None = None
         if other_servers is not None:
             run = f"{to_others.id}{now():x}"
-            self.outbound = Outbound(name, run, store, self.rooms, self.users, other_servers, now)
+            owns = self.replica.owns
+            self.outbound = Outbound(name, run, store, self.rooms, self.users, other_servers, owns, now)
             self._follow_for_others(self.outbound)
         outbox: Outbox = self.outbound.sender if self.outbound is not None else NoOutbox()
         told_ephemeral = ToldEphemeral(name, self.rooms, self.users, outbox)
