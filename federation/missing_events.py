@@ -70,7 +70,7 @@ class MissingEvents:
         try:
             return await self._receiver.receive(room, event, relay=relay)
         except Missing as missing:
-            waiting = await self._between(room, event, server) if missing.prev_events else []
+            waiting = await self._behind_event(room, event, server) if missing.prev_events else []
         for _ in range(TOLD_STATES):
             outcomes = await self._receiver.receive_all(room, waiting)
             waiting = [
@@ -80,6 +80,17 @@ class MissingEvents:
                 break
             await self._take(room, waiting[0], server)
         return await self._take(room, event, server, relay=relay)
+
+    async def _behind_event(self, room: Room, event: Event, server: str) -> list[Event]:
+        """What lies behind an event, as far as the server gives it, which has the event by then."""
+        between = await self._between(room, event, server)
+        known = await self._events.get_many(room, event.prev_events)
+        there = {event_id for event_id, each in known.items() if each.has_state}
+        if there.union(each.event_id for each in between).issuperset(event.prev_events):
+            return between
+        # It may have heard of the event only after it was asked. That it tells the state proves that it has.
+        await self.told_state(room, event, server)
+        return await self._between(room, event, server)
 
     async def _take(self, room: Room, event: Event, server: str, *, relay: bool = False) -> Outcome:
         """Take an event, be it with the state before it as the server tells it."""
@@ -167,13 +178,12 @@ class MissingEvents:
         state_ids = _event_ids(server, answer, "pdu_ids")
         wanted = {*state_ids, *_event_ids(server, answer, "auth_chain_ids"), *event.auth_events}
         unknown = wanted - (await self._events.get_many(room, wanted)).keys()
-        if len(unknown) > FEW:
-            whole = await self._client.get(
-                server, request_target(f"{V1}/state", room.room_id, query=query), max_bytes=MAX_STATE_BYTES
-            )
-            await self._keep(room, _list(server, whole, "pdus") + _list(server, whole, "auth_chain"))
-        elif unknown:
+        if 0 < len(unknown) <= FEW:
             await self._keep(room, await self._fetch(server, unknown))
+            # Some it may not give one by one.
+            unknown = wanted - (await self._events.get_many(room, wanted)).keys()
+        if unknown:
+            await self._keep(room, await self._whole_state(room, event, server))
         known = await self._events.get_many(room, state_ids)
         return immutables.Map(
             {
@@ -182,6 +192,14 @@ class MissingEvents:
                 if each.event.is_state and not each.is_rejected
             }
         )
+
+    async def _whole_state(self, room: Room, event: Event, server: str) -> list[Any]:
+        target = request_target(f"{V1}/state", room.room_id, query={"event_id": event.event_id})
+        try:
+            whole = await self._client.get(server, target, max_bytes=MAX_STATE_BYTES)
+        except RemoteError:
+            return []
+        return _list(server, whole, "pdus") + _list(server, whole, "auth_chain")
 
     async def _fetch(self, server: str, event_ids: Items[str]) -> list[Any]:
         """Single events, those of them that the server gives."""

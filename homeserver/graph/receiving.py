@@ -179,6 +179,7 @@ class Receiver:
             await self._gaps.put_many([Gap(room_id=room.room_id, event_id=each) for each in missing_prev])
         await self._early_redactions.note([event], around)
         refused = refused_by_auth_events(event, [around[auth_id] for auth_id in authorising])
+        told = told if missing_prev else None
         return _Incoming(event, previous, told, refused, redacts_key(event, around), relay)
 
     async def _attempt(self, room: Room, incoming: _Incoming) -> Outcome | None:

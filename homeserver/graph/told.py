@@ -88,9 +88,18 @@ class ToldGraph:
         """An event of whichever room. Raises 404, and 403 if the server is told nothing of that room."""
         entry = await self._rooms.log.find_event(event_id)
         if entry is None or entry.kind is not Kind.EVENT:
-            raise not_found("There is no such event")
+            return await self._event_beside(event_id, server)
         sight = await self._sight(entry.stream, server)
         return (await self._shown(sight, await self._read(sight.room, [event_id])))[0]
+
+    async def _event_beside(self, event_id: str, server: str) -> bytes:
+        """A state event that has no place in the timeline of its room: states and auth chains name them."""
+        for side in await self._side.find("by_event", (event_id,), limit=1):
+            sight = await self._sight(side.room_id, server)
+            found = await self._read(sight.room, [event_id])
+            if sight.is_in and found and "state_key" in found[0].pdu:
+                return found[0].body
+        raise not_found("There is no such event")
 
     async def state(self, room_id: str, event_id: str, server: str) -> tuple[list[bytes], list[bytes]]:
         """The state before an event and its auth chain. Raises 403, 404."""

@@ -1,6 +1,6 @@
 """Events that this server knows without a place in their room's timeline (see `homeserver.graph`)."""
 
-from storage.collection import CollectionSpec, Record
+from storage.collection import CollectionSpec, Index, Record
 
 OUTLIER = "outlier"
 """Known for what it says alone: part of an auth chain, or of the state that a room was joined with."""
@@ -39,7 +39,9 @@ class EarlyRedaction(Record, frozen=True):
     redactor: str
 
 
-SIDE_EVENTS = CollectionSpec("side_events", SideEvent, ("room_id", "event_id"))
+SIDE_EVENTS = CollectionSpec(
+    "side_events", SideEvent, ("room_id", "event_id"), (Index("by_event", ("event_id",)),)
+)
 GAPS = CollectionSpec("gaps", Gap, ("room_id", "event_id"))
 EARLY_REDACTIONS = CollectionSpec("early_redactions", EarlyRedaction, ("room_id", "event_id"))
 
