@@ -21,7 +21,7 @@ from federation.gate import Gate
 from homeserver.graph.events import GraphEvents
 from homeserver.graph.outliers import Outliers
 from homeserver.graph.receiving import Missing, Outcome, Receiver
-from homeserver.graph.states import StateIds
+from homeserver.graph.states import CREATE, StateIds
 from homeserver.protocol.events import Event
 from homeserver.protocol.identifiers import InvalidIdentifier, check_event_id
 from homeserver.protocol.json_types import JsonObject
@@ -185,13 +185,17 @@ class MissingEvents:
         if unknown:
             await self._keep(room, await self._whole_state(room, event, server))
         known = await self._events.get_many(room, state_ids)
-        return immutables.Map(
+        state: StateIds = immutables.Map(
             {
                 each.event.state_tuple: event_id
                 for event_id, each in known.items()
                 if each.event.is_state and not each.is_rejected
             }
         )
+        # On a state without it every event is rejected, and for ever.
+        if state.get(CREATE) != room.head.state[CREATE].event_id:
+            raise InvalidAnswer(server, "the state it tells is none of the room")
+        return state
 
     async def _whole_state(self, room: Room, event: Event, server: str) -> list[Any]:
         target = request_target(f"{V1}/state", room.room_id, query={"event_id": event.event_id})

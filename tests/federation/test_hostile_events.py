@@ -1,0 +1,254 @@
+"""Servers that send events which they should not, and answer with lies what is asked about them.
+
+HARDENING 2, 4, 7, 8 and 13: nothing of it is in the room afterwards, and the room goes on.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+from structlog.testing import capture_logs
+
+from homeserver.clock import system_clock
+from homeserver.protocol.event_auth import auth_event_keys
+from homeserver.protocol.events import Event, build_event
+from homeserver.protocol.json_types import JsonObject
+from tests.client_api.conftest import Client
+from tests.federation.conftest import Homeserver, OtherServer
+from tests.federation.test_remote_rooms import state_of
+from tests.federation.test_transactions import MESSAGE, Withheld, send, text, texts, until
+from tests.federation.visitor import Visitor
+
+V1 = "/_matrix/federation/v1/"
+LARGEST = (1 << 53) - 1
+PATIENCE_SECONDS = 60.0
+
+Answer = Callable[[web.BaseRequest, Event], Any]
+"""What is answered, whatever was asked, about an event."""
+
+
+@pytest.fixture
+def visitor(server: Homeserver, other: OtherServer) -> Visitor:
+    return Visitor(server, other)
+
+
+@pytest.fixture
+async def room_id(alice: Client, visitor: Visitor) -> str:
+    """A room of alice's with the visitor in it."""
+    room_id = await alice.create_room(preset="public_chat")
+    await visitor.member(room_id, "join")
+    return room_id
+
+
+def everything(events: Any, ids: Any) -> JsonObject:
+    """The same under all names that answers have for lists of events, and of their ids."""
+    return {"events": events, "pdus": events, "auth_chain": events, "pdu_ids": ids, "auth_chain_ids": ids}
+
+
+async def endless(request: web.BaseRequest, event: Event) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    await response.write(b'{"events":[')
+    try:
+        while True:
+            await response.write(b"1," * 500_000)
+    except ConnectionError:
+        return response
+
+
+async def cut_short(request: web.BaseRequest, event: Event) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Length": "1000"})
+    await response.prepare(request)
+    await response.write(b'{"events":[')
+    assert request.transport is not None
+    request.transport.close()
+    return response
+
+
+ANSWERS: dict[str, Answer] = {
+    "what is no event": lambda request, event: everything(
+        [None, 1, "x", [], {}, {"type": 1}, {"event_id": {}}], [None, 1, {}]
+    ),
+    "no lists": lambda request, event: everything({"0": {}}, "$x"),
+    "no event ids": lambda request, event: everything([], ["x", "", "$" * 300]),
+    "nothing at all": lambda request, event: {},
+    "the event itself": lambda request, event: everything([event.pdu] * 200, [event.event_id] * 200),
+    "another room's event": lambda request, event: everything(
+        [{**event.pdu, "room_id": "!elsewhere:example.org"}], [event.event_id]
+    ),
+    "very many ids": lambda request, event: everything([], [f"${n:043}" for n in range(100_001)]),
+    "deep nesting": lambda request, event: json.loads("[" * 200 + "]" * 200),
+    "no JSON": lambda request, event: web.Response(body=b"\xff{NaN"),
+    "an error without an end": lambda request, event: web.Response(status=403, body=b"x" * 5_000_000),
+    "an answer without an end": endless,
+    "half of an answer": cut_short,
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
+async def test_lies_about_what_lies_behind_an_event_hold_up_nobody(
+    alice: Client, other: OtherServer, visitor: Visitor, room_id: str, answer: Answer
+) -> None:
+    """HARDENING 4, 7: the event waits, and nothing else does."""
+    withheld = Withheld(visitor, other, await visitor.room(room_id))
+    withheld.add(MESSAGE, text("lost"))
+    late = withheld.add(MESSAGE, text("late"))
+
+    async def lie(request: web.BaseRequest) -> web.StreamResponse:
+        told = answer(request, late)
+        if asyncio.iscoroutine(told):
+            told = await told
+        return told if isinstance(told, web.StreamResponse) else web.json_response(told)
+
+    other.peer.site.below[V1] = lie
+    before = await state_of(alice, room_id)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        with capture_logs() as logged:
+            assert (await send(other, late.pdu)).body == {"pdus": {late.event_id: {}}}
+            while not (said := [each for each in logged if each.get("event_id") == late.event_id]):
+                await asyncio.sleep(0.02)
+        assert [each["event"] for each in said] == ["event not completed"]
+        good = await visitor.draft(room_id, MESSAGE, text("good"))
+        assert (await send(other, good.pdu, txn_id="2")).body == {"pdus": {good.event_id: {}}}
+        assert await texts(alice, room_id) == ["good"]
+        assert await state_of(alice, room_id) == before
+        await alice.send(room_id, "on we go")
+
+
+async def resting_on(visitor: Visitor, other: OtherServer, room_id: str, auth_events: list[str]) -> Event:
+    """A message upon all that the room has, that names what it likes for its grounds."""
+    room = await visitor.room(room_id)
+    event, _ = build_event(
+        room.version,
+        room_id=room_id,
+        type=MESSAGE,
+        sender=visitor.user_id,
+        state_key=None,
+        content=text("hello"),
+        prev_events=room.head.tips,
+        auth_events=auth_events,
+        depth=room.head.depth + 1,
+        origin_server_ts=system_clock(),
+        server_name=other.name,
+        key=other.peer.key,
+    )
+    return event
+
+
+async def grounds(visitor: Visitor, room_id: str) -> list[str]:
+    """What a message of the visitor's should rest on."""
+    head, version = (await visitor.room(room_id)).head, (await visitor.room(room_id)).version
+    keys = auth_event_keys(version, MESSAGE, visitor.user_id, None, {})
+    return [known.event_id for key in keys if (known := head.lookup(*key)) is not None]
+
+
+@pytest.mark.parametrize("wrong", ["another room's", "rejected", "doubled", "unasked", "unknown", "none"])
+async def test_events_that_rest_on_the_wrong_ones_do_not_come_in(
+    alice: Client, other: OtherServer, visitor: Visitor, room_id: str, wrong: str
+) -> None:
+    """HARDENING 2."""
+    right = await grounds(visitor, room_id)
+    if wrong == "another room's":
+        elsewhere = await alice.create_room(preset="public_chat")
+        named = [*right[:-1], await visitor.member(elsewhere, "join")]
+    elif wrong == "rejected":
+        seized = await visitor.unchecked(
+            room_id, "m.room.power_levels", {"users": {visitor.user_id: 100}}, ""
+        )
+        await send(other, seized.pdu)
+        named = [*right[1:], seized.event_id]
+    else:
+        name = (await visitor.room(room_id)).head.lookup("m.room.history_visibility", "")
+        assert name is not None
+        named = {
+            "doubled": [*right, right[-1]],
+            "unasked": [*right, name.event_id],
+            "unknown": [*right, "$" + "a" * 43],
+            "none": [],
+        }[wrong]
+    event = await resting_on(visitor, other, room_id, named)
+    await send(other, event.pdu, txn_id="2")
+    good = await visitor.draft(room_id, MESSAGE, text("good"))
+    assert event.event_id not in good.prev_events
+    await send(other, good.pdu, txn_id="3")
+    assert await texts(alice, room_id) == ["good"]
+
+
+async def test_the_greatest_depth_stops_nobody(
+    alice: Client, other: OtherServer, visitor: Visitor, room_id: str
+) -> None:
+    """HARDENING 8: depth says nothing about the order of events, and has an end."""
+    room = await visitor.room(room_id)
+    deepest, _ = visitor.drafted(room, room.head._replace(depth=LARGEST - 1), MESSAGE, text("deepest"))
+    assert deepest.depth == LARGEST
+    assert (await send(other, deepest.pdu)).body == {"pdus": {deepest.event_id: {}}}
+    await alice.send(room_id, "and on")
+    behind = await visitor.draft(room_id, MESSAGE, text("and on and on"))
+    assert behind.depth == LARGEST
+    await send(other, behind.pdu, txn_id="2")
+    assert await texts(alice, room_id) == ["deepest", "and on", "and on and on"]
+
+
+async def test_a_room_with_hundreds_of_ends_goes_on(
+    alice: Client, other: OtherServer, visitor: Visitor, room_id: str
+) -> None:
+    """HARDENING 13: one server writes upon the same event again and again."""
+    room = await visitor.room(room_id)
+    head = room.head
+    forks = [visitor.drafted(room, head, MESSAGE, text(str(number)))[0] for number in range(500)]
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        for first in range(0, len(forks), 50):
+            some = forks[first : first + 50]
+            reply = await send(other, *(event.pdu for event in some), txn_id=str(first))
+            assert reply.body == {"pdus": {event.event_id: {} for event in some}}
+            assert len(room.head.tips) <= 10
+        await alice.send(room_id, "on we go")
+    assert len(room.head.tips) == 1
+
+
+async def test_a_chain_of_ten_thousand_grounds_is_walked_without_falling(
+    alice: Client, other: OtherServer, visitor: Visitor, room_id: str
+) -> None:
+    """HARDENING 13: what an event rests on, and that again, as long as the other server likes."""
+    room = await visitor.room(room_id)
+    first = await grounds(visitor, room_id)
+    member = (await visitor.room(room_id)).head.state["m.room.member", visitor.user_id].event_id
+    others = [event_id for event_id in first if event_id != member]
+    rules = room.head.state["m.room.join_rules", ""].event_id
+    chain: list[JsonObject] = []
+    newest = member
+    for number in range(10_000):
+        event, _ = build_event(
+            room.version,
+            room_id=room_id,
+            type="m.room.member",
+            sender=visitor.user_id,
+            state_key=visitor.user_id,
+            content={"membership": "join", "displayname": str(number)},
+            prev_events=[newest],
+            auth_events=[*others, rules, newest],
+            depth=room.head.depth + 1 + number,
+            origin_server_ts=system_clock(),
+            server_name=other.name,
+            key=other.peer.key,
+        )
+        chain.append(event.pdu)
+        newest = event.event_id
+    resting = await resting_on(visitor, other, room_id, [*others, newest])
+    body = json.dumps({"auth_chain": chain})
+    other.peer.site.answer(f"{V1}event_auth/{room_id}/{resting.event_id}", body)
+    before = await state_of(alice, room_id)
+    await send(other, resting.pdu)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await until(lambda: is_known(visitor, room_id, newest), PATIENCE_SECONDS)
+        await alice.send(room_id, "on we go")
+    assert await state_of(alice, room_id) == before
+
+
+async def is_known(visitor: Visitor, room_id: str, event_id: str) -> bool:
+    federation = visitor.server.app.federation
+    assert federation is not None
+    return bool(await federation.graph_events.get_many(await visitor.room(room_id), [event_id]))
