@@ -304,6 +304,18 @@ async def test_what_lies_between_is_fetched(
     assert (await withheld.room()).head.tips == (last.event_id,)
 
 
+async def test_a_server_that_knows_of_nothing_in_between_is_asked_for_what_comes_before(
+    alice: Client, other: OtherServer, room_id: str, withheld: Withheld
+) -> None:
+    """It may have been asked before it had the event itself."""
+    one, two = (withheld.add(MESSAGE, text(each)) for each in ("one", "two"))
+    withheld.tell_missing()
+    withheld.tell_state(withheld.head)
+    other.peer.site.answer(f"/_matrix/federation/v1/backfill/{room_id}", json.dumps({"pdus": [one.pdu]}))
+    await send(other, two.pdu)
+    await until(lambda: has_texts(alice, room_id, "one", "two"))
+
+
 async def has_texts(client: Client, room_id: str, *wanted: str) -> bool:
     return await texts(client, room_id) == list(wanted)
 
