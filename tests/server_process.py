@@ -84,6 +84,6 @@ class ServerProcess:
         if self._process is None:
             return 0
         self._process.send_signal(signal.SIGTERM)
-        code = self._process.wait(timeout=30)
+        code = self._process.wait(timeout=60)
         self._process = None
         return code

@@ -78,6 +78,7 @@ class Records:
         if omitted:
             body = UNSET
         of_user = shard >= ShardMap.USER_BASE
+        of_server = kind is Kind.OUTGOING
         of_state = kind is Kind.EVENT or kind is Kind.STATE
         value = Value(
             schema=SCHEMA,
@@ -87,7 +88,7 @@ class Records:
             position=entry.position,
             origin_server_ts=entry.ts,
             room_id=None if of_user or kind is Kind.DEVICE_LIST else entry.stream,
-            user_id=None if of_state or kind is Kind.OUTGOING else entry.stream if of_user else key,
+            user_id=None if of_state else key if not of_user else None if of_server else entry.stream,
             event_id=entry.event_id,
             type=entry.type,
             state_key=key if of_state else None,
