@@ -76,6 +76,7 @@ class FederatedSynapse(Synapse):
             "ip_range_blacklist": [],
             "federation_ip_range_blacklist": [],
             "rc_federation": unlimited,
+            "filter_timeline_limit": -1,
         }
 
 
