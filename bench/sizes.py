@@ -24,7 +24,7 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     known_rooms: int = 200  # rooms whose memory is counted
     across: int = 100  # messages, one at a time, to a reader at another replica
     costs: int = 2000  # messages whose CPU at each replica is counted
-    federated: int = 300  # events that another server is to see
+    federated: int = 90  # events that another server is to see: of more in one room Synapse leaves some out
     away_seconds: float = 60.0  # that a replica, or the broker, does not run
 
 
@@ -42,7 +42,7 @@ QUICK = Sizes(
     changes=40,
     across=30,
     costs=400,
-    federated=100,
+    federated=60,
     away_seconds=12.0,
 )
 DEFAULT = Sizes()
