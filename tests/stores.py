@@ -5,6 +5,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 
+from homeserver.app.stores import SPECS
 from tests.real_parts import mongodb
 
 
@@ -56,6 +57,11 @@ class MongoDatabase:
 
     def destroy(self) -> None:
         mongodb.drop(self.uri)
+
+    def has_indexes(self) -> bool:
+        """Whether a server has made all of them."""
+        made = mongodb.database(self.uri).list_collection_names()
+        return {spec.name for spec in SPECS} <= set(made)
 
     def empty(self) -> None:
         """For the next test: to make the indexes anew takes longer than a test."""

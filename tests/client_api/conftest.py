@@ -27,6 +27,8 @@ from homeserver.config import Config
 from homeserver.config.options import Federation, Storage
 from homeserver.config.units import SecretUri
 from rest.connections import runner_of
+from storage.mongo.collection import Shape
+from storage.mongo.connection import Connection
 from tests.stores import MongoDatabase, SqliteFile, StoredData
 
 SPEC_TOOLS = Path(
@@ -262,9 +264,16 @@ def on_sqlite(tmp_path: Path) -> StoredData:
 
 
 @pytest.fixture
-def on_mongo(mongo: MongoDatabase) -> StoredData:
+def on_mongo(mongo: MongoDatabase, monkeypatch: pytest.MonkeyPatch) -> StoredData:
     mongo.empty()
+    if mongo.has_indexes():
+        # They are looked at once: one after the other, that takes as long as many a test.
+        monkeypatch.setattr(Shape, "prepare", _nothing_to_prepare)
     return mongo
+
+
+async def _nothing_to_prepare(shape: Shape[Any], connection: Connection) -> None:
+    return
 
 
 STORES = {"sqlite": "on_sqlite", "mongo": "on_mongo"}
