@@ -10,7 +10,6 @@ from federation.outgoing import DeviceNews, Outgoing, outgoing_edu, outgoing_eve
 from federation.transactions import MAX_EDUS, MAX_PDUS
 from homeserver.protocol.identifiers import server_name_of
 from homeserver.rooms.rooms import Rooms
-from homeserver.rooms.servers import has_user_of
 from homeserver.rooms.told_servers import is_told_by
 from homeserver.sync.device_lists import STREAM as DEVICE_LISTS
 from storage.collection import Collection
@@ -68,7 +67,7 @@ class CatchingUp:
     async def _events(self, room_id: str, server: str, after: int) -> Sequence[Entry]:
         """What the server has to have of a room, the oldest first."""
         room = await self._rooms.get(room_id)
-        if room is None or room.last_seq <= after or not has_user_of(server, room.joined):
+        if room is None or room.last_seq <= after or server not in room.servers:
             return ()
         page = await self._log.page(
             room.shard, room_id, kind=Kind.EVENT, after=after, newest_first=True, limit=MAX_PDUS + 1

@@ -11,7 +11,6 @@ from federation.http import Call, get, put
 from federation.resident import Resident
 from homeserver.graph.told import ToldGraph
 from homeserver.protocol.signing import encode_event
-from homeserver.rooms.servers import servers_of
 from rest.answers import Result
 from rest.routes import Routes
 
@@ -50,7 +49,7 @@ class HandshakeRoutes(Routes):
     async def send_join(self, call: Call) -> Result:
         omit_members = call.bool_query("omit_members")
         room = await self._resident.room(call.path("room_id"), call.origin)
-        servers = servers_of(room.joined)
+        servers = set(room.servers)
         event = await self._resident.take(call.origin, room, call.path("event_id"), "join", call.content())
         state, chain = await self._graph.joined(room, event.event_id, omit_members=omit_members)
         return (

@@ -28,7 +28,7 @@ from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.signing import encode_event
 from homeserver.rooms.room import Room
 from homeserver.rooms.rooms import Rooms
-from homeserver.rooms.servers import has_user_of, server_acl
+from homeserver.rooms.servers import server_acl
 from homeserver.tasks import end
 from storage.collection import Collection
 from storage.errors import StoreError
@@ -105,7 +105,7 @@ class Incoming:
         results: Results = {}
         admitted = await self._gate.admit(room.version, room_id, pdus)
         shut_out = not server_acl(room).allows(origin)
-        absent = not has_user_of(self._server_name, room.joined)
+        absent = self._server_name not in room.servers
         events = [each for each in admitted if isinstance(each, Event)]
         for each in admitted:
             if isinstance(each, Dropped) and each.event_id is not None:

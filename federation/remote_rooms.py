@@ -40,7 +40,7 @@ from homeserver.rooms.restricted import AUTHORISER, UNABLE_TO_AUTHORISE, UNABLE_
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
-from homeserver.rooms.servers import servers_of, takes_part
+from homeserver.rooms.servers import takes_part
 from homeserver.rooms.stripped import preview_of
 
 log = structlog.get_logger(__name__)
@@ -258,7 +258,7 @@ class RemoteRooms:
                 servers[own.preview.server] = None
             servers[server_name_of(own.sender)] = None
         if room is not None:
-            servers.update(dict.fromkeys(sorted(servers_of(room.joined))))
+            servers.update(dict.fromkeys(sorted(room.servers)))
         if ":" in room_id:
             servers[server_name_of(room_id)] = None
         servers.pop(self._author.server_name, None)

@@ -25,7 +25,7 @@ from homeserver.protocol.signing import encode_event
 from homeserver.rooms.heroes import heroes, is_nameless
 from homeserver.rooms.room import Room
 from homeserver.rooms.rooms import Rooms
-from homeserver.rooms.servers import has_user_of, server_acl
+from homeserver.rooms.servers import server_acl
 from homeserver.rooms.stripped import STRIPPED_TYPES
 from homeserver.rooms.visibility import SightLine, Visibility
 from homeserver.users.accounts import Accounts
@@ -190,7 +190,7 @@ class ToldGraph:
         room = await self._rooms.get(room_id)
         if room is None or not server_acl(room).allows(server):
             raise _not_in_room()
-        is_in = has_user_of(server, room.joined)
+        is_in = server in room.servers
         if is_in and room.always_shared:
             return _Sight(room, None, is_in)
         members = (key for type, key in room.head.state if type == MEMBER)

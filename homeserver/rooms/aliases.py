@@ -11,7 +11,6 @@ from homeserver.rooms.posting import post
 from homeserver.rooms.redaction import power_levels
 from homeserver.rooms.room import Room, RoomHead
 from homeserver.rooms.rooms import Rooms
-from homeserver.rooms.servers import servers_of
 from storage.collection import Collection
 from storage.errors import AlreadyExists
 from storage.records.rooms import RoomAlias
@@ -56,7 +55,7 @@ class Aliases:
         """The room of an alias of this server. Raises 404, and 400 for what is none."""
         record = await self.resolve(alias)
         room = await self._rooms.get(record.room_id)
-        others = servers_of(room.joined) - {self._server_name} if room is not None else ()
+        others = room.servers.keys() - {self._server_name} if room is not None else ()
         return Located(record.room_id, [self._server_name, *sorted(others)])
 
     async def resolve(self, alias: str) -> RoomAlias:

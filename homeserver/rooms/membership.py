@@ -17,7 +17,7 @@ from homeserver.rooms.posting import post
 from homeserver.rooms.restricted import AUTHORISER, UNABLE_TO_AUTHORISE, UNABLE_TO_GRANT, RestrictedJoins
 from homeserver.rooms.room import Room, RoomHead
 from homeserver.rooms.rooms import Rooms
-from homeserver.rooms.servers import servers_of, takes_part
+from homeserver.rooms.servers import takes_part
 from homeserver.users.users import FORGOTTEN, Users
 from storage.log import Entry, Kind
 
@@ -99,7 +99,7 @@ class Membership:
                 content[AUTHORISER] = await self._restricted.authoriser(room, user_id)
             except MatrixError as error:
                 unable = error.errcode in (UNABLE_TO_AUTHORISE, UNABLE_TO_GRANT)
-                if not unable or not servers_of(room.joined) - {self._author.server_name}:
+                if not unable or not room.servers.keys() - {self._author.server_name}:
                     raise
                 return await self.elsewhere.join_authorised(room, user_id, content)
         return await self._set(room, user_id, user_id, content, unless="join")

@@ -29,11 +29,6 @@ def has_user_of(server: str, user_ids: Iterable[str]) -> bool:
     return any(user_id.endswith(server) and server_name_of(user_id) == server for user_id in user_ids)
 
 
-def servers_of(user_ids: Iterable[str]) -> set[str]:
-    """The servers of some users."""
-    return {server_name_of(user_id) for user_id in user_ids}
-
-
 def takes_part(room: Room, server: str) -> bool:
     """Whether a room is what this server, by that name, knows of it.
 
@@ -42,4 +37,4 @@ def takes_part(room: Room, server: str) -> bool:
     """
     if ("m.room.create", "") not in room.head.state:
         return False
-    return not room.joined or has_user_of(server, room.joined)
+    return not room.joined or server in room.servers

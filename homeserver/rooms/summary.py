@@ -110,11 +110,11 @@ class Summaries:
             return False
         if room.history_visibility == "world_readable" or room.join_rule in ("public", *KNOCKABLE):
             return True
-        if has_user_of(server, room.joined) or has_user_of(server, room.invited):
+        if server in room.servers or has_user_of(server, room.invited):
             return True
         allowing = allowed_rooms(room) if room.join_rule in RESTRICTED else []
         others = [await self._rooms.get(room_id) for room_id in allowing]
-        return any(other is not None and has_user_of(server, other.joined) for other in others)
+        return any(other is not None and server in other.servers for other in others)
 
     async def summary(
         self, room_id_or_alias: str, user_id: str | None, via: Sequence[str] = ()
