@@ -77,18 +77,21 @@ async def serve(config: Config) -> None:
 
 
 async def _listen(app: App, closing: AsyncExitStack) -> None:
-    """Open the listeners of a server, to be closed by `closing`. Raises OSError."""
+    """Open the listeners of a server, to be closed by `closing`. Raises OSError.
+
+    The clients' come last: a server that answers them is all there.
+    """
     config = app.config
     if config.metrics.listen is not None:
         page = metrics_application(registry_of(app.metrics(GcPauses())))
         await _listening(closing, page, config.metrics.listen)
-    await _listening(closing, app.web_application(), *config.listen)
     federation = config.federation
     if federation.listen:
         tls = None
         if federation.tls.certificate is not None and federation.tls.key is not None:
             tls = served_with(federation.tls.certificate, federation.tls.key)
         await _listening(closing, app.federation_application(), *federation.listen, tls=tls)
+    await _listening(closing, app.web_application(), *config.listen)
     for address in (*config.listen, *federation.listen):
         log.info("listening", address=str(address), server_name=config.server_name)
 

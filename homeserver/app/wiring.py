@@ -288,7 +288,7 @@ class App:
             self.rooms,
             anyone_publishes=config.rooms.allow_publishing,
         )
-        self._consume_rooms("directory", directory.wants, directory.handle)
+        self._consume(self.rooms, "directory", directory.wants, directory.handle)
         foreign_rooms: ForeignRooms = NoForeignRooms()
         if other_servers is not None:
             foreign_rooms = RemoteForeignRooms(name, other_servers.client, now)
@@ -303,16 +303,16 @@ class App:
             permission,
         )
         redactions = Redactions(store.log, self.rooms.stored)
-        pruned = self._consume_rooms("redactions", redactions.wants, redactions.handle)
+        pruned = self._consume(self.rooms, "redactions", redactions.wants, redactions.handle)
         filing = SearchFiling(store.search, self.rooms, redactions, now)
-        filed = self._consume_rooms("search", filing.wants, handle_batch=filing.handle)
+        filed = self._consume(self.rooms, "search", filing.wants, handle_batch=filing.handle)
         sending = Sending(self.rooms, author, aliases, membership, relations, pruned)
         self.superseded = Superseded(store.log)
-        self._consume_rooms("superseded", self.superseded.wants, self.superseded.handle)
-        self._consume_users("superseded", self.superseded.wants, self.superseded.handle)
+        self._consume(self.rooms, "superseded", self.superseded.wants, self.superseded.handle)
+        self._consume(self.users, "superseded", self.superseded.wants, self.superseded.handle)
         account_data = AccountData(self.users, now, shown={PUSH_RULES: shown_push_rules})
         successors = Successors(self.rooms, self.users, account_data)
-        self._consume_rooms("successors", successors.wants, successors.handle)
+        self._consume(self.rooms, "successors", successors.wants, successors.handle)
 
         async def profile_changed(user_id: str) -> None:
             user = await self.users.get(user_id)
@@ -330,7 +330,7 @@ class App:
             shared_rooms,
             self.profiles,
         )
-        self._consume_rooms("user_directory", user_directory.wants, user_directory.handle)
+        self._consume(self.rooms, "user_directory", user_directory.wants, user_directory.handle)
         self.presence_told = PresenceTold(self.rooms, self.users, self.wakeup, bus, clock)
         self.presence_reports = PresenceReports(to_others, now)
         self.presence = Presence(
@@ -452,10 +452,10 @@ class App:
         self.rooms.follow(waking.on_room_entry)
         self.users.follow(waking.on_user_entry)
         guests = Guests(self.rooms, self.accounts, membership)
-        self._consume_rooms("guests", guests.wants, guests.handle)
+        self._consume(self.rooms, "guests", guests.wants, guests.handle)
         if bus.shared:
-            self._consume_rooms("bus", everything, handle_batch=relay(bus))
-            self._consume_users("bus", everything, handle_batch=relay(bus))
+            self._consume(self.rooms, "bus", everything, handle_batch=relay(bus))
+            self._consume(self.users, "bus", everything, handle_batch=relay(bus))
         self.devices = Devices(collection(account_records.DEVICES), self.last_seen, self.sessions)
         self.deactivation = Deactivation(
             self.accounts,
@@ -473,7 +473,7 @@ class App:
             self.unread_tallies.forget_user,
         )
         self.sessions.on_device_gone += (pushers.forget_device, sliding_connections.forget_device)
-        self._consume_users("deactivation", self.deactivation.wants, self.deactivation.handle)
+        self._consume(self.users, "deactivation", self.deactivation.wants, self.deactivation.handle)
         self.registration_tokens = RegistrationTokens(collection(account_records.REGISTRATION_TOKENS), now)
         registration = Registration(
             config.registration,
@@ -609,14 +609,14 @@ class App:
             self.users, log_port, shards, now, budget=self.config.limits.user_cache // 2
         )
         announcements = DeviceAnnouncements(device_lists)
-        announced = self._consume_users(
-            "device_announcements", announcements.wants, handle_batch=announcements.handle
+        announced = self._consume(
+            self.users, "device_announcements", announcements.wants, handle_batch=announcements.handle
         )
         identities.on_published = lambda user_id: announced.settled(shards.of_user(user_id))
         self.remote_lists = RemoteLists(
             key_servers, identities, shared_rooms, self.rooms, self.users, self.replica, shards
         )
-        self._consume_rooms("remote_lists", self.remote_lists.wants, self.remote_lists.handle)
+        self._consume(self.rooms, "remote_lists", self.remote_lists.wants, self.remote_lists.handle)
         device_keys = DeviceKeys(
             identities,
             self.one_time_keys,
@@ -665,14 +665,15 @@ class App:
     def _follow_for_others(self, outbound: Outbound) -> None:
         """The consumers that tell other servers what happens here."""
         sender, kept = outbound.sender, outbound.server_rooms
-        self._consume_rooms("server_rooms", kept.wants, kept.handle)
-        self._consume_rooms("sender", sender.wants, handle_batch=sender.handle, progress=sender)
-        self._consume_users(
-            "sender", sender.wants_of_users, handle_batch=sender.handle_of_users, progress=sender
+        self._consume(self.rooms, "server_rooms", kept.wants, kept.handle)
+        self._consume(self.rooms, "sender", sender.wants, handle_batch=sender.handle, progress=sender)
+        self._consume(
+            self.users, "sender", sender.wants_of_users, handle_batch=sender.handle_of_users, progress=sender
         )
 
-    def _consume_rooms(
+    def _consume(
         self,
+        shards: Rooms | Users,
         name: str,
         wants: Callable[[Entry], bool],
         handle: Handle | None = None,
@@ -680,36 +681,8 @@ class App:
         handle_batch: HandleBatch | None = None,
         progress: Progress | None = None,
     ) -> Consumer:
-        """A consumer of the room shards, fed from now on and started with the server."""
-        consumer = self._consumer(name, wants, handle, handle_batch, progress)
-        self.rooms.feed(consumer.on_entries)
-        self.consumers.append(consumer)
-        return consumer
-
-    def _consume_users(
-        self,
-        name: str,
-        wants: Callable[[Entry], bool],
-        handle: Handle | None = None,
-        *,
-        handle_batch: HandleBatch | None = None,
-        progress: Progress | None = None,
-    ) -> Consumer:
-        """The same of the user shards."""
-        consumer = self._consumer(name, wants, handle, handle_batch, progress)
-        self.users.feed(consumer.on_entries)
-        self.user_consumers.append(consumer)
-        return consumer
-
-    def _consumer(
-        self,
-        name: str,
-        wants: Callable[[Entry], bool],
-        handle: Handle | None,
-        handle_batch: HandleBatch | None,
-        progress: Progress | None,
-    ) -> Consumer:
-        return Consumer(
+        """A consumer of the room or the user shards, fed from now on and started with the server."""
+        consumer = Consumer(
             name,
             self.store.log,
             self.store.collection(cursor_records.CURSORS),
@@ -719,6 +692,9 @@ class App:
             ask_owner=self.others.handled,
             progress=progress,
         )
+        shards.feed(consumer.on_entries)
+        (self.consumers if shards is self.rooms else self.user_consumers).append(consumer)
+        return consumer
 
     async def start(self) -> None:
         await self.rooms.start(self.replica.on_appended)
