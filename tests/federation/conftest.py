@@ -1,193 +1,51 @@
-"""A whole Weft server that others talk to over TLS, and other servers that sign what the tests want.
+"""Servers, and what most tests have in their rooms: alice here, a visitor from another server."""
 
-Servers have addresses of the loopback network for names, so that they find each other without a DNS. What
-they answer is checked against the specification's own data where that lies beside the repository.
-"""
-
-import json
+import ssl
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlencode
 
 import aiohttp
 import pytest
-from aiohttp import web
-from msgspec.structs import replace
-from yarl import URL
 
-from federation.request_auth import authorization
-from homeserver.clock import system_clock
-from homeserver.config.options import Egress, Federation, FederationTls
-from homeserver.config.units import Address
-from homeserver.protocol.signing import SigningKey
-from homeserver.tls import served_with
-from rest.connections import runner_of
-from tests.client_api.conftest import VALIDATOR, Client, Reply, Server
-from tests.federation_transport.network import CA, LOOPBACK, Internet, Time, new_address
-from tests.federation_transport.peers import Peer
-from tests.stores import SqliteFile
-
-PORT = 8448
-"""Where a server listens whose name says nothing else."""
-
-
-class Homeserver(Server):
-    """A server by the name of its address, with a listener for other servers beside that for clients."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(mode=0o700)
-        super().__init__(folder, SqliteFile(folder), 1)
-        self.name = new_address()
-        issued = CA.issue_cert(self.name)
-        certificate, key, authority = folder / "certificate.pem", folder / "key.pem", folder / "ca.pem"
-        certificate.write_bytes(b"".join(part.bytes() for part in issued.cert_chain_pems))
-        issued.private_key_pem.write_to_path(key)
-        CA.cert_pem.write_to_path(authority)
-        self.tls = FederationTls(str(certificate), str(key))
-        self.config = replace(
-            self.config,
-            server_name=self.name,
-            egress=Egress(allow_networks=LOOPBACK, ca=str(authority)),
-            federation=Federation(listen=(Address(self.name, PORT),), tls=self.tls),
-        )
-        self._listening: web.BaseRunner | None = None
-
-    async def start(self) -> None:
-        await super().start()
-        if self.config.federation.listen:
-            await self.open_listener()
-
-    async def open_listener(self) -> None:
-        """Be there for other servers."""
-        self._listening = runner_of(self.app.federation_application())
-        await self._listening.setup()
-        tls = self.config.federation.tls
-        assert tls.certificate is not None
-        assert tls.key is not None
-        site = web.TCPSite(
-            self._listening, self.name, PORT, ssl_context=served_with(tls.certificate, tls.key)
-        )
-        await site.start()
-
-    async def close_listener(self) -> None:
-        """Be there for clients only."""
-        if self._listening is not None:
-            await self._listening.cleanup()
-            self._listening = None
-
-    async def stop(self) -> None:
-        await self.close_listener()
-        await super().stop()
-
-
-class OtherServer:
-    """Another server: it publishes its key, and signs requests, rightly unless a test wants otherwise."""
-
-    def __init__(self, peer: Peer, server: Homeserver, http: aiohttp.ClientSession) -> None:
-        self.peer = peer
-        self.name = peer.name
-        self._server = server
-        self._http = http
-
-    async def call(
-        self,
-        method: str,
-        path: str,
-        content: Any = None,
-        *,
-        query: dict[str, str] | None = None,
-        expect: int | None = 200,
-        **how: Any,
-    ) -> Reply:
-        """One request; `how`: see `signature`, and `sent`, the bytes to send in place of the content.
-
-        `expect=None` takes any status.
-        """
-        target = path + ("?" + urlencode(query) if query else "")
-        sent = how.pop("sent", None)
-        headers = (
-            {"Authorization": how["header"]}
-            if "header" in how
-            else self.signature(method, target, content, **how)
-        )
-        if sent is None and content is not None:
-            sent = json.dumps(content).encode()
-        url = URL(f"https://{self._server.name}:{PORT}{target}", encoded=True)
-        async with self._http.request(method, url, data=sent, headers=headers) as response:
-            raw = await response.read()
-            is_json = response.content_type == "application/json"
-            reply = Reply(response.status, json.loads(raw) if is_json else raw, dict(response.headers))
-        if is_json and VALIDATOR is not None and reply.errcode != "M_UNRECOGNIZED":
-            problems = VALIDATOR.check_response(method, target, reply.status, reply.body)
-            assert not problems, "\n".join(map(str, problems))
-        if expect is not None:
-            assert reply.status == expect, f"{method} {path}: {reply.status} {reply.body!r}"
-        return reply
-
-    async def get(self, path: str, **how: Any) -> Any:
-        return (await self.call("GET", path, **how)).body
-
-    async def post(self, path: str, content: Any, **how: Any) -> Any:
-        return (await self.call("POST", path, content, **how)).body
-
-    def signature(
-        self,
-        method: str,
-        target: str,
-        content: Any = None,
-        *,
-        key: SigningKey | None = None,
-        origin: str | None = None,
-        destination: str | None = None,
-        signed: bool = True,
-    ) -> dict[str, str]:
-        """The header that proves the request to be this server's."""
-        if not signed:
-            return {}
-        header = authorization(
-            method,
-            target,
-            origin or self.name,
-            destination or self._server.name,
-            key or self.peer.key,
-            content,
-        )
-        return {"Authorization": header}
+from tests.client_api.conftest import Client
+from tests.federation.receiving import Receiving
+from tests.federation.servers import Homeserver, OtherServer, another
+from tests.federation.visitor import Visitor
+from tests.federation_transport.network import CA, Internet
 
 
 @pytest.fixture
 async def http() -> AsyncIterator[aiohttp.ClientSession]:
     """Connections that believe the tests' certificates, to clients' listeners as well."""
-    import ssl
-
     context = ssl.create_default_context()
     CA.configure_trust(context)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session:
         yield session
 
 
+@asynccontextmanager
+async def running(folder: Path, http: aiohttp.ClientSession) -> AsyncIterator[Homeserver]:
+    homeserver = Homeserver(folder)
+    homeserver.http = http
+    await homeserver.start()
+    try:
+        yield homeserver
+    finally:
+        await homeserver.stop()
+
+
 @pytest.fixture
 async def server(tmp_path: Path, http: aiohttp.ClientSession) -> AsyncIterator[Homeserver]:
-    running = Homeserver(tmp_path / "own")
-    running.http = http
-    await running.start()
-    try:
-        yield running
-    finally:
-        await running.stop()
+    async with running(tmp_path / "own", http) as homeserver:
+        yield homeserver
 
 
 @pytest.fixture
 async def second(tmp_path: Path, http: aiohttp.ClientSession) -> AsyncIterator[Homeserver]:
     """Another such server."""
-    running = Homeserver(tmp_path / "second")
-    running.http = http
-    await running.start()
-    try:
-        yield running
-    finally:
-        await running.stop()
+    async with running(tmp_path / "second", http) as homeserver:
+        yield homeserver
 
 
 @pytest.fixture
@@ -204,12 +62,9 @@ async def other(internet: Internet, server: Homeserver, http: aiohttp.ClientSess
     return await another(internet, server, http)
 
 
-async def another(internet: Internet, server: Homeserver, http: aiohttp.ClientSession) -> OtherServer:
-    name = new_address()
-    time = Time()
-    time.now = system_clock()
-    site = await internet.site(name, port=PORT, address=name)
-    return OtherServer(Peer(name, site, time), server, http)
+@pytest.fixture
+def receiving(other: OtherServer) -> Receiving:
+    return Receiving(other)
 
 
 @pytest.fixture
@@ -220,3 +75,17 @@ async def alice(server: Homeserver) -> Client:
 @pytest.fixture
 async def bob(server: Homeserver) -> Client:
     return await server.register("bob")
+
+
+@pytest.fixture
+def visitor(server: Homeserver, other: OtherServer) -> Visitor:
+    return Visitor(server, other)
+
+
+@pytest.fixture
+async def room_id(alice: Client, visitor: Visitor, receiving: Receiving) -> str:
+    """A room of alice's with the visitor, whom alice has seen, and whose server takes what it is sent."""
+    room_id = await alice.create_room(preset="public_chat")
+    await visitor.member(room_id, "join")
+    await alice.sync()
+    return room_id

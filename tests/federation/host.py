@@ -12,10 +12,8 @@ from homeserver.protocol.event_auth import auth_event_keys
 from homeserver.protocol.events import Event, event_template, load_event
 from homeserver.protocol.room_versions import ROOM_VERSIONS
 from homeserver.protocol.signing import SigningKey, content_hash, event_id_of, reference_hash, sign_event
+from tests.federation.servers import V1, V2
 from tests.federation_transport.peers import Peer
-
-V1 = "/_matrix/federation/v1"
-V2 = "/_matrix/federation/v2"
 
 Answer = dict[str, Any]
 Lie = Callable[[Answer], Any]

@@ -7,10 +7,8 @@ from homeserver.protocol.events import parse_pdu
 from homeserver.protocol.room_versions import ROOM_VERSIONS
 from homeserver.protocol.signing import SigningKey, content_hash, event_id_of, sign_event
 from tests.client_api.conftest import Reply
-from tests.federation.conftest import OtherServer
+from tests.federation.servers import V1, V2, OtherServer
 
-V1 = "/_matrix/federation/v1"
-V2 = "/_matrix/federation/v2"
 VERSIONS = [("ver", version) for version in ROOM_VERSIONS]
 
 

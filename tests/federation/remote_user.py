@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from tests.client_api.crypto_device import ALGORITHM, CrossSigner, CryptoDevice
-from tests.federation.conftest import Homeserver, OtherServer
+from tests.federation.servers import Homeserver, OtherServer
 
 USER = "/_matrix/federation/v1/user"
 

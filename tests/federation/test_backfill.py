@@ -15,9 +15,10 @@ from homeserver.protocol.events import Event
 from homeserver.protocol.room_versions import ROOM_VERSIONS
 from homeserver.protocol.signing import SigningKey
 from tests.client_api.conftest import Client
-from tests.federation.conftest import Homeserver, OtherServer
-from tests.federation.host import V1, Host
-from tests.federation.test_remote_rooms import join, state_of
+from tests.federation.host import Host
+from tests.federation.rooms import state_of
+from tests.federation.servers import V1, Homeserver, OtherServer
+from tests.federation.test_remote_rooms import join
 
 
 @pytest.fixture

@@ -14,22 +14,8 @@ from homeserver.metrics import GcPauses
 from tests.client_api.conftest import Client
 from tests.client_api.crypto_device import log_in
 from tests.client_api.test_receipts import ephemeral
-from tests.federation.conftest import Homeserver, OtherServer
+from tests.federation.servers import Homeserver, OtherServer
 from tests.federation.visitor import Visitor
-
-
-@pytest.fixture
-def visitor(server: Homeserver, other: OtherServer) -> Visitor:
-    return Visitor(server, other)
-
-
-@pytest.fixture
-async def room_id(alice: Client, visitor: Visitor) -> str:
-    """A room with alice and the visitor, whom alice has seen."""
-    room_id = await alice.create_room(preset="public_chat")
-    await visitor.member(room_id, "join")
-    await alice.sync()
-    return room_id
 
 
 class Sending:

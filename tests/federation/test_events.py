@@ -14,10 +14,9 @@ from homeserver.protocol.room_versions import ROOM_VERSIONS
 from homeserver.protocol.signing import VerifyKey, check_content_hash, verify_event_signatures
 from tests.client_api.conftest import VALIDATOR, Client
 from tests.client_api.test_erasure import deactivate
-from tests.federation.conftest import Homeserver, OtherServer
+from tests.federation.servers import V1, Homeserver, OtherServer
 from tests.federation.visitor import Visitor
 
-V1 = "/_matrix/federation/v1"
 PATHS = (
     f"{V1}/state/{{room_id}}?event_id={{event_id}}",
     f"{V1}/state_ids/{{room_id}}?event_id={{event_id}}",
@@ -25,11 +24,6 @@ PATHS = (
     f"{V1}/backfill/{{room_id}}?v={{event_id}}&limit=10",
     f"{V1}/timestamp_to_event/{{room_id}}?ts=0&dir=f",
 )
-
-
-@pytest.fixture
-def visitor(server: Homeserver, other: OtherServer) -> Visitor:
-    return Visitor(server, other)
 
 
 def ids_of(version: str, pdus: list[Any]) -> list[str]:

@@ -9,10 +9,8 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from tests.client_api.conftest import Client
-from tests.federation.conftest import Homeserver, OtherServer
+from tests.federation.servers import V1, Homeserver, OtherServer
 from tests.federation.test_remote_rooms import join
-
-V1 = "/_matrix/federation/v1"
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from tests.client_api.crypto_device import CryptoDevice
 from tests.client_api.hostile import Asker, Hostile
 from tests.client_api.hostile_values import VALUES, WORDS
 from tests.client_api.test_media import upload
-from tests.federation.conftest import Homeserver, OtherServer
 from tests.federation.remote_user import RemoteUser
+from tests.federation.servers import Homeserver, OtherServer
 from tests.federation.visitor import Visitor
 
 SEED = int(os.environ.get("WEFT_TEST_FUZZ_SEED", "1"))

@@ -12,35 +12,21 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
-from homeserver.clock import system_clock
 from homeserver.protocol.event_auth import auth_event_keys
-from homeserver.protocol.events import Event, build_event
+from homeserver.protocol.events import Event
 from homeserver.protocol.json_types import JsonObject
 from tests.client_api.conftest import Client
-from tests.federation.conftest import Homeserver, OtherServer
-from tests.federation.test_remote_rooms import state_of
-from tests.federation.test_transactions import MESSAGE, Withheld, send, text, texts, until
+from tests.federation.rooms import MESSAGE, state_of, text, texts
+from tests.federation.servers import V1, OtherServer
 from tests.federation.visitor import Visitor
+from tests.federation.withheld import Withheld
+from tests.waiting import until
 
-V1 = "/_matrix/federation/v1/"
 LARGEST = (1 << 53) - 1
 PATIENCE_SECONDS = 60.0
 
 Answer = Callable[[web.BaseRequest, Event], Any]
 """What is answered, whatever was asked, about an event."""
-
-
-@pytest.fixture
-def visitor(server: Homeserver, other: OtherServer) -> Visitor:
-    return Visitor(server, other)
-
-
-@pytest.fixture
-async def room_id(alice: Client, visitor: Visitor) -> str:
-    """A room of alice's with the visitor in it."""
-    room_id = await alice.create_room(preset="public_chat")
-    await visitor.member(room_id, "join")
-    return room_id
 
 
 def everything(events: Any, ids: Any) -> JsonObject:
@@ -103,39 +89,19 @@ async def test_lies_about_what_lies_behind_an_event_hold_up_nobody(
             told = await told
         return told if isinstance(told, web.StreamResponse) else web.json_response(told)
 
-    other.peer.site.below[V1] = lie
+    other.peer.site.below[f"{V1}/"] = lie
     before = await state_of(alice, room_id)
     async with asyncio.timeout(PATIENCE_SECONDS):
         with capture_logs() as logged:
-            assert (await send(other, late.pdu)).body == {"pdus": {late.event_id: {}}}
+            assert (await other.send(late.pdu)).body == {"pdus": {late.event_id: {}}}
             while not (said := [each for each in logged if each.get("event_id") == late.event_id]):
                 await asyncio.sleep(0.02)
         assert [each["event"] for each in said] == ["event not completed"]
         good = await visitor.draft(room_id, MESSAGE, text("good"))
-        assert (await send(other, good.pdu, txn_id="2")).body == {"pdus": {good.event_id: {}}}
+        assert (await other.send(good.pdu)).body == {"pdus": {good.event_id: {}}}
         assert await texts(alice, room_id) == ["good"]
         assert await state_of(alice, room_id) == before
         await alice.send(room_id, "on we go")
-
-
-async def resting_on(visitor: Visitor, other: OtherServer, room_id: str, auth_events: list[str]) -> Event:
-    """A message upon all that the room has, that names what it likes for its grounds."""
-    room = await visitor.room(room_id)
-    event, _ = build_event(
-        room.version,
-        room_id=room_id,
-        type=MESSAGE,
-        sender=visitor.user_id,
-        state_key=None,
-        content=text("hello"),
-        prev_events=room.head.tips,
-        auth_events=auth_events,
-        depth=room.head.depth + 1,
-        origin_server_ts=system_clock(),
-        server_name=other.name,
-        key=other.peer.key,
-    )
-    return event
 
 
 async def grounds(visitor: Visitor, room_id: str) -> list[str]:
@@ -158,7 +124,7 @@ async def test_events_that_rest_on_the_wrong_ones_do_not_come_in(
         seized = await visitor.unchecked(
             room_id, "m.room.power_levels", {"users": {visitor.user_id: 100}}, ""
         )
-        await send(other, seized.pdu)
+        await other.send(seized.pdu)
         named = [*right[1:], seized.event_id]
     else:
         name = (await visitor.room(room_id)).head.lookup("m.room.history_visibility", "")
@@ -169,11 +135,11 @@ async def test_events_that_rest_on_the_wrong_ones_do_not_come_in(
             "unknown": [*right, "$" + "a" * 43],
             "none": [],
         }[wrong]
-    event = await resting_on(visitor, other, room_id, named)
-    await send(other, event.pdu, txn_id="2")
+    event = await visitor.unchecked(room_id, MESSAGE, text("hello"), auth_events=named)
+    await other.send(event.pdu)
     good = await visitor.draft(room_id, MESSAGE, text("good"))
     assert event.event_id not in good.prev_events
-    await send(other, good.pdu, txn_id="3")
+    await other.send(good.pdu)
     assert await texts(alice, room_id) == ["good"]
 
 
@@ -184,11 +150,11 @@ async def test_the_greatest_depth_stops_nobody(
     room = await visitor.room(room_id)
     deepest, _ = visitor.drafted(room, room.head._replace(depth=LARGEST - 1), MESSAGE, text("deepest"))
     assert deepest.depth == LARGEST
-    assert (await send(other, deepest.pdu)).body == {"pdus": {deepest.event_id: {}}}
+    assert (await other.send(deepest.pdu)).body == {"pdus": {deepest.event_id: {}}}
     await alice.send(room_id, "and on")
     behind = await visitor.draft(room_id, MESSAGE, text("and on and on"))
     assert behind.depth == LARGEST
-    await send(other, behind.pdu, txn_id="2")
+    await other.send(behind.pdu)
     assert await texts(alice, room_id) == ["deepest", "and on", "and on and on"]
 
 
@@ -202,7 +168,7 @@ async def test_a_room_with_hundreds_of_ends_goes_on(
     async with asyncio.timeout(PATIENCE_SECONDS):
         for first in range(0, len(forks), 50):
             some = forks[first : first + 50]
-            reply = await send(other, *(event.pdu for event in some), txn_id=str(first))
+            reply = await other.send(*(event.pdu for event in some))
             assert reply.body == {"pdus": {event.event_id: {} for event in some}}
             assert len(room.head.tips) <= 10
         await alice.send(room_id, "on we go")
@@ -221,29 +187,24 @@ async def test_a_chain_of_ten_thousand_grounds_is_walked_without_falling(
     chain: list[JsonObject] = []
     newest = member
     for number in range(10_000):
-        event, _ = build_event(
-            room.version,
-            room_id=room_id,
-            type="m.room.member",
-            sender=visitor.user_id,
-            state_key=visitor.user_id,
-            content={"membership": "join", "displayname": str(number)},
+        event = await visitor.unchecked(
+            room_id,
+            "m.room.member",
+            {"membership": "join", "displayname": str(number)},
+            visitor.user_id,
             prev_events=[newest],
             auth_events=[*others, rules, newest],
             depth=room.head.depth + 1 + number,
-            origin_server_ts=system_clock(),
-            server_name=other.name,
-            key=other.peer.key,
         )
         chain.append(event.pdu)
         newest = event.event_id
-    resting = await resting_on(visitor, other, room_id, [*others, newest])
+    resting = await visitor.unchecked(room_id, MESSAGE, text("hello"), auth_events=[*others, newest])
     body = json.dumps({"auth_chain": chain})
-    other.peer.site.answer(f"{V1}event_auth/{room_id}/{resting.event_id}", body)
+    other.peer.site.answer(f"{V1}/event_auth/{room_id}/{resting.event_id}", body)
     before = await state_of(alice, room_id)
-    await send(other, resting.pdu)
+    await other.send(resting.pdu)
     async with asyncio.timeout(PATIENCE_SECONDS):
-        await until(lambda: is_known(visitor, room_id, newest), PATIENCE_SECONDS)
+        await until(lambda: is_known(visitor, room_id, newest), seconds=PATIENCE_SECONDS)
         await alice.send(room_id, "on we go")
     assert await state_of(alice, room_id) == before
 

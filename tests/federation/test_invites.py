@@ -15,10 +15,9 @@ from homeserver.protocol.room_versions import ROOM_VERSIONS
 from homeserver.protocol.signing import content_hash, event_id_of, sign_event
 from tests.client_api.conftest import Client, Reply
 from tests.client_api.test_rate_limits import limit
-from tests.federation.conftest import Homeserver, OtherServer
-from tests.federation.newcomer import V1, V2
-from tests.federation.test_remote_rooms import join, state_of
-from tests.federation.test_resident import members
+from tests.federation.rooms import members, state_of
+from tests.federation.servers import V1, V2, Homeserver, OtherServer
+from tests.federation.test_remote_rooms import join
 
 SLIDING = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
 KNOCK = {"type": "m.room.join_rules", "state_key": "", "content": {"join_rule": "knock"}}

@@ -15,8 +15,8 @@ from aiohttp import web
 import federation.remote_rooms
 from homeserver.protocol.signing import SigningKey, sign_event
 from tests.client_api.conftest import Client
-from tests.federation.conftest import Homeserver, OtherServer
 from tests.federation.host import Answer, Host
+from tests.federation.servers import Homeserver, OtherServer
 
 STRANGER = SigningKey.from_seed("a_1", b"stranger".ljust(32))
 

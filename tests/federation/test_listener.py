@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from homeserver.config import ConfigError, load
-from tests.federation.conftest import PORT
+from tests.federation.servers import PORT
 from tests.federation_transport.network import CA, new_address
 from tests.server_process import REPOSITORY, ServerProcess
 

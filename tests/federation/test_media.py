@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from tests.client_api.conftest import Client, Reply
 from tests.client_api.test_media import picture, upload
-from tests.federation.conftest import Homeserver, OtherServer
+from tests.federation.servers import Homeserver, OtherServer
 
 MEDIA = "/_matrix/federation/v1/media"
 

@@ -8,28 +8,10 @@ from homeserver.users.presence import ELSEWHERE_FOR_MS, MAX_STATUS_BYTES
 from homeserver.users.told_presence import AGAIN_AFTER_MS
 from tests.client_api.conftest import Client
 from tests.client_api.test_presence import path, settle, told
-from tests.federation.conftest import Homeserver, OtherServer
-from tests.federation.test_sending import Receiving, until
+from tests.federation.receiving import Receiving
+from tests.federation.servers import Homeserver, OtherServer
 from tests.federation.visitor import Visitor
-
-
-@pytest.fixture
-def visitor(server: Homeserver, other: OtherServer) -> Visitor:
-    return Visitor(server, other)
-
-
-@pytest.fixture
-def receiving(other: OtherServer) -> Receiving:
-    return Receiving(other)
-
-
-@pytest.fixture
-async def room_id(alice: Client, visitor: Visitor, receiving: Receiving) -> str:
-    """A room with alice and the visitor, whom alice has seen."""
-    room_id = await alice.create_room(preset="public_chat")
-    await visitor.member(room_id, "join")
-    await alice.sync()
-    return room_id
+from tests.waiting import until
 
 
 async def push(server: Homeserver, other: OtherServer, *said: Any) -> None:
@@ -98,7 +80,7 @@ async def test_whom_nobody_here_meets_is_not_remembered(
 
 
 def pushed(receiving: Receiving) -> list[Any]:
-    contents = [edu["content"] for edu in receiving.edus if edu["edu_type"] == "m.presence"]
+    contents = receiving.contents("m.presence")
     return [said for content in contents for said in content["push"]]
 
 

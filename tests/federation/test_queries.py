@@ -9,11 +9,10 @@ from msgspec.structs import replace
 from homeserver import __version__
 from homeserver.protocol.signing import verify_json_signature
 from tests.client_api.conftest import Client
-from tests.federation.conftest import Homeserver, OtherServer, another
+from tests.federation.servers import V1, Homeserver, OtherServer, another
 from tests.federation.visitor import Visitor
 from tests.federation_transport.network import Internet
 
-V1 = "/_matrix/federation/v1"
 SERVER_KEYS = "/_matrix/key/v2"
 
 

@@ -1,51 +1,25 @@
 """Devices and keys of other servers' users: asked for, kept, and followed (HARDENING 5, 14 and 33)."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.client_api.conftest import Client
 from tests.client_api.crypto_device import ALGORITHM, CrossSigner, CryptoDevice, key_from, public
-from tests.federation.conftest import Homeserver, OtherServer
+from tests.federation.receiving import Receiving
 from tests.federation.remote_user import RemoteUser, one_time_key
-from tests.federation.test_sending import Receiving, show_life
+from tests.federation.servers import Homeserver, OtherServer
 from tests.federation.visitor import Visitor
+from tests.waiting import until
 
 
 @pytest.fixture
-def visitor(server: Homeserver, other: OtherServer) -> Visitor:
-    return Visitor(server, other)
-
-
-@pytest.fixture
-def remote(server: Homeserver, other: OtherServer, visitor: Visitor) -> RemoteUser:
+def remote(server: Homeserver, other: OtherServer, receiving: Receiving) -> RemoteUser:
     """The visitor, with a phone."""
-    Receiving(other)
     remote = RemoteUser(server, other)
     remote.add("PHONE")
     return remote
-
-
-@pytest.fixture
-async def room_id(alice: Client, visitor: Visitor) -> str:
-    """A room with alice and the visitor, whom alice has seen."""
-    room_id = await alice.create_room(preset="public_chat")
-    await visitor.member(room_id, "join")
-    await alice.sync()
-    return room_id
-
-
-@pytest.fixture
-async def second(tmp_path: Path, server: Homeserver) -> AsyncIterator[Homeserver]:
-    """Another Weft."""
-    second = Homeserver(tmp_path / "second")
-    second.http = server.http
-    await second.start()
-    yield second
-    await second.stop()
 
 
 async def query(client: Client, *user_ids: str, **more: Any) -> Any:
@@ -66,13 +40,6 @@ async def changed(client: Client) -> list[str]:
     """Whose devices are news."""
     found: list[str] = (await client.sync()).get("device_lists", {}).get("changed", [])
     return found
-
-
-async def until(condition: Any) -> None:
-    """Wait for something that happens by itself."""
-    async with asyncio.timeout(10):
-        while not await condition():
-            await asyncio.sleep(0.02)
 
 
 async def test_a_list_is_asked_for_once_and_kept(
@@ -185,7 +152,7 @@ async def test_a_list_that_cannot_be_had_is_got_at_a_sign_of_life(
     assert answer["device_keys"] == {}
     assert set(answer["failures"]) == {other.name}
     remote.changes = {}
-    await show_life(other)
+    await other.show_life()
 
     async def got() -> bool:
         return await changed(alice) == [remote.user_id]
@@ -203,7 +170,7 @@ async def test_who_had_no_answer_hears_when_there_is_one(
     assert set((await query(alice, remote.user_id))["failures"]) == {other.name}
     assert await changed(alice) == []
     remote.changes = {}
-    await show_life(other)
+    await other.show_life()
 
     async def heard() -> bool:
         return await changed(alice) == [remote.user_id]

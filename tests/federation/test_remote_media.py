@@ -13,7 +13,7 @@ from federation.multipart import InvalidParts, Parts, boundary_of
 from homeserver.config.units import Size
 from tests.client_api.conftest import Client, Reply
 from tests.client_api.test_media import V1, files_in, picture, thumbnail, upload
-from tests.federation.conftest import Homeserver, OtherServer, another
+from tests.federation.servers import Homeserver, OtherServer, another
 from tests.federation_transport.network import Internet
 
 FEDERATION = "/_matrix/federation/v1/media/download"

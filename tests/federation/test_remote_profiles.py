@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.client_api.conftest import Client
-from tests.federation.conftest import Homeserver, OtherServer
+from tests.federation.servers import Homeserver, OtherServer
 
 QUERY = "/_matrix/federation/v1/query/profile"
 

@@ -8,8 +8,9 @@ import pytest
 
 from homeserver.protocol.room_versions import ROOM_VERSIONS
 from tests.client_api.conftest import Client
-from tests.federation.conftest import Homeserver
-from tests.federation.test_resident import members, restricted_to
+from tests.federation.rooms import members, state_of
+from tests.federation.servers import Homeserver
+from tests.federation.test_resident import restricted_to
 
 
 @pytest.fixture
@@ -20,11 +21,6 @@ async def dora(second: Homeserver) -> Client:
 async def join(client: Client, room: str, *via: Homeserver, **how: Any) -> Any:
     query = [("server_name", server.name) for server in via]
     return await client.post(f"/join/{quote(room, safe='')}", query=query, **how)
-
-
-async def state_of(client: Client, room_id: str) -> dict[tuple[str, str], str]:
-    state = await client.get(f"/rooms/{quote(room_id)}/state")
-    return {(event["type"], event["state_key"]): event["event_id"] for event in state}
 
 
 @pytest.mark.parametrize("version", list(ROOM_VERSIONS))

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from federation.http import MAX_BODY, Auth
 from homeserver.config.options import Federation, Rate, RateLimits
 from tests.client_api.conftest import Client
-from tests.federation.conftest import Homeserver, OtherServer, another
+from tests.federation.servers import Homeserver, OtherServer, another
 from tests.federation_transport.network import Internet
 from tests.federation_transport.peers import key_of
 

@@ -13,22 +13,14 @@ from homeserver.protocol.room_versions import ROOM_VERSIONS
 from homeserver.protocol.signing import SigningKey
 from tests.client_api.conftest import Client
 from tests.client_api.test_rate_limits import limit
-from tests.federation.conftest import Homeserver, OtherServer
-from tests.federation.newcomer import V1, Newcomer, ids_of, signed
+from tests.federation.newcomer import Newcomer, ids_of, signed
+from tests.federation.rooms import members
+from tests.federation.servers import V1, Homeserver, OtherServer
 
 
 @pytest.fixture
 def carol(other: OtherServer) -> Newcomer:
     return Newcomer(other, "carol")
-
-
-async def members(client: Client, room_id: str) -> dict[str, str]:
-    state = await client.get(f"/rooms/{quote(room_id)}/state")
-    return {
-        event["state_key"]: event["content"]["membership"]
-        for event in state
-        if event["type"] == "m.room.member"
-    }
 
 
 @pytest.mark.parametrize("version", list(ROOM_VERSIONS))

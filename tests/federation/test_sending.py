@@ -4,11 +4,8 @@ HARDENING 9: what one server cannot take holds up nothing else.
 """
 
 import asyncio
-import json
-from collections.abc import Callable
 from typing import Any
 
-import pytest
 from aiohttp import web
 
 from federation.sender import Sender
@@ -17,66 +14,16 @@ from homeserver.protocol.events import parse_pdu
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.room_versions import ROOM_VERSIONS
 from tests.client_api.conftest import Client
-from tests.federation.conftest import Homeserver, OtherServer
 from tests.federation.host import Host
+from tests.federation.receiving import Receiving, away, taken
+from tests.federation.servers import Homeserver, OtherServer
 from tests.federation.visitor import Visitor
-
-SEND = "/_matrix/federation/v1/send/"
-
-
-def taken(transaction: JsonObject) -> web.Response:
-    return web.json_response({"pdus": {}})
-
-
-class Receiving:
-    """A server that takes transactions, or answers what a test wants."""
-
-    def __init__(self, other: OtherServer) -> None:
-        self.transactions: list[JsonObject] = []
-        self.answer = taken
-        other.peer.site.below[SEND] = self._take
-
-    async def _take(self, request: web.BaseRequest) -> web.StreamResponse:
-        transaction = json.loads(await request.read())
-        answer = self.answer(transaction)
-        if answer.status == 200:
-            self.transactions.append(transaction)
-        return answer
-
-    @property
-    def pdus(self) -> list[JsonObject]:
-        return [pdu for transaction in self.transactions for pdu in transaction["pdus"]]
-
-    @property
-    def edus(self) -> list[JsonObject]:
-        return [edu for transaction in self.transactions for edu in transaction["edus"]]
-
-    @property
-    def texts(self) -> list[str]:
-        return [pdu["content"]["body"] for pdu in self.pdus if pdu["type"] == "m.room.message"]
+from tests.waiting import until
 
 
 def sender_of(server: Homeserver) -> Sender:
     assert server.app.outbound is not None
     return server.app.outbound.sender
-
-
-@pytest.fixture
-def receiving(other: OtherServer) -> Receiving:
-    return Receiving(other)
-
-
-@pytest.fixture
-async def room_id(alice: Client, server: Homeserver, other: OtherServer) -> str:
-    room_id = await alice.create_room(preset="public_chat")
-    await Visitor(server, other).member(room_id, "join")
-    return room_id
-
-
-async def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 async def test_servers_in_a_room_are_sent_its_events(
@@ -143,15 +90,6 @@ async def test_many_events_go_in_few_transactions(alice: Client, receiving: Rece
     assert len(receiving.transactions) < 100
 
 
-async def show_life(other: OtherServer) -> None:
-    """Any request is a sign of life."""
-    await other.call("PUT", f"{SEND}x", {"origin": other.name, "origin_server_ts": 1, "pdus": []})
-
-
-def away(transaction: JsonObject) -> web.Response:
-    return web.json_response({}, status=503)
-
-
 async def test_a_server_that_was_away_catches_up_when_it_is_heard_of_again(
     alice: Client, other: OtherServer, receiving: Receiving, room_id: str
 ) -> None:
@@ -160,7 +98,7 @@ async def test_a_server_that_was_away_catches_up_when_it_is_heard_of_again(
         await alice.send(room_id, str(number))
     await asyncio.sleep(0.3)
     receiving.answer = taken
-    await show_life(other)
+    await other.show_life()
     await until(lambda: receiving.texts == ["0", "1", "2"])
     await alice.send(room_id, "live")
     await until(lambda: receiving.texts == ["0", "1", "2", "live"])
@@ -176,7 +114,7 @@ async def test_what_is_not_sent_yet_is_sent_after_a_restart(
     await server.stop()
     receiving.answer = taken
     await server.start()
-    await show_life(other)
+    await other.show_life()
     await until(lambda: set(receiving.texts) == {"0", "1", "2"})
 
 
@@ -190,7 +128,7 @@ async def test_after_long_absence_a_server_gets_the_newest_event_of_each_room(
     last = await alice.send(room_id, "last")
     await asyncio.sleep(0.2)
     receiving.answer = taken
-    await show_life(other)
+    await other.show_life()
     await until(lambda: receiving.texts == ["last"])
     fetched = await other.get(f"/_matrix/federation/v1/backfill/{room_id}", query={"v": last, "limit": "100"})
     bodies = {pdu["content"].get("body") for pdu in fetched["pdus"]}
@@ -226,7 +164,7 @@ async def test_messages_arrive_though_the_server_was_away_and_this_one_stopped(
     await server.stop()
     receiving.answer = taken
     await server.start()
-    await show_life(other)
+    await other.show_life()
     await until(lambda: len(receiving.edus) >= 3)
     assert receiving.edus == edus
 

@@ -10,9 +10,8 @@ from aiohttp import web
 from homeserver.protocol.room_versions import ROOM_VERSIONS
 from homeserver.protocol.signing import SigningKey, sign_event, sign_json
 from tests.client_api.conftest import Client
-from tests.federation.conftest import Homeserver, OtherServer
-from tests.federation.newcomer import V1, V2
-from tests.federation.test_resident import members
+from tests.federation.rooms import members
+from tests.federation.servers import V1, V2, Homeserver, OtherServer
 
 IDENTITY = SigningKey.from_seed("0", b"identity server".ljust(32))
 TOKEN = "token"

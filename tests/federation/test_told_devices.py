@@ -2,31 +2,13 @@
 
 from typing import Any
 
-import pytest
-
 from tests.client_api.conftest import Client
 from tests.client_api.crypto_device import CrossSigner, CryptoDevice, log_in, public
-from tests.federation.conftest import Homeserver, OtherServer
-from tests.federation.test_sending import Receiving, away, show_life, taken, until
-from tests.federation.visitor import Visitor
+from tests.federation.receiving import Receiving, away, taken
+from tests.federation.servers import Homeserver, OtherServer
+from tests.waiting import until
 
 USER = "/_matrix/federation/v1/user"
-
-
-@pytest.fixture
-def receiving(other: OtherServer) -> Receiving:
-    return Receiving(other)
-
-
-@pytest.fixture
-async def room_id(alice: Client, server: Homeserver, other: OtherServer, receiving: Receiving) -> str:
-    room_id = await alice.create_room(preset="public_chat")
-    await Visitor(server, other).member(room_id, "join")
-    return room_id
-
-
-def contents(receiving: Receiving, edu_type: str) -> list[Any]:
-    return [edu["content"] for edu in receiving.edus if edu["edu_type"] == edu_type]
 
 
 class Follower:
@@ -44,13 +26,13 @@ class Follower:
         told = await self._other.get(f"{USER}/devices/{self._user_id}")
         self.devices = {device["device_id"]: device["keys"] for device in told["devices"]}
         self._number = told["stream_id"]
-        self.seen = len(contents(self._receiving, "m.device_list_update"))
+        self.seen = len(self._receiving.contents("m.device_list_update"))
 
     async def follow(self, changes: int) -> None:
         """Take so many more changes."""
         upto = self.seen + changes
-        await until(lambda: len(contents(self._receiving, "m.device_list_update")) >= upto)
-        for update in contents(self._receiving, "m.device_list_update")[self.seen :]:
+        await until(lambda: len(self._receiving.contents("m.device_list_update")) >= upto)
+        for update in self._receiving.contents("m.device_list_update")[self.seen :]:
             assert update["user_id"] == self._user_id
             assert update["prev_id"] == [self._number]
             assert "device_display_name" not in update
@@ -68,7 +50,7 @@ async def test_who_follows_the_changes_has_the_list(
     follower = Follower(receiving, other, alice.user_id)
     first = CryptoDevice(alice)
     await first.upload()
-    await until(lambda: contents(receiving, "m.device_list_update"))
+    await until(lambda: receiving.contents("m.device_list_update"))
     await follower.start()
     assert follower.devices == {alice.device_id: first.device_keys()}
     clients = [await log_in(alice) for _ in range(2)]
@@ -94,8 +76,8 @@ async def test_cross_signing_keys_and_what_they_sign_are_told(
     await device.upload()
     signer = CrossSigner(alice.user_id)
     await alice.post("/keys/device_signing/upload", signer.upload())
-    await until(lambda: contents(receiving, "m.signing_key_update"))
-    assert contents(receiving, "m.signing_key_update") == [
+    await until(lambda: receiving.contents("m.signing_key_update"))
+    assert receiving.contents("m.signing_key_update") == [
         {
             "user_id": alice.user_id,
             "master_key": signer.master_key(),
@@ -104,8 +86,8 @@ async def test_cross_signing_keys_and_what_they_sign_are_told(
     ]
     signature = signer.sign_device(device.device_keys())
     await alice.post("/keys/signatures/upload", {alice.user_id: {alice.device_id: signature}})
-    await until(lambda: len(contents(receiving, "m.device_list_update")) == 2)
-    first, second = contents(receiving, "m.device_list_update")
+    await until(lambda: len(receiving.contents("m.device_list_update")) == 2)
+    first, second = receiving.contents("m.device_list_update")
     assert second["prev_id"] == [first["stream_id"]]
     assert f"ed25519:{public(signer.self_signing)}" in second["keys"]["signatures"][alice.user_id]
 
@@ -116,8 +98,8 @@ async def test_who_shares_no_room_is_not_told(
     await bob.create_room()
     await CryptoDevice(bob).upload()
     await CryptoDevice(alice).upload()
-    await until(lambda: contents(receiving, "m.device_list_update"))
-    assert {update["user_id"] for update in contents(receiving, "m.device_list_update")} == {alice.user_id}
+    await until(lambda: receiving.contents("m.device_list_update"))
+    assert {update["user_id"] for update in receiving.contents("m.device_list_update")} == {alice.user_id}
 
 
 async def test_who_comes_into_a_room_is_made_known_to_its_servers(
@@ -125,13 +107,13 @@ async def test_who_comes_into_a_room_is_made_known_to_its_servers(
 ) -> None:
     for client in (bob, await log_in(bob)):
         await CryptoDevice(client).upload()
-    assert contents(receiving, "m.device_list_update") == []
+    assert receiving.contents("m.device_list_update") == []
     await bob.join(room_id)
-    await until(lambda: contents(receiving, "m.device_list_update"))
+    await until(lambda: receiving.contents("m.device_list_update"))
     await bob.put(f"/profile/{bob.user_id}/displayname", {"displayname": "Bob"})
     await alice.send(room_id, "end")
     await until(lambda: "end" in receiving.texts)
-    (update,) = contents(receiving, "m.device_list_update")
+    (update,) = receiving.contents("m.device_list_update")
     assert update["user_id"] == bob.user_id
     # It follows upon something that the server does not know: so it asks.
     assert update["prev_id"]
@@ -142,16 +124,16 @@ async def test_a_server_that_was_away_learns_that_it_has_missed_something(
 ) -> None:
     """HARDENING 33: a server away through changes; then the lists are equal."""
     await CryptoDevice(alice).upload()
-    await until(lambda: contents(receiving, "m.device_list_update"))
-    (before,) = contents(receiving, "m.device_list_update")
+    await until(lambda: receiving.contents("m.device_list_update"))
+    (before,) = receiving.contents("m.device_list_update")
     receiving.answer = away
     clients = [await log_in(alice) for _ in range(3)]
     for number, client in enumerate(clients):
         await CryptoDevice(client, 2 + number).upload()
     receiving.answer = taken
-    await show_life(other)
-    await until(lambda: len(contents(receiving, "m.device_list_update")) > 1)
-    newest = contents(receiving, "m.device_list_update")[-1]
+    await other.show_life()
+    await until(lambda: len(receiving.contents("m.device_list_update")) > 1)
+    newest = receiving.contents("m.device_list_update")[-1]
     assert newest["stream_id"] > before["stream_id"]
     follower = Follower(receiving, other, alice.user_id)
     await follower.start()

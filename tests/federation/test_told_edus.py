@@ -2,38 +2,16 @@
 
 from typing import Any
 
-import pytest
-
 from tests.client_api.conftest import Client
-from tests.federation.conftest import Homeserver, OtherServer
-from tests.federation.test_sending import Receiving, away, show_life, taken, until
+from tests.federation.receiving import Receiving, away, taken
+from tests.federation.servers import Homeserver, OtherServer
 from tests.federation.visitor import Visitor
-
-
-@pytest.fixture
-def visitor(server: Homeserver, other: OtherServer) -> Visitor:
-    return Visitor(server, other)
-
-
-@pytest.fixture
-def receiving(other: OtherServer) -> Receiving:
-    return Receiving(other)
-
-
-@pytest.fixture
-async def room_id(alice: Client, visitor: Visitor, receiving: Receiving) -> str:
-    room_id = await alice.create_room(preset="public_chat")
-    await visitor.member(room_id, "join")
-    return room_id
-
-
-def contents(receiving: Receiving, edu_type: str) -> list[Any]:
-    return [edu["content"] for edu in receiving.edus if edu["edu_type"] == edu_type]
+from tests.waiting import until
 
 
 def by_id(receiving: Receiving) -> dict[str, Any]:
     """The messages for devices; one that is sent again has the same id, by which its server knows it."""
-    return {content["message_id"]: content for content in contents(receiving, "m.direct_to_device")}
+    return {content["message_id"]: content for content in receiving.contents("m.direct_to_device")}
 
 
 async def types(client: Client, room_id: str, **body: Any) -> None:
@@ -44,9 +22,9 @@ async def test_typing_is_told_until_it_ends_by_itself(
     alice: Client, receiving: Receiving, room_id: str
 ) -> None:
     await types(alice, room_id, typing=True, timeout=200)
-    await until(lambda: len(contents(receiving, "m.typing")) == 2)
+    await until(lambda: len(receiving.contents("m.typing")) == 2)
     notice = {"room_id": room_id, "user_id": alice.user_id}
-    assert contents(receiving, "m.typing") == [{**notice, "typing": True}, {**notice, "typing": False}]
+    assert receiving.contents("m.typing") == [{**notice, "typing": True}, {**notice, "typing": False}]
 
 
 async def test_public_receipts_are_told(alice: Client, receiving: Receiving, room_id: str) -> None:
@@ -55,9 +33,9 @@ async def test_public_receipts_are_told(alice: Client, receiving: Receiving, roo
     await alice.post(f"{path}/m.read.private/{event_id}")
     await alice.post(f"{path}/m.read/{event_id}", {"thread_id": "main"})
     await alice.post(f"{path}/m.read/{event_id}")
-    await until(lambda: len(contents(receiving, "m.receipt")) == 2)
+    await until(lambda: len(receiving.contents("m.receipt")) == 2)
     told = {}
-    for content in contents(receiving, "m.receipt"):
+    for content in receiving.contents("m.receipt"):
         receipt = content[room_id]["m.read"][alice.user_id]
         assert receipt["event_ids"] == [event_id]
         assert receipt["data"]["ts"] > 0
@@ -76,9 +54,9 @@ async def test_servers_that_the_room_denies_are_told_nothing(
     await alice.post(f"/rooms/{room_id}/receipt/m.read/{event_id}")
     await types(alice, room_id, typing=True)
     await types(alice, open_room, typing=True)
-    await until(lambda: contents(receiving, "m.typing"))
-    assert [content["room_id"] for content in contents(receiving, "m.typing")] == [open_room]
-    assert contents(receiving, "m.receipt") == []
+    await until(lambda: receiving.contents("m.typing"))
+    assert [content["room_id"] for content in receiving.contents("m.typing")] == [open_room]
+    assert receiving.contents("m.receipt") == []
 
 
 async def send(client: Client, txn: str, messages: Any, **how: Any) -> Any:
@@ -118,7 +96,7 @@ async def test_messages_for_devices_outlive_both_servers_being_away(
     await server.restart()
     receiving.answer = taken
     await send(alice, "t3", {visitor.user_id: {"PHONE": {"n": 3}}})
-    await show_life(other)
+    await other.show_life()
     await until(lambda: len(by_id(receiving)) == 4)
     sent = [content["messages"][visitor.user_id]["PHONE"]["n"] for content in by_id(receiving).values()]
     assert sent == [0, 1, 2, 3]
@@ -129,9 +107,9 @@ async def test_many_messages_go_in_edus_of_a_good_size(
 ) -> None:
     devices = {f"D{number}": {"x": "y" * 10_000} for number in range(20)}
     await send(alice, "t1", {visitor.user_id: devices})
-    await until(lambda: len(contents(receiving, "m.direct_to_device")) == 3)
+    await until(lambda: len(receiving.contents("m.direct_to_device")) == 3)
     arrived: dict[str, Any] = {}
-    for content in contents(receiving, "m.direct_to_device"):
+    for content in receiving.contents("m.direct_to_device"):
         arrived |= content["messages"][visitor.user_id]
     assert arrived == devices
 
@@ -147,4 +125,4 @@ async def test_messages_for_other_servers_have_bounds_too(
     await send(alice, "t2", {visitor.user_id: many, **own}, expect=400)
     await send(alice, "t3", {"@nobody": {"*": {}}, **own}, expect=400)
     assert not (await bob.sync()).get("to_device", {}).get("events")
-    assert contents(receiving, "m.direct_to_device") == []
+    assert receiving.contents("m.direct_to_device") == []

@@ -6,53 +6,18 @@ HARDENING 4, 8, 15, 19, 34, 36: one gate for every event, and what does not pass
 import asyncio
 import json
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from aiohttp import web
 
 from homeserver.protocol.events import Event
 from homeserver.protocol.json_types import JsonObject
-from homeserver.rooms.room import Room, RoomHead
-from tests.client_api.conftest import Client, Reply
-from tests.federation.conftest import Homeserver, OtherServer
+from tests.client_api.conftest import Client
+from tests.federation.rooms import MESSAGE, text, texts
+from tests.federation.servers import Homeserver, OtherServer
 from tests.federation.visitor import Visitor
-
-MESSAGE = "m.room.message"
-
-
-def text(body: str) -> JsonObject:
-    return {"msgtype": "m.text", "body": body}
-
-
-@pytest.fixture
-def visitor(server: Homeserver, other: OtherServer) -> Visitor:
-    return Visitor(server, other)
-
-
-@pytest.fixture
-async def room_id(alice: Client, visitor: Visitor) -> str:
-    """A room of alice's with the visitor in it."""
-    room_id = await alice.create_room(preset="public_chat")
-    await visitor.member(room_id, "join")
-    return room_id
-
-
-async def send(other: OtherServer, *pdus: JsonObject, edus: Any = (), txn_id: str = "1", **how: Any) -> Reply:
-    transaction = {"origin": other.name, "origin_server_ts": 1, "pdus": list(pdus), "edus": list(edus)}
-    return await other.call("PUT", f"/_matrix/federation/v1/send/{txn_id}", transaction, **how)
-
-
-async def texts(client: Client, room_id: str) -> list[str]:
-    page = await client.get(f"/rooms/{room_id}/messages", query={"dir": "b", "limit": "100"})
-    return [event["content"]["body"] for event in page["chunk"][::-1] if event["type"] == MESSAGE]
-
-
-async def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
-    """Wait for something that happens behind the scenes."""
-    async with asyncio.timeout(seconds):
-        while not await condition():
-            await asyncio.sleep(0.02)
+from tests.federation.withheld import Withheld
+from tests.waiting import until
 
 
 @pytest.mark.parametrize("version", ["1", "2", "3", "6", "11", "12"])
@@ -63,7 +28,7 @@ async def test_a_message_of_another_server_is_in_the_room(
     await visitor.member(room_id, "join")
     await alice.sync()
     event = await visitor.draft(room_id, MESSAGE, text("hello"))
-    reply = await send(other, event.pdu)
+    reply = await other.send(event.pdu)
     assert reply.body == {"pdus": {event.event_id: {}}}
     news = (await alice.sync())["rooms"]["join"][room_id]["timeline"]["events"]
     assert [(each["event_id"], each["sender"]) for each in news] == [(event.event_id, visitor.user_id)]
@@ -75,7 +40,7 @@ async def test_state_of_another_server_is_the_rooms_state(
     name = await visitor.draft(
         room_id, "m.room.member", {"membership": "join", "displayname": "V"}, visitor.user_id
     )
-    await send(other, name.pdu)
+    await other.send(name.pdu)
     members = await alice.get(f"/rooms/{room_id}/joined_members")
     assert members["joined"][visitor.user_id]["display_name"] == "V"
 
@@ -88,7 +53,7 @@ async def test_many_events_in_one_transaction_keep_their_order(
     for number in range(50):
         event, head = visitor.drafted(await visitor.room(room_id), head, MESSAGE, text(str(number)))
         sent.append(event)
-    reply = await send(other, *(event.pdu for event in sent))
+    reply = await other.send(*(event.pdu for event in sent))
     assert reply.body == {"pdus": {event.event_id: {} for event in sent}}
     assert await texts(alice, room_id) == [str(number) for number in range(50)]
 
@@ -98,8 +63,8 @@ async def test_a_transaction_that_comes_again_has_no_other_effect(
 ) -> None:
     """HARDENING 34."""
     event = await visitor.draft(room_id, MESSAGE, text("once"))
-    replies = await asyncio.gather(*(send(other, event.pdu) for _ in range(4)))
-    replies.append(await send(other, event.pdu, txn_id="2"))
+    replies = await asyncio.gather(*(other.send(event.pdu, txn_id="1") for _ in range(4)))
+    replies.append(await other.send(event.pdu))
     assert all(reply.body == {"pdus": {event.event_id: {}}} for reply in replies)
     assert await texts(alice, room_id) == ["once"]
 
@@ -107,10 +72,10 @@ async def test_a_transaction_that_comes_again_has_no_other_effect(
 async def test_transactions_have_bounds(other: OtherServer, visitor: Visitor, room_id: str) -> None:
     """HARDENING 34."""
     event = await visitor.draft(room_id, MESSAGE, text("hello"))
-    assert (await send(other, *[event.pdu] * 51, expect=400)).errcode == "M_BAD_JSON"
+    assert (await other.send(*[event.pdu] * 51, expect=400)).errcode == "M_BAD_JSON"
     edu = {"edu_type": "m.unknown", "content": {}}
-    assert (await send(other, edus=[edu] * 101, expect=400)).errcode == "M_BAD_JSON"
-    await send(other, *[event.pdu] * 50, edus=[edu] * 100)
+    assert (await other.send(edus=[edu] * 101, expect=400)).errcode == "M_BAD_JSON"
+    await other.send(*[event.pdu] * 50, edus=[edu] * 100)
 
 
 async def test_a_transaction_of_a_third_server_is_refused(
@@ -170,7 +135,7 @@ async def test_what_is_not_the_event_that_its_server_signed_is_dropped(
     """HARDENING 4, 8; the rest of the transaction is taken."""
     bad = await visitor.draft(room_id, MESSAGE, text("bad"))
     good = await visitor.draft(room_id, MESSAGE, text("good"))
-    reply = await send(other, spoil(bad), good.pdu)
+    reply = await other.send(spoil(bad), good.pdu)
     results = dict(reply.body["pdus"])
     assert results.pop(good.event_id) == {}
     assert all("error" in result for result in results.values())
@@ -181,7 +146,7 @@ async def test_content_that_does_not_fit_its_hash_is_redacted(
     alice: Client, other: OtherServer, visitor: Visitor, room_id: str
 ) -> None:
     event = await visitor.draft(room_id, MESSAGE, text("true"))
-    await send(other, {**event.pdu, "content": text("false")})
+    await other.send({**event.pdu, "content": text("false")})
     shown = await alice.get(f"/rooms/{room_id}/event/{event.event_id}")
     assert shown["content"] == {}
 
@@ -191,7 +156,7 @@ async def test_what_the_room_does_not_allow_is_rejected(
 ) -> None:
     """And so is what rests on it."""
     seized = await visitor.unchecked(room_id, "m.room.power_levels", {"users": {visitor.user_id: 100}}, "")
-    reply = await send(other, seized.pdu)
+    reply = await other.send(seized.pdu)
     assert "error" in reply.body["pdus"][seized.event_id]
     levels = await alice.get(f"/rooms/{room_id}/state/m.room.power_levels")
     assert visitor.user_id not in levels["users"]
@@ -206,7 +171,7 @@ async def test_what_the_room_allows_no_more_is_soft_failed(
     late, _ = visitor.drafted(await visitor.room(room_id), head, MESSAGE, text("banned"))
     # A server with nobody in the room is not heard at all, so somebody has to be.
     await Visitor(visitor.server, other, "friend").member(room_id, "join")
-    reply = await send(other, late.pdu)
+    reply = await other.send(late.pdu)
     assert reply.body == {"pdus": {late.event_id: {}}}
     assert await texts(alice, room_id) == []
     assert late.event_id not in (await visitor.room(room_id)).head.tips
@@ -221,7 +186,7 @@ async def test_servers_that_the_room_shuts_out_are_not_heard(
         f"/rooms/{room_id}/state/m.room.server_acl",
         {"allow": ["*"], "deny": [other.name], "allow_ip_literals": True},
     )
-    reply = await send(other, event.pdu)
+    reply = await other.send(event.pdu)
     assert "error" in reply.body["pdus"][event.event_id]
     assert await texts(alice, room_id) == []
 
@@ -231,9 +196,9 @@ async def test_rooms_that_nobody_here_is_in_get_nothing(
 ) -> None:
     event = await visitor.draft(room_id, MESSAGE, text("hello"))
     await alice.leave(room_id)
-    assert "error" in (await send(other, event.pdu)).body["pdus"][event.event_id]
+    assert "error" in (await other.send(event.pdu)).body["pdus"][event.event_id]
     unknown = {**event.pdu, "room_id": "!nobody:elsewhere.example"}
-    assert (await send(other, unknown, txn_id="2")).body == {"pdus": {}}
+    assert (await other.send(unknown)).body == {"pdus": {}}
 
 
 async def test_a_redaction_by_another_server_redacts_state(
@@ -242,49 +207,13 @@ async def test_a_redaction_by_another_server_redacts_state(
     named = await visitor.draft(
         room_id, "m.room.member", {"membership": "join", "displayname": "Rude"}, visitor.user_id
     )
-    await send(other, named.pdu)
+    await other.send(named.pdu)
     redaction = await visitor.draft(
         room_id, "m.room.redaction", {"redacts": named.event_id}, redacts=named.event_id
     )
-    await send(other, redaction.pdu, txn_id="2")
+    await other.send(redaction.pdu)
     members = await alice.get(f"/rooms/{room_id}/joined_members")
     assert "display_name" not in members["joined"][visitor.user_id]
-
-
-class Withheld:
-    """Events of the visitor's that this server was not told of, and what their server says of them."""
-
-    def __init__(self, visitor: Visitor, other: OtherServer, room: Room) -> None:
-        self._visitor = visitor
-        self._site = other.peer.site
-        self._room = room
-        self.head = room.head
-        self.events: list[Event] = []
-
-    def add(self, type: str, content: JsonObject, state_key: str | None = None) -> Event:
-        event, self.head = self._visitor.drafted(self._room, self.head, type, content, state_key)
-        self.events.append(event)
-        return event
-
-    async def room(self) -> Room:
-        return await self._visitor.room(self._room.room_id)
-
-    def tell_missing(self, *pdus: JsonObject) -> None:
-        body = json.dumps({"events": list(pdus)})
-        self._site.answer(f"/_matrix/federation/v1/get_missing_events/{self._room.room_id}", body)
-
-    def tell_state(self, head: RoomHead) -> None:
-        ids = [event.event_id for event in head.state.values()]
-        answer = json.dumps({"pdu_ids": ids, "auth_chain_ids": []})
-        self._site.answer(f"/_matrix/federation/v1/state_ids/{self._room.room_id}", answer)
-
-    def tell_event(self, event: Event) -> None:
-        answer = {
-            "origin": self._visitor.user_id.partition(":")[2],
-            "origin_server_ts": 1,
-            "pdus": [event.pdu],
-        }
-        self._site.answer(f"/_matrix/federation/v1/event/{event.event_id}", json.dumps(answer))
 
 
 @pytest.fixture
@@ -299,7 +228,7 @@ async def test_what_lies_between_is_fetched(
         withheld.add(MESSAGE, text(str(number)))
     *between, last = withheld.events
     withheld.tell_missing(*(event.pdu for event in between))
-    assert (await send(other, last.pdu)).body == {"pdus": {last.event_id: {}}}
+    assert (await other.send(last.pdu)).body == {"pdus": {last.event_id: {}}}
     await until(lambda: has_texts(alice, room_id, "0", "1", "2", "3", "4"))
     assert (await withheld.room()).head.tips == (last.event_id,)
 
@@ -312,7 +241,7 @@ async def test_a_server_that_knows_of_nothing_in_between_is_asked_for_what_comes
     withheld.tell_missing()
     withheld.tell_state(withheld.head)
     other.peer.site.answer(f"/_matrix/federation/v1/backfill/{room_id}", json.dumps({"pdus": [one.pdu]}))
-    await send(other, two.pdu)
+    await other.send(two.pdu)
     await until(lambda: has_texts(alice, room_id, "one", "two"))
 
 
@@ -328,7 +257,7 @@ async def test_forged_events_do_not_come_in_between(
     head = withheld.head
     withheld.tell_missing(unsigned(one), changed_after_signing(two))
     withheld.tell_state(head)
-    await send(other, last.pdu)
+    await other.send(last.pdu)
     await until(lambda: has_texts(alice, room_id, "last"))
 
 
@@ -343,13 +272,13 @@ async def test_an_event_comes_with_the_state_that_its_server_tells(
     withheld.tell_missing()
     withheld.tell_state(head)
     withheld.tell_event(named)
-    await send(other, last.pdu)
+    await other.send(last.pdu)
     await until(lambda: has_texts(alice, room_id, "last"))
     members = await alice.get(f"/rooms/{room_id}/joined_members")
     assert members["joined"][visitor.user_id]["display_name"] == "V"
     # What was missing then is no extremity when it comes after all.
-    await send(other, named.pdu, txn_id="2")
-    await send(other, lost.pdu, txn_id="3")
+    await other.send(named.pdu)
+    await other.send(lost.pdu)
     assert await texts(alice, room_id) == ["last", "lost"]
     assert (await withheld.room()).head.tips == (last.event_id,)
 
@@ -358,7 +287,7 @@ async def test_an_acknowledged_event_waits_for_what_it_follows_upon_across_resta
     server: Homeserver, alice: Client, other: OtherServer, room_id: str, withheld: Withheld
 ) -> None:
     one, two = (withheld.add(MESSAGE, text(each)) for each in ("one", "two"))
-    assert (await send(other, two.pdu)).body == {"pdus": {two.event_id: {}}}
+    assert (await other.send(two.pdu)).body == {"pdus": {two.event_id: {}}}
     assert await texts(alice, room_id) == []
     await server.stop()
     withheld.tell_missing(one.pdu)
@@ -381,7 +310,7 @@ async def test_a_room_that_waits_holds_up_no_other(
     withheld.add(MESSAGE, text("lost"))
     late = withheld.add(MESSAGE, text("late"))
     prompt = await visitor.draft(elsewhere, MESSAGE, text("prompt"))
-    reply = await send(other, late.pdu, prompt.pdu)
+    reply = await other.send(late.pdu, prompt.pdu)
     assert reply.body == {"pdus": {late.event_id: {}, prompt.event_id: {}}}
     assert await texts(alice, elsewhere) == ["prompt"]
     waiting.set()
@@ -394,7 +323,7 @@ async def test_a_room_with_very_many_ends_goes_on(
     room = await visitor.room(room_id)
     head = room.head
     forks = [visitor.drafted(room, head, MESSAGE, text(str(number)))[0] for number in range(45)]
-    await send(other, *(event.pdu for event in forks))
+    await other.send(*(event.pdu for event in forks))
     assert len(await texts(alice, room_id)) == 45
     assert len(room.head.tips) <= 10
     await alice.send(room_id, "on we go")
@@ -409,14 +338,14 @@ async def test_a_redaction_may_come_before_what_it_redacts(
     redaction = withheld.add("m.room.redaction", {"redacts": rude.event_id})
     withheld.tell_missing()
     withheld.tell_state(withheld.head)
-    await send(other, redaction.pdu)
+    await other.send(redaction.pdu)
 
     async def has_come() -> bool:
         path = f"/rooms/{room_id}/event/{redaction.event_id}"
         return (await alice.call("GET", path, expect=None)).status == 200
 
     await until(has_come)
-    await send(other, rude.pdu, txn_id="2")
+    await other.send(rude.pdu)
     shown = await alice.get(f"/rooms/{room_id}/event/{rude.event_id}")
     assert shown["content"] == {}
     assert (await withheld.room()).head.tips == (redaction.event_id,)
@@ -428,7 +357,7 @@ async def test_events_that_follow_upon_nothing_are_refused(
     room = await visitor.room(room_id)
     rootless, _ = visitor.drafted(room, room.head._replace(tips=()), MESSAGE, text("from nowhere"))
     good = await visitor.draft(room_id, MESSAGE, text("good"))
-    reply = await send(other, rootless.pdu, good.pdu)
+    reply = await other.send(rootless.pdu, good.pdu)
     assert "error" in reply.body["pdus"][rootless.event_id]
     assert reply.body["pdus"][good.event_id] == {}
     assert await texts(alice, room_id) == ["good"]

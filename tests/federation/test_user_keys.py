@@ -2,7 +2,7 @@
 
 from tests.client_api.conftest import Client
 from tests.client_api.crypto_device import ALGORITHM, CrossSigner, CryptoDevice, log_in
-from tests.federation.conftest import Homeserver, OtherServer
+from tests.federation.servers import Homeserver, OtherServer
 
 USER = "/_matrix/federation/v1/user"
 

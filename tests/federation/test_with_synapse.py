@@ -6,7 +6,8 @@ Nothing is looked at but what clients on either side are shown, and whether both
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,16 +19,18 @@ from nio import RoomPreset  # type: ignore[import-untyped]
 from PIL import Image
 
 from federation.errors import Unreachable
+from tests import waiting
 from tests.client_api.conftest import Client
 from tests.client_api.crypto_device import CrossSigner, CryptoDevice, log_in
 from tests.client_api.test_media import picture, thumbnail, upload
 from tests.clients.nio_device import Device
-from tests.federation.conftest import Homeserver
+from tests.federation.rooms import events, state_of, texts
+from tests.federation.servers import Homeserver
 from tests.real_parts.synapse import Synapse, python
 
 VERSIONS = os.environ.get("TEST_ROOM_VERSIONS", "1 2 3 4 5 6 7 8 9 10 11 12").split()
-PATIENCE = 30.0
-"""Seconds until what happens on one server counts as never shown on the other."""
+until = partial(waiting.until, seconds=30.0)
+"""Until what happens on one server is shown on the other."""
 
 
 @pytest.fixture(scope="module")
@@ -61,33 +64,11 @@ async def sides(
     return Sides(theirs, ours, synapse.name, server.name)
 
 
-async def until(look: Callable[[], Awaitable[Any]], what: str) -> Any:
-    """What `look` sees, once it sees something."""
-    try:
-        async with asyncio.timeout(PATIENCE):
-            while not (seen := await look()):
-                await asyncio.sleep(0.1)
-            return seen
-    except TimeoutError:
-        raise AssertionError(f"not within {PATIENCE:.0f} s: {what}") from None
-
-
 async def join(guest: Client, room: str, via: str) -> str:
     room_id: str = (await guest.post(f"/join/{quote(room)}", query={"via": via, "server_name": via}))[
         "room_id"
     ]
     return room_id
-
-
-async def events(client: Client, room_id: str) -> list[Any]:
-    """What a client sees of a room, the oldest first."""
-    page = await client.get(f"/rooms/{quote(room_id)}/messages", query={"dir": "b", "limit": "100"})
-    return list(page["chunk"][::-1])
-
-
-async def texts(client: Client, room_id: str) -> list[str]:
-    shown = await events(client, room_id)
-    return [event["content"].get("body", "") for event in shown if event["type"] == "m.room.message"]
 
 
 async def shows(client: Client, room_id: str, text: str) -> None:
@@ -97,17 +78,11 @@ async def shows(client: Client, room_id: str, text: str) -> None:
     await until(look, f"{client.user_id} sees {text!r}")
 
 
-async def state(client: Client, room_id: str) -> dict[tuple[str, str], str]:
-    """The whole state of a room by event ids."""
-    shown = await client.get(f"/rooms/{quote(room_id)}/state")
-    return {(event["type"], event["state_key"]): event["event_id"] for event in shown}
-
-
 async def agree(sides: Sides, room_id: str) -> None:
     """Both servers have the same state."""
 
     async def look() -> bool:
-        return await state(sides.host, room_id) == await state(sides.guest, room_id)
+        return await state_of(sides.host, room_id) == await state_of(sides.guest, room_id)
 
     await until(look, "both servers have the same state")
 

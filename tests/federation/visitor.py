@@ -10,7 +10,7 @@ from homeserver.protocol.events import Event, build_event, parse_pdu
 from homeserver.rooms.authoring import Author, EventTemplate, RoomProposal
 from homeserver.rooms.policy import NoPolicyServers, Policy
 from homeserver.rooms.room import Room, RoomHead
-from tests.federation.conftest import Homeserver, OtherServer
+from tests.federation.servers import Homeserver, OtherServer
 
 
 class Visitor:
@@ -68,11 +68,19 @@ class Visitor:
         item, after = self._author.draft(room, head, template, 1, None)
         return parse_pdu(room.version, json.loads(item.entry.body)), after
 
-    async def unchecked(self, room_id: str, type: str, content: Any, state_key: str | None = None) -> Event:
-        """The same, whatever the rules of the room say."""
+    async def unchecked(
+        self, room_id: str, type: str, content: Any, state_key: str | None = None, **changes: Any
+    ) -> Event:
+        """An event upon all that the room has, but for these changes, whatever its rules say."""
         room = await self.room(room_id)
         head, version = room.head, room.version
         keys = auth_event_keys(version, type, self.user_id, state_key, content)
+        fields: Any = {
+            "prev_events": head.tips,
+            "auth_events": [known.event_id for key in keys if (known := head.lookup(*key)) is not None],
+            "depth": head.depth + 1,
+            **changes,
+        }
         event, _ = build_event(
             version,
             room_id=room_id,
@@ -80,12 +88,11 @@ class Visitor:
             sender=self.user_id,
             state_key=state_key,
             content=content,
-            prev_events=head.tips,
-            auth_events=[known.event_id for key in keys if (known := head.lookup(*key)) is not None],
-            depth=head.depth + 1,
             origin_server_ts=system_clock(),
             server_name=self._author.server_name,
             key=self._author.key,
+            reference_hashes=dict.fromkeys([*fields["prev_events"], *fields["auth_events"]], ""),
+            **fields,
         )
         return event
 

@@ -12,8 +12,8 @@ from homeserver.clock import system_clock
 from homeserver.config import Config
 from homeserver.config.options import Egress, Federation
 from tests.client_api.conftest import Client
-from tests.federation.conftest import PORT
 from tests.federation.host import Host
+from tests.federation.servers import PORT
 from tests.federation_transport.network import CA, LOOPBACK, Internet, Time, new_address
 from tests.federation_transport.peers import Peer
 
