@@ -1,6 +1,10 @@
-"""Redactions that come before what they redact: from servers events arrive in any order."""
+"""Redactions that come before what they redact: from servers events arrive in any order.
 
-from collections.abc import Container, Iterable
+Only those that come into the room are remembered. One that its rules refuse, or that is soft-failed, would
+otherwise redact all the same, without anybody having been asked.
+"""
+
+from collections.abc import Container
 
 from homeserver.protocol.events import Event
 from homeserver.rooms.redaction import takes_effect
@@ -9,26 +13,28 @@ from storage.collection import Collection
 from storage.records.side_events import EarlyRedaction
 
 
+def is_early_redaction(event: Event, known: Container[str]) -> bool:
+    """Whether it redacts an event that is not among the known."""
+    return event.type == "m.room.redaction" and event.redacts is not None and event.redacts not in known
+
+
 class EarlyRedactions:
     """Remembers them until it comes."""
 
     def __init__(self, stored: Collection[EarlyRedaction]) -> None:
         self._stored = stored
 
-    async def note(self, events: Iterable[Event], known: Container[str]) -> None:
-        """Remember those of the events that redact one that is not among the known. Raises StoreError."""
-        early = [
+    async def note(self, redaction: Event) -> None:
+        """Remember one that is about to come into the room. Raises StoreError."""
+        assert redaction.redacts is not None
+        await self._stored.put(
             EarlyRedaction(
-                room_id=event.room_id,
-                event_id=event.redacts,
-                redaction_id=event.event_id,
-                redactor=event.sender,
+                room_id=redaction.room_id,
+                event_id=redaction.redacts,
+                redaction_id=redaction.event_id,
+                redactor=redaction.sender,
             )
-            for event in events
-            if event.type == "m.room.redaction" and event.redacts is not None and event.redacts not in known
-        ]
-        if early:
-            await self._stored.put_many(early)
+        )
 
     async def of(self, event: Event, head: RoomHead) -> str | None:
         """The redaction that an event is to be redacted by at once. Raises StoreError."""

@@ -6,7 +6,7 @@ together are appended together, each checked against what it really follows upon
 
 from collections.abc import Mapping, Sequence
 
-from homeserver.graph.early_redactions import EarlyRedactions
+from homeserver.graph.early_redactions import is_early_redaction
 from homeserver.graph.events import GraphEvents, KnownEvent
 from homeserver.graph.outliers import auth_ids, refused_by_auth_events
 from homeserver.protocol.event_auth import is_allowed
@@ -25,16 +25,15 @@ from storage.records.side_events import OUTLIER
 class Onward:
     """Appends them."""
 
-    def __init__(self, rooms: Rooms, events: GraphEvents, early_redactions: EarlyRedactions) -> None:
+    def __init__(self, rooms: Rooms, events: GraphEvents) -> None:
         self._rooms = rooms
         self._events = events
-        self._early_redactions = early_redactions
 
     async def take(self, room: Room, events: Sequence[Event], *, relay: bool = False) -> int:
         """Take the first ones of some events; how many. `relay`: see `EventMeta`.
 
-        The next one is of another kind: it came before, forks the room, rests on something unknown, or is
-        not allowed. Raises MatrixError 503.
+        The next one is of another kind: it came before, forks the room, rests on something unknown, redacts
+        what is not there, or is not allowed. Raises MatrixError 503.
         """
         wanted = {event_id for event in events for event_id in (event.event_id, *auth_ids(event))}
         wanted |= {event.redacts for event in events if event.redacts is not None}
@@ -49,12 +48,13 @@ class Onward:
             there = [each for each in named if each is not None]
             if len(there) < len(named) or refused_by_auth_events(event, there):
                 break
+            if is_early_redaction(event, known):
+                break
             run.append((event, EventMeta(redacts_key=redacts_key(event, known), relay=relay)))
             known[event.event_id] = KnownEvent(event, None)
             tips = {event.event_id}
         if not run:
             return 0
-        await self._early_redactions.note((event for event, _ in run), known)
         taken = await self._rooms.submit(room, _Run(room, run))
         for event, _ in run[:taken]:
             self._events.forget(room.room_id, event.event_id)

@@ -20,7 +20,7 @@ import structlog
 from msgspec.structs import replace
 
 from homeserver.errors import MatrixError, unavailable
-from homeserver.graph.early_redactions import EarlyRedactions
+from homeserver.graph.early_redactions import EarlyRedactions, is_early_redaction
 from homeserver.graph.events import GraphEvents, KnownEvent, StateDelta
 from homeserver.graph.onward import Onward, redacts_key
 from homeserver.graph.outliers import auth_ids, refused_by_auth_events
@@ -73,6 +73,8 @@ class _Incoming(NamedTuple):
     """What refuses it by its own auth events refuses it for ever."""
     redacts_key: tuple[str, str] | None
     """Of a redaction of state: the key."""
+    is_early: bool
+    """Whether it redacts something that is not there."""
     relay: bool
 
 
@@ -116,7 +118,7 @@ class Receiver:
         self._gaps = gaps
         self._early_redactions = early_redactions
         self._policy = policy
-        self._onward = Onward(rooms, events, early_redactions)
+        self._onward = Onward(rooms, events)
 
     async def receive(
         self, room: Room, event: Event, told: StateIds | None = None, *, relay: bool = False
@@ -177,10 +179,10 @@ class Receiver:
             raise Missing(missing_prev, missing_auth)
         if missing_prev:
             await self._gaps.put_many([Gap(room_id=room.room_id, event_id=each) for each in missing_prev])
-        await self._early_redactions.note([event], around)
         refused = refused_by_auth_events(event, [around[auth_id] for auth_id in authorising])
         told = told if missing_prev else None
-        return _Incoming(event, previous, told, refused, redacts_key(event, around), relay)
+        is_early = is_early_redaction(event, around)
+        return _Incoming(event, previous, told, refused, redacts_key(event, around), is_early, relay)
 
     async def _attempt(self, room: Room, incoming: _Incoming) -> Outcome | None:
         """What became of the event; None when others were faster."""
@@ -197,6 +199,8 @@ class Receiver:
         if standing is not None:
             await self._put_aside(event, standing, before.base, before.delta)
             return Outcome(standing)
+        if incoming.is_early:
+            await self._early_redactions.note(event)
         fork = await self._fork(room, head, event, before)
         outcome = await self._rooms.submit(room, _Proposal(room, incoming, fork))
         if outcome is not None and fork.fills_gap:

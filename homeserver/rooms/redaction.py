@@ -93,9 +93,12 @@ def after_redaction(
     redaction: RoomEvent,
     room_id_json: bytes,
 ) -> RoomEvent:
-    """What an event is after a redaction in its room: itself, unless that is of it or of what it replaced."""
+    """What an event is after a redaction in its room: itself, unless that is of it or of what it replaced.
+
+    The create event stays: a room that lost its version would not be the same room.
+    """
     unsigned = event.unsigned()
-    if "redacted_because" in unsigned:
+    if event.type == "m.room.create" or "redacted_because" in unsigned:
         return event
     if event.event_id == redaction.redacts:
         if takes_effect(version, lookup, redaction.sender, event.sender):

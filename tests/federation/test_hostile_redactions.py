@@ -1,0 +1,158 @@
+"""Redactions that other servers send and should not: they redact nothing, and leave the rest alone.
+
+HARDENING 17: of other rooms, of the create event, without power, by somebody who is out, in cycles.
+"""
+
+import pytest
+
+from homeserver.protocol.events import Event
+from homeserver.protocol.json_types import JsonObject
+from homeserver.protocol.signing import content_hash, sign_event
+from tests.client_api.conftest import Client
+from tests.federation.rooms import MESSAGE, events, text, texts
+from tests.federation.servers import Homeserver, OtherServer
+from tests.federation.visitor import Visitor
+from tests.federation.withheld import Withheld
+
+REDACTION = "m.room.redaction"
+VERSIONS = ("1", "3", "11", "12")
+"""Between which the rules about redactions changed."""
+
+
+async def redaction(visitor: Visitor, room_id: str, event_id: str) -> Event:
+    """The visitor's redaction of an event, whatever the room says to that."""
+    in_content = (await visitor.room(room_id)).version.redacts_in_content
+    content = {"redacts": event_id} if in_content else {}
+    return await visitor.unchecked(room_id, REDACTION, content, redacts=event_id)
+
+
+async def settle(server: Homeserver) -> None:
+    for consumer in server.app.consumers:
+        await consumer.settled(0)
+
+
+async def open_room(alice: Client, visitor: Visitor, version: str) -> str:
+    room_id = await alice.create_room(preset="public_chat", room_version=version)
+    await visitor.member(room_id, "join")
+    return room_id
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_who_has_no_power_redacts_nobody_elses(
+    server: Homeserver, alice: Client, other: OtherServer, visitor: Visitor, version: str
+) -> None:
+    room_id = await open_room(alice, visitor, version)
+    said = await alice.send(room_id, "stays")
+    topic = await alice.set_state(room_id, "m.room.topic", {"topic": "stays"})
+    for event_id in (said, topic):
+        await other.send((await redaction(visitor, room_id, event_id)).pdu)
+    for _ in range(2):
+        await settle(server)
+        assert await texts(alice, room_id) == ["stays"]
+        assert await alice.get(f"/rooms/{room_id}/state/m.room.topic") == {"topic": "stays"}
+        await server.restart()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_an_event_of_another_room_stays(
+    server: Homeserver, alice: Client, other: OtherServer, visitor: Visitor, version: str
+) -> None:
+    room_id = await open_room(alice, visitor, version)
+    levels = await alice.get(f"/rooms/{room_id}/state/m.room.power_levels")
+    users = {**levels["users"], visitor.user_id: 100}
+    await alice.set_state(room_id, "m.room.power_levels", {**levels, "users": users})
+    elsewhere = await alice.create_room(room_version=version)
+    secret = await alice.send(elsewhere, "stays")
+    own = await alice.send(room_id, "goes")
+    for event_id in (secret, own):
+        await other.send((await redaction(visitor, room_id, event_id)).pdu)
+    for _ in range(2):
+        await settle(server)
+        assert await texts(alice, elsewhere) == ["stays"]
+        assert await texts(alice, room_id) == [None]
+        await server.restart()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_the_create_event_keeps_what_it_says(
+    server: Homeserver, alice: Client, other: OtherServer, visitor: Visitor, version: str
+) -> None:
+    room_id = await open_room(alice, visitor, version)
+    levels = await alice.get(f"/rooms/{room_id}/state/m.room.power_levels")
+    users = {**levels["users"], visitor.user_id: 100}
+    await alice.set_state(room_id, "m.room.power_levels", {**levels, "users": users})
+    path = f"/rooms/{room_id}/state/m.room.create"
+    create = await alice.get(path, query={"format": "event"})
+    await other.send((await redaction(visitor, room_id, create["event_id"])).pdu)
+    for _ in range(2):
+        await settle(server)
+        assert (await alice.get(path))["room_version"] == version
+        await alice.send(room_id, "on we go")
+        await server.restart()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("knows_of_the_ban", [True, False], ids=["rejected", "soft-failed"])
+async def test_a_redaction_that_was_refused_does_not_wait_for_what_it_names(
+    alice: Client, other: OtherServer, visitor: Visitor, version: str, *, knows_of_the_ban: bool
+) -> None:
+    """The other server knows of an event before this one does."""
+    room_id = await open_room(alice, visitor, version)
+    friend = Visitor(visitor.server, other, "friend")
+    await friend.member(room_id, "join")
+    before = (await visitor.room(room_id)).head
+    honest, _ = friend.drafted(await visitor.room(room_id), before, MESSAGE, text("stays"))
+    refused = await redaction(visitor, room_id, honest.event_id)
+    await alice.post(f"/rooms/{room_id}/ban", {"user_id": visitor.user_id})
+    if knows_of_the_ban:
+        refused = await redaction(visitor, room_id, honest.event_id)
+    await other.send(refused.pdu)
+    assert (await other.send(honest.pdu)).body == {"pdus": {honest.event_id: {}}}
+    assert await texts(alice, room_id) == ["stays"]
+
+
+def called(event: Event, event_id: str, other: OtherServer) -> JsonObject:
+    """The event under another id, which servers choose in version 1."""
+    pdu = {**event.pdu, "event_id": event_id, "signatures": {}}
+    pdu["hashes"] = {"sha256": content_hash(event.version, pdu)}
+    return sign_event(event.version, pdu, other.name, other.peer.key)
+
+
+async def test_redactions_that_redact_one_another_end(
+    server: Homeserver, alice: Client, other: OtherServer, visitor: Visitor
+) -> None:
+    room_id = await open_room(alice, visitor, "1")
+    said = await visitor.send(room_id, MESSAGE, text("goes"))
+    first, second, itself = (f"${name}:{other.name}" for name in ("first", "second", "itself"))
+    cycle = [
+        called(await redaction(visitor, room_id, redacted), event_id, other)
+        for event_id, redacted in ((first, second), (second, first), (itself, itself))
+    ]
+    assert (await other.send(*cycle)).body == {"pdus": {first: {}, second: {}, itself: {}}}
+    await other.send((await redaction(visitor, room_id, said)).pdu)
+    for _ in range(2):
+        await settle(server)
+        assert await texts(alice, room_id) == [None]
+        shown = [event for event in await events(alice, room_id) if event["type"] == REDACTION]
+        assert len(shown) == 4
+        await server.restart()
+    await alice.send(room_id, "on we go")
+
+
+async def test_a_chain_of_redactions_redacts_each_what_it_names(
+    server: Homeserver, alice: Client, other: OtherServer, room_id: str, visitor: Visitor
+) -> None:
+    """None undoes another: what was redacted stays so when its redaction is redacted."""
+    withheld = Withheld(visitor, other, await visitor.room(room_id))
+    withheld.add(MESSAGE, text("goes"))
+    for _ in range(49):
+        withheld.add(REDACTION, {"redacts": withheld.events[-1].event_id, "reason": "so"})
+    reply = await other.send(*(event.pdu for event in withheld.events))
+    assert reply.body == {"pdus": {event.event_id: {} for event in withheld.events}}
+    for _ in range(2):
+        await settle(server)
+        shown = (await events(alice, room_id))[-50:]
+        assert [event["event_id"] for event in shown] == [event.event_id for event in withheld.events]
+        assert ["reason" in event["content"] for event in shown[1:]] == [False] * 48 + [True]
+        assert await texts(alice, room_id) == [None]
+        await server.restart()
