@@ -4,7 +4,8 @@ Requests submit *proposals*. While one commit is in flight further proposals gat
 them are built, one after another, on top of each other's drafts, and appended as one batch: one
 commit in flight per shard, the batch as large as the load. When somebody else extended the shard
 first, what was missed is read and applied, and the proposals are built again on the new state:
-each event is checked against the state that it really follows.
+each event is checked against the state that it really follows. Each proposal is an append of its own,
+so that one whose entry was in the log already takes no other along.
 
 What was appended, by this process or by another, goes through the same `on_entries` in log order.
 """
@@ -12,6 +13,7 @@ What was appended, by this process or by another, goes through the same `on_entr
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
@@ -75,7 +77,7 @@ class _Pending(Generic[R]):
     def __init__(self, proposal: Proposal[R], future: asyncio.Future[R]) -> None:
         self.proposal = proposal
         self.future = future
-        self.built = 0
+        self.built: list[Appended] = []
 
 
 class ShardWriter:
@@ -148,7 +150,7 @@ class ShardWriter:
         try:
             while self._queue:
                 try:
-                    await self._commit(self._queue)
+                    await self._commit()
                 except StoreError as error:
                     self.failures += 1
                     log.error("cannot read the log", shard=self.shard, error=str(error))
@@ -157,15 +159,16 @@ class ShardWriter:
         finally:
             self._task = None
 
-    async def _commit(self, waiting: deque[_Pending[Any]]) -> None:
-        """Build and append what waits, up to a batch's size."""
+    async def _commit(self) -> None:
+        """Build what waits, up to a batch's size, and append it; settle what is in the log then."""
         drafts: Drafts = {}
-        appended: list[Appended] = []
         batch: list[_Pending[Any]] = []
-        while waiting and len(appended) < MAX_BATCH_ENTRIES:
-            pending = waiting.popleft()
+        next_seq = self.tail + 1
+        limit = self.tail + MAX_BATCH_ENTRIES
+        while self._queue and next_seq <= limit:
+            pending = self._queue.popleft()
             try:
-                built = pending.proposal.build(drafts, self.tail + 1 + len(appended))
+                pending.built = pending.proposal.build(drafts, next_seq)
             except MatrixError as error:
                 _fail(pending, error)
                 continue
@@ -173,44 +176,69 @@ class ShardWriter:
                 log.exception("proposal failed", shard=self.shard)
                 _fail(pending, error)
                 continue
-            pending.built = len(built)
-            appended.extend(built)
+            next_seq += len(pending.built)
             batch.append(pending)
-        if appended and not await self._append(batch, appended):
-            return
-        for pending in batch:
-            if not pending.future.done():
-                pending.future.set_result(pending.proposal.result())
+        # Not `self.tail` from here on: what is followed meanwhile moves it.
+        expected = self.tail
+        outcomes = await self._append(batch, expected)
+        stored = sum(1 for _ in takewhile(lambda outcome: isinstance(outcome, int), outcomes))
+        appended = [item for pending in batch[:stored] for item in pending.built]
+        for pending in batch[:stored]:
+            _settle(pending, pending.proposal.result())
         if appended:
+            self.appended.observe(len(appended))
             self._apply(appended)
             self._on_appended(self.shard, appended[-1].entry.seq)
+        if stored < len(batch):
+            await self._go_on(batch[stored:], outcomes[stored:], expected + len(appended))
 
-    async def _append(self, batch: list[_Pending[Any]], appended: list[Appended]) -> bool:
-        """Whether the batch is in the log; if not, all of it was answered or waits again."""
-        expected = self.tail
-        try:
-            await self._log.append(self.shard, expected, [item.entry for item in appended])
-        except Conflict as conflict:
-            self.conflicts += 1
-            self._queue.extendleft(reversed(batch))
-            # Not by `self.tail`: what others appended since may have been followed meanwhile.
-            if conflict.tail < expected:
-                await self._until_seen(expected)
-            await self.catch_up()
-            # What is missing up to the tail was removed from the log meanwhile.
-            self.tail = max(self.tail, conflict.tail)
-        except Duplicate as duplicate:
-            await self._settle_duplicate(batch, duplicate)
-        except StoreError as error:
-            self.failures += 1
-            log.error("append failed", shard=self.shard, error=str(error))
-            for pending in batch:
-                _fail(pending, unavailable("The store cannot take it now"))
-            await self._after_failure()
-        else:
-            self.appended.observe(len(appended))
-            return True
-        return False
+    async def _append(self, batch: Sequence[_Pending[Any]], expected: int) -> list[int | BaseException]:
+        """Append each proposal whole, or not at all; what came of each.
+
+        They are in flight at once, and make one commit. One that is refused takes none before it along, and
+        lets none behind it pass.
+        """
+        appends = []
+        for pending in batch:
+            appends.append(self._append_one(expected, [item.entry for item in pending.built]))
+            expected += len(pending.built)
+        return await asyncio.gather(*appends, return_exceptions=True)
+
+    async def _append_one(self, expected: int, entries: Sequence[Entry]) -> int:
+        return await self._log.append(self.shard, expected, entries) if entries else expected
+
+    async def _go_on(
+        self, batch: Sequence[_Pending[Any]], outcomes: Sequence[int | BaseException], expected: int
+    ) -> None:
+        """After an append upon `expected` that failed, the batch's first; none of the others is in the log
+        unless that one is."""
+        match outcomes[0]:
+            case Conflict(tail=tail):
+                self.conflicts += 1
+                self._queue.extendleft(reversed(batch))
+                if tail < expected:
+                    await self._until_seen(expected)
+                await self.catch_up()
+                # What is missing up to the tail was removed from the log meanwhile.
+                self.tail = max(self.tail, tail)
+            case Duplicate(seq=seq):
+                self._queue.extendleft(reversed(batch))
+                existing = await self._log.entry(self.shard, seq)
+                doubled = self._queue.popleft()
+                if existing is None:
+                    _fail(doubled, unavailable("The event was removed meanwhile"))
+                else:
+                    _settle(doubled, doubled.proposal.duplicate(existing))
+            case StoreError() as error:
+                self.failures += 1
+                log.error("append failed", shard=self.shard, error=str(error))
+                for pending in batch:
+                    _fail(pending, unavailable("The store cannot take it now"))
+                await self._after_failure()
+            case BaseException() as error:
+                # It cannot be written down; the others can.
+                self._queue.extendleft(reversed(batch[1:]))
+                _fail(batch[0], error)
 
     async def _until_seen(self, expected: int) -> None:
         """Wait until the log shows what others have told of.
@@ -225,21 +253,6 @@ class ShardWriter:
         except TimeoutError:
             raise StoreUnavailable(f"the log does not reach to {expected}, which was there") from None
 
-    async def _settle_duplicate(self, batch: list[_Pending[Any]], duplicate: Duplicate) -> None:
-        """Answer the proposal whose entry exists with that entry; the others are built again."""
-        doubled, rest = _owner(batch, duplicate.index)
-        if duplicate.seq == 0:
-            # Both are in this batch: the first goes ahead by itself, the second then finds it.
-            await self._commit(deque(rest))
-            self._queue.appendleft(doubled)
-            return
-        existing = await self._log.entry(self.shard, duplicate.seq)
-        if existing is None:
-            _fail(doubled, unavailable("The event was removed meanwhile"))
-        elif not doubled.future.done():
-            doubled.future.set_result(doubled.proposal.duplicate(existing))
-        self._queue.extendleft(reversed(rest))
-
     async def _after_failure(self) -> None:
         """The outcome may be unknown: what is in the log counts, not what was thought to be."""
         try:
@@ -248,14 +261,9 @@ class ShardWriter:
             log.error("cannot read the log", shard=self.shard, error=str(error))
 
 
-def _owner(batch: list[_Pending[Any]], index: int) -> tuple[_Pending[Any], list[_Pending[Any]]]:
-    """(the proposal that built entry number `index` of the batch, the others in order)."""
-    first = 0
-    for n, pending in enumerate(batch):
-        if first <= index < first + pending.built:
-            return pending, batch[:n] + batch[n + 1 :]
-        first += pending.built
-    raise IndexError(index)
+def _settle(pending: _Pending[R], result: R) -> None:
+    if not pending.future.done():
+        pending.future.set_result(result)
 
 
 def _fail(pending: _Pending[Any], error: BaseException) -> None:

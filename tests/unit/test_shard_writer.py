@@ -1,5 +1,6 @@
-"""Two writers on one shard of a real store: the late one appends behind the other, nobody is turned away."""
+"""Writers on a shard of a real store: what others have appended, or twice, turns nobody away."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -118,3 +119,36 @@ async def test_a_log_that_has_lost_entries_takes_no_more(
         await writer.submit(Append([message("mine")]))
     assert refused.value.status == 503
     assert await store.log.tail(0) == 2
+
+
+async def test_what_is_double_disturbs_no_other_of_its_batch(store: Store) -> None:
+    """A client's second try, between messages that wait for the same commit."""
+    await append(store.log, 0, message("sent", txn=b"x" * 16))
+    seen = Seen()
+    writer = writer_on(store.log, seen, tail=1)
+    waiting = [
+        writer.submit(Append(entries))
+        for entries in (
+            [message("one")],
+            [message("sent again", txn=b"x" * 16)],
+            [message("two"), message("three")],
+            [message("one", body=b"{}")],
+            [message("four")],
+        )
+    ]
+    assert [await each for each in waiting] == [2, 1, 4, 2, 5]
+    assert seen.ids == [event_id(name) for name in ("one", "two", "three", "four")]
+    assert [entry.event_id for entry in await store.log.read(0, 1, 10)] == seen.ids
+
+
+async def test_an_entry_that_cannot_be_written_down_fails_alone(store: Store) -> None:
+    writer = writer_on(store.log, Seen())
+    names = ("one", "half a surrogate pair", "two")
+    entries = [
+        message(name, type="\ud800" if name.startswith("half") else "m.room.message") for name in names
+    ]
+    outcomes = await asyncio.gather(
+        *(writer.submit(Append([entry])) for entry in entries), return_exceptions=True
+    )
+    assert outcomes[::2] == [1, 2]
+    assert isinstance(outcomes[1], Exception)
