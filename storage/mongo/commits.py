@@ -204,7 +204,7 @@ class Commits:
             return 0
         try:
             async with self._connection.session() as session:
-                await self._connection.database[LOG].insert_many(documents, session=session)
+                await self._connection.collection(LOG).insert_many(documents, session=session)
         except BulkWriteError as error:
             refused = duplicate(error)
             if refused is None:

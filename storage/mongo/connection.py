@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 from bson.timestamp import Timestamp
 from pymongo import AsyncMongoClient, ReadPreference, WriteConcern, timeout
 from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import (
     ConfigurationError,
@@ -68,9 +69,17 @@ class Connection:
         self._client = client
         self.where = where
         self.database: AsyncDatabase[Document] = client.get_database(name, **CONCERNS)
+        self._collections: dict[str, AsyncCollection[Document]] = {}
         self._seen: Timestamp | None = None
         self._away = False
         self._replaced = False
+
+    def collection(self, name: str) -> AsyncCollection[Document]:
+        """A collection of the database; the driver takes longer to make one than to find it here."""
+        known = self._collections.get(name)
+        if known is None:
+            known = self._collections[name] = self.database[name]
+        return known
 
     def give_up(self) -> None:
         """Another store lies in the place of the one that was opened: nothing more is read or written."""
@@ -132,7 +141,7 @@ class Connection:
         """
         with reading():
             async with self.session() as session:
-                cursor = self.database[collection].find(
+                cursor = self.collection(collection).find(
                     where, fields, hint=hint, limit=limit, sort=sort, batch_size=limit, session=session
                 )
                 return await cursor.to_list()
@@ -143,7 +152,7 @@ class Connection:
         """What a pipeline gives that the index named `hint` serves. Raises StoreUnavailable."""
         with reading():
             async with self.session() as session:
-                cursor = await self.database[collection].aggregate(pipeline, hint=hint, session=session)
+                cursor = await self.collection(collection).aggregate(pipeline, hint=hint, session=session)
                 return await cursor.to_list()
 
     async def close(self) -> None:

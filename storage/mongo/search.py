@@ -34,29 +34,33 @@ class MongoSearch:
 
     async def add(self, documents: Sequence[SearchDocument]) -> None:
         latest = {document.event_id: document for document in documents}
-        await self.remove(list(latest))
         filed = [(_order(document), document) for document in latest.values()]
-        while filed:
-            filed = [(order + 1, document) for order, document in await whole(self._file(filed))]
+        # Nearly all events are new: what is there of one is removed only once it is in the way.
+        while taken := await whole(self._file(filed)):
+            holders = await self._holders([order for order, _ in taken])
+            own = {order for order, document in taken if holders.get(order) == document.event_id}
+            await self.remove([holders[order] for order in own])
+            others = holders.keys() - own
+            filed = [(order + (order in others), document) for order, document in taken]
+
+    async def _holders(self, orders: Sequence[int]) -> dict[int, str]:
+        """The events that have these orders."""
+        where = {"_id": {"$in": list(orders)}}
+        found = await self._connection.find(SEARCH, where, hint=BY_ID, fields={"event_id": 1})
+        return {each["_id"]: each["event_id"] for each in found}
 
     async def _file(self, filed: Sequence[tuple[int, SearchDocument]]) -> list[tuple[int, SearchDocument]]:
-        """Those whose order another event has."""
-        # An insert is a fraction of the work of a replacement, and nearly all events are new.
+        """Insert documents; those whose order is taken, perhaps by an older document of their event."""
         documents = [_stored(order, document) for order, document in filed]
         with writing():
             async with self._connection.session() as session:
                 try:
                     await self._documents.insert_many(documents, ordered=False, session=session)
-                    return []
                 except BulkWriteError as error:
                     if duplicate(error) is None:
                         raise
-                    refused = [filed[each["index"]] for each in error.details["writeErrors"]]
-        orders = {"_id": {"$in": [order for order, _ in refused]}}
-        there = await self._connection.find(SEARCH, orders, hint=BY_ID, fields={"event_id": 1})
-        # Another replica may be filing the same.
-        events = {each["_id"]: each["event_id"] for each in there}
-        return [(order, document) for order, document in refused if events.get(order) != document.event_id]
+                    return [filed[each["index"]] for each in error.details["writeErrors"]]
+        return []
 
     async def remove(self, event_ids: Sequence[str]) -> None:
         for start in range(0, len(event_ids), REMOVED_AT_ONCE):

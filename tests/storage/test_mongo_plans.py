@@ -53,8 +53,15 @@ READS: dict[str, Callable[[Log], Awaitable[object]]] = {
     "rewrite": lambda log: log.rewrite(0, 3, b"{}", b""),
     "remove": lambda log: log.remove(0, [4]),
 }
+
+
+async def file_again(index: SearchIndex) -> None:
+    for word in ("tea", "coffee"):
+        await index.add([SearchDocument("$x", ROOM, ALICE, "content.body", 5, [word])])
+
+
 SEARCHES: dict[str, Callable[[SearchIndex], Awaitable[object]]] = {
-    "add": lambda index: index.add([SearchDocument("$x", ROOM, ALICE, "content.body", 5, ["tea"])]),
+    "add": file_again,
     "search": lambda index: index.search(SearchQuery(["tea", "cup"], [ROOM, "!o:x"]), limit=5, ranked=True),
     "narrowed": lambda index: index.search(
         SearchQuery(["tea"], [ROOM], ["content.body"], [ALICE]), below=1 << 60, limit=5, ranked=False
