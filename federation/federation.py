@@ -168,7 +168,7 @@ class Federation:
             TransactionRoutes(self.incoming, self.edus),
             HandshakeRoutes(resident, told),
             InviteRoutes(invited),
-            ThirdPartyInviteRoutes(resident, inviting, name),
+            ThirdPartyInviteRoutes(resident, domain.limits, inviting, name),
         ]
         others.backoff.on_change.append(self.incoming.heard_of)
         self._tasks: list[asyncio.Task[None]] = []

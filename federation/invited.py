@@ -9,11 +9,11 @@ spec: server-server "Inviting to a room"
 from collections.abc import Sequence
 from typing import Any
 
-from federation.gate import Dropped, Gate
+from federation.gate import Dropped, Gate, unchecked_event
 from federation.resident import incompatible
 from homeserver.errors import forbidden, invalid_param
 from homeserver.graph.outside import Outside
-from homeserver.protocol.events import Event, load_event
+from homeserver.protocol.events import Event, InvalidEvent, load_event
 from homeserver.protocol.identifiers import server_name_of
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.room_versions import ROOM_VERSIONS, RoomVersion
@@ -68,12 +68,13 @@ class Invited:
         version = ROOM_VERSIONS.get(room_version)
         if version is None:
             raise incompatible(room_version)
+        try:
+            user_id = self._check(server, event_id, unchecked_event(version, pdu))
+        except InvalidEvent as error:
+            raise invalid_param(str(error)) from error
         (event,) = await self._gate.admit(version, room_id, [pdu])
         if isinstance(event, Dropped):
             raise invalid_param(event.reason)
-        user_id = self._check(server, event_id, event)
-        self._limits.charge("invite", event.sender)
-        self._limits.charge("invite", f"of other servers: {user_id}")
         room = await self._rooms.get(room_id)
         if room is not None and not server_acl(room).allows(server):
             raise forbidden("Your server is not allowed in this room")
@@ -89,7 +90,10 @@ class Invited:
         return signed
 
     def _check(self, server: str, event_id: str, event: Event) -> str:
-        """Who is invited. Raises 400 unless it is a user of this server, by one of the other."""
+        """Who is invited, by an event that nobody has looked at closely yet.
+
+        Raises 400 unless it is a user of this server, by one of the other, and 429.
+        """
         if event.event_id != event_id:
             raise invalid_param(f"The event is {event.event_id}, not the one that the path names")
         if event.type != "m.room.member" or event.content.get("membership") != "invite":
@@ -98,6 +102,8 @@ class Invited:
             raise invalid_param("The invite is not by a user of your server")
         if event.state_key is None or not self._accounts.is_local(event.state_key):
             raise invalid_param("The invite is for no user of this server")
+        self._limits.charge("invite", event.sender)
+        self._limits.charge("invite", f"of other servers: {event.state_key}")
         return event.state_key
 
     async def _shown(self, version: RoomVersion, room_id: str, told: Sequence[Any]) -> Sequence[Any]:

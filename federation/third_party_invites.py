@@ -14,6 +14,7 @@ from federation.resident import Resident
 from homeserver.errors import forbidden, invalid_param, no_identity_server
 from homeserver.protocol.identifiers import check_user_id, server_name_of
 from homeserver.protocol.json_types import JsonObject
+from homeserver.rate_limits import RateLimits
 from homeserver.rooms.authoring import EventTemplate, check_content
 from rest.answers import Result
 from rest.routes import Routes
@@ -44,8 +45,9 @@ class PartialInvite(msgspec.Struct):
 
 
 class ThirdPartyInviteRoutes(Routes):
-    def __init__(self, resident: Resident, inviting: Inviting, server_name: str) -> None:
+    def __init__(self, resident: Resident, limits: RateLimits, inviting: Inviting, server_name: str) -> None:
         self._resident = resident
+        self._limits = limits
         self._inviting = inviting
         self._server_name = server_name
 
@@ -60,6 +62,7 @@ class ThirdPartyInviteRoutes(Routes):
             raise invalid_param("The invite is not for a user of your server")
         if server_name_of(check_user_id(wanted.sender)) != self._server_name:
             raise forbidden("The inviter is not a user of this server")
+        self._limits.charge("invite", wanted.state_key)
         invite = msgspec.to_builtins(wanted.content.third_party_invite)
         content: JsonObject = {"membership": "invite", "third_party_invite": invite}
         check_content(content)

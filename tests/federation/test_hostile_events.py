@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
@@ -16,10 +17,12 @@ from homeserver.protocol.event_auth import auth_event_keys
 from homeserver.protocol.events import Event
 from homeserver.protocol.json_types import JsonObject
 from tests.client_api.conftest import Client
+from tests.federation.receiving import Receiving
 from tests.federation.rooms import MESSAGE, state_of, text, texts
-from tests.federation.servers import V1, OtherServer
+from tests.federation.servers import V1, Homeserver, OtherServer, another
 from tests.federation.visitor import Visitor
 from tests.federation.withheld import Withheld
+from tests.federation_transport.network import Internet
 from tests.waiting import until
 
 LARGEST = (1 << 53) - 1
@@ -109,6 +112,32 @@ async def grounds(visitor: Visitor, room_id: str) -> list[str]:
     head, version = (await visitor.room(room_id)).head, (await visitor.room(room_id)).version
     keys = auth_event_keys(version, MESSAGE, visitor.user_id, None, {})
     return [known.event_id for key in keys if (known := head.lookup(*key)) is not None]
+
+
+async def test_servers_that_the_room_shuts_out_are_asked_nothing(
+    internet: Internet,
+    server: Homeserver,
+    http: aiohttp.ClientSession,
+    alice: Client,
+    other: OtherServer,
+    visitor: Visitor,
+    room_id: str,
+) -> None:
+    """HARDENING 15: of those who may know what an event follows upon."""
+    denied, asked = [await another(internet, server, http) for _ in range(2)]
+    for each in (denied, asked):
+        Receiving(each)
+        await Visitor(server, each).member(room_id, "join")
+    await alice.set_state(room_id, "m.room.server_acl", {"allow": ["*"], "deny": [denied.name]})
+    withheld = Withheld(visitor, other, await visitor.room(room_id))
+    withheld.add(MESSAGE, text("lost"))
+    await other.send(withheld.add(MESSAGE, text("late")).pdu)
+    await until(lambda: is_asked(asked))
+    assert not is_asked(denied)
+
+
+def is_asked(other: OtherServer) -> bool:
+    return any(seen.target.startswith(f"{V1}/get_missing_events/") for seen in other.peer.site.seen)
 
 
 @pytest.mark.parametrize("wrong", ["another room's", "rejected", "doubled", "unasked", "unknown", "none"])

@@ -6,8 +6,6 @@ HARDENING 17: of other rooms, of the create event, without power, by somebody wh
 import pytest
 
 from homeserver.protocol.events import Event
-from homeserver.protocol.json_types import JsonObject
-from homeserver.protocol.signing import content_hash, sign_event
 from tests.client_api.conftest import Client
 from tests.federation.rooms import MESSAGE, events, text, texts
 from tests.federation.servers import Homeserver, OtherServer
@@ -111,21 +109,15 @@ async def test_a_redaction_that_was_refused_does_not_wait_for_what_it_names(
     assert await texts(alice, room_id) == ["stays"]
 
 
-def called(event: Event, event_id: str, other: OtherServer) -> JsonObject:
-    """The event under another id, which servers choose in version 1."""
-    pdu = {**event.pdu, "event_id": event_id, "signatures": {}}
-    pdu["hashes"] = {"sha256": content_hash(event.version, pdu)}
-    return sign_event(event.version, pdu, other.name, other.peer.key)
-
-
 async def test_redactions_that_redact_one_another_end(
     server: Homeserver, alice: Client, other: OtherServer, visitor: Visitor
 ) -> None:
+    """In version 1 servers choose the ids of events."""
     room_id = await open_room(alice, visitor, "1")
     said = await visitor.send(room_id, MESSAGE, text("goes"))
     first, second, itself = (f"${name}:{other.name}" for name in ("first", "second", "itself"))
     cycle = [
-        called(await redaction(visitor, room_id, redacted), event_id, other)
+        visitor.changed(await redaction(visitor, room_id, redacted), event_id=event_id).pdu
         for event_id, redacted in ((first, second), (second, first), (itself, itself))
     ]
     assert (await other.send(*cycle)).body == {"pdus": {first: {}, second: {}, itself: {}}}

@@ -6,6 +6,7 @@ HARDENING 4 and 15: whatever is handed in goes through the gate; a room's rule a
 from typing import Any
 from urllib.parse import quote
 
+import aiohttp
 import pytest
 
 from homeserver.protocol.events import parse_pdu
@@ -15,7 +16,8 @@ from tests.client_api.conftest import Client
 from tests.client_api.test_rate_limits import limit
 from tests.federation.newcomer import Newcomer, ids_of, signed
 from tests.federation.rooms import members
-from tests.federation.servers import V1, Homeserver, OtherServer
+from tests.federation.servers import V1, Homeserver, OtherServer, another
+from tests.federation_transport.network import Internet
 
 
 @pytest.fixture
@@ -140,6 +142,18 @@ async def test_what_is_handed_in_has_to_be_the_join_of_a_user_of_that_server(
     assert carol.user_id not in await members(alice, room_id)
     await carol.send(room_id, version, join)
     assert (await members(alice, room_id))[carol.user_id] == "join"
+
+
+async def test_nobody_hands_in_what_a_third_server_has_signed(
+    internet: Internet, server: Homeserver, http: aiohttp.ClientSession, alice: Client, carol: Newcomer
+) -> None:
+    """HARDENING 3."""
+    room_id = await alice.create_room(preset="public_chat", room_version="11")
+    dave = Newcomer(await another(internet, server, http), "dave")
+    version, join = await dave.event(room_id)
+    assert (await carol.send(room_id, version, join, expect=400)).errcode == "M_INVALID_PARAM"
+    assert dave.user_id not in await members(alice, room_id)
+    await dave.send(room_id, version, join)
 
 
 async def test_a_join_that_is_no_longer_allowed_is_refused(alice: Client, carol: Newcomer) -> None:

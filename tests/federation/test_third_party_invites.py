@@ -1,61 +1,21 @@
 """Somebody was invited by their e-mail address, and turns out to be a user of another server."""
 
-import json
 from typing import Any
-from urllib.parse import quote
 
 import pytest
-from aiohttp import web
 
-from homeserver.protocol.room_versions import ROOM_VERSIONS
-from homeserver.protocol.signing import SigningKey, sign_event, sign_json
+from homeserver.protocol.signing import sign_json
 from tests.client_api.conftest import Client
+from tests.client_api.test_rate_limits import limit
+from tests.federation.guest import TOKEN, Guest
 from tests.federation.rooms import members
-from tests.federation.servers import V1, V2, Homeserver, OtherServer
-
-IDENTITY = SigningKey.from_seed("0", b"identity server".ljust(32))
-TOKEN = "token"
-
-
-class Guest:
-    """Whom the identity server has vouched for."""
-
-    def __init__(self, other: OtherServer, room_id: str, inviter: str) -> None:
-        self.other = other
-        self.user_id = f"@guest:{other.name}"
-        self.room_id = room_id
-        self.inviter = inviter
-        other.peer.site.below[f"{V2}/invite/"] = self._agree
-
-    async def _agree(self, request: web.BaseRequest) -> web.StreamResponse:
-        invite = json.loads(await request.read())
-        version = ROOM_VERSIONS[invite["room_version"]]
-        signed = sign_event(version, invite["event"], self.other.name, self.other.peer.key)
-        return web.json_response({"event": signed})
-
-    def partial(self, **changes: Any) -> Any:
-        signed = sign_json({"mxid": self.user_id, "token": TOKEN}, "id.example.org", IDENTITY)
-        invite = {"display_name": "g...@example.org", "signed": signed}
-        return {
-            "type": "m.room.member",
-            "room_id": self.room_id,
-            "sender": self.inviter,
-            "state_key": self.user_id,
-            "content": {"membership": "invite", "third_party_invite": invite},
-            **changes,
-        }
-
-    async def exchange(self, partial: Any, expect: int = 200) -> str | None:
-        path = f"{V1}/exchange_third_party_invite/{quote(self.room_id)}"
-        return (await self.other.call("PUT", path, partial, expect=expect)).errcode
+from tests.federation.servers import V1, Homeserver, OtherServer
 
 
 @pytest.fixture
 async def guest(other: OtherServer, alice: Client) -> Guest:
     room_id = await alice.create_room()
-    key = {"public_key": IDENTITY.verify_key_base64, "key_validity_url": "https://id.example.org/valid"}
-    invite = {"display_name": "g...@example.org", **key, "public_keys": [key]}
-    await alice.set_state(room_id, "m.room.third_party_invite", invite, TOKEN)
+    await alice.set_state(room_id, "m.room.third_party_invite", Guest.expected(), TOKEN)
     return Guest(other, room_id, alice.user_id)
 
 
@@ -94,3 +54,15 @@ async def test_identity_servers_are_not_listened_to(other: OtherServer, alice: C
     bound = {"medium": "email", "address": "a@example.org", "mxid": alice.user_id, "invites": []}
     reply = await other.call("PUT", f"{V1}/3pid/onbind", bound, signed=False, expect=400)
     assert reply.errcode == "M_SERVER_NOT_TRUSTED"
+
+
+async def test_who_was_vouched_for_is_not_invited_again_and_again(
+    server: Homeserver, guest: Guest, alice: Client
+) -> None:
+    """HARDENING 38: each time would be an event in alice's name."""
+    await limit(server, invite=2)
+    for _ in range(2):
+        await guest.exchange(guest.partial())
+    assert await guest.exchange(guest.partial(), 429) == "M_LIMIT_EXCEEDED"
+    another = Guest(guest.other, guest.room_id, alice.user_id, "another")
+    await another.exchange(another.partial())

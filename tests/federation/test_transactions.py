@@ -7,6 +7,7 @@ import asyncio
 import json
 from collections.abc import Callable
 
+import aiohttp
 import pytest
 from aiohttp import web
 
@@ -14,9 +15,11 @@ from homeserver.protocol.events import Event
 from homeserver.protocol.json_types import JsonObject
 from tests.client_api.conftest import Client
 from tests.federation.rooms import MESSAGE, text, texts
-from tests.federation.servers import Homeserver, OtherServer
+from tests.federation.servers import Homeserver, OtherServer, another
 from tests.federation.visitor import Visitor
 from tests.federation.withheld import Withheld
+from tests.federation_transport.network import Internet
+from tests.federation_transport.peers import KEYS_PATH
 from tests.waiting import until
 
 
@@ -69,6 +72,30 @@ async def test_a_transaction_that_comes_again_has_no_other_effect(
     assert await texts(alice, room_id) == ["once"]
 
 
+async def test_a_transaction_that_comes_again_is_answered_as_before(
+    alice: Client, other: OtherServer, visitor: Visitor, room_id: str
+) -> None:
+    """HARDENING 34: it is not looked at again, though by now it would be answered otherwise."""
+    event = await visitor.draft(room_id, MESSAGE, text("hello"))
+    await alice.set_state(room_id, "m.room.server_acl", {"allow": ["*"], "deny": [other.name]})
+    refused = await other.send(event.pdu, txn_id="1")
+    assert "error" in refused.body["pdus"][event.event_id]
+    await alice.set_state(room_id, "m.room.server_acl", {"allow": ["*"]})
+    assert (await other.send(event.pdu, txn_id="1")).body == refused.body
+    assert await texts(alice, room_id) == []
+    assert (await other.send(event.pdu, txn_id="2")).body == {"pdus": {event.event_id: {}}}
+
+
+async def test_a_transaction_that_comes_many_times_at_once_is_worked_on_once(
+    server: Homeserver, other: OtherServer
+) -> None:
+    """HARDENING 34."""
+    malformed = {"edu_type": "m.typing", "content": {}}
+    await asyncio.gather(*(other.send(edus=[malformed], txn_id="1") for _ in range(8)))
+    assert server.app.federation is not None
+    assert server.app.federation.edus.dropped == {"m.typing": 1}
+
+
 async def test_transactions_have_bounds(other: OtherServer, visitor: Visitor, room_id: str) -> None:
     """HARDENING 34."""
     event = await visitor.draft(room_id, MESSAGE, text("hello"))
@@ -76,6 +103,30 @@ async def test_transactions_have_bounds(other: OtherServer, visitor: Visitor, ro
     edu = {"edu_type": "m.unknown", "content": {}}
     assert (await other.send(edus=[edu] * 101, expect=400)).errcode == "M_BAD_JSON"
     await other.send(*[event.pdu] * 50, edus=[edu] * 100)
+
+
+async def test_a_server_has_only_so_many_transactions_worked_on(
+    internet: Internet, server: Homeserver, http: aiohttp.ClientSession, other: OtherServer, room_id: str
+) -> None:
+    """HARDENING 38: each waits for a key that is slow to come."""
+    waiting = asyncio.Event()
+
+    async def stall(request: web.BaseRequest) -> web.Response:
+        await waiting.wait()
+        return web.json_response({}, status=404)
+
+    slow = await another(internet, server, http)
+    slow.peer.site.pages[KEYS_PATH] = stall
+    stranger = Visitor(server, slow)
+    await stranger.member(room_id, "join")
+    event = await stranger.draft(room_id, MESSAGE, text("hello"))
+    working = [asyncio.create_task(other.send(event.pdu)) for _ in range(8)]
+    await until(lambda: slow.peer.asked)
+    await asyncio.sleep(0.1)
+    assert (await other.send(expect=429)).errcode == "M_LIMIT_EXCEEDED"
+    waiting.set()
+    await asyncio.gather(*working)
+    await other.send()
 
 
 async def test_a_transaction_of_a_third_server_is_refused(

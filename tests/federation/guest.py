@@ -1,0 +1,54 @@
+"""Somebody who was invited by their e-mail address, and turns out to be a user of another server."""
+
+import json
+from typing import Any
+from urllib.parse import quote
+
+from aiohttp import web
+
+from homeserver.protocol.json_types import JsonObject
+from homeserver.protocol.room_versions import ROOM_VERSIONS
+from homeserver.protocol.signing import SigningKey, sign_event, sign_json
+from tests.federation.servers import V1, V2, OtherServer
+
+IDENTITY = SigningKey.from_seed("0", b"identity server".ljust(32))
+TOKEN = "token"
+
+
+class Guest:
+    """Whom the identity server has vouched for."""
+
+    def __init__(self, other: OtherServer, room_id: str, inviter: str, localpart: str = "guest") -> None:
+        self.other = other
+        self.user_id = f"@{localpart}:{other.name}"
+        self.room_id = room_id
+        self.inviter = inviter
+        other.peer.site.below[f"{V2}/invite/"] = self._agree
+
+    async def _agree(self, request: web.BaseRequest) -> web.StreamResponse:
+        invite = json.loads(await request.read())
+        version = ROOM_VERSIONS[invite["room_version"]]
+        signed = sign_event(version, invite["event"], self.other.name, self.other.peer.key)
+        return web.json_response({"event": signed})
+
+    def partial(self, **changes: Any) -> Any:
+        signed = sign_json({"mxid": self.user_id, "token": TOKEN}, "id.example.org", IDENTITY)
+        invite = {"display_name": "g...@example.org", "signed": signed}
+        return {
+            "type": "m.room.member",
+            "room_id": self.room_id,
+            "sender": self.inviter,
+            "state_key": self.user_id,
+            "content": {"membership": "invite", "third_party_invite": invite},
+            **changes,
+        }
+
+    @staticmethod
+    def expected() -> JsonObject:
+        """The content of the state event, under the key `TOKEN`, by which somebody is waited for."""
+        key = {"public_key": IDENTITY.verify_key_base64, "key_validity_url": "https://id.example.org/valid"}
+        return {"display_name": "g...@example.org", **key, "public_keys": [key]}
+
+    async def exchange(self, partial: Any, expect: int = 200) -> str | None:
+        path = f"{V1}/exchange_third_party_invite/{quote(self.room_id)}"
+        return (await self.other.call("PUT", path, partial, expect=expect)).errcode
