@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
+import federation.incoming
 from homeserver.protocol.event_auth import auth_event_keys
 from homeserver.protocol.events import Event
 from homeserver.protocol.json_types import JsonObject
@@ -112,6 +113,24 @@ async def grounds(visitor: Visitor, room_id: str) -> list[str]:
     head, version = (await visitor.room(room_id)).head, (await visitor.room(room_id)).version
     keys = auth_event_keys(version, MESSAGE, visitor.user_id, None, {})
     return [known.event_id for key in keys if (known := head.lookup(*key)) is not None]
+
+
+async def test_only_so_many_events_of_a_room_wait_for_what_they_follow_upon(
+    alice: Client, other: OtherServer, visitor: Visitor, room_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HARDENING 38: nobody has it, and each of them would be kept for a day."""
+    monkeypatch.setattr(federation.incoming, "MAX_STAGED", 20)
+    elsewhere = await alice.create_room(preset="public_chat")
+    await visitor.member(elsewhere, "join")
+    baseless = [
+        await visitor.unchecked(room_id, MESSAGE, text("x"), prev_events=[f"${number:043}"])
+        for number in range(40)
+    ]
+    results = (await other.send(*(event.pdu for event in baseless))).body["pdus"]
+    assert [event.event_id for event in baseless if "error" in results[event.event_id]]
+    good = await visitor.draft(elsewhere, MESSAGE, text("good"))
+    assert (await other.send(good.pdu)).body == {"pdus": {good.event_id: {}}}
+    assert await texts(alice, elsewhere) == ["good"]
 
 
 async def test_servers_that_the_room_shuts_out_are_asked_nothing(

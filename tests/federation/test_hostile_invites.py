@@ -193,6 +193,8 @@ async def test_invites_come_no_faster_than_people_make_them(
     for who in (inviter, another):
         reply = await who.invite(alice.user_id, [], changes={"depth": 3}, expect=429)
         assert reply.errcode == "M_LIMIT_EXCEEDED"
+    # The one has used up what it had, the other has not.
+    assert (await inviter.invite(bob.user_id, [], expect=429)).errcode == "M_LIMIT_EXCEEDED"
     await another.invite(bob.user_id, [], changes={"depth": 3})
 
 
