@@ -1,8 +1,9 @@
-"""The past of rooms from before this server came in, got from the servers that have it.
+"""The past of rooms from when this server was not in them, got from the servers that have it.
 
 One server after the other is asked, those with many users in the room first. What it gives counts as far as
-it hangs together: events that the oldest ones here follow upon, those before them, and so on. An event whose
-servers cannot be asked for their keys any more stays away, and does not cut off what lies before it.
+it hangs together: events that the oldest ones here follow upon, those before them, and so on, down to what
+this server has from an earlier stay. An event whose servers cannot be asked for their keys any more stays
+away, and does not cut off what lies before it.
 
 spec: server-server "Backfilling and retrieving missing events"
 """
@@ -69,51 +70,51 @@ class Backfill:
         self._events = events
         self._past = past
         self._now = now
-        self._flights: SingleFlight[str, bool] = SingleFlight()
-        self._vain: OrderedDict[str, int] = OrderedDict()
-        """Room → until when nobody is asked."""
+        self._flights: SingleFlight[tuple[str, int], bool] = SingleFlight()
+        self._vain: OrderedDict[tuple[str, int], int] = OrderedDict()
+        """Room and gap → until when nobody is asked."""
 
-    async def fetch(self, room: Room) -> bool:
-        if room.is_whole or not takes_part(room, self._server_name):
+    async def fetch(self, room: Room, gap: int) -> bool:
+        if (gap == 0 and room.is_whole) or not takes_part(room, self._server_name):
             return False
-        if self._vain.get(room.room_id, 0) > self._now():
+        if self._vain.get((room.room_id, gap), 0) > self._now():
             return False
-        return await self._flights.run(room.room_id, lambda: self._fetch(room))
+        return await self._flights.run((room.room_id, gap), lambda: self._fetch(room, gap))
 
     async def close(self) -> None:
         """Give up what is being fetched."""
         await self._flights.close()
 
-    async def _fetch(self, room: Room) -> bool:
-        before = room.past_from
+    async def _fetch(self, room: Room, gap: int) -> bool:
+        before = room.gaps[gap]
         try:
             async with asyncio.timeout(SECONDS):
                 for _ in range(ROUNDS):
-                    if not await self._fetch_some(room) or room.past_from < before:
+                    if not await self._fetch_some(room, gap) or room.gaps[gap] < before:
                         break
         except TimeoutError:
             log.info("the past of a room could not be had in time", room=room.room_id)
-        if room.past_from == before:
-            self._vain[room.room_id] = self._now() + VAIN_MS
+        if room.gaps[gap] == before:
+            self._vain[room.room_id, gap] = self._now() + VAIN_MS
             if len(self._vain) > VAIN_KEPT:
                 self._vain.popitem(last=False)
-        return room.past_from < before
+        return room.gaps[gap] < before
 
-    async def _fetch_some(self, room: Room) -> bool:
+    async def _fetch_some(self, room: Room, gap: int) -> bool:
         """One batch from the first server that has one; whether anything in it was new."""
-        edge = await self._past.edge(room)
+        edge = await self._past.edge(room, gap)
         others = sorted(
             others_in(self._server_name, room), key=lambda server: (-room.servers[server], server)
         )
         for server in others[:MAX_SERVERS] if edge else ():
             try:
-                if await self._fetch_from(server, room, edge):
+                if await self._fetch_from(server, room, gap, edge):
                     return True
             except FederationError as error:
                 log.debug("a server does not give the past of a room", room=room.room_id, error=str(error))
         return False
 
-    async def _fetch_from(self, server: str, room: Room, edge: Sequence[str]) -> bool:
+    async def _fetch_from(self, server: str, room: Room, gap: int, edge: Sequence[str]) -> bool:
         target = request_target(f"{V1}/backfill", room.room_id, query={"v": edge, "limit": str(BATCH)})
         answer = await self._client.get(server, target, seconds=ANSWER_SECONDS, max_bytes=MAX_BYTES)
         pdus = answer.get("pdus")
@@ -124,7 +125,7 @@ class Backfill:
             return False
         state = await self._state_before(server, room, events[-1])
         await self._complete(server, room, events)
-        return await self._past.add(room, events, state)
+        return await self._past.add(room, gap, events, state)
 
     async def _hanging_together(self, room: Room, edge: Sequence[str], pdus: Sequence[Any]) -> list[Event]:
         """The events that are believed of an answer, the newest first."""
@@ -138,6 +139,9 @@ class Backfill:
                 # Its id says that this is what others follow upon, whether or not it is signed.
                 links[each.event_id] = _claimed(pdu)
         create = room.head.state[CREATE].event_id
+        # What comes before those that are there is in another gap.
+        for event_id in await self._past.there(room, links):
+            del links[event_id]
         return [
             admitted[event_id]
             for event_id in linked(edge, links)

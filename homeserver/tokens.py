@@ -61,7 +61,7 @@ def decode_position(token: str, shard: int, epoch: str, room_shards: int) -> int
     if token.startswith("s1_"):
         return decode_sync_token(token, epoch, room_shards).rooms[shard]
     digits = token[2:] if token.startswith("p-") else token[1:]
-    if not token.startswith("p") or not digits.isascii() or not digits.isdigit() or len(digits) > 16:
+    if not token.startswith("p") or not digits.isascii() or not digits.isdigit() or len(digits) > 18:
         raise invalid_param("Invalid pagination token")
     return int(token[1:])
 

@@ -9,7 +9,7 @@ present value of it, and the newest one at or before a position is the value at 
 state, receipts and account data are all kept in this one way ("state is a timeline").
 
 A live entry's position is its sequence number. Backfilled history is appended like everything else
-but carries a `pos` of its own, below all the room's other positions, so positions never move.
+but carries a `pos` of its own, below the positions of all live ones, so positions never move.
 """
 
 from collections.abc import Sequence
@@ -43,6 +43,11 @@ class Kind(IntEnum):
     """Something else that the user's devices must see in order; type says what."""
     OUTGOING = 9
     """In user shards, in the stream of another server's name: an EDU that has to be delivered to it."""
+    GAP = 10
+    """What comes next in the room follows upon events that are not here."""
+    GAP_STATE = 11
+    """What a state key was in a gap of a room's timeline, of what was fetched into it later. Like STATE, but
+    part of no state of the timeline."""
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):

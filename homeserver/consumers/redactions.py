@@ -14,6 +14,7 @@ from homeserver.protocol.redaction import redact
 from homeserver.protocol.room_versions import ROOM_VERSIONS, RoomVersion
 from homeserver.protocol.signing import encode_event
 from homeserver.rooms.event_meta import decode_meta, encode_meta
+from homeserver.rooms.reading_order import is_between
 from homeserver.rooms.redaction import takes_effect
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.stored_events import StoredEvents
@@ -68,6 +69,8 @@ class Redactions:
         return (target, version) if allowed else None
 
     async def _state_at(self, shard: int, entry: Entry) -> Mapping[tuple[str, str], RoomEvent]:
-        refs = await self._log.current_at(shard, entry.stream, Kind.EVENT, entry.position, KEYS)
+        # In a gap of the timeline the state is what was noted there.
+        line = Kind.GAP_STATE if is_between(entry.position) else Kind.EVENT
+        refs = await self._log.current_at(shard, entry.stream, line, entry.position, KEYS)
         events = await self._stored.current(entry.stream, refs)
         return {(event.type, event.state_key or ""): event for event in events}

@@ -1,8 +1,9 @@
 """Coming into a room that lives on other servers: its state, what that rests on, and the join.
 
-The state goes into the log as state, with no place in the timeline, which begins, or goes on, with the join.
-What stood under the keys of the state before, from an earlier stay or from outside, gives way. The events of
-the auth chains, and those of the state, too, lie beside the log, where they are found by id.
+The state goes into the log as state, with no place in the timeline, which begins with the join, or goes on
+with it after a gap. What stood under the keys of the state before, from an earlier stay or from outside,
+gives way. The events of the auth chains, and those of the state, too, lie beside the log, where they are
+found by id.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.servers import takes_part
 from homeserver.shard_writer import Appended, Drafts
 from storage.collection import Collection
-from storage.log import Entry
+from storage.log import Entry, Kind
 from storage.records.side_events import Gap
 
 
@@ -72,7 +73,7 @@ class Arrival:
         missing = [event_id for event_id in join.prev_events if event_id not in there]
         await self._gaps.put_many([Gap(room_id=room_id, event_id=event_id) for event_id in missing])
         entries = await asyncio.to_thread(_entries, believed)
-        proposal = _Proposal(self._rooms, entries, join, self._server_name)
+        proposal = _Proposal(self._rooms, entries, join, self._server_name, follows_unknown=bool(missing))
         return await self._rooms.writers[shard].submit(proposal)
 
 
@@ -118,7 +119,16 @@ def _is_same(before: RoomEvent | None, entry: Entry) -> bool:
 class _Proposal:
     """The entries of an arrival; none if this server is in the room already."""
 
-    def __init__(self, rooms: Rooms, state: Mapping[StateKey, Entry], join: Event, server_name: str) -> None:
+    def __init__(
+        self,
+        rooms: Rooms,
+        state: Mapping[StateKey, Entry],
+        join: Event,
+        server_name: str,
+        *,
+        follows_unknown: bool,
+    ) -> None:
+        self._follows_unknown = follows_unknown
         self._rooms = rooms
         self._state = state
         self._join = join
@@ -134,7 +144,9 @@ class _Proposal:
         before = room.head.state if room is not None else EMPTY_STATE
         gone = [state_entry(join.room_id, *key, None) for key in before if key not in self._state]
         new = [entry for key, entry in self._state.items() if not _is_same(before.get(key), entry)]
-        entries = [replace(entry, seq=next_seq + n) for n, entry in enumerate((*gone, *new))]
+        leaves_gap = self._follows_unknown and room is not None and room.head.tips
+        gap = [Entry(Kind.GAP, join.room_id)] if leaves_gap else []
+        entries = [replace(entry, seq=next_seq + n) for n, entry in enumerate((*gap, *gone, *new))]
         head = RoomHead(before)
         replaced = next((entry for entry in entries if (entry.type, entry.key) == join.state_tuple), None)
         if replaced is not None and replaced.target is not None:

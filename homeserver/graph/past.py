@@ -1,14 +1,18 @@
-"""What was in a room before this server came in, as other servers have it.
+"""What was in a room while this server was not, as other servers have it: before it came in, and in the gaps
+of its timeline.
 
-The events lie in the log below all others, at positions below zero. Each batch of them has the state before
-its oldest event noted beneath it, as far as it decides who may see the batch and what redactions in it do;
-for the state before each event in between is not known here, and nothing that is sent now can rest on it.
+The events lie in the log at positions below zero, in the range of their gap
+(`homeserver.rooms.reading_order`). Each batch of them has the state before its oldest event noted beneath it,
+as far as it decides who may see the batch and what redactions in it do; for the state before each event in
+between is not known here, and nothing that is sent now can rest on it. Before the room's first event these
+notes are part of its state as it was. In a gap they stand apart: what was before the gap must not know them.
 
 spec: server-server "Backfilling and retrieving missing events"
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection as Items
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
@@ -23,6 +27,7 @@ from homeserver.protocol.signing import encode_event
 from homeserver.protocol.state_resolution import StateKey
 from homeserver.rooms.event_entry import entry_of
 from homeserver.rooms.event_meta import EventMeta
+from homeserver.rooms.reading_order import in_gap, lower_end
 from homeserver.rooms.room import Room
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.servers import has_user_of
@@ -58,12 +63,15 @@ class Past:
         self._gaps = gaps
         self._server_name = server_name
 
-    async def edge(self, room: Room) -> list[str]:
-        """What the oldest events follow upon and is not there, the oldest first."""
+    async def edge(self, room: Room, gap: int) -> list[str]:
+        """What the oldest events above a gap, and in it, follow upon and is not there, the oldest first."""
         read = self._rooms.log.page
-        oldest = await read(room.shard, room.room_id, kind=Kind.EVENT, before=1, limit=LOOKED_AT)
+        after, before = lower_end(gap), in_gap(gap, 0)
+        oldest = await read(
+            room.shard, room.room_id, kind=Kind.EVENT, after=after, before=before, limit=LOOKED_AT
+        )
         if len(oldest) < LOOKED_AT:
-            oldest += await read(room.shard, room.room_id, kind=Kind.EVENT, after=0, limit=1)
+            oldest += await read(room.shard, room.room_id, kind=Kind.EVENT, after=gap, limit=1)
         found = await self._events.get_many(room, [entry.event_id for entry in oldest if entry.event_id])
         there = [found[entry.event_id] for entry in oldest if entry.event_id in found]
         behind = dict.fromkeys(event_id for each in there for event_id in each.event.prev_events)
@@ -79,14 +87,19 @@ class Past:
             )
         return edge[:MAX_EDGE]
 
-    async def add(self, room: Room, events: Sequence[Event], state: StateIds) -> bool:
-        """Put events before the oldest one, the newest first; whether anything of it is new.
+    async def there(self, room: Room, event_ids: Items[str]) -> set[str]:
+        """Those of some events that the timeline has, or one of its gaps."""
+        known = await self._events.get_many(room, event_ids)
+        return {event_id for event_id, each in known.items() if each.position is not None}
+
+    async def add(self, room: Room, gap: int, events: Sequence[Event], state: StateIds) -> bool:
+        """Put events into a gap, below those that are there, the newest first; whether anything of it is new.
 
         Each comes after what follows upon it. All have come through the gate; `state` is that before the last
         of them, all of it known. What its auth events refuse is put aside, and what rests on the unknown left
         out. Raises StoreError, MatrixError 503.
         """
-        past_from = room.past_from
+        lowest = room.gaps[gap]
         named = {auth_id for event in events for auth_id in auth_ids(event)}
         known = await self._events.get_many(room, {*named, *(event.event_id for event in events)})
         new = {event.event_id: event for event in events if event.event_id not in known}
@@ -102,21 +115,22 @@ class Past:
         if not accepted:
             return bool(rejected)
         noted = await self._noted(room, state)
-        added = await self._rooms.submit(room, _Proposal(self._rooms, room, past_from, accepted[::-1], noted))
+        proposal = _Proposal(self._rooms, room, gap, lowest, accepted[::-1], noted, self._is_noted)
+        added = await self._rooms.submit(room, proposal)
         for event in accepted:
             self._events.forget(room.room_id, event.event_id)
-        for gap in await self._gaps.get_many([(room.room_id, event.event_id) for event in accepted]):
-            await self._gaps.delete(room.room_id, gap.event_id)
+        for filled in await self._gaps.get_many([(room.room_id, event.event_id) for event in accepted]):
+            await self._gaps.delete(room.room_id, filled.event_id)
         return added or bool(rejected)
 
     async def _noted(self, room: Room, state: StateIds) -> list[Event]:
         """The events of a state that are noted."""
-        wanted = [event_id for key, event_id in state.items() if key in NOTED or self._is_own_member(key)]
+        wanted = [event_id for key, event_id in state.items() if self._is_noted(key)]
         return [known.event for known in (await self._events.get_many(room, wanted)).values()]
 
-    def _is_own_member(self, key: StateKey) -> bool:
+    def _is_noted(self, key: StateKey) -> bool:
         type, user_id = key
-        return type == "m.room.member" and has_user_of(self._server_name, [user_id])
+        return key in NOTED or (type == "m.room.member" and has_user_of(self._server_name, [user_id]))
 
 
 def _is_outlier(known: KnownEvent) -> bool:
@@ -127,31 +141,44 @@ class _Proposal:
     """The entries of a batch, the oldest first, unless another one was put there meanwhile."""
 
     def __init__(
-        self, rooms: Rooms, room: Room, past_from: int, events: Sequence[Event], noted: Sequence[Event]
+        self,
+        rooms: Rooms,
+        room: Room,
+        gap: int,
+        lowest: int,
+        events: Sequence[Event],
+        noted: Sequence[Event],
+        is_noted: Callable[[StateKey], bool],
     ) -> None:
         self._rooms = rooms
         self._room_id = room.room_id
-        self._past_from = past_from
+        self._gap = gap
+        self._lowest = lowest
         self._events = events
         self._noted = noted
+        self._is_noted = is_noted
         self._is_added = False
 
     def build(self, drafts: Drafts, next_seq: int) -> list[Appended]:
         room = self._rooms.cached(self._room_id)
-        self._is_added = room is not None and room.past_from == self._past_from
+        # Each batch has the position below it for the state beneath it.
+        below = self._lowest - 2 - len(self._events)
+        is_there = room is not None and room.gaps.get(self._gap) == self._lowest
+        self._is_added = is_there and below > lower_end(self._gap)
         if room is None or not self._is_added:
             return []
-        # Each batch has the position below it for the state beneath it.
-        below = self._past_from - 2 - len(self._events)
+        # Under a key that nothing stands under now it would become current.
+        keys = room.head.state.keys() if self._gap == 0 else set[StateKey]()
         entries = [
-            replace(state_entry(self._room_id, *event.state_tuple, event, next_seq + n), pos=below)
-            for n, event in enumerate(event for event in self._noted if event.state_tuple in room.head.state)
+            self._note(event, next_seq + n, below)
+            for n, event in enumerate(
+                event for event in self._noted if self._gap or event.state_tuple in keys
+            )
         ]
         newest = {(entry.type, entry.key): entry.seq for entry in entries}
         for event in self._events:
             key = event.state_tuple if event.is_state else None
-            # Under a key that nothing stands under now it would become current.
-            is_keyed = key is None or key in room.head.state
+            is_keyed = key is None or key in keys
             meta = EventMeta(
                 replaces=newest.get(key, 0) if key is not None else 0,
                 state_key=None if is_keyed else event.state_key,
@@ -161,7 +188,15 @@ class _Proposal:
             entries.append(entry_of(event, body, meta, seq=seq, pos=below))
             if key is not None and is_keyed:
                 newest[key] = seq
+            elif key is not None and self._gap and self._is_noted(key):
+                newest[key] = seq
+                entries.append(self._note(event, seq + 1, below))
         return [Appended(entry) for entry in entries]
+
+    def _note(self, event: Event, seq: int, position: int) -> Entry:
+        """The entry of what an event made of its state key at a position."""
+        entry = state_entry(self._room_id, *event.state_tuple, event, seq)
+        return replace(entry, pos=position, kind=Kind.GAP_STATE if self._gap else Kind.STATE)
 
     def result(self) -> bool:
         return self._is_added

@@ -286,6 +286,7 @@ class _Proposal:
     def __init__(self, room: Room, incoming: _Incoming, fork: _Fork) -> None:
         self._room = room
         self._event = incoming.event
+        self._leaves_gap = incoming.told is not None
         self._fork = fork
         self._meta = replace(fork.meta, redacts_key=incoming.redacts_key, relay=incoming.relay)
         self._is_taken = False
@@ -297,6 +298,8 @@ class _Proposal:
         if not self._is_taken:
             return []
         built: list[Appended] = []
+        if self._leaves_gap:
+            built.append(Appended(Entry(Kind.GAP, event.room_id, seq=next_seq)))
         for type, key, current in fork.changes:
             entry = state_entry(event.room_id, type, key, current, next_seq + len(built))
             if current is None:

@@ -18,6 +18,18 @@ from homeserver.rooms.bundling import Bundling
 from homeserver.rooms.earlier import EarlierEvents, NoEarlierEvents
 from homeserver.rooms.event_filter import RoomEventFilter
 from homeserver.rooms.past_state import state_at
+from homeserver.rooms.reading_order import (
+    NEWEST,
+    Stretch,
+    above,
+    backwards_from,
+    below,
+    bottom_of,
+    in_gap,
+    lower_end,
+    next_stretch,
+    token_position,
+)
 from homeserver.rooms.rendering import Reader, render_events
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
@@ -171,37 +183,35 @@ class History:
         room = access.room
         wanted = parse_filter(filter_json)
         newest = self._rooms.writers[room.shard].tail if access.upto is None else access.upto
-        position = self.position(room, start) if start else (newest if backwards else None)
-        stop = self.position(room, end) if end else None
-        if position is not None and (backwards or access.upto is not None):
-            position = min(position, newest) if backwards else position
+        at, stop = self._bounds(room, access.upto, start, end, newest, backwards=backwards)
         line = await self._line(room, session.user_id)
         events: list[RoomEvent] = []
-        exhausted = False
         fetches = MAX_FETCHES
-        for _ in range(MAX_PAGES):
-            page = await self._page(room, position, stop, access.upto, backwards=backwards, limit=limit)
+        for _ in range(MAX_PAGES if limit else 0):
+            stretch = next_stretch(room.gaps, at, stop, backwards=backwards)
+            if stretch is None:
+                break
+            page = await self._page(room, stretch, backwards=backwards, limit=limit)
             shown = await self.shown(room, page, session.user_id, line)
             if not wanted.is_open:
                 shown = [event for event in shown if wanted.matches_event(event)]
             events += shown[: limit - len(events)]
             if page:
                 last = events[-1] if len(events) == limit else page[-1]
-                position = last.position - 1 if backwards else last.position
-            if len(page) < max(limit, 1):
-                exhausted = len(events) < limit or limit == 0
-            if exhausted and backwards and limit and _begins_elsewhere(room, stop):
-                exhausted = False
-                if events or not fetches:
-                    # Who has something to read need not wait for others: what is before it comes next time.
-                    break
-                fetches -= 1
-                if await self.earlier.fetch(room):
-                    line = await self._line(room, session.user_id)
-                    continue
-                exhausted = True
-            if len(events) >= limit or exhausted:
+                at = below(last.position) if backwards else above(last.position)
+            if len(events) == limit:
                 break
+            if len(page) < limit:
+                gap = _incomplete(room, stretch) if backwards else None
+                if gap is not None:
+                    if events or not fetches:
+                        # Who has something to read need not wait for others: the rest comes next time.
+                        break
+                    fetches -= 1
+                    if await self.earlier.fetch(room, gap):
+                        line = await self._line(room, session.user_id)
+                        continue
+                at = stretch.low if backwards else stretch.high
         if line is None and events:
             joined = room.head.state["m.room.member", session.user_id].position
             if min(events[0].position, events[-1].position) < joined:
@@ -212,13 +222,34 @@ class History:
             b'"start":' + orjson.dumps(start or encode_position(newest if backwards else 0)),
             b'"chunk":[' + b",".join(await self.render(room, events, session, line)) + b"]",
         ]
-        if not exhausted and position is not None:
-            parts.append(b'"end":' + orjson.dumps(encode_position(position)))
+        if limit and next_stretch(room.gaps, at, stop, backwards=backwards) is not None:
+            token = encode_position(token_position(at, backwards=backwards))
+            parts.append(b'"end":' + orjson.dumps(token))
         if wanted.lazy_load_members and events:
             senders = {event.sender for event in events}
             members = [m for s in senders if (m := room.head.state.get(("m.room.member", s))) is not None]
             parts.append(b'"state":' + self._array(room, members))
         return b"{" + b",".join(parts) + b"}"
+
+    def _bounds(
+        self,
+        room: Room,
+        upto: int | None,
+        start: str | None,
+        end: str | None,
+        newest: int,
+        *,
+        backwards: bool,
+    ) -> tuple[int, int]:
+        """The boundaries from and to which somebody reads who sees the room up to a position. Raises 400."""
+        if backwards:
+            first = min(self.position(room, start), newest) if start else newest
+            return backwards_from(first), above(self.position(room, end)) if end else 0
+        last = newest if upto is None else upto
+        return (
+            above(self.position(room, start)) if start else 0,
+            min(above(self.position(room, end)), above(last)) if end else above(last),
+        )
 
     async def _line(self, room: Room, user_id: str) -> SightLine | None:
         """What a user sees of a room, None for all of it."""
@@ -227,41 +258,47 @@ class History:
         return await self._visibility.sight_line(room, user_id)
 
     async def _page(
-        self,
-        room: Room,
-        position: int | None,
-        stop: int | None,
-        upto: int | None,
-        *,
-        backwards: bool,
-        limit: int,
-    ) -> list[RoomEvent]:
-        """The next events from a boundary, in reading order."""
-        if limit == 0:
-            return []
-        if backwards:
-            assert position is not None
-            in_memory = room.timeline[room.first_after(stop or 0) : room.first_after(position)]
-            if len(in_memory) >= limit or (in_memory and in_memory[0].type == "m.room.create"):
+        self, room: Room, stretch: Stretch, *, backwards: bool, limit: int
+    ) -> Sequence[RoomEvent]:
+        """The first events of a stretch, in reading order."""
+        after, upto = stretch.after, stretch.upto
+        if stretch.gap is not None and room.gaps[stretch.gap] == in_gap(stretch.gap, 0):
+            return ()
+        if stretch.gap is None:
+            in_memory = room.timeline[room.first_after(after) : room.first_after(upto)]
+            if after >= room.timeline_after:
+                return in_memory[: -limit - 1 : -1] if backwards else in_memory[:limit]
+            if backwards and (
+                len(in_memory) >= limit or (in_memory and in_memory[0].type == "m.room.create")
+            ):
                 return in_memory[: -limit - 1 : -1]
-            seen = room.last_seq
-            page = await self._rooms.stored.page(
-                room.room_id, after=stop, before=position + 1, newest_first=True, limit=limit
-            )
-            if position >= room.timeline_after and room.last_seq == seen:
-                self._rooms.keep_past(room, page)
-            return page
-        bounds = [bound for bound in (stop, upto) if bound is not None]
-        if position is not None and position >= room.timeline_after:
-            end = room.first_after(min(bounds)) if bounds else None
-            return room.timeline[room.first_after(position) : end][:limit]
-        return await self._rooms.stored.page(
-            room.room_id,
-            after=position,
-            before=min(bounds) + 1 if bounds else None,
-            newest_first=False,
-            limit=limit,
+        seen = room.last_seq
+        page = await self._rooms.stored.page(
+            room.room_id, after=after, before=upto + 1, newest_first=backwards, limit=limit
         )
+        if backwards and upto >= room.timeline_after and room.last_seq == seen:
+            self._rooms.keep_past(room, page)
+        return page
+
+    async def neighbours(
+        self, room: Room, position: int, limit: int, *, backwards: bool, fetching: bool = False
+    ) -> list[RoomEvent]:
+        """The events next to a position, in reading order; `fetching`: be they got from other servers."""
+        events: list[RoomEvent] = []
+        at, stop = (below(position), 0) if backwards else (above(position), above(NEWEST))
+        while len(events) < limit and (stretch := next_stretch(room.gaps, at, stop, backwards=backwards)):
+            page = await self._page(room, stretch, backwards=backwards, limit=limit - len(events))
+            events += page
+            if page:
+                at = below(page[-1].position) if backwards else above(page[-1].position)
+            if len(events) < limit:
+                gap = _incomplete(room, stretch) if backwards and fetching else None
+                if gap is not None:
+                    fetching = False
+                    if await self.earlier.fetch(room, gap):
+                        continue
+                at = stretch.low if backwards else stretch.high
+        return events
 
     async def shown(
         self, room: Room, events: Sequence[RoomEvent], user_id: str, line: SightLine | None
@@ -308,23 +345,18 @@ class History:
         """Events around one, with the state at the last of them. Raises 404."""
         room, event, _ = await self.visible_event(room_id, session.user_id, event_id)
         wanted = parse_filter(filter_json)
-        stored = self._rooms.stored
         half = limit // 2
-        before = await self._before(room, event, half)
+        before = await self.neighbours(room, event.position, half, backwards=True, fetching=True)
         line = await self._visibility.sight_line(room, session.user_id)
-        after = (
-            await stored.page(room_id, after=event.position, newest_first=False, limit=limit - half)
-            if limit - half
-            else []
-        )
-        start = before[-1].position - 1 if before else event.position - 1
-        end = after[-1].position if after else event.position
+        after = await self.neighbours(room, event.position, limit - half, backwards=False)
+        start = (before[-1] if before else event).position - 1
+        end = (after[-1] if after else event).position
         around = [
             [e for e in await self.shown(room, events, session.user_id, line) if wanted.matches_event(e)]
             for events in (before, after)
         ]
         before, after = around
-        state = await state_at(self._rooms.log, stored, room, end)
+        state = await state_at(self._rooms.log, self._rooms.stored, room, end)
         if wanted.lazy_load_members:
             senders = {e.sender for e in (*before, event, *after)}
             state = [e for e in state if e.type != "m.room.member" or e.state_key in senders]
@@ -337,16 +369,6 @@ class History:
             b'"state":' + self._array(room, state),
         ]
         return b"{" + b",".join(parts) + b"}"
-
-    async def _before(self, room: Room, event: RoomEvent, limit: int) -> list[RoomEvent]:
-        """The events before one, the newest first."""
-        if not limit:
-            return []
-        read = self._rooms.stored.page
-        page = await read(room.room_id, before=event.position, newest_first=True, limit=limit)
-        if len(page) < limit and not room.is_whole and await self.earlier.fetch(room):
-            page = await read(room.room_id, before=event.position, newest_first=True, limit=limit)
-        return page
 
     async def timestamp_to_event(self, room_id: str, user_id: str, *, ts: int, forwards: bool) -> JsonObject:
         """The visible event closest to a time, on one side of it. Raises 404 when there is none."""
@@ -367,17 +389,26 @@ class History:
 
     async def _reach_back(self, room: Room, ts: int) -> None:
         """Have the room known back to a time, if that can be had with a few batches."""
-        for _ in range(MAX_FETCHES):
-            if room.is_whole:
-                return
-            oldest = await self._rooms.log.page(room.shard, room.room_id, kind=Kind.EVENT, limit=1)
-            if not oldest or oldest[0].ts <= ts or not await self.earlier.fetch(room):
-                return
+        if room.is_whole and len(room.gaps) == 1:
+            return
+        for gap in sorted(room.gaps, reverse=True):
+            end = lower_end(gap)
+            if any(each.ts >= ts for each in await self.neighbours(room, end, 1, backwards=True)):
+                continue
+            for _ in range(MAX_FETCHES):
+                oldest = await self.neighbours(room, end, 1, backwards=False)
+                if not oldest or oldest[0].ts <= ts:
+                    return
+                if not await self.earlier.fetch(room, gap):
+                    break
 
 
-def _begins_elsewhere(room: Room, stop: int | None) -> bool:
-    """Whether there may be more below the oldest known event, and above a boundary."""
-    return not room.is_whole and (stop is None or stop < room.past_from)
+def _incomplete(room: Room, stretch: Stretch) -> int | None:
+    """The gap of which a stretch is the lower part, if more of it may be elsewhere."""
+    gap = stretch.gap
+    if gap is None or stretch.low != bottom_of(gap) or (gap == 0 and room.is_whole):
+        return None
+    return gap
 
 
 _filter_decoder = msgspec.json.Decoder(RoomEventFilter)

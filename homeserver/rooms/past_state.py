@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from homeserver.rooms.reading_order import gap_of, is_between
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.stored_events import StoredEvents
@@ -24,8 +25,10 @@ async def state_at(
     is kept while nothing happens in the room: many readers begin with the same newest events.
 
     Of history that was fetched the state is known in part (`homeserver.graph.past`); the rest is as it was
-    when this server came in.
+    when this server came in, which it did again after a gap.
     """
+    if is_between(position):
+        position = await _came_in_at(log, room, gap_of(position))
     known = room.fragments.get("past state")
     if isinstance(known, _PastState) and (known.position, known.after) == (position, after):
         return known.events
@@ -43,7 +46,7 @@ async def state_at(
             found = {(ref.type, ref.key) for ref in refs}
             missing = [key for key in later if key not in found]
             refs += await log.current_at(
-                room.shard, room.room_id, Kind.EVENT, await _came_in_at(log, room), missing
+                room.shard, room.room_id, Kind.EVENT, await _came_in_at(log, room, 0), missing
             )
         wanted = [ref for ref in refs if after is None or ref.position > after]
         unchanged.extend(await stored.current(room.room_id, wanted))
@@ -52,7 +55,7 @@ async def state_at(
     return unchanged
 
 
-async def _came_in_at(log: Log, room: Room) -> int:
-    """The boundary below the first event that this server saw itself."""
-    page = await log.page(room.shard, room.room_id, kind=Kind.EVENT, after=0, limit=1)
-    return page[0].position - 1 if page else 0
+async def _came_in_at(log: Log, room: Room, gap: int) -> int:
+    """The boundary below the first event that this server saw itself after a gap."""
+    page = await log.page(room.shard, room.room_id, kind=Kind.EVENT, after=gap, limit=1)
+    return page[0].position - 1 if page else gap

@@ -21,6 +21,7 @@ from homeserver.protocol.identifiers import server_name_of
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.room_versions import ROOM_VERSIONS, RoomVersion
 from homeserver.rooms.event_meta import EventMeta, decode_meta
+from homeserver.rooms.reading_order import gap_of, in_gap
 from homeserver.rooms.redaction import after_redaction
 from homeserver.rooms.room_event import RoomEvent, make_room_event
 from storage.log import Entry, Kind
@@ -49,6 +50,8 @@ TIMELINE_KEPT = 100
 PAST_KEPT = 1000
 """Events of a timeline together with what was read of the past, while nothing is sent."""
 RECEIPTS_KEPT = 200
+GAPS_KEPT = 100
+"""Gaps of a timeline that are still filled; the newest ones of more."""
 
 
 class RoomHead(NamedTuple):
@@ -144,8 +147,11 @@ class Room:
         self.created_ts = 0
         self.resolved_at = 0
         """The newest position at which state changed with no event of the timeline."""
-        self.past_from = 0
-        """The lowest position of history that was fetched from elsewhere; 0: none was."""
+        self.gaps = {0: in_gap(0, 0)}
+        """Gap of the timeline → the lowest position of what was fetched into it; its upper end: nothing was.
+        Gap 0 is what was before the first event."""
+        self.fetched = 0
+        """Another number whenever something is fetched."""
         self.is_whole = False
         """Whether the log has the room from its first event on."""
         self.was_told = False
@@ -235,6 +241,8 @@ class Room:
             return self._apply_state(entry, view)
         if kind is Kind.RECEIPT:
             self.apply_receipt(receipt_of(entry))
+        elif kind is Kind.GAP:
+            self.note_gap(entry.seq)
         return None
 
     def _apply_event(self, entry: Entry, view: RoomEvent | None) -> RoomEvent | None:
@@ -279,10 +287,19 @@ class Room:
             self._note_create(view)
         return view
 
+    def note_gap(self, gap: int, lowest: int | None = None) -> None:
+        """Keep in mind that the timeline has a gap, filled down to a position."""
+        self.gaps[gap] = in_gap(gap, 0) if lowest is None else lowest
+        if len(self.gaps) > GAPS_KEPT:
+            del self.gaps[min(gap for gap in self.gaps if gap)]
+        self.fetched = sum(self.gaps.values())
+
     def _note_past(self, entry: Entry) -> None:
         """History has come from elsewhere: nothing that the room is now changes."""
-        self.past_from = min(self.past_from, entry.position)
-        self.is_whole |= entry.type == "m.room.create"
+        gap = gap_of(entry.position)
+        if gap in self.gaps:
+            self.note_gap(gap, min(self.gaps[gap], entry.position))
+        self.is_whole |= entry.type == "m.room.create" and gap == 0
 
     def _note_create(self, create: RoomEvent) -> None:
         """Take from the create event what it says; before, this server may have been told otherwise."""

@@ -13,7 +13,16 @@ import orjson
 from homeserver.clock import Clock
 from homeserver.protocol.room_versions import ROOM_VERSIONS, RoomVersion
 from homeserver.rooms.event_meta import decode_meta
-from homeserver.rooms.room import PAST_DECIDING, Room, RoomHead, receipt_of, sets_state, version_in
+from homeserver.rooms.reading_order import in_gap, lower_end
+from homeserver.rooms.room import (
+    GAPS_KEPT,
+    PAST_DECIDING,
+    Room,
+    RoomHead,
+    receipt_of,
+    sets_state,
+    version_in,
+)
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.stored_events import StoredEvents
 from homeserver.shard_writer import Appended, Proposal, R, ShardWriter
@@ -212,15 +221,24 @@ class Rooms:
         room.resolved_at = max(resolved, default=0)
         room.was_told = any(ref.kind is Kind.STATE and (ref.type, ref.key) in PAST_DECIDING for ref in refs)
         room.is_whole = create is not None and create.kind is Kind.EVENT
+        gaps = await log.page(
+            shard, room_id, kind=Kind.GAP, before=tail + 1, newest_first=True, limit=GAPS_KEPT - 1
+        )
+        for gap in sorted(entry.seq for entry in gaps):
+            await self._find_past(room, gap)
         if not room.is_whole:
-            await self._find_past(room)
+            await self._find_past(room, 0)
         return room
 
-    async def _find_past(self, room: Room) -> None:
-        """Note how far back the log has the room, which began elsewhere."""
-        for entry in await self.log.page(room.shard, room.room_id, kind=Kind.EVENT, before=1, limit=1):
-            room.past_from = entry.position
-            room.is_whole = entry.type == "m.room.create"
+    async def _find_past(self, room: Room, gap: int) -> None:
+        """Note what was fetched into a gap of the timeline, or of what was before it."""
+        after, before = lower_end(gap), in_gap(gap, 0)
+        page = await self.log.page(
+            room.shard, room.room_id, kind=Kind.EVENT, after=after, before=before, limit=1
+        )
+        room.note_gap(gap, page[0].position if page else None)
+        if gap == 0 and page:
+            room.is_whole = page[0].type == "m.room.create"
 
     async def _find_activity(self, room: Room, newest: Sequence[Entry]) -> None:
         """Look back to the newest activity: people who only come and go must not move a room when it is

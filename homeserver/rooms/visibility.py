@@ -1,7 +1,8 @@
 """What a user may see of a room, by position (spec: client-server "Room history visibility").
 
 The rule itself is in `protocol.visibility`; here the room's visibility setting and the user's
-membership are laid out over the room's positions, so that whole pages are decided at once.
+membership are laid out over the room's positions, so that whole pages are decided at once. In the gaps of a
+timeline they are those that were noted there, and say nothing of what is outside.
 
 What a user sees of an event is nothing, all of it, or what a redaction would leave: that is all that
 later comers get of those who had themselves erased (spec: client-server "Account deactivation").
@@ -9,11 +10,14 @@ later comers get of those who had themselves erased (spec: client-server "Accoun
 
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
+from typing import NamedTuple, TypeVar
 
 import orjson
 
 from homeserver.protocol.visibility import HistoryVisibility, View, may_see, parse_visibility
+from homeserver.rooms.reading_order import gap_of, is_between
 from homeserver.rooms.redaction import pruned_view
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
@@ -29,8 +33,33 @@ CHANGES_KEPT = 40
 BEFORE_ALL = -(1 << 62)
 
 Basis = tuple[str | None, str | None, int, int]
-"""What a sight line was made from: the current setting and member event, up to where was forgotten, and how
-far back the room was known."""
+"""What a sight line was made from: the current setting and member event, up to where was forgotten, and
+`Room.fetched`."""
+
+V = TypeVar("V")
+Settings = Sequence[tuple[int, HistoryVisibility]]
+Memberships = Sequence[tuple[int, str]]
+
+
+class InGaps(NamedTuple):
+    """Setting and membership as far as they were noted in the gaps of a timeline, by position."""
+
+    settings: Settings = ()
+    memberships: Memberships = ()
+
+    def at(self, position: int) -> View:
+        """What they were after the entry at a position of a gap."""
+        setting = _newest(self.settings, position)
+        return View(setting or HistoryVisibility.SHARED, _newest(self.memberships, position) or "leave")
+
+
+NOTHING_IN_GAPS = InGaps()
+
+
+def _newest(changes: Sequence[tuple[int, V]], position: int) -> V | None:
+    """What was noted last in the same gap."""
+    i = bisect_right(changes, position, key=itemgetter(0))
+    return changes[i - 1][1] if i and gap_of(changes[i - 1][0]) == gap_of(position) else None
 
 
 class SightLine:
@@ -39,13 +68,15 @@ class SightLine:
     def __init__(
         self,
         user_id: str,
-        settings: Sequence[tuple[int, HistoryVisibility]],
-        memberships: Sequence[tuple[int, str]],
-        known_from: int,
+        settings: Settings,
+        memberships: Memberships,
+        gaps: Mapping[int, int],
+        in_gaps: InGaps = NOTHING_IN_GAPS,
     ) -> None:
-        """`known_from`: how far back the room was known. Of what came from before it nothing is seen."""
+        """`gaps`: how far down each of the room's was known. Of what is below that nothing is seen."""
         self.user_id = user_id
-        self._known_from = known_from
+        self._gaps = gaps
+        self._in_gaps = in_gaps
         self._setting_at = [position for position, _ in settings]
         self._settings = [value for _, value in settings]
         self._member_at = [position for position, _ in memberships]
@@ -58,6 +89,8 @@ class SightLine:
 
     def membership_at(self, position: int) -> str:
         """The membership after the entry at `position`."""
+        if is_between(position):
+            return self._in_gaps.at(position).membership
         i = bisect_right(self._member_at, position)
         return self._memberships[i - 1] if i else "leave"
 
@@ -87,7 +120,7 @@ class SightLine:
 
     @property
     def changes(self) -> int:
-        return len(self._changes)
+        return len(self._changes) + len(self._in_gaps.settings) + len(self._in_gaps.memberships)
 
     def sees(self, event: RoomEvent) -> bool:
         """Whether the user may see an event of this room."""
@@ -95,8 +128,11 @@ class SightLine:
 
     def sees_position(self, at: int) -> bool:
         """Whether the user may see what is at a position of the room."""
-        if at < self._known_from:
+        if at < 0 and at < self._gaps.get(gap_of(at), 0):
             return False
+        if is_between(at):
+            later = self.joined_after(gap_of(at))
+            return may_see(self._in_gaps.at(at - 1), self._in_gaps.at(at), joins_later=later)
         stretch = bisect_right(self._changes, at)
         if stretch and self._changes[stretch - 1] == at:
             return self._judge(at)
@@ -133,7 +169,7 @@ class Visibility:
             setting.event_id if setting else None,
             member.event_id if member else None,
             forgotten,
-            room.past_from,
+            room.fetched,
         )
         key = (room.room_id, user_id)
         known = self._lines.get(key)
@@ -148,15 +184,21 @@ class Visibility:
         return line
 
     async def _make(self, room: Room, user_id: str, forgotten: int) -> SightLine:
-        known_from = room.past_from
+        gaps = dict(room.gaps)
         settings = await self._history(room, "m.room.history_visibility", "")
         memberships = await self._history(room, "m.room.member", user_id)
         return SightLine(
             user_id,
-            [(e.position, parse_visibility(_value(e, "history_visibility"))) for e in settings],
-            [(e.position, _membership(e)) for e in memberships if e.position > forgotten],
-            known_from,
+            _settings(settings),
+            _memberships(entry for entry in memberships if entry.position > forgotten),
+            gaps,
+            await self._in_gaps(room, user_id) if len(gaps) > 1 else NOTHING_IN_GAPS,
         )
+
+    async def _in_gaps(self, room: Room, user_id: str) -> InGaps:
+        settings = await self._history(room, "m.room.history_visibility", "", Kind.GAP_STATE)
+        memberships = await self._history(room, "m.room.member", user_id, Kind.GAP_STATE)
+        return InGaps(_settings(settings), _memberships(memberships))
 
     async def shown(self, room: Room, line: SightLine, events: Sequence[RoomEvent]) -> list[RoomEvent]:
         """What the user may see of the events, in the same order."""
@@ -179,7 +221,7 @@ class Visibility:
             for event in seen
         ]
 
-    async def _history(self, room: Room, type: str, key: str) -> list[Entry]:
+    async def _history(self, room: Room, type: str, key: str, kind: Kind = Kind.EVENT) -> list[Entry]:
         """Changes of one state key, oldest first; only the newest of a very long history."""
         current = room.head.state.get((type, key))
         if current is None:
@@ -187,7 +229,7 @@ class Visibility:
         entries = await self._log.keyed(
             room.shard,
             room.room_id,
-            kind=Kind.EVENT,
+            kind=kind,
             type=type,
             key=key,
             newest_first=True,
@@ -195,6 +237,14 @@ class Visibility:
         )
         entries.reverse()
         return entries
+
+
+def _settings(entries: Iterable[Entry]) -> Settings:
+    return [(entry.position, parse_visibility(_value(entry, "history_visibility"))) for entry in entries]
+
+
+def _memberships(entries: Iterable[Entry]) -> Memberships:
+    return [(entry.position, _membership(entry)) for entry in entries]
 
 
 def _value(entry: Entry, field: str) -> object:

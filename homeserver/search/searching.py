@@ -212,11 +212,7 @@ class Search:
     async def _around(
         self, room: Room, position: int, limit: int, *, newest_first: bool
     ) -> Sequence[RoomEvent]:
-        limit = max(0, min(limit, MAX_CONTEXT))
-        if not limit:
-            return []
-        bounds = {"before": position} if newest_first else {"after": position}
-        return await self._rooms.stored.page(room.room_id, newest_first=newest_first, limit=limit, **bounds)
+        return await self._history.neighbours(room, position, min(limit, MAX_CONTEXT), backwards=newest_first)
 
     async def _profiles(self, room: Room, event: RoomEvent, senders: set[str]) -> JsonObject:
         """What the senders were called when the event was sent."""

@@ -51,6 +51,8 @@ async def test_entries_of_all_kinds_reach_every_member_in_order(join: Join) -> N
         message("backfilled", pos=-5),
         message("state", type="m.room.topic", key="", meta=b'{"r":1}', ts=5),
         Entry(Kind.STATE, ROOM, type="m.room.topic", key="", target="$x", ts=7),
+        Entry(Kind.GAP, ROOM),
+        Entry(Kind.GAP_STATE, ROOM, type="m.room.topic", key="", target="$x", pos=-50331652, ts=7),
         Entry(Kind.RECEIPT, ROOM, type="m.read main", key=ALICE, target="$x", meta=b"12", ts=8),
         Entry(Kind.REWRITTEN, ROOM, target="$x", ts=9),
         Entry(Kind.DEVICE_LIST, "device_lists", type="", key=ALICE, ts=10),

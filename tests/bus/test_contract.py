@@ -61,6 +61,22 @@ ENTRIES = {
         0,
         Entry(Kind.STATE, ROOM, TOPIC, type="m.room.topic", key="", sender=ALICE, target="$c", ts=1, seq=17),
     ),
+    "room-log/gap": (0, Entry(Kind.GAP, ROOM, seq=21)),
+    "room-log/gap-state": (
+        0,
+        Entry(
+            Kind.GAP_STATE,
+            ROOM,
+            TOPIC,
+            type="m.room.topic",
+            key="",
+            sender=ALICE,
+            target="$c",
+            ts=1,
+            pos=-352321540,
+            seq=22,
+        ),
+    ),
     "room-log/receipt": (
         0,
         Entry(Kind.RECEIPT, ROOM, type="m.read $root", key=BOB, target="$b", ts=1, meta=b"13", seq=18),

@@ -19,6 +19,9 @@ SCHEMA = 1
 HEADERS_SIZE = 16 * 1024
 """More than the key, the headers and all fields but the body take, except for `meta`."""
 
+OF_STATE = frozenset({Kind.EVENT, Kind.STATE, Kind.GAP_STATE})
+"""What is keyed by a state key, and has an event for a body."""
+
 Headers = list[tuple[str, bytes]]
 
 _WORDS = {kind: kind.name.lower() for kind in Kind}
@@ -79,7 +82,7 @@ class Records:
             body = UNSET
         of_user = shard >= ShardMap.USER_BASE
         of_server = kind is Kind.OUTGOING
-        of_state = kind is Kind.EVENT or kind is Kind.STATE
+        of_state = kind in OF_STATE
         value = Value(
             schema=SCHEMA,
             kind=_WORDS[kind],
@@ -128,9 +131,9 @@ class Records:
             raise ForeignRecord(f"not a record of the log: {error}") from error
         if read.omitted:
             return None
-        body = read.event if kind is Kind.EVENT or kind is Kind.STATE else read.content
+        of_state = kind in OF_STATE
+        body = read.event if of_state else read.content
         of_user = read.shard >= ShardMap.USER_BASE
-        of_state = kind is Kind.EVENT or kind is Kind.STATE
         return Entry(
             kind,
             stream,

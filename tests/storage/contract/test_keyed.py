@@ -1,5 +1,7 @@
 """State as a timeline: what a key is now, and what it was at a position."""
 
+from msgspec.structs import replace
+
 from storage.log import Entry, KeyedRef, Kind, Log, ShardMap
 from tests.storage.entries import (
     ALICE,
@@ -109,6 +111,22 @@ async def test_backfilled_state_becomes_current_only_under_new_keys(log: Log) ->
     await append(log, 0, state("later still", "m.room.name", ""))
     current = by_key(await log.current(0, ROOM, Kind.EVENT))
     assert current["m.room.name", ""].event_id == event_id("later still")
+
+
+async def test_state_of_a_gap_is_part_of_no_other_state(log: Log) -> None:
+    """A gap of a timeline is filled later, with state that what came before it must not know."""
+    topic = ("m.room.topic", "")
+    noted = Entry(Kind.GAP_STATE, ROOM, type=topic[0], key=topic[1], sender=BOB, target=event_id("t"))
+    await append(log, 0, message("m"), Entry(Kind.GAP, ROOM), state("now", *topic))
+    await append(log, 0, replace(noted, pos=-40), message("fetched", pos=-39), replace(noted, pos=-60))
+    assert by_key(await log.current(0, ROOM, Kind.EVENT))[topic].event_id == event_id("now")
+    for position in (-39, 1, 2):
+        assert await log.current_at(0, ROOM, Kind.EVENT, position) == []
+    (ref,) = await log.current_at(0, ROOM, Kind.GAP_STATE, -39, [topic])
+    assert ref == KeyedRef(*topic, 4, -40, event_id("t"), BOB, Kind.GAP_STATE)
+    kept = await log.keyed(0, ROOM, kind=Kind.GAP_STATE, type=topic[0], key=topic[1], limit=9)
+    assert [entry.position for entry in kept] == [-60, -40]
+    assert [entry.seq for entry in await log.page(0, ROOM, kind=Kind.GAP, limit=9)] == [2]
 
 
 async def test_state_at_each_position_is_what_was_newest_then(log: Log) -> None:
