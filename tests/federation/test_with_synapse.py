@@ -143,6 +143,20 @@ async def test_who_leaves_may_come_back(sides: Sides, room_id: str) -> None:
     await talk(sides, room_id)
     await agree(sides, room_id)
     assert await sides.guest.get(f"/rooms/{quote(room_id)}/state/m.room.topic") == {"topic": "meanwhile"}
+    assert await read_back(sides.guest, room_id, limit=3) == await read_back(sides.host, room_id, limit=100)
+
+
+async def read_back(client: Client, room_id: str, *, limit: int) -> list[str]:
+    """The ids of all events that a client reads backwards from the newest one."""
+    found: list[str] = []
+    start = ""
+    while True:
+        query = {"dir": "b", "limit": str(limit), **({"from": start} if start else {})}
+        page = await client.get(f"/rooms/{quote(room_id)}/messages", query=query)
+        found += [event["event_id"] for event in page["chunk"]]
+        start = page.get("end", "")
+        if not start:
+            return found
 
 
 async def test_who_is_kicked_and_banned_learns_of_it(sides: Sides, room_id: str) -> None:
