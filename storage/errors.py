@@ -6,7 +6,7 @@ StoreError
 ├── AlreadyExists         a record with this key or this unique index value is there
 ├── StoreUnavailable      the store cannot take it now (disk full, no primary, timeout): nothing is known
 │   ├── OutcomeUnknown    … and it may or may not have been stored
-│   └── StoreReplaced     … and never will: it is not the store any more that was opened
+│   └── StoreReplaced     … and never will: it is not the store any more that was opened, or not this server's
 └── StoreRefused          the store must not be opened (newer format, other shard count, damaged)
 """
 
@@ -55,7 +55,8 @@ class OutcomeUnknown(StoreUnavailable):
 
 
 class StoreReplaced(StoreUnavailable):
-    """Another store lies where this one was opened, or it lost what it had: whoever has it open must end."""
+    """Another store lies where this one was opened, or it lost what it had, or another server has taken it:
+    whoever has it open must end."""
 
 
 class StoreRefused(StoreError):

@@ -34,12 +34,26 @@ class Remark(msgspec.Struct, frozen=True):
     remedy: str
 
 
+class Occupant(msgspec.Struct, frozen=True):
+    """A server that has a store open."""
+
+    address: str
+    """Where it is reached, for messages."""
+    bus: str
+    """Names that by which it hears of other servers; "" if it does not."""
+
+    def hears_of(self, other: "Occupant") -> bool:
+        return self.bus == other.bus != ""
+
+
 class Examination(msgspec.Struct, frozen=True):
     """What a backend sees when it looks at its store."""
 
     remarks: Sequence[Remark] = ()
     server_time: int | None = None
     """Milliseconds since 1970 by the clock of the database, where it is a server of its own."""
+    occupants: Sequence[Occupant] = ()
+    """Who has claimed the store and runs, where the store may be open more than once."""
 
 
 class Store(Protocol):
@@ -56,6 +70,13 @@ class Store(Protocol):
 
     def collection(self, spec: CollectionSpec[T]) -> Collection[T]:
         """The collection of a spec that was given at opening."""
+        ...
+
+    async def claim(self, occupant: Occupant) -> None:
+        """Keep servers out that would not hear of this one, from now until `close`.
+
+        One that died is waited for, some seconds. Raises StoreRefused when one of them runs, with what to do.
+        """
         ...
 
     async def size_bytes(self) -> int:

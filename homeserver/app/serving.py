@@ -12,9 +12,9 @@ from aiohttp import web
 
 from client_api.metrics_page import metrics_application
 from client_api.replicas import HEADER, replica_token
-from homeserver.app.stores import backend_of, opened_store
+from homeserver.app.stores import opened_store
 from homeserver.app.wiring import App
-from homeserver.bus.opening import make_bus
+from homeserver.bus.opening import make_bus, name_of
 from homeserver.clock import system_clock
 from homeserver.config import Config
 from homeserver.config.units import Address
@@ -27,7 +27,7 @@ from homeserver.tls import served_with
 from rest.connections import runner_of
 from rest.routes import Application
 from storage.records import server_key as server_key_records
-from storage.sqlite import open_store as open_sqlite
+from storage.store import Occupant
 
 log = structlog.get_logger(__name__)
 
@@ -50,21 +50,12 @@ async def examined(config: Config) -> list[Finding]:
 
 async def serve(config: Config) -> None:
     """Run the server until SIGINT or SIGTERM."""
-    store = await opened_store(config)
-    known_key = store.collection(server_key_records.SERVER_KEY)
-    await establish(config.signing_key_path, known_key)
-    bus = make_bus(config.bus, store.info, own_address(config), system_clock)
-    app = App(config, store, bus, retired_keys=await retired_keys(known_key))
+    app = await _started(config)
     async with AsyncExitStack() as closing:
         if app.federation is not None:
-            # Closed with the server, too; but a start may come to nothing.
             closing.push_async_callback(app.federation.close)
-        await app.start()
         closing.push_async_callback(app.close)
         await _listen(app, closing)
-        if not bus.shared and backend_of(config.storage.uri) is not open_sqlite:
-            # SQLite sees to it by itself.
-            log.info("this must be the only server on its store: of others it would not hear without bus.uri")
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)
         stop = asyncio.Event()
@@ -74,6 +65,23 @@ async def serve(config: Config) -> None:
         await stop.wait()
         log.info("stopping")
         app.wakeup.close()
+
+
+async def _started(config: Config) -> App:
+    """The server, at work; a start that comes to nothing gives back what it took."""
+    store = await opened_store(config)
+    async with AsyncExitStack() as undo:
+        undo.push_async_callback(store.close)
+        known_key = store.collection(server_key_records.SERVER_KEY)
+        await establish(config.signing_key_path, known_key)
+        await store.claim(Occupant(own_address(config), name_of(config.bus)))
+        bus = make_bus(config.bus, store.info, own_address(config), system_clock)
+        app = App(config, store, bus, retired_keys=await retired_keys(known_key))
+        if app.federation is not None:
+            undo.push_async_callback(app.federation.close)
+        await app.start()
+        undo.pop_all()
+    return app
 
 
 async def _listen(app: App, closing: AsyncExitStack) -> None:

@@ -21,6 +21,11 @@ def make_bus(options: BusOptions, store: StoreInfo, address: str, now: Clock) ->
     return InProcessBus(store.shards, now)
 
 
+def name_of(options: BusOptions) -> str:
+    """What servers have in common that hear of each other; "" for one that hears of nobody."""
+    return options.topic_prefix if options.uri.startswith("kafka:") else ""
+
+
 async def check_bus(options: BusOptions, shards: ShardMap) -> None:
     """Look whether the bus is there and fit for these shards; changes nothing. Raises BusUnavailable."""
     if options.uri.startswith("kafka:"):

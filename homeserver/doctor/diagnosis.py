@@ -8,7 +8,7 @@ import aiohttp
 import msgspec
 
 from homeserver.bus.bus import BusUnavailable
-from homeserver.bus.opening import check_bus
+from homeserver.bus.opening import check_bus, name_of
 from homeserver.clock import Clock
 from homeserver.config import Config
 from homeserver.config.units import Address
@@ -19,7 +19,7 @@ from homeserver.doctor.replicas import replica_findings
 from homeserver.doctor.stored import store_findings
 from storage.errors import StoreError
 from storage.log import ShardMap
-from storage.store import Store
+from storage.store import Occupant, Store
 
 OWN_KEYS = "/_matrix/key/v2/server"
 
@@ -135,7 +135,8 @@ class Diagnosis:
         except StoreError as error:
             return [fail("store", str(error))]
         try:
-            return await store_findings(store, self._config.signing_key_path, self._now)
+            here = Occupant(self._config.server_name, name_of(self._config.bus))
+            return await store_findings(store, self._config.signing_key_path, self._now, here)
         finally:
             await store.close()
 

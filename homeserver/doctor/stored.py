@@ -12,7 +12,7 @@ from storage.collection import Collection
 from storage.errors import StoreError, StoreReplaced
 from storage.records.cursors import CURSORS, Cursor
 from storage.records.server_key import SERVER_KEY
-from storage.store import Store
+from storage.store import Occupant, Store
 
 SKEW_MS, TOO_MUCH_SKEW_MS = 500, 10_000
 ANSWER_SECONDS = 5.0
@@ -20,11 +20,13 @@ MUCH_BEHIND = 10_000
 """Entries. Cursors are stored from time to time only: a consumer may be well ahead of its own."""
 
 
-async def store_findings(store: Store, key_path: Path, now: Clock) -> list[Finding]:
-    """What is the matter with an open store; never raises."""
+async def store_findings(
+    store: Store, key_path: Path, now: Clock, newcomer: Occupant | None = None
+) -> list[Finding]:
+    """What is the matter with an open store, which a `newcomer` would like to claim; never raises."""
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
-            return [finding async for finding in _looked_at(store, key_path, now)]
+            return [finding async for finding in _looked_at(store, key_path, now, newcomer)]
     except StoreReplaced as error:
         return [fail("store", str(error), "start this server anew; stop all of them before you restore")]
     except (StoreError, TimeoutError) as error:
@@ -32,7 +34,9 @@ async def store_findings(store: Store, key_path: Path, now: Clock) -> list[Findi
         return [fail("store", f"it does not answer: {problem}", "look at the database and the way to it")]
 
 
-async def _looked_at(store: Store, key_path: Path, now: Clock) -> AsyncIterator[Finding]:
+async def _looked_at(
+    store: Store, key_path: Path, now: Clock, newcomer: Occupant | None
+) -> AsyncIterator[Finding]:
     info = store.info
     size = await store.size_bytes() / (1 << 20)
     shards = f"{info.shards.rooms} room and {info.shards.users} user shards"
@@ -41,6 +45,12 @@ async def _looked_at(store: Store, key_path: Path, now: Clock) -> AsyncIterator[
     examination = await store.examine()
     for remark in examination.remarks:
         yield (fail if remark.serious else warn)("store", remark.text, remark.remedy)
+    for occupant in examination.occupants:
+        if newcomer is not None and not newcomer.hears_of(occupant):
+            text = f"the server at {occupant.address} has it open, and one started here would not hear of it"
+            yield fail(
+                "store", text, "the same bus.uri and bus.topic_prefix for both; or stop that server first"
+            )
     if examination.server_time is not None:
         yield _clock(examination.server_time, (asked + now()) // 2)
     yield await _key(store, key_path)

@@ -72,7 +72,7 @@ class Connection:
         self._collections: dict[str, AsyncCollection[Document]] = {}
         self._seen: Timestamp | None = None
         self._away = False
-        self._replaced = False
+        self._given_up: str | None = None
 
     def collection(self, name: str) -> AsyncCollection[Document]:
         """A collection of the database; the driver takes longer to make one than to find it here."""
@@ -81,9 +81,11 @@ class Connection:
             known = self._collections[name] = self.database[name]
         return known
 
-    def give_up(self) -> None:
-        """Another store lies in the place of the one that was opened: nothing more is read or written."""
-        self._replaced = True
+    def give_up(self, why: str) -> None:
+        """Nothing is read or written any more."""
+        if self._given_up is None:
+            self._given_up = why
+            log.critical("%s: nothing of it is read or written any more. Start this server anew", why)
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[AsyncClientSession]:
@@ -91,11 +93,8 @@ class Connection:
 
         Raises StoreReplaced, and PyMongoError if no server is there and none was a moment ago.
         """
-        if self._replaced:
-            raise StoreReplaced(
-                f"The database {self.database.name} at {self.where} is not the store that was opened: "
-                "it was replaced, or lost entries"
-            )
+        if self._given_up is not None:
+            raise StoreReplaced(self._given_up)
         if self._away:
             await self._look_again()
         async with self._client.start_session(causal_consistency=True) as session:

@@ -9,6 +9,7 @@ from pymongo.errors import OperationFailure
 
 from storage.mongo.connection import Connection
 from storage.mongo.faults import reading
+from storage.mongo.lease import occupants
 from storage.store import Examination, Remark
 
 ENOUGH_MEMBERS = 3
@@ -29,7 +30,8 @@ async def examine(connection: Connection, wanted: Mapping[str, Sequence[IndexMod
         elif hello.get("msg") != "isdbgrid":
             text = f"MongoDB at {connection.where} is a server by itself: what its disk loses is lost"
             remarks.append(Remark(False, text, "make it a replica set of three members (--replSet)"))
-    return Examination(remarks, int(hello["localTime"].timestamp() * 1000))
+    server_time = int(hello["localTime"].timestamp() * 1000)
+    return Examination(remarks, server_time, await occupants(connection))
 
 
 def _members(where: str, hello: Mapping[str, Any], members: Iterable[Mapping[str, Any]]) -> list[Remark]:

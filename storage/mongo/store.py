@@ -13,11 +13,12 @@ from storage.mongo.connection import Connection, connect
 from storage.mongo.examination import examine
 from storage.mongo.faults import opening_error, reading
 from storage.mongo.identity import confirm, establish
+from storage.mongo.lease import Lease
 from storage.mongo.log import MongoLog
 from storage.mongo.schema import LOG, LOG_INDEXES, SEARCH, SEARCH_INDEXES, migrate, prepare
 from storage.mongo.search import MongoSearch
 from storage.mongo.watch import watch
-from storage.store import Examination, StoreInfo
+from storage.store import Examination, Occupant, StoreInfo
 
 T = TypeVar("T", bound=Record)
 
@@ -57,6 +58,7 @@ class MongoStore:
         self._log = MongoLog(connection, info.shards)
         self._search = MongoSearch(connection)
         self._collections = {shape.spec.name: MongoCollection(shape, connection) for shape in shapes}
+        self._lease = Lease(connection, info.epoch)
         self._watch = asyncio.create_task(
             watch(connection, info.epoch, self._log.known_tails), name="watch-store"
         )
@@ -76,6 +78,9 @@ class MongoStore:
     def collection(self, spec: CollectionSpec[T]) -> Collection[T]:
         return cast(Collection[T], self._collections[spec.name])
 
+    async def claim(self, occupant: Occupant) -> None:
+        await self._lease.take(occupant)
+
     async def size_bytes(self) -> int:
         """What documents and indexes take; on disk the server compresses them, as it gets round to it."""
         with reading():
@@ -90,4 +95,5 @@ class MongoStore:
     async def close(self) -> None:
         self._watch.cancel()
         await self._log.close()
+        await self._lease.release()
         await self._connection.close()

@@ -7,14 +7,11 @@ this process knows of; once it has not, nothing more is read or written until th
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Mapping
 
 from storage.errors import StoreUnavailable
 from storage.mongo.connection import Connection
 from storage.mongo.schema import BY_ID, LOG, STORE, row_id
-
-log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 1.0
 
@@ -31,12 +28,9 @@ async def watch(connection: Connection, epoch: str, tails: Tails) -> None:
         except StoreUnavailable:
             continue  # Whoever wants something of it says so.
         if not same:
-            connection.give_up()
-            log.critical(
-                "The database %s at %s is another store than was opened, or lost entries: "
-                "start this server anew",
-                connection.database.name,
-                connection.where,
+            connection.give_up(
+                f"The database {connection.database.name} at {connection.where} is not the store that was "
+                "opened: it was replaced, or lost entries"
             )
             return
 

@@ -22,7 +22,7 @@ from storage.sqlite.readers import Readers
 from storage.sqlite.schema import migrate
 from storage.sqlite.search import SqliteSearch, prepare
 from storage.sqlite.writer import Writer
-from storage.store import Examination, StoreInfo
+from storage.store import Examination, Occupant, StoreInfo
 
 T = TypeVar("T", bound=Record)
 
@@ -137,6 +137,9 @@ class SqliteStore:
 
     def collection(self, spec: CollectionSpec[T]) -> Collection[T]:
         return cast(Collection[T], self._collections[spec.name])
+
+    async def claim(self, occupant: Occupant) -> None:
+        return  # The file's lock keeps all others out.
 
     async def size_bytes(self) -> int:
         total = 0

@@ -191,6 +191,24 @@ def test_an_index_that_went_missing_beneath_a_server_is_found_with_the_command_t
     assert 'db.log.createIndex({"shard": 1, "stream": 1, "kind": 1, "pos": 1}' in told
 
 
+def test_a_second_server_without_a_bus_is_foreseen_and_does_not_start(
+    mongo_uri: str,
+    running: ServerProcess,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WEFT_LISTEN", f"127.0.0.1:{free_port()}")
+    verdict = doctor(capsys)
+    assert verdict.code == 2
+    told = verdict.of("store", "FAIL")
+    assert f"the server at 127.0.0.1:{running.port} has it open" in told and "bus.uri" in told
+    assert main(["serve", "--dev"]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("weft: ")]
+    assert f"The server at 127.0.0.1:{running.port} has this store open" in line and "bus.uri" in line
+    running.stop()
+    assert doctor(capsys).of("store", "FAIL") == ""
+
+
 def test_a_replica_set_that_no_member_may_leave_is_a_warning(
     mongo_uri: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
