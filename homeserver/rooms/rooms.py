@@ -203,13 +203,12 @@ class Rooms:
         await self._find_activity(room, page)
         room.head = RoomHead(state.finish())
         if page:
-            newest = page[-1]
+            tips = decode_meta(page[-1].meta).tips or (page[-1].event_id or "",)
+            ends = await self._events_of(room, tips)
             room.head = room.head._replace(
-                tips=decode_meta(newest.meta).tips or (newest.event_id or "",),
-                depth=by_position[newest.position].depth,
-                tip_hashes={
-                    view.event_id: view.reference_hash for view in room.timeline[-1:] if view.reference_hash
-                },
+                tips=tips,
+                depth=max(view.depth for view in (*room.timeline, *ends)),
+                tip_hashes={view.event_id: view.reference_hash for view in ends if view.reference_hash},
             )
         receipts = [ref for ref in await log.current(shard, room_id, Kind.RECEIPT) if ref.seq <= tail]
         for entry in await log.entries(shard, [ref.seq for ref in receipts]):
@@ -239,6 +238,12 @@ class Rooms:
         room.note_gap(gap, page[0].position if page else None)
         if gap == 0 and page:
             room.is_whole = page[0].type == "m.room.create"
+
+    async def _events_of(self, room: Room, event_ids: Sequence[str]) -> Sequence[RoomEvent]:
+        """Events of the room's timeline, most of them among the newest."""
+        known = {view.event_id: view for view in room.timeline if view.event_id in event_ids}
+        older = [event_id for event_id in event_ids if event_id not in known]
+        return [*known.values(), *(await self.stored.by_id(room.room_id, older) if older else {}).values()]
 
     async def _find_activity(self, room: Room, newest: Sequence[Entry]) -> None:
         """Look back to the newest activity: people who only come and go must not move a room when it is

@@ -6,13 +6,15 @@ HARDENING 4, 8, 15, 19, 34, 36: one gate for every event, and what does not pass
 import asyncio
 import json
 from collections.abc import Callable
+from urllib.parse import quote
 
 import aiohttp
 import pytest
 from aiohttp import web
 
-from homeserver.protocol.events import Event
+from homeserver.protocol.events import Event, parse_pdu
 from homeserver.protocol.json_types import JsonObject
+from homeserver.protocol.room_versions import ROOM_VERSIONS
 from tests.client_api.conftest import Client
 from tests.federation.rooms import MESSAGE, text, texts
 from tests.federation.servers import Homeserver, OtherServer, another
@@ -379,6 +381,28 @@ async def test_a_room_with_very_many_ends_goes_on(
     assert len(room.head.tips) <= 10
     await alice.send(room_id, "on we go")
     assert len(room.head.tips) == 1
+
+
+@pytest.mark.parametrize("version", ["1", "2", "11"])
+async def test_a_room_with_several_ends_goes_on_after_a_restart(
+    server: Homeserver, alice: Client, other: OtherServer, visitor: Visitor, version: str
+) -> None:
+    """Upon all of them, and deeper than any."""
+    room_id = await alice.create_room(preset="public_chat", room_version=version)
+    await visitor.member(room_id, "join")
+    room = await visitor.room(room_id)
+    deep, forks = room.head, []
+    for number in range(3):
+        event, deep = visitor.drafted(room, deep, MESSAGE, text(f"deep {number}"))
+        forks.append(event)
+    forks.append(visitor.drafted(room, room.head, MESSAGE, text("here"))[0])
+    await other.send(*(event.pdu for event in forks))
+    await server.restart()
+    event_id = await alice.send(room_id, "on we go")
+    told = await other.get(f"/_matrix/federation/v1/event/{quote(event_id, safe='')}")
+    last = parse_pdu(ROOM_VERSIONS[version], told["pdus"][0])
+    assert set(last.prev_events) == {forks[2].event_id, forks[3].event_id}
+    assert last.depth == forks[2].depth + 1
 
 
 async def test_a_redaction_may_come_before_what_it_redacts(
