@@ -16,6 +16,7 @@ from federation.key_server import KeyServerRoutes
 from federation.media import MediaRoutes
 from federation.missing_events import MissingEvents
 from federation.other_servers import OtherServers
+from federation.partial_rooms import PartialRooms
 from federation.public_rooms import PublicRoomRoutes
 from federation.queries import QueryRoutes
 from federation.remote_rooms import RemoteRooms
@@ -34,6 +35,7 @@ from homeserver.e2ee.told_keys import ToldKeys
 from homeserver.graph.arrival import Arrival
 from homeserver.graph.early_redactions import EarlyRedactions
 from homeserver.graph.events import GraphEvents
+from homeserver.graph.learning import Learning
 from homeserver.graph.merging import Merging
 from homeserver.graph.outliers import Outliers
 from homeserver.graph.outside import Outside
@@ -136,6 +138,15 @@ class Federation:
             domain.replica.owns,
             now,
         )
+        self.partial_rooms = PartialRooms(
+            name,
+            rooms,
+            self.graph_events,
+            missing,
+            Learning(rooms, self.graph_events, self.states),
+            self.incoming.is_whole,
+            domain.replica.owns,
+        )
         self.edus = Edus(
             domain.limits,
             rooms,
@@ -175,11 +186,15 @@ class Federation:
 
     def start(self) -> None:
         """Go on with what was left undone."""
-        self._tasks.append(asyncio.create_task(self.incoming.keep_sweeping(), name="staged-events"))
+        self._tasks += [
+            asyncio.create_task(self.incoming.keep_sweeping(), name="staged-events"),
+            asyncio.create_task(self.partial_rooms.keep_sweeping(), name="partial-rooms"),
+        ]
 
     async def close(self) -> None:
         """End what is being done and asked, and close the way out."""
         await end(self._tasks)
         await self.incoming.close()
+        await self.partial_rooms.close()
         await self.backfill.close()
         await self.others.close()

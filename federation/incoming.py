@@ -116,6 +116,9 @@ class Incoming:
                 ends = not shut_out and await self._outside.end(event)
                 results[event.event_id] = None if ends else why
             return results
+        if room.partial is not None:
+            # Who may say what is known once the members are.
+            return results | {event.event_id: await self._stage(origin, room, event) for event in events}
         try:
             outcomes = await self._receiver.receive_all(room, events)
             await self._merging.merge(room)
@@ -148,6 +151,10 @@ class Incoming:
         )
         self._complete_soon(room.room_id)
         return None
+
+    def is_whole(self, room_id: str) -> None:
+        """All members of a room are known: what waits for them need not wait longer."""
+        self._complete_soon(room_id)
 
     def heard_of(self, server: str, silence: Silence | None) -> None:
         """A server fails, or does not any more: what waits for it need not wait longer."""
@@ -213,6 +220,8 @@ class Incoming:
         if room is None:
             await self._staged.delete_where("key", (room_id,))
             return len(staged), 0
+        if room.partial is not None:
+            return 0, len(staged)
         waiting = [(parse_pdu(room.version, orjson.loads(each.body)), each) for each in staged]
         done = 0
         for event, each in sorted(waiting, key=lambda pair: pair[0].depth):

@@ -49,6 +49,8 @@ V1 = "/_matrix/federation/v1"
 V2 = "/_matrix/federation/v2"
 MAX_NAMED = 100
 """Servers that another one names as being in a room."""
+MAX_IN_ROOM = 20_000
+"""Servers that may be in a room."""
 MAX_SERVERS = 8
 """So many servers are asked for one thing."""
 JOINS_AT_ONCE = 8
@@ -63,6 +65,10 @@ SECONDS = 20.0
 LEAVE_SECONDS = 30.0
 """For all attempts to have others know: the user waits for them, and is rid of the room in any case."""
 MAX_BYTES = 1024 * 1024
+
+OMITTING = {"omit_members": "true"}
+"""Asked of a server for a join: the members of the room come later, or are known. Not for a room that was
+left: of its members some would be there, and outdated."""
 
 PASSED_ON = {
     "M_FORBIDDEN": 403,
@@ -139,15 +145,20 @@ class RemoteRooms:
 
     async def _bring_in(self, server: str, room_id: str, user_id: str, content: JsonObject) -> str:
         made = await self._templates.fill(server, room_id, user_id, content)
+        known = await self._rooms.get(room_id)
+        query = OMITTING if known is None or not known.head.tips else None
         async with self._slots:
-            answer = await self._send(server, V2, made, seconds=STATE_SECONDS, max_bytes=MAX_JOIN_BYTES)
-            if answer.get("members_omitted"):
+            answer = await self._send(
+                server, V2, made, query=query, seconds=STATE_SECONDS, max_bytes=MAX_JOIN_BYTES
+            )
+            servers = _servers_in_room(server, answer) if answer.get("members_omitted") else ()
+            if servers and query is None:
                 raise InvalidAnswer(server, "it leaves members out, unasked")
             told = [_events(server, answer, key) for key in ("state", "auth_chain")]
             join = await self._countersigned(server, made, answer)
             state, chain = [await self._gate.admitted(made.version, room_id, each) for each in told]
             try:
-                arrived = await self._arrival.arrive(state, chain, join)
+                arrived = await self._arrival.arrive(state, chain, join, without_members=servers)
             except NoSuchRoom as error:
                 raise InvalidAnswer(server, str(error)) from error
         if not arrived:
@@ -185,7 +196,7 @@ class RemoteRooms:
         async def ask(server: str) -> str:
             made = await self._templates.fill(server, room.room_id, user_id, content)
             answer = await self._send(
-                server, V2, made, query={"omit_members": "true"}, seconds=SECONDS, max_bytes=MAX_JOIN_BYTES
+                server, V2, made, query=OMITTING, seconds=SECONDS, max_bytes=MAX_JOIN_BYTES
             )
             join = await self._countersigned(server, made, answer)
             await self._enter(server, room, join)
@@ -306,6 +317,14 @@ def _events(server: str, answer: JsonObject, key: str) -> list[Any]:
     if not isinstance(events, list) or len(events) > MAX_JOIN_EVENTS:
         raise InvalidAnswer(server, f"{key} is missing, or no list of at most {MAX_JOIN_EVENTS}")
     return events
+
+
+def _servers_in_room(server: str, answer: JsonObject) -> list[str]:
+    """The servers in a room whose members are left out, the one that says so first."""
+    named = _server_names(answer.get("servers_in_room"))
+    if not named or len(named) > MAX_IN_ROOM:
+        raise InvalidAnswer(server, f"servers_in_room is missing, or names more than {MAX_IN_ROOM}")
+    return list(dict.fromkeys([server, *named]))
 
 
 def _server_names(names: Any) -> list[str]:

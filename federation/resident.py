@@ -48,6 +48,8 @@ class Resident:
         room = await self._rooms.get(room_id)
         if room is None or not takes_part(room, self._author.server_name):
             raise not_found("This server is not in the room")
+        if room.partial is not None:
+            raise not_found("This server does not know all members of the room yet")
         if not server_acl(room).allows(server):
             raise forbidden("Your server is not allowed in this room")
         return room

@@ -9,7 +9,9 @@ present value of it, and the newest one at or before a position is the value at 
 state, receipts and account data are all kept in this one way ("state is a timeline").
 
 A live entry's position is its sequence number. Backfilled history is appended like everything else
-but carries a `pos` of its own, below the positions of all live ones, so positions never move.
+but carries a `pos` of its own, below the positions of all live ones, so positions never move. State
+that is learnt late, of a room that was joined before all of it was known, carries the position at
+which it stood; there it counts, but it is news when it comes.
 """
 
 from collections.abc import Sequence
@@ -48,6 +50,9 @@ class Kind(IntEnum):
     GAP_STATE = 11
     """What a state key was in a gap of a room's timeline, of what was fetched into it later. Like STATE, but
     part of no state of the timeline."""
+    PARTIAL = 12
+    """How much of the room's state is known: while its members are not, the body names the servers in it and
+    the join that brought it here; without a body, all of it is."""
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -79,6 +84,16 @@ class Entry(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     def position(self) -> int:
         return self.seq if self.pos is None else self.pos
 
+    @property
+    def is_past(self) -> bool:
+        """Whether it is of the past, and no news."""
+        return self.pos is not None and self.pos < 0
+
+    @property
+    def came_at(self) -> int:
+        """Its position as news: of what was learnt late, not where it stood but when it came."""
+        return self.position if self.is_past else self.seq
+
 
 class KeyedRef(msgspec.Struct, frozen=True, gc=False):
     """What a stream's key points to at some position, without the body."""
@@ -91,6 +106,11 @@ class KeyedRef(msgspec.Struct, frozen=True, gc=False):
     """The event that is the value: the entry's own, or else its target (STATE with None: a tombstone)."""
     sender: str | None
     kind: Kind
+
+    @property
+    def came_at(self) -> int:
+        """As that of the entry."""
+        return self.position if self.position < 0 else self.seq
 
 
 class ShardMap(msgspec.Struct, frozen=True):

@@ -4,6 +4,8 @@ The state goes into the log as state, with no place in the timeline, which begin
 with it after a gap. What stood under the keys of the state before, from an earlier stay or from outside,
 gives way. The events of the auth chains, and those of the state, too, lie beside the log, where they are
 found by id.
+
+The members of the state may follow later (`homeserver.graph.learning`): the room is partial till then.
 """
 
 import asyncio
@@ -22,7 +24,7 @@ from homeserver.protocol.signing import encode_event
 from homeserver.protocol.state_resolution import StateKey
 from homeserver.rooms.event_entry import event_entry
 from homeserver.rooms.event_meta import EventMeta
-from homeserver.rooms.room import EMPTY_STATE, Room, RoomHead, view_of
+from homeserver.rooms.room import EMPTY_STATE, Partial, Room, RoomHead, partial_entry, view_of
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.servers import takes_part
@@ -30,6 +32,8 @@ from homeserver.shard_writer import Appended, Drafts
 from storage.collection import Collection
 from storage.log import Entry, Kind
 from storage.records.side_events import Gap
+
+MEMBER = "m.room.member"
 
 
 class NoSuchRoom(Exception):
@@ -55,11 +59,19 @@ class Arrival:
         self._server_name = server_name
         self._now = now
 
-    async def arrive(self, state: Sequence[Event], auth_chain: Sequence[Event], join: Event) -> bool:
+    async def arrive(
+        self,
+        state: Sequence[Event],
+        auth_chain: Sequence[Event],
+        join: Event,
+        *,
+        without_members: Sequence[str] = (),
+    ) -> bool:
         """Have the room with the state before `join`, and with the join; all has come through the gate.
 
-        Of the state counts what its own auth events allow. Nothing is done, and False the answer, if this
-        server is in the room by now. Raises NoSuchRoom, StoreError, MatrixError 503: it may be tried again.
+        If members are missing in it, `without_members` names the servers in the room. Of the state counts
+        what its own auth events allow. Nothing is done, and False the answer, if this server is in the room
+        by now. Raises NoSuchRoom, StoreError, MatrixError 503: it may be tried again.
         """
         room_id, version = join.room_id, join.version
         shard = self._rooms.shards.of_room(room_id)
@@ -73,7 +85,10 @@ class Arrival:
         missing = [event_id for event_id in join.prev_events if event_id not in there]
         await self._gaps.put_many([Gap(room_id=room_id, event_id=event_id) for event_id in missing])
         entries = await asyncio.to_thread(_entries, believed)
-        proposal = _Proposal(self._rooms, entries, join, self._server_name, follows_unknown=bool(missing))
+        partial = Partial(join.event_id, tuple(without_members)) if without_members else None
+        proposal = _Proposal(
+            self._rooms, entries, join, self._server_name, partial, follows_unknown=bool(missing)
+        )
         return await self._rooms.writers[shard].submit(proposal)
 
 
@@ -103,7 +118,9 @@ def _check_join(state: Mapping[StateKey, Event], known: Mapping[str, KnownEvent]
         raise NoSuchRoom("what the join rests on is missing")
     if refused_by_auth_events(join, [known[event_id] for event_id in authorising]):
         raise NoSuchRoom("the auth events of the join refuse it")
-    if not is_allowed(join.version, join, lookup_in(state.values())):
+    # Members that are not in the state are among what the join rests on.
+    members = [each for event_id in authorising if (each := known[event_id].event).type == MEMBER]
+    if not is_allowed(join.version, join, lookup_in([*members, *state.values()])):
         raise NoSuchRoom("the state does not allow the join")
 
 
@@ -125,6 +142,7 @@ class _Proposal:
         state: Mapping[StateKey, Entry],
         join: Event,
         server_name: str,
+        partial: Partial | None,
         *,
         follows_unknown: bool,
     ) -> None:
@@ -133,6 +151,7 @@ class _Proposal:
         self._state = state
         self._join = join
         self._server_name = server_name
+        self._partial = partial
         self._arrived = False
 
     def build(self, drafts: Drafts, next_seq: int) -> list[Appended]:
@@ -142,11 +161,15 @@ class _Proposal:
         if not self._arrived:
             return []
         before = room.head.state if room is not None else EMPTY_STATE
-        gone = [state_entry(join.room_id, *key, None) for key in before if key not in self._state]
+        was_partial = room is not None and room.partial is not None
+        is_partial = self._partial is not None
+        partial = [partial_entry(join.room_id, self._partial)] if is_partial or was_partial else []
+        missing = [key for key in before if key not in self._state and not (is_partial and key[0] == MEMBER)]
+        gone = [state_entry(join.room_id, *key, None) for key in missing]
         new = [entry for key, entry in self._state.items() if not _is_same(before.get(key), entry)]
         leaves_gap = self._follows_unknown and room is not None and room.head.tips
         gap = [Entry(Kind.GAP, join.room_id)] if leaves_gap else []
-        entries = [replace(entry, seq=next_seq + n) for n, entry in enumerate((*gap, *gone, *new))]
+        entries = [replace(entry, seq=next_seq + n) for n, entry in enumerate((*gap, *partial, *gone, *new))]
         head = RoomHead(before)
         replaced = next((entry for entry in entries if (entry.type, entry.key) == join.state_tuple), None)
         if replaced is not None and replaced.target is not None:

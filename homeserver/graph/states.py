@@ -35,7 +35,8 @@ class States:
     def __init__(self, log: Log, events: GraphEvents) -> None:
         self._log = log
         self._events = events
-        self._kept: OrderedDict[tuple[str, str], StateIds] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str, range], StateIds] = OrderedDict()
+        """By room, event, and what was learnt late, by which all states are others."""
 
     async def at(self, room: Room, position: int) -> StateIds:
         """The room's own state at a position of its timeline."""
@@ -57,17 +58,19 @@ class States:
     async def after(self, room: Room, event_ids: Iterable[str]) -> list[StateIds]:
         """The states after events. Raises UnknownState if one of them has none that is known."""
         wanted = list(event_ids)
-        missing = [event_id for event_id in wanted if (room.room_id, event_id) not in self._kept]
+        learnt = room.learnt
+        missing = [event_id for event_id in wanted if (room.room_id, event_id, learnt) not in self._kept]
         known = await self._events.get_many(room, missing)
         states: list[StateIds] = []
         for event_id in wanted:
-            state = self._kept.get((room.room_id, event_id))
+            key = (room.room_id, event_id, learnt)
+            state = self._kept.get(key)
             if state is None:
                 if event_id not in known:
                     raise UnknownState(event_id)
                 state = await self._after(room, known[event_id])
-                self._kept[room.room_id, event_id] = state
-            self._kept.move_to_end((room.room_id, event_id))
+                self._kept[key] = state
+            self._kept.move_to_end(key)
             states.append(state)
         while len(self._kept) > KEPT:
             self._kept.popitem(last=False)

@@ -191,7 +191,7 @@ class ToldGraph:
         if room is None or not server_acl(room).allows(server):
             raise _not_in_room()
         is_in = server in room.servers
-        if is_in and room.always_shared:
+        if is_in and (room.always_shared or room.partial is not None):
             return _Sight(room, None, is_in)
         members = (key for type, key in room.head.state if type == MEMBER)
         lines = [
@@ -231,6 +231,8 @@ class ToldGraph:
         self, room_id: str, event_id: str, server: str
     ) -> tuple[_Sight, list[str], list[ToldEvent]]:
         sight, _ = await self._told_of(room_id, event_id, server)
+        if sight.room.partial is not None:
+            raise not_found("The state of the room is not known here as a whole")
         known = (await self._events.get_many(sight.room, [event_id]))[event_id]
         try:
             state = list((await self._states.before(sight.room, known)).values())

@@ -90,6 +90,11 @@ class History:
             return Access(room, None)
         raise forbidden("You are not in this room")
 
+    async def _access_to_all(self, room_id: str, user_id: str) -> Access:
+        """As `access`, once all members are known. Raises 503 if they are not after some time."""
+        access = await self.access(room_id, user_id)
+        return access._replace(room=await self._rooms.whole(access.room))
+
     async def _state_events(self, access: Access) -> Sequence[RoomEvent]:
         if access.upto is None:
             return list(access.room.head.state.values())
@@ -99,7 +104,7 @@ class History:
 
     async def state(self, room_id: str, user_id: str) -> bytes:
         """All state events, as a JSON array."""
-        access = await self.access(room_id, user_id)
+        access = await self._access_to_all(room_id, user_id)
         return self._array(access.room, await self._state_events(access))
 
     def _array(self, room: Room, events: Sequence[RoomEvent]) -> bytes:
@@ -110,7 +115,8 @@ class History:
         self, room_id: str, user_id: str, type: str, state_key: str, *, whole: bool
     ) -> bytes:
         """The content (or the whole event) under a state key. Raises 404 when there is none."""
-        access = await self.access(room_id, user_id)
+        of_member = type == "m.room.member"
+        access = await (self._access_to_all if of_member else self.access)(room_id, user_id)
         event: RoomEvent | None
         if access.upto is None:
             event = access.room.head.state.get((type, state_key))
@@ -133,7 +139,7 @@ class History:
         not_membership: str | None,
     ) -> bytes:
         """Member events, now or at a pagination token, by membership."""
-        access = await self.access(room_id, user_id)
+        access = await self._access_to_all(room_id, user_id)
         room = access.room
         upto = access.upto
         if at:
@@ -154,6 +160,7 @@ class History:
         room = await self._rooms.get(room_id)
         if room is None or user_id not in room.joined:
             raise forbidden("You are not in this room")
+        room = await self._rooms.whole(room)
         joined: JsonObject = {}
         for member in room.joined:
             content = room.head.state["m.room.member", member].content

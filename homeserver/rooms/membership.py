@@ -94,6 +94,7 @@ class Membership:
             if joined is not None:
                 return joined
             room = await self._known_room(room_id)
+        room = await self._rooms.whole(room)
         if self._restricted.concern(room, user_id):
             try:
                 content[AUTHORISER] = await self._restricted.authoriser(room, user_id)
@@ -134,6 +135,7 @@ class Membership:
         content = await self._content(user_id, "knock", reason)
         if room is None or not takes_part(room, self._author.server_name):
             return await self.elsewhere.knock(room_id, user_id, content, via)
+        room = await self._rooms.whole(room)
         if not room.version.knocking:
             raise forbidden("This room's version has no knocking")
         return await self._set(room, user_id, user_id, content, unless="knock")
@@ -255,10 +257,11 @@ class Membership:
         return room
 
     async def _room_with(self, room_id: str, user_id: str) -> Room:
+        """The room with all of its members, of which the user is one."""
         room = await self._rooms.get(room_id)
         if room is None or user_id not in room.joined:
             raise forbidden("You are not in this room")
-        return room
+        return await self._rooms.whole(room)
 
     async def _content(self, user_id: str, membership: str, reason: str | None) -> JsonObject:
         content = _plain(membership, reason)

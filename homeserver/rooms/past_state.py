@@ -48,7 +48,7 @@ async def state_at(
             refs += await log.current_at(
                 room.shard, room.room_id, Kind.EVENT, await _came_in_at(log, room, 0), missing
             )
-        wanted = [ref for ref in refs if after is None or ref.position > after]
+        wanted = [ref for ref in refs if after is None or ref.came_at > after]
         unchanged.extend(await stored.current(room.room_id, wanted))
     if room.last_seq == seen:
         room.fragments["past state"] = _PastState(position, after, unchanged)

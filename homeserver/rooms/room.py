@@ -10,10 +10,11 @@ spec: client-server "Events", "Types of room events"; DESIGN of state as a timel
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import immutables
+import msgspec
 import orjson
 
 from homeserver.clock import Clock, credible
@@ -116,6 +117,15 @@ class Activity(NamedTuple):
     position: int
 
 
+class Partial(msgspec.Struct, frozen=True):
+    """What is known of a room whose members are not, all of them: the body of a PARTIAL entry."""
+
+    join: str
+    """The event that brought the room here. The state before it is what is missing."""
+    servers: tuple[str, ...]
+    """Those in the room, as one of them said, which comes first."""
+
+
 class Room:
     """The aggregate. Positions are sequence numbers of the room's shard."""
 
@@ -147,6 +157,10 @@ class Room:
         self.created_ts = 0
         self.resolved_at = 0
         """The newest position at which state changed with no event of the timeline."""
+        self.partial: Partial | None = None
+        """None once all of the state is known."""
+        self.learnt = range(0)
+        """Among the sequence numbers of these is the state that was learnt late."""
         self.gaps = {0: in_gap(0, 0)}
         """Gap of the timeline → the lowest position of what was fetched into it; its upper end: nothing was.
         Gap 0 is what was before the first event."""
@@ -231,7 +245,7 @@ class Room:
         if self.fragments:
             self.fragments.clear()
         kind = entry.kind
-        if entry.pos is not None:
+        if entry.is_past:
             if kind is Kind.EVENT:
                 self._note_past(entry)
             return None
@@ -243,6 +257,8 @@ class Room:
             self.apply_receipt(receipt_of(entry))
         elif kind is Kind.GAP:
             self.note_gap(entry.seq)
+        elif kind is Kind.PARTIAL:
+            self.apply_partial(entry)
         return None
 
     def _apply_event(self, entry: Entry, view: RoomEvent | None) -> RoomEvent | None:
@@ -271,6 +287,11 @@ class Room:
         self.resolved_at = entry.seq
         key = (entry.type or "", entry.key or "")
         self.was_told |= key in PAST_DECIDING
+        if entry.pos is not None:
+            self.learnt = range(self.learnt.start or entry.seq, entry.seq + 1)
+            current = self.head.state.get(key)
+            if current is not None and current.position > entry.pos:
+                return None
         if entry.target is None:
             self.head = self.head.without(key)
             if entry.type == "m.room.member":
@@ -286,6 +307,22 @@ class Room:
         elif view.type == "m.room.create":
             self._note_create(view)
         return view
+
+    def apply_partial(self, entry: Entry) -> None:
+        """Take it that members are missing, or are not any more. Till then those servers are in the room that
+        are said to be."""
+        if self.partial is not None:
+            self._count(self.partial.servers, -1)
+        self.partial = _partial_of(entry.body) if entry.body else None
+        if self.partial is not None:
+            self._count(self.partial.servers, 1)
+
+    def _count(self, servers: Iterable[str], change: int) -> None:
+        """Count members of servers."""
+        for server in servers:
+            self.servers[server] += change
+            if not self.servers[server]:
+                del self.servers[server]
 
     def note_gap(self, gap: int, lowest: int | None = None) -> None:
         """Keep in mind that the timeline has a gap, filled down to a position."""
@@ -343,7 +380,7 @@ class Room:
         if membership == "join":
             if user_id not in self.joined:
                 self.joined.add(user_id)
-                self.servers[server_name_of(user_id)] += 1
+                self._count([server_name_of(user_id)], 1)
         else:
             self._part(user_id)
         if membership == "invite":
@@ -354,10 +391,7 @@ class Room:
     def _part(self, user_id: str) -> None:
         if user_id in self.joined:
             self.joined.discard(user_id)
-            server = server_name_of(user_id)
-            self.servers[server] -= 1
-            if not self.servers[server]:
-                del self.servers[server]
+            self._count([server_name_of(user_id)], -1)
 
     def apply_receipt(self, receipt: Receipt) -> None:
         self.receipts.setdefault(receipt.user_id, {})[receipt.kind, receipt.thread_id] = receipt
@@ -388,6 +422,15 @@ class Room:
         del self.timeline[:-TIMELINE_KEPT]
         self.timeline_after = dropped[-1].position
         self.size -= sum(event.size() for event in dropped)
+
+
+_partial_of = msgspec.json.Decoder(Partial).decode
+
+
+def partial_entry(room_id: str, partial: Partial | None) -> Entry:
+    """The entry by which a room becomes partial, or whole."""
+    body = b"" if partial is None else msgspec.json.encode(partial)
+    return Entry(Kind.PARTIAL, room_id, body, type="state", key="")
 
 
 def _position(event: RoomEvent) -> int:

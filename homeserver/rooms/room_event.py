@@ -218,7 +218,7 @@ def make_room_event(entry: Entry, meta: EventMeta, unsigned: JsonObject) -> Room
             _MEMBERSHIP_AGE,
         )
     return RoomEvent(
-        position=entry.position,
+        position=entry.came_at,
         event_id=event_id,
         type=entry.type,
         sender=entry.sender,

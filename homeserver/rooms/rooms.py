@@ -7,10 +7,13 @@ room shards, whoever appended it. One `ShardWriter` per room shard extends the l
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from weakref import WeakValueDictionary
 
 import orjson
 
 from homeserver.clock import Clock
+from homeserver.errors import unavailable
 from homeserver.protocol.room_versions import ROOM_VERSIONS, RoomVersion
 from homeserver.rooms.event_meta import decode_meta
 from homeserver.rooms.reading_order import in_gap, lower_end
@@ -32,6 +35,8 @@ LOADED_TIMELINE = 30
 LOOKED_BACK = 500
 """In how many more events of a room the newest activity is looked for when it is loaded."""
 EVICT_EVERY = 256
+WHOLE_SECONDS = 60.0
+"""How long a request waits for the members of a room."""
 
 OnAppended = Callable[[int, int], None]
 """Told of a shard and its new tail when this process has appended to it."""
@@ -59,6 +64,8 @@ class Rooms:
         self.memory_budget = memory_budget
         """Bytes, as `Room.size` estimates them."""
         self._now = now
+        self._becoming_whole: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
+        """Partial room → who waits until it is whole."""
         self._followers: list[OnRoomEntry] = []
         self._consumers: list[Callable[[int, Sequence[Appended]], None]] = []
         self._grown_since_eviction = 0
@@ -103,6 +110,19 @@ class Rooms:
             task.add_done_callback(lambda _: self._loading.pop(room_id, None))
         return await asyncio.shield(task)
 
+    async def whole(self, room: Room) -> Room:
+        """The room once all of its members are known. Raises 503 if they are not after some time."""
+        if room.partial is None:
+            return room
+        becomes_whole = self._becoming_whole.setdefault(room.room_id, asyncio.Event())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(WHOLE_SECONDS):
+                await becomes_whole.wait()
+        now = await self.get(room.room_id)
+        if now is None or now.partial is not None:
+            raise unavailable("The members of the room are still being asked of its servers")
+        return now
+
     def adopt(self, room: Room) -> None:
         """Take a room that is being created."""
         self._rooms[room.room_id] = room
@@ -124,10 +144,12 @@ class Rooms:
             view = room.apply(entry, item.view) if room is not None else None
             if room is None and (missed := self._missed.get(entry.stream)) is not None:
                 missed.append(entry)
-            if entry.pos is not None:
+            if entry.is_past:
                 # Past that was fetched is no news.
                 continue
             self.activity[entry.stream] = entry.seq
+            if entry.kind is Kind.PARTIAL and (waiting := self._becoming_whole.get(entry.stream)) is not None:
+                waiting.set()
             for follower in self._followers:
                 follower(shard, entry, room, view)
         for consumer in self._consumers:
@@ -156,7 +178,7 @@ class Rooms:
                 views = await self.stored.views(room_id, [entry for entry in some if sets_state(entry)])
                 by_position = {view.position: view for view in views}
                 for entry in some:
-                    room.apply(entry, by_position.get(entry.position))
+                    room.apply(entry, by_position.get(entry.came_at))
             existing = self._rooms.setdefault(room_id, room)
         finally:
             del self._missed[room_id]
@@ -169,7 +191,8 @@ class Rooms:
         log = self.log
         tail = self.writers[shard].tail
         refs = await log.current(shard, room_id, Kind.EVENT)
-        resolved = [ref.position for ref in refs if ref.kind is Kind.STATE]
+        resolved = [ref.came_at for ref in refs if ref.kind is Kind.STATE]
+        learnt = [ref.seq for ref in refs if ref.kind is Kind.STATE and ref.came_at != ref.position]
         refs = [ref for ref in refs if ref.event_id is not None]
         entries = await log.entries(shard, [ref.seq for ref in refs])
         if not entries:
@@ -191,7 +214,7 @@ class Rooms:
         room = Room(room_id, shard, _version_of(create, entries), self._now)
         state = RoomHead().state.mutate()
         for ref in refs:
-            view = by_position.get(ref.position)
+            view = by_position.get(ref.came_at)
             if view is not None:
                 state[ref.type, ref.key] = view
                 room.size += view.size()
@@ -218,6 +241,8 @@ class Rooms:
         room.last_seq = max((seq for seq in applied if seq <= tail), default=0)
         room.created_ts = create.ts if create is not None else 0
         room.resolved_at = max(resolved, default=0)
+        if learnt:
+            room.learnt = range(min(learnt), max(learnt) + 1)
         room.was_told = any(ref.kind is Kind.STATE and (ref.type, ref.key) in PAST_DECIDING for ref in refs)
         room.is_whole = create is not None and create.kind is Kind.EVENT
         gaps = await log.page(
@@ -227,6 +252,9 @@ class Rooms:
             await self._find_past(room, gap)
         if not room.is_whole:
             await self._find_past(room, 0)
+            partial = await log.current(shard, room_id, Kind.PARTIAL)
+            for entry in await log.entries(shard, [ref.seq for ref in partial]):
+                room.apply_partial(entry)
         return room
 
     async def _find_past(self, room: Room, gap: int) -> None:

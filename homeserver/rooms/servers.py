@@ -37,4 +37,5 @@ def takes_part(room: Room, server: str) -> bool:
     """
     if ("m.room.create", "") not in room.head.state:
         return False
-    return not room.joined or server in room.servers
+    is_empty = not room.joined and room.partial is None
+    return is_empty or server in room.servers

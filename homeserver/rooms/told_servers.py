@@ -16,7 +16,7 @@ def is_told_by(server_name: str, entry: Entry) -> bool:
     Those of its own users, but for how they came in by way of another server; and how users of others came in
     by way of this one. History that was fetched is nobody's news.
     """
-    if entry.kind is not Kind.EVENT or entry.pos is not None or entry.sender is None:
+    if entry.kind is not Kind.EVENT or entry.is_past or entry.sender is None:
         return False
     return (server_name_of(entry.sender) == server_name) != decode_meta(entry.meta).relay
 
@@ -37,7 +37,7 @@ def told_servers(server_name: str, room: Room, entry: Entry) -> set[str]:
 
 def is_own_membership(server_name: str, entry: Entry) -> bool:
     """Whether an entry is about a membership of one of this server's users."""
-    if entry.kind is not Kind.EVENT or entry.pos is not None or entry.type != "m.room.member":
+    if entry.kind is not Kind.EVENT or entry.is_past or entry.type != "m.room.member":
         return False
     return entry.key is not None and server_name_of(entry.key) == server_name
 

@@ -205,7 +205,7 @@ class DeviceLists:
             self._recent(self._devices, shard).add(entry.seq, entry.key or "")
         elif (
             entry.type == "m.room.member"
-            and entry.pos is None
+            and not entry.is_past
             and entry.key is not None
             and (_joins_or_leaves(view) if view is not None else _may_join_or_leave(entry))
         ):
@@ -268,7 +268,7 @@ def _may_join_or_leave(entry: Entry) -> bool:
 
 def _members_between(room: Room, after: int, upto: int) -> list[RoomEvent]:
     """Member events between two positions, among them all by which somebody joined or left."""
-    if after >= room.timeline_after:
+    if after >= max(room.timeline_after, room.resolved_at):
         recent = room.timeline[room.first_after(after) : room.first_after(upto)]
         return [event for event in recent if event.type == "m.room.member" and _joins_or_leaves(event)]
     # The latest of several is there, whatever came before it.

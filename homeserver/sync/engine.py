@@ -39,7 +39,7 @@ from homeserver.sync.state_delta import (
 from homeserver.sync.timeline import TimelineSlice, newest_events
 from homeserver.sync.to_device import ToDeviceQueue
 from homeserver.sync.wakeup import Wakeup
-from homeserver.tokens import SyncToken, decode_sync_token
+from homeserver.tokens import SyncToken, decode_since, decode_sync_token
 from homeserver.users.account_data import AccountData
 from homeserver.users.ignoring import ignored_by
 from homeserver.users.invite_permission import blocks_invites
@@ -135,7 +135,12 @@ class SyncEngine:
         return SyncToken(self._users.tail(user.user_id), ephemeral, self._rooms.tails())
 
     def decode(self, token: str) -> SyncToken:
-        since = decode_sync_token(token, self._epoch, self._rooms.shards.rooms)
+        return self._in_time(decode_sync_token(token, self._epoch, self._rooms.shards.rooms))
+
+    def _since(self, token: str) -> SyncToken:
+        return self._in_time(decode_since(token, self._epoch, self._rooms.shards.rooms))
+
+    def _in_time(self, since: SyncToken) -> SyncToken:
         if since.ephemeral > max(self._ephemeral.now, (self._now() + AHEAD_MS) * POSITIONS_PER_MS):
             # By a clock that was wrong: it would hide what happens until that time has come.
             since = since._replace(ephemeral=0)
@@ -156,7 +161,7 @@ class SyncEngine:
 
     async def sync(self, user_id: str, device_id: str, request: SyncRequest) -> bytes:
         """The answer as JSON bytes; waits up to the request's timeout for something to show."""
-        since = self.decode(request.since) if request.since else None
+        since = self._since(request.since) if request.since else None
         await self.follow(user_id, since)
         user = await self._users.get(user_id)
         if since is not None:
@@ -349,7 +354,9 @@ class _Answer:
         state = await self._state(room, timeline.slice, events, after, upto, known, whole=new or full)
         ephemeral = self._ephemeral(room, 0 if new else after, upto, new=new, typing=typing)
         account_data = self.account_data(room_id, self._filter.account_data.matches)
-        if not (events or state or ephemeral or account_data or new or full):
+        # Where state has changed with no event, the summary may be another.
+        unseen = timeline.slice.limited or after < room.resolved_at <= upto
+        if not (events or state or ephemeral or account_data or new or full or unseen):
             return None
         parts = [
             rendered,
@@ -358,7 +365,7 @@ class _Answer:
             b'"account_data":' + events_object(account_data),
             await self._unread_json(room),
         ]
-        if new or timeline.names:
+        if new or timeline.names or unseen:
             parts.append(b'"summary":' + orjson.dumps(room_summary(room, self._user.user_id)))
         return b"{" + b",".join(parts) + b"}"
 

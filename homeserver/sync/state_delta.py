@@ -105,7 +105,8 @@ def lazy_members(
     """(state other than members, members) for lazy loading.
 
     Those are the timeline's senders, and the reader at first. Who has been in the room `after` some position
-    is told of everyone who changed since: clients keep their lists of members by that.
+    is told of everyone who changed since: clients keep their lists of members by that. Nobody has a list of
+    those who were learnt late.
     """
     others: list[RoomEvent] = []
     by_user: dict[str | None, RoomEvent] = {}
@@ -120,7 +121,11 @@ def lazy_members(
     if after is None:
         senders.add(user_id)
     else:
-        members = {member: event for member, event in by_user.items() if event.position > after}
+        members = {
+            member: event
+            for member, event in by_user.items()
+            if event.position > after and event.position not in room.learnt
+        }
     for sender in senders:
         member = by_user.get(sender) or room.head.state.get(("m.room.member", sender))
         if member is not None and (sender not in in_timeline or sender in by_user):

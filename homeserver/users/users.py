@@ -78,10 +78,10 @@ class User:
     def apply_member(self, entry: Entry, membership: str, now: int) -> None:
         """Take the user's own member event of a room; what time it claims is judged by `now`."""
         before = self.memberships.get(entry.stream)
-        since = before.since if before is not None and before.membership == membership else entry.position
+        since = before.since if before is not None and before.membership == membership else entry.came_at
         self.memberships[entry.stream] = MembershipRef(
             membership,
-            entry.position,
+            entry.came_at,
             entry.event_id or entry.target or "",
             entry.sender or "",
             since,
@@ -200,7 +200,7 @@ class Users:
         user = self._users.get(entry.key)
         if user is None:
             return
-        if sets_state(entry) and entry.pos is None:
+        if sets_state(entry) and not entry.is_past:
             membership = view.membership or "leave" if view is not None else membership_in(entry)
             user.apply_member(entry, membership, self._now())
         elif entry.kind is Kind.STATE:

@@ -61,6 +61,15 @@ ENTRIES = {
         0,
         Entry(Kind.STATE, ROOM, TOPIC, type="m.room.topic", key="", sender=ALICE, target="$c", ts=1, seq=17),
     ),
+    "room-log/state-late": (
+        0,
+        Entry(Kind.STATE, ROOM, TOPIC, None, "m.room.topic", "", ALICE, "$c", ts=1, pos=4, seq=25),
+    ),
+    "room-log/partial": (
+        0,
+        Entry(Kind.PARTIAL, ROOM, b'{"join":"$a","servers":["there.example"]}', type="state", key="", seq=23),
+    ),
+    "room-log/whole": (0, Entry(Kind.PARTIAL, ROOM, type="state", key="", seq=24)),
     "room-log/gap": (0, Entry(Kind.GAP, ROOM, seq=21)),
     "room-log/gap-state": (
         0,

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from homeserver.protocol.event_auth import auth_event_keys
 from homeserver.protocol.events import Event, event_template, load_event
+from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.room_versions import ROOM_VERSIONS
 from homeserver.protocol.signing import SigningKey, content_hash, event_id_of, reference_hash, sign_event
 from tests.federation.servers import V1, V2
@@ -34,6 +35,8 @@ class Host:
         self.lies: dict[str, Lie] = {}
         """What is changed in the answers of `make_…` and `send_…`."""
         self.stalls = False
+        self.members_follow: asyncio.Event | None = None
+        """If set: the members of the room are left out of the answer to a join, and told once this is set."""
         self.received: list[Any] = []
         """Events handed in."""
         self.send("m.room.create", "", {"room_version": version, "creator": self.creator})
@@ -90,6 +93,13 @@ class Host:
             },
         }
 
+    def let_in(self, pdu: JsonObject) -> None:
+        """Have an event that was handed in be the room's last one."""
+        event = load_event(self.version, pdu, event_id_of(self.version, pdu))
+        self.events.append(event)
+        if event.state_key is not None:
+            self.state[event.type, event.state_key] = event
+
     def open_to(self, user_id: str, *memberships: str) -> None:
         """Answer the handshakes of a user."""
         pages = self.peer.site.pages
@@ -105,6 +115,26 @@ class Host:
         told = {"pdu_ids": state, "auth_chain_ids": [event.event_id for event in self.events]}
         pages[f"{V1}/get_missing_events/{self.room_id}"] = web.json_response({"events": []})
         pages[f"{V1}/state_ids/{self.room_id}"] = web.json_response(told)
+
+    def tell_members_later(self) -> asyncio.Event:
+        """Leave out the members for one who joins; they are told when the event is set that this returns."""
+        self.members_follow = follow = asyncio.Event()
+
+        async def state(request: web.BaseRequest) -> web.StreamResponse:
+            await follow.wait()
+            told = [event.pdu for event in self.state.values()]
+            chain = [event.pdu for event in self.events]
+            return self._answer("state", {"pdus": told, "auth_chain": chain})
+
+        async def state_ids(request: web.BaseRequest) -> web.StreamResponse:
+            await follow.wait()
+            told = [event.event_id for event in self.state.values()]
+            chain = [event.event_id for event in self.events]
+            return self._answer("state_ids", {"pdu_ids": told, "auth_chain_ids": chain})
+
+        self.peer.site.pages[f"{V1}/state/{self.room_id}"] = state
+        self.peer.site.pages[f"{V1}/state_ids/{self.room_id}"] = state_ids
+        return follow
 
     def _make(self, membership: str, user_id: str) -> Any:
         async def make(request: web.BaseRequest) -> web.StreamResponse:
@@ -122,17 +152,31 @@ class Host:
             pdu = json.loads(await request.read())
             assert unquote(request.path.rpartition("/")[2]) == event_id_of(self.version, pdu)
             self.received.append(pdu)
+            omits = self.members_follow is not None and "omit_members=true" in request.path_qs
+            shown = [event for event in self.state.values() if not (omits and event.type == "m.room.member")]
+            event = load_event(self.version, pdu, event_id_of(self.version, pdu))
+            chain = self._chain([event, *shown])
             answer = {
-                "state": [event.pdu for event in self.state.values()],
-                "auth_chain": [event.pdu for event in self.events],
+                "state": [event.pdu for event in shown],
+                "auth_chain": [event.pdu for event in self.events if event.event_id in chain or not omits],
                 "event": pdu,
-                "members_omitted": False,
+                "members_omitted": omits,
                 "servers_in_room": [self.name],
                 "knock_room_state": [event.pdu for event in self.state.values()],
             }
             return self._answer(f"send_{membership}", answer)
 
         return send
+
+    def _chain(self, events: list[Event]) -> set[str]:
+        """What some events rest on."""
+        by_id = {event.event_id: event for event in self.events}
+        chain: set[str] = set()
+        named = {each for event in events for each in event.auth_events}
+        while new := named & by_id.keys() - chain:
+            chain |= new
+            named = {each for event_id in new for each in by_id[event_id].auth_events}
+        return chain
 
     def _answer(self, what: str, answer: Answer) -> web.StreamResponse:
         lie = self.lies.get(what)

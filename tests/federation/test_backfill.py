@@ -16,7 +16,7 @@ from homeserver.protocol.room_versions import ROOM_VERSIONS
 from homeserver.protocol.signing import SigningKey
 from tests.client_api.conftest import Client
 from tests.federation.host import Host
-from tests.federation.rooms import state_of
+from tests.federation.rooms import members, state_of
 from tests.federation.servers import V1, Homeserver, OtherServer
 from tests.federation.test_remote_rooms import join
 
@@ -61,6 +61,7 @@ async def test_history_from_before_the_join_is_read_to_the_create_event(
         await alice.send(room_id, f"message {n}")
         await alice.set_state(room_id, "m.room.topic", {"topic": f"topic {n}"})
     await join(dora, room_id, server)
+    assert len(await members(dora, room_id)) == 2
     await dora.sync(full=True)
     own, there = await pages(dora, room_id, limit=10), await pages(alice, room_id)
     assert ids(own) == ids(there)

@@ -131,7 +131,9 @@ LIES: dict[str, Callable[[Host], Callable[[Answer], Any]]] = {
     "an empty room": lambda host: lambda answer: answer.update(state=[], auth_chain=[]),
     "no create event": lambda host: without(host, "m.room.create"),
     "no join rules": lambda host: without(host, "m.room.join_rules"),
-    "members left out": lambda host: lambda answer: answer.update(members_omitted=True),
+    "members left out, and no servers said to be there": lambda host: (
+        lambda answer: answer.update(members_omitted=True, servers_in_room=[])
+    ),
     "two events under one key": lambda host: added(host, host.event("m.room.name", "", {"name": "B"}).pdu),
     "a message in the state": lambda host: added(host, host.event("m.room.message", None, {}).pdu),
     "a create event that nobody signed": lambda host: replaced(

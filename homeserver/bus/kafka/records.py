@@ -22,6 +22,8 @@ HEADERS_SIZE = 16 * 1024
 OF_STATE = frozenset({Kind.EVENT, Kind.STATE, Kind.GAP_STATE})
 """What is keyed by a state key, and has an event for a body."""
 
+KEYED_BY_STATE = OF_STATE | {Kind.PARTIAL}
+
 Headers = list[tuple[str, bytes]]
 
 _WORDS = {kind: kind.name.lower() for kind in Kind}
@@ -83,6 +85,7 @@ class Records:
         of_user = shard >= ShardMap.USER_BASE
         of_server = kind is Kind.OUTGOING
         of_state = kind in OF_STATE
+        keyed_by_state = kind in KEYED_BY_STATE
         value = Value(
             schema=SCHEMA,
             kind=_WORDS[kind],
@@ -91,10 +94,10 @@ class Records:
             position=entry.position,
             origin_server_ts=entry.ts,
             room_id=None if of_user or kind is Kind.DEVICE_LIST else entry.stream,
-            user_id=None if of_state else key if not of_user else None if of_server else entry.stream,
+            user_id=None if keyed_by_state else key if not of_user else None if of_server else entry.stream,
             event_id=entry.event_id,
             type=entry.type,
-            state_key=key if of_state else None,
+            state_key=key if keyed_by_state else None,
             key=key if of_user else None,
             sender=entry.sender,
             target=entry.target,
@@ -140,7 +143,7 @@ class Records:
             b"" if body is UNSET else bytes(body),
             read.event_id,
             read.type,
-            read.key if of_user else read.state_key if of_state else read.user_id,
+            read.key if of_user else read.state_key if kind in KEYED_BY_STATE else read.user_id,
             read.sender,
             read.target,
             read.rel_type,
