@@ -2,15 +2,15 @@
 
 Each change of a device is an entry of its user's log (`homeserver.e2ee.identities`), and that entry's number
 is the number of the change; it follows upon the one before it. So a server that was told all of them has the
-list, and one that has missed some sees that, and asks for it (`ToldKeys.devices`). Names of devices are not
-told.
+list, and one that has missed some sees that, and asks for it (`ToldKeys.devices`). Devices without keys are
+told as they come and go, which is no news to users here. Names of devices are not told, nor that they change.
 
 spec: server-server "Device Management", "End-to-End Encryption"
 """
 
 import orjson
 
-from homeserver.e2ee.identities import CROSS_SIGNING, DEVICE
+from homeserver.e2ee.identities import CROSS_SIGNING, DEVICE, NO_KEYS
 from homeserver.e2ee.key_objects import MASTER, SELF_SIGNING
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.rooms import Rooms
@@ -57,10 +57,10 @@ class ToldDevices:
             "stream_id": entry.seq,
             "prev_id": [] if previous is None else [previous.seq],
         }
-        if entry.body:
-            content["keys"] = orjson.loads(entry.body)
-        else:
+        if not entry.body:
             content["deleted"] = True
+        elif entry.body != NO_KEYS:
+            content["keys"] = orjson.loads(entry.body)
         return {"edu_type": "m.device_list_update", "content": content}
 
     async def _last_before(self, user_id: str, before: int | None) -> Entry | None:

@@ -646,6 +646,7 @@ class App:
             end_device=self.sessions.end_device,
         )
         self.sessions.check_device_id.append(cross_signing.check_device_id)
+        self.sessions.on_device_added.append(device_keys.added)
         self.sessions.on_device_gone += (device_keys.forget, dehydrated.forget)
         self.devices.on_rename.append(device_keys.renamed)
 

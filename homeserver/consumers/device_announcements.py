@@ -6,7 +6,7 @@ crash, makes clients look once too often. What one upload changes is several ent
 
 from collections.abc import Sequence
 
-from homeserver.e2ee.identities import QUIET, SIGNATURE
+from homeserver.e2ee.identities import DEVICE, QUIET, SIGNATURE
 from homeserver.errors import MatrixError
 from homeserver.sync.device_lists import DeviceLists
 from storage.errors import StoreUnavailable
@@ -21,15 +21,17 @@ class DeviceAnnouncements:
 
     @staticmethod
     def wants(entry: Entry) -> bool:
-        # A signature on somebody else's key is nobody else's business.
-        return entry.kind is Kind.DEVICE_LIST and entry.type != SIGNATURE and entry.meta != QUIET
+        # A signature on another's key is nobody else's business. Other servers have lists of all devices.
+        is_news = entry.meta != QUIET or entry.type == DEVICE
+        return entry.kind is Kind.DEVICE_LIST and entry.type != SIGNATURE and is_news
 
     async def handle(self, shard: int, entries: Sequence[Entry]) -> None:
         """Raises StoreUnavailable when it must be tried again, however often."""
         changes: dict[str, list[int]] = {}
         for entry in entries:
             changes.setdefault(entry.stream, []).append(entry.seq)
+        news_here = {entry.stream for entry in entries if entry.meta != QUIET}
         try:
-            await self._device_lists.announce(changes)
+            await self._device_lists.announce(changes, only_elsewhere=changes.keys() - news_here)
         except MatrixError as error:
             raise StoreUnavailable(error.error) from error

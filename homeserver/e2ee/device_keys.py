@@ -210,6 +210,15 @@ class DeviceKeys:
 
     # Devices that change
 
+    async def added(self, user_id: str, device_id: str) -> None:
+        """Have it known that there is a device. It has no keys yet, so it is no news but to other servers."""
+
+        def change(identity: Identity) -> Sequence[Draft]:
+            is_known = device_id in identity.devices or device_id in identity.keyless
+            return () if is_known else (Draft(DEVICE, device_id, {}, quiet=True),)
+
+        await self._identities.change(user_id, change)
+
     async def renamed(self, user_id: str, device_id: str, name: str) -> None:
         """Show a device's new name beside its keys."""
 
@@ -224,6 +233,8 @@ class DeviceKeys:
         """Drop the keys of a device that is going, and the messages that wait for it."""
 
         def change(identity: Identity) -> Sequence[Draft]:
+            if device_id in identity.keyless:
+                return (Draft(DEVICE, device_id, None, quiet=True),)
             kinds = ((DEVICE, identity.devices), (DEVICE_NAME, identity.names))
             return [Draft(kind, device_id, None) for kind, of_devices in kinds if device_id in of_devices]
 

@@ -5,7 +5,8 @@ and saying that it changed are one act. The consumer of `device_announcements` f
 and passes the word on to those who share rooms with the user; after a crash it goes on where it was.
 
     type            key             body
-    device          device id       device keys with all signatures that others may see; empty: gone
+    device          device id       device keys with all signatures that others may see, {}: it has none;
+                                    empty: gone
     device_name     device id       {"display_name": …}; empty: none
     cross_signing   ""              {"master": …, "self_signing": …, "user_signing": …}
     signature       another user    {"key_id": their master key, "signatures": {own key: signature}}
@@ -40,7 +41,11 @@ SIGNATURE = "signature"
 COPY = "copy"
 
 QUIET = b"quiet"
-"""`meta` of an entry that is no news to anybody: what was found out on being asked."""
+"""`meta` of an entry that is no news to anybody here: what was found out on being asked, or a device without
+keys that comes or goes."""
+
+NO_KEYS = b"{}"
+"""The body of the entry of a device that has none."""
 
 LOAD_ATTEMPTS = 20
 LOADED_AT_ONCE = 100
@@ -89,6 +94,8 @@ class Identity:
         self.last_seq = 0
         self.devices: dict[str, bytes] = {}
         """Device id → the JSON of its keys."""
+        self.keyless: set[str] = set()
+        """Devices that have none."""
         self.devices_at = 0
         """Number of the newest entry about a device."""
         self.names: dict[str, str] = {}
@@ -113,6 +120,7 @@ class Identity:
         copy = Identity(self.user_id)
         copy.last_seq = self.last_seq
         copy.devices = dict(self.devices)
+        copy.keyless = set(self.keyless)
         copy.devices_at = self.devices_at
         copy.names = dict(self.names)
         copy.keys = self.keys
@@ -130,10 +138,12 @@ class Identity:
         if type == DEVICE:
             self.devices_at = entry.seq
             self._shown_devices = None
-            if entry.body:
+            self.devices.pop(key, None)
+            self.keyless.discard(key)
+            if entry.body == NO_KEYS:
+                self.keyless.add(key)
+            elif entry.body:
                 self.devices[key] = entry.body
-            else:
-                self.devices.pop(key, None)
         elif type == DEVICE_NAME:
             self._shown_devices = None
             if content:

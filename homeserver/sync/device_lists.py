@@ -9,7 +9,7 @@ token from before that memory begins is answered from the log.
 import asyncio
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 import orjson
@@ -33,6 +33,15 @@ PAGE = 1_000
 CACHED = 50_000
 
 T = TypeVar("T")
+
+
+ONLY_ELSEWHERE = "only_elsewhere"
+"""The type of such an entry that is news to other servers only."""
+
+
+def is_news(entry: Entry) -> bool:
+    """Whether an entry of a room shard tells users here that somebody's devices or keys have changed."""
+    return entry.kind is Kind.DEVICE_LIST and entry.type != ONLY_ELSEWHERE
 
 
 def announced_changes(announcement: Entry) -> list[int]:
@@ -68,17 +77,20 @@ class DeviceLists:
         rooms.follow(self._on_room_entry)
         users.follow(self._on_user_entry)
 
-    async def announce(self, changes: Mapping[str, Sequence[int]]) -> None:
+    async def announce(
+        self, changes: Mapping[str, Sequence[int]], *, only_elsewhere: Collection[str] = ()
+    ) -> None:
         """Tell everybody who shares a room with one of these users that their devices or keys changed.
 
-        With each user go the numbers of the entries in their log that say what did.
+        With each user go the numbers of the entries in their log that say what did. What changed of some
+        concerns only other servers.
         """
         now = self._now()
         entries: dict[int, list[Entry]] = {}
         for user_id, seqs in changes.items():
-            entry = Entry(
-                kind=Kind.DEVICE_LIST, stream=STREAM, type="", key=user_id, meta=orjson.dumps(seqs), ts=now
-            )
+            type = ONLY_ELSEWHERE if user_id in only_elsewhere else ""
+            meta = orjson.dumps(seqs)
+            entry = Entry(kind=Kind.DEVICE_LIST, stream=STREAM, type=type, key=user_id, meta=meta, ts=now)
             entries.setdefault(self._rooms.shards.of_room(user_id), []).append(entry)
         await asyncio.gather(
             *(self._rooms.writers[shard].submit(Append(of_shard)) for shard, of_shard in entries.items())
@@ -138,7 +150,7 @@ class DeviceLists:
             page = await self._rooms.log.page(
                 shard, STREAM, kind=Kind.DEVICE_LIST, after=after, before=upto + 1, limit=PAGE
             )
-            found.update(entry.key for entry in page if entry.key is not None)
+            found.update(entry.key for entry in page if is_news(entry) and entry.key is not None)
             if len(page) < PAGE:
                 return found
             after = page[-1].seq
@@ -201,7 +213,7 @@ class DeviceLists:
     # Following
 
     def _on_room_entry(self, shard: int, entry: Entry, room: Room | None, view: RoomEvent | None) -> None:
-        if entry.kind is Kind.DEVICE_LIST:
+        if is_news(entry):
             self._recent(self._devices, shard).add(entry.seq, entry.key or "")
         elif (
             entry.type == "m.room.member"

@@ -3,6 +3,7 @@
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
+from homeserver.sync.device_lists import is_news
 from homeserver.sync.served_members import ServedMembers
 from homeserver.sync.wakeup import Wakeup
 from homeserver.users.sessions import SESSIONS_CHANGED
@@ -28,8 +29,9 @@ class Waking:
     def on_room_entry(self, shard: int, entry: Entry, room: Room | None, view: RoomEvent | None) -> None:
         if room is not None:
             self._wakeup.wake_among(room.joined)
-        elif entry.kind is Kind.DEVICE_LIST and entry.key is not None:
-            self._devices_of(entry.key)
+        elif entry.kind is Kind.DEVICE_LIST:
+            if is_news(entry) and entry.key is not None:
+                self._devices_of(entry.key)
         else:
             self._wakeup.wake_among(self._served_members.of(entry.stream))
         if entry.type == "m.room.member" and entry.key is not None:

@@ -91,6 +91,7 @@ class Sessions:
         self._of_user: dict[str, set[str]] = {}
         self._changes = 0
         accounts.on_change.append(self.tell_changed)
+        self.on_device_added: list[OnDevice] = []
         self.on_device_gone: list[OnDevice] = []
         """Called after a device's tokens have ended and before it is deleted itself, for what goes with it
         (keys, messages, pushers). May be called for a device of which some of that is gone already."""
@@ -202,6 +203,8 @@ class Sessions:
                     created_ts=self._now(),
                 )
             )
+            for on_device_added in self.on_device_added:
+                await on_device_added(user_id, device_id)
         elif await self._end_tokens(user_id, device_id):
             await self.tell_changed(user_id)
         return await self._issue(user_id, device_id, with_refresh_token=with_refresh_token)

@@ -30,9 +30,15 @@ class Follower:
 
     async def follow(self, changes: int) -> None:
         """Take so many more changes."""
-        upto = self.seen + changes
-        await until(lambda: len(self._receiving.contents("m.device_list_update")) >= upto)
-        for update in self._receiving.contents("m.device_list_update")[self.seen :]:
+        number = self._number or 0
+
+        def told() -> list[Any]:
+            # What was under way when the list was asked for is in it.
+            updates = self._receiving.contents("m.device_list_update")[self.seen :]
+            return [update for update in updates if update["stream_id"] > number]
+
+        await until(lambda: len(told()) >= changes)
+        for update in told():
             assert update["user_id"] == self._user_id
             assert update["prev_id"] == [self._number]
             assert "device_display_name" not in update
@@ -40,8 +46,8 @@ class Follower:
             if update.get("deleted"):
                 del self.devices[update["device_id"]]
             else:
-                self.devices[update["device_id"]] = update["keys"]
-        self.seen = upto
+                self.devices[update["device_id"]] = update.get("keys")
+        self.seen = len(self._receiving.contents("m.device_list_update"))
 
 
 async def test_who_follows_the_changes_has_the_list(
@@ -58,7 +64,7 @@ async def test_who_follows_the_changes_has_the_list(
         await CryptoDevice(client, 2 + number).upload()
     await alice.put(f"/devices/{alice.device_id}", {"display_name": "Alice's secret phone"})
     await clients[0].post("/logout")
-    await follower.follow(3)
+    await follower.follow(5)
     assert set(follower.devices) == {alice.device_id, clients[1].device_id}
     await server.restart()
     await clients[1].post("/logout")
@@ -67,6 +73,29 @@ async def test_who_follows_the_changes_has_the_list(
     again = Follower(receiving, other, alice.user_id)
     await again.start()
     assert again.devices == follower.devices
+
+
+async def test_devices_without_keys_are_told_as_they_come_and_go(
+    alice: Client, other: OtherServer, receiving: Receiving, room_id: str
+) -> None:
+    follower = Follower(receiving, other, alice.user_id)
+    await follower.start()
+    client = await log_in(alice)
+    await follower.follow(1)
+    assert follower.devices == {client.device_id: None}
+    await client.post("/logout")
+    await follower.follow(1)
+    assert follower.devices == {}
+
+
+async def test_who_comes_with_a_device_without_keys_is_made_known(
+    bob: Client, receiving: Receiving, room_id: str
+) -> None:
+    await bob.join(room_id)
+    await until(lambda: receiving.contents("m.device_list_update"))
+    (update,) = receiving.contents("m.device_list_update")
+    assert (update["user_id"], update["device_id"]) == (bob.user_id, bob.device_id)
+    assert "keys" not in update
 
 
 async def test_cross_signing_keys_and_what_they_sign_are_told(
