@@ -89,11 +89,12 @@ async def test_a_transaction_that_comes_again_is_answered_as_before(
 
 
 async def test_a_transaction_that_comes_many_times_at_once_is_worked_on_once(
-    server: Homeserver, other: OtherServer
+    server: Homeserver, other: OtherServer, visitor: Visitor, room_id: str
 ) -> None:
     """HARDENING 34."""
+    event = await visitor.draft(room_id, MESSAGE, text("hello"))
     malformed = {"edu_type": "m.typing", "content": {}}
-    await asyncio.gather(*(other.send(edus=[malformed], txn_id="1") for _ in range(8)))
+    await asyncio.gather(*(other.send(event.pdu, edus=[malformed], txn_id="1") for _ in range(8)))
     assert server.app.federation is not None
     assert server.app.federation.edus.dropped == {"m.typing": 1}
 
