@@ -1,18 +1,29 @@
-"""One server of a simulation: its real store, rooms and graph, its real ways in; the network is simulated."""
+"""One server of a simulation: its real store, rooms and graph, its real ways in and out.
+
+The network is simulated, and it can go down at any moment: what was in memory is lost, the store stays.
+"""
 
 import asyncio
+import random
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import orjson
 
 from federation.allowed import allowed_servers
+from federation.backoff import Backoff
+from federation.client import FederationClient, request_target
+from federation.errors import FederationError
 from federation.gate import Gate
 from federation.incoming import Incoming
 from federation.key_ring import KeyRing
 from federation.missing_events import MissingEvents
+from federation.outbound import Outbound
 from federation.own_keys import OwnKeys
-from federation.transport import Transport
+from homeserver.bus.consumer import Consumer
 from homeserver.config.options import Federation
 from homeserver.graph.arrival import Arrival
 from homeserver.graph.early_redactions import EarlyRedactions
@@ -25,46 +36,78 @@ from homeserver.graph.states import States
 from homeserver.graph.told import ToldGraph
 from homeserver.protocol.event_auth import auth_event_keys
 from homeserver.protocol.events import Event, build_event, parse_pdu
+from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.room_versions import RoomVersion
+from homeserver.protocol.server_acl import ServerAcl
 from homeserver.protocol.signing import SigningKey
 from homeserver.rooms.authoring import Author, EventTemplate, RoomProposal
 from homeserver.rooms.policy import NoPolicyServers, Policy
 from homeserver.rooms.room import Room
-from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
-from homeserver.rooms.told_servers import is_told_by, told_servers
+from homeserver.rooms.told_servers import is_told_by
 from homeserver.rooms.visibility import Visibility
 from homeserver.users.accounts import Accounts
 from homeserver.users.passwords import Passwords
 from homeserver.users.users import Users
+from storage.collection import Collection
 from storage.log import Entry, Kind, ShardMap
-from storage.records import accounts, remote_keys, side_events, staged_events
+from storage.records import accounts, cursors, destinations, remote_keys, side_events, staged_events
+from storage.records.cursors import CURSORS, Cursor
 from storage.records.remote_keys import RemoteKey, RemoteKeys
 from storage.records.side_events import EARLY_REDACTIONS, GAPS, SIDE_EVENTS
 from storage.sqlite import open_store
-from storage.store import Store
-from tests.simulation.network import Network, SimulatedClient
+from tests.simulation.network import Network, SimulatedTransport
+from tests.simulation.process import Process
 from tests.simulation.virtual_time import EPOCH_MS, virtual_clock
 
 SHARDS = ShardMap(1, 1)
-SPECS = (*accounts.SPECS, *remote_keys.SPECS, *side_events.SPECS, *staged_events.SPECS)
+SPECS = (
+    *accounts.SPECS,
+    *cursors.SPECS,
+    *destinations.SPECS,
+    *remote_keys.SPECS,
+    *side_events.SPECS,
+    *staged_events.SPECS,
+)
+V1 = "/_matrix/federation/v1"
 A_YEAR_MS = 365 * 24 * 3600 * 1000
 
 
-class Unasked(Transport):
-    """All keys are known: nobody is asked for them."""
+class OtherServers(NamedTuple):
+    """What of `federation.other_servers` is needed."""
 
-    def __init__(self) -> None:
-        pass
+    client: FederationClient
+    backoff: Backoff
+    allowed: ServerAcl
 
 
 class Node:
-    def __init__(self, name: str, store: Store, network: Network) -> None:
+    def __init__(self, name: str, folder: Path, network: Network) -> None:
         self.name = name
         self.key = SigningKey.from_seed("1", name.encode().ljust(32))
-        self.store = store
+        self.process = Process()
+        self.starts = 0
+        self.refused: dict[str, str] = {}
+        """Events that this server said no to, and why."""
+        self._uri = f"sqlite:///{folder / name}.db"
         self._network = network
-        now = virtual_clock
+
+    async def start(self) -> None:
+        """Come up with what is stored."""
+        self.process = Process()
+        self.starts += 1
+        await self.process.run(self._start())
+        self._network.join(self.name, self)
+
+    async def crash(self) -> None:
+        """Lose what is in memory, whatever is going on."""
+        self._network.leave(self.name)
+        await self.store.close()
+        await self.process.kill()
+
+    async def _start(self) -> None:
+        name, now = self.name, virtual_clock
+        self.store = store = await open_store(self._uri, server_name=name, shards=SHARDS, specs=SPECS)
         self.rooms = Rooms(store.log, SHARDS, now, memory_budget=1 << 24)
         users = Users(store.log, SHARDS, now, server_name=name, max_users=100)
         passwords = Passwords(memory_kib=8, time_cost=1)
@@ -77,14 +120,17 @@ class Node:
         self.receiver = Receiver(self.rooms, self.events, self.states, side, gaps, early, self.author.policy)
         outliers = Outliers(self.events, side)
         self.arrival = Arrival(self.rooms, self.events, outliers, gaps, name, now)
+        visibility = Visibility(store.log, users, known_accounts)
+        self.told = ToldGraph(self.rooms, self.events, self.states, side, visibility, known_accounts)
+        # How it speaks with others.
+        transport, allowed = SimulatedTransport(name, self._network), allowed_servers(Federation())
+        self._backoff = Backoff(now, rng=random.Random(f"{name} {self.starts}"))
+        client = FederationClient(name, self.key, transport, allowed, self._backoff)
+        self._client = client
         self._keys = store.collection(remote_keys.REMOTE_KEYS)
-        allowed = allowed_servers(Federation())
-        self._gate = gate = Gate(
-            KeyRing(OwnKeys(name, self.key, (), now), self._keys, Unasked(), allowed, now)
-        )
-        client = SimulatedClient(name, network)
+        gate = Gate(KeyRing(OwnKeys(name, self.key, (), now), self._keys, transport, allowed, now))
         self._staged = store.collection(staged_events.STAGED_EVENTS)
-        self.incoming = Incoming(
+        self._incoming = Incoming(
             name,
             self.rooms,
             gate,
@@ -96,14 +142,32 @@ class Node:
             lambda shard: True,
             now,
         )
-        visibility = Visibility(store.log, users, known_accounts)
-        self.told = ToldGraph(self.rooms, self.events, self.states, side, visibility, known_accounts)
-        self._own: list[str] = []
-
-    async def start(self) -> None:
+        self._backoff.on_change.append(self._incoming.heard_of)
+        others = OtherServers(client, self._backoff, allowed)
+        run = f"run{self.starts}"
+        outbound = Outbound(name, run, store, self.rooms, users, others, lambda shard: True, now)
+        self.sender, kept = outbound.sender, outbound.server_rooms
+        self._consumers = [
+            Consumer("server_rooms", store.log, self._cursors(), wants=kept.wants, handle=kept.handle),
+            Consumer(
+                "sender",
+                store.log,
+                self._cursors(),
+                wants=self.sender.wants,
+                handle_batch=self.sender.handle,
+                progress=self.sender,
+            ),
+        ]
         await self.rooms.start(lambda shard, tail: None)
-        self.rooms.follow(self._tell)
-        self._network.join(self.name, self.told, self.incoming.take)
+        await outbound.start()
+        for consumer in self._consumers:
+            self.rooms.feed(consumer.on_entries)
+            consumer.start({shard: writer.tail for shard, writer in self.rooms.writers.items()})
+            consumer.own(self.rooms.writers)
+        self._sweeping = asyncio.create_task(self._incoming.keep_sweeping(), name="staged-events")
+
+    def _cursors(self) -> Collection[Cursor]:
+        return self.store.collection(CURSORS)
 
     async def meet(self, others: "Sequence[Node]") -> None:
         """Know the keys of the others."""
@@ -123,18 +187,23 @@ class Node:
             )
             await self._keys.put(record)
 
-    async def close(self) -> None:
-        await self.incoming.close()
-        await self.store.close()
+    async def answer(self, origin: str, target: str, content: JsonObject) -> JsonObject:
+        """What another server is answered that has asked for something, or sends something."""
+        return await self.process.run(self._answer(origin, target, content))
 
-    def _tell(self, shard: int, entry: Entry, room: Room | None, view: RoomEvent | None) -> None:
-        """Send on what is for this server to send, as `federation.sender` does."""
-        if room is None or not is_told_by(self.name, entry):
-            return
-        assert entry.event_id is not None
-        self._own.append(entry.event_id)
-        for server in sorted(told_servers(self.name, room, entry)):
-            self._network.send(self.name, server, entry.stream, orjson.loads(entry.body))
+    async def _answer(self, origin: str, target: str, content: JsonObject) -> JsonObject:
+        self._backoff.alive(origin)
+        if target.startswith(f"{V1}/send/"):
+            return {"pdus": await self._take(origin, content["pdus"])}
+        return await told_by(self.told, origin, target, content)
+
+    async def _take(self, origin: str, pdus: Sequence[JsonObject]) -> JsonObject:
+        results: dict[str, str | None] = {}
+        for room_id in sorted({pdu["room_id"] for pdu in pdus}):
+            of_room = [pdu for pdu in pdus if pdu["room_id"] == room_id]
+            results |= await self._incoming.take(origin, room_id, of_room)
+        self.refused |= {event_id: why for event_id, why in results.items() if why is not None}
+        return {event_id: {} if why is None else {"error": why} for event_id, why in results.items()}
 
     async def room(self, room_id: str) -> Room:
         room = await self.rooms.get(room_id)
@@ -155,6 +224,7 @@ class Node:
         """Sign an event upon all that the room has, whatever its rules say, and send it to everybody."""
         head, version = room.head, room.version
         keys = auth_event_keys(version, template.type, template.sender, template.state_key, template.content)
+        grounds = [known.event_id for key in keys if (known := head.lookup(*key)) is not None]
         event, body = build_event(
             version,
             server_name=self.name,
@@ -165,13 +235,19 @@ class Node:
             state_key=template.state_key,
             content=template.content,
             prev_events=head.tips,
-            auth_events=[known.event_id for key in keys if (known := head.lookup(*key)) is not None],
+            auth_events=grounds,
             depth=head.depth + 1,
             origin_server_ts=virtual_clock(),
+            reference_hashes=dict.fromkeys([*head.tips, *grounds], ""),
         )
         for server in sorted(room.servers.keys() - {self.name}):
-            self._network.send(self.name, server, room.room_id, orjson.loads(body))
+            self.process.spawn(self._send(server, event.event_id, orjson.loads(body)))
         return event.event_id
+
+    async def _send(self, server: str, event_id: str, pdu: JsonObject) -> None:
+        target = request_target(f"{V1}/send", f"forged {event_id}")
+        with suppress(FederationError):
+            await self._client.put(server, target, {"pdus": [pdu], "edus": []})
 
     async def come_into(self, room: Room, resident: "Node", template: EventTemplate) -> None:
         """Join a room by way of a server that is in it."""
@@ -182,32 +258,63 @@ class Node:
         assert await self.arrival.arrive(*told, join)
 
     async def own_events(self, room_id: str) -> dict[str, Event]:
-        """The events that this server has told others of, which are durable here."""
-        known = await self.events.get_many(await self.room(room_id), self._own)
-        assert all(each.position is not None for each in known.values())
+        """The events of the room that it is for this server to tell others of."""
+        page = await self._entries(room_id)
+        own = [entry.event_id or "" for entry in page if is_told_by(self.name, entry)]
+        known = await self.events.get_many(await self.room(room_id), own)
         return {event_id: each.event for event_id, each in known.items()}
 
-    async def completed(self) -> None:
-        """Wait until nothing waits for what it follows upon."""
-        while await self._staged.find("key", ()):
-            await asyncio.sleep(1.0)
+    async def is_idle(self) -> bool:
+        """Whether everything was sent, and nothing waits for what it follows upon."""
+        if any(sum(consumer.lag().values()) or not consumer.lag() for consumer in self._consumers):
+            return False
+        if any(each.waiting or each.behind for each in self.sender.destinations.values()):
+            return False
+        return not await self._staged.find("key", ())
 
     async def timeline(self, room_id: str) -> list[str]:
         """All events of the room in the log, in order."""
+        return [entry.event_id or "" for entry in await self._entries(room_id)]
+
+    async def _entries(self, room_id: str) -> list[Entry]:
         room = await self.room(room_id)
-        found: list[str] = []
-        after = 0
+        found: list[Entry] = []
         while page := await self.store.log.page(
-            room.shard, room_id, kind=Kind.EVENT, after=after, limit=1000
+            room.shard, room_id, kind=Kind.EVENT, after=found[-1].position if found else 0, limit=1000
         ):
-            found += [entry.event_id or "" for entry in page]
-            after = page[-1].position
+            found += page
         return found
 
 
-async def open_node(folder: Path, name: str, network: Network) -> Node:
-    uri = f"sqlite:///{folder / name}.db"
-    store = await open_store(uri, server_name=name, shards=SHARDS, specs=SPECS)
-    node = Node(name, store, network)
-    await node.start()
-    return node
+async def told_by(told: ToldGraph, origin: str, target: str, content: JsonObject) -> JsonObject:
+    """What the routes of `federation.events` answer."""
+    parts = urlsplit(target)
+    query = parse_qs(parts.query)
+    what, *names = [unquote(part) for part in parts.path.removeprefix(f"{V1}/").split("/")]
+    if what == "event":
+        return {"pdus": _events([await told.event(names[0], origin)])}
+    if what == "state_ids":
+        state_ids, chain_ids = await told.state_ids(names[0], query["event_id"][0], origin)
+        return {"pdu_ids": state_ids, "auth_chain_ids": chain_ids}
+    if what == "state":
+        state, chain = await told.state(names[0], query["event_id"][0], origin)
+        return {"pdus": _events(state), "auth_chain": _events(chain)}
+    if what == "event_auth":
+        return {"auth_chain": _events(await told.auth_chain(names[0], names[1], origin))}
+    if what == "backfill":
+        limit = int(query["limit"][0])
+        return {"pdus": _events(await told.backfill(names[0], query["v"], origin, limit=limit))}
+    assert what == "get_missing_events", target
+    found = await told.missing(
+        names[0],
+        origin,
+        latest=content["latest_events"],
+        earliest=content["earliest_events"],
+        min_depth=content["min_depth"],
+        limit=content["limit"],
+    )
+    return {"events": _events(found)}
+
+
+def _events(bodies: Sequence[bytes]) -> list[Any]:
+    return [orjson.loads(body) for body in bodies]

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from contextlib import suppress
 
 from homeserver.errors import MatrixError
 from homeserver.protocol.json_types import JsonObject
@@ -11,6 +12,7 @@ from homeserver.rooms.posting import post
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from tests.simulation.node import Node
+from tests.simulation.process import Killed
 from tests.simulation.virtual_time import EPOCH_MS
 
 MEMBER = "m.room.member"
@@ -56,32 +58,37 @@ class Crowd:
         self._nodes = nodes
         self._names = [node.name for node in nodes]
         self._room_id = room_id
-        self.done = 0
+        self.acknowledged: list[str] = []
+        """Events of which their senders know that they were sent."""
         self.forged: set[str] = set()
         """Events that servers sent though the state before them forbids them."""
 
     async def act(self, times: int) -> None:
         for _ in range(times):
             await asyncio.sleep(self._random.choice((0.0, 0.01, 0.5, 2.0)))
-            node = self._random.choice(self._nodes)
-            room = await node.room(self._room_id)
-            sender = self._random.choice([keeper(node.name), *guests(node.name)])
-            template = self._wish(room, sender)
-            try:
-                await post(node.rooms, node.author, room, lambda head: [template])  # noqa: B023
-                self.done += 1
-            except MatrixError as error:
-                if error.errcode != "M_FORBIDDEN":
-                    raise
-                if self._random.random() < 0.3:
-                    self.forged.add(node.forge(room, template))
+            node = self._random.choice([node for node in self._nodes if node.process.alive])
+            with suppress(Killed):
+                await node.process.run(self._act(node))
+
+    async def _act(self, node: Node) -> None:
+        room = await node.room(self._room_id)
+        sender = self._random.choice([keeper(node.name), *guests(node.name)])
+        template = self._wish(room, sender)
+        try:
+            self.acknowledged += await post(node.rooms, node.author, room, lambda head: [template])
+        except MatrixError as error:
+            if error.errcode != "M_FORBIDDEN":
+                raise
+            if self._random.random() < 0.3:
+                self.forged.add(node.forge(room, template))
 
     async def speak(self, node: Node, text: str) -> None:
         """Have a server's keeper say something."""
-        room = await node.room(self._room_id)
         content = {"msgtype": "m.text", "body": text}
         template = EventTemplate("m.room.message", keeper(node.name), content)
-        await post(node.rooms, node.author, room, lambda head: [template])
+        room = await node.room(self._room_id)
+        said = await node.process.run(post(node.rooms, node.author, room, lambda head: [template]))
+        self.acknowledged += said
 
     def _wish(self, room: Room, sender: str) -> EventTemplate:
         """What a user would like to send."""

@@ -9,6 +9,7 @@ import selectors
 import sqlite3
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import Context
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -17,6 +18,7 @@ import pytest
 from storage.sqlite import readers, store
 from storage.sqlite.appending import Appender
 from storage.sqlite.writer import Writer
+from tests.simulation.process import own
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -51,6 +53,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._virtual.now
+
+    def create_task(
+        self, work: Coroutine[Any, Any, T], *, name: object = None, context: Context | None = None
+    ) -> asyncio.Task[T]:
+        task: asyncio.Task[T] = super().create_task(work, name=name, context=context)
+        own(task, context)
+        return task
 
 
 class _OnTheSpot(ThreadPoolExecutor):
