@@ -154,6 +154,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     replace.set_defaults(run=_replace_signing_key)
 
+    restored = commands.add_parser(
+        "restored",
+        parents=[configured],
+        help="say that the store was restored from a backup, before any server is started on it",
+        description="Have the restored store count as another one than was lost: what clients, replicas and "
+        "readers of Kafka know of it is told apart from what it has. Stop all servers before.",
+    )
+    restored.set_defaults(run=_restored)
+
     register = commands.add_parser(
         "register-user",
         parents=[configured],
@@ -294,6 +303,17 @@ def _replace_signing_key(arguments: argparse.Namespace) -> None:
 
     key = asyncio.run(replace_signing_key(config))
     print(f"the server signs with {key.key_id} from now on, the key in {config.signing_key_path}")
+
+
+# restored
+
+
+def _restored(arguments: argparse.Namespace) -> None:
+    config = _load(arguments)
+    from homeserver.app.stores import begin_epoch
+
+    asyncio.run(begin_epoch(config))
+    print("the store counts as another one from now on: start the server")
 
 
 # register-user

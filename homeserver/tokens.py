@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from homeserver.errors import invalid_param
+from storage.store import is_epoch
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _MAX_LENGTH = 16 * 1024
@@ -46,6 +47,18 @@ def decode_sync_token(token: str, epoch: str, room_shards: int) -> SyncToken:
     if len(rooms) != room_shards:
         raise invalid_param("Invalid since token")
     return SyncToken(from_base36(parts[2]), from_base36(parts[3]), rooms)
+
+
+def decode_since(token: str, epoch: str, room_shards: int) -> SyncToken:
+    """A since-token; one of another epoch means the beginning.
+
+    It was given out before the store was restored from a backup. All that there is now goes to that client as
+    news, since nobody can tell what it has seen of it. Raises 400 M_INVALID_PARAM.
+    """
+    other = token[len("s1_") :].partition("_")[0]
+    if token.startswith("s1_") and other != epoch and is_epoch(other):
+        return SyncToken(0, 0, (0,) * room_shards)
+    return decode_sync_token(token, epoch, room_shards)
 
 
 def encode_position(position: int) -> str:

@@ -1,6 +1,7 @@
 """What a backend gives to the composition root: the log, the collections, the search index, and who the
 store is."""
 
+import secrets
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -17,12 +18,22 @@ FORMAT = 1
 
 
 class StoreInfo(msgspec.Struct, frozen=True):
-    """Fixed when the store is created. `epoch` is random: tokens of another store are told apart by it."""
+    """Fixed when the store is created, but for the `epoch`, which is random: by it, what is said of this store
+    is told apart from what was said of another one, or of this one before a backup was restored."""
 
     epoch: str
     server_name: str
     shards: ShardMap
     format: int
+
+
+def new_epoch() -> str:
+    return secrets.token_hex(8)
+
+
+def is_epoch(text: str) -> bool:
+    """Whether a store may have called its epoch so."""
+    return len(text) == 16 and set(text) <= set("0123456789abcdef")
 
 
 class Remark(msgspec.Struct, frozen=True):
@@ -77,6 +88,10 @@ class Store(Protocol):
 
         One that died is waited for, some seconds. Raises StoreRefused when one of them runs, with what to do.
         """
+        ...
+
+    async def begin_epoch(self) -> None:
+        """Have it count as another store from now on. Whoever has it open must close it."""
         ...
 
     async def size_bytes(self) -> int:

@@ -3,7 +3,7 @@
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from homeserver.app.stores import SPECS
 from tests.real_parts import mongodb
@@ -18,6 +18,14 @@ class StoredData(Protocol):
 
     def set_epoch(self, epoch: str) -> None:
         """As restoring a backup does it. The store must not be open."""
+        ...
+
+    def copy(self) -> Any:
+        """A backup. The store must not be open."""
+        ...
+
+    def put_back(self, copy: Any) -> None:
+        """Have in it what the backup has, and nothing else. The store must not be open."""
         ...
 
     def destroy(self) -> None:
@@ -39,6 +47,12 @@ class SqliteFile:
         with closing(sqlite3.connect(self._path, isolation_level=None)) as db:
             db.execute("UPDATE store SET epoch = ?", (epoch,))
 
+    def copy(self) -> Any:
+        return self._path.read_bytes()
+
+    def put_back(self, copy: Any) -> None:
+        self._path.write_bytes(copy)
+
     def destroy(self) -> None:
         return
 
@@ -54,6 +68,17 @@ class MongoDatabase:
 
     def set_epoch(self, epoch: str) -> None:
         mongodb.database(self.uri)["store"].update_one({"_id": "store"}, {"$set": {"epoch": epoch}})
+
+    def copy(self) -> Any:
+        stored = mongodb.database(self.uri)
+        return {name: list(stored[name].find({}, hint="_id_")) for name in stored.list_collection_names()}
+
+    def put_back(self, copy: Any) -> None:
+        stored = mongodb.database(self.uri)
+        for name, documents in copy.items():
+            stored[name].delete_many({}, hint="_id_")
+            if documents:
+                stored[name].insert_many(documents)
 
     def destroy(self) -> None:
         mongodb.drop(self.uri)

@@ -28,7 +28,7 @@ from storage.records import sliding_sync as sliding_sync_records
 from storage.records import staged_events as staged_event_records
 from storage.records import user_directory as user_directory_records
 from storage.sqlite import open_store as open_sqlite
-from storage.store import OpenStore, Store
+from storage.store import Occupant, OpenStore, Store
 
 SPECS: Sequence[CollectionSpec[Any]] = (
     *account_records.SPECS,
@@ -77,6 +77,16 @@ def mongo_shard_plan() -> list[tuple[str, tuple[str, ...]]]:
     from storage.mongo import shard_plan
 
     return list(shard_plan(SPECS))
+
+
+async def begin_epoch(config: Config) -> None:
+    """Have the store, which was restored from a backup and no server has open, count as another one."""
+    store = await opened_store(config)
+    try:
+        await store.claim(Occupant("`weft restored`", ""))
+        await store.begin_epoch()
+    finally:
+        await store.close()
 
 
 async def replace_signing_key(config: Config) -> SigningKey:

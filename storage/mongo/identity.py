@@ -3,15 +3,14 @@
 Asked before anything in the database is touched: a store that is refused stays as it was.
 """
 
-import secrets
-
 from pymongo.errors import DuplicateKeyError
 
 from storage.errors import StoreRefused
 from storage.log import ShardMap
 from storage.mongo.connection import Connection, Document
+from storage.mongo.faults import writing
 from storage.mongo.schema import MIGRATIONS, STORE
-from storage.store import FORMAT, StoreInfo
+from storage.store import FORMAT, StoreInfo, new_epoch
 
 
 async def establish(connection: Connection, server_name: str, shards: ShardMap) -> None:
@@ -29,7 +28,7 @@ async def establish(connection: Connection, server_name: str, shards: ShardMap) 
     if store is None:
         store = {
             "_id": STORE,
-            "epoch": secrets.token_hex(8),
+            "epoch": new_epoch(),
             "server_name": server_name,
             "room_shards": shards.rooms,
             "user_shards": shards.users,
@@ -70,3 +69,12 @@ async def confirm(connection: Connection, shards: ShardMap) -> StoreInfo:
     store = await stores.find_one({"_id": STORE})
     assert store is not None
     return StoreInfo(store["epoch"], store["server_name"], shards, FORMAT)
+
+
+async def begin_epoch(connection: Connection) -> None:
+    """Nobody has the store open any more, as far as it says."""
+    with writing():
+        async with connection.session() as session:
+            await connection.collection(STORE).update_one(
+                {"_id": STORE}, {"$set": {"epoch": new_epoch(), "servers": []}}, session=session
+            )

@@ -12,10 +12,10 @@ import asyncio
 import secrets
 from typing import Any
 
-from pymongo import ReturnDocument
+from pymongo import ReturnDocument, timeout
 
 from storage.errors import StoreRefused, StoreUnavailable
-from storage.mongo.connection import Connection, Document, whole
+from storage.mongo.connection import AWAY_TIMEOUT_S, Connection, Document
 from storage.mongo.faults import reading
 from storage.mongo.schema import BY_ID, STORE
 from storage.store import Occupant
@@ -65,10 +65,10 @@ class Lease:
         if self._renewing is None:
             return
         self._renewing.cancel()
-        await asyncio.wait((self._renewing,))
         out = {"$pull": {"servers": {"id": self._id}}}
         try:
-            with reading():
+            # A server that is away is not waited for.
+            with reading(), timeout(AWAY_TIMEOUT_S):
                 async with self._connection.session() as session:
                     await self._connection.collection(STORE).update_one(
                         self._where, out, hint=BY_ID, session=session
@@ -80,7 +80,7 @@ class Lease:
         while True:
             await asyncio.sleep(RENEWED_EVERY_S)
             try:
-                servers = await whole(self._join(occupant))
+                servers = await self._join(occupant)
             except StoreUnavailable:
                 continue  # Whoever wants something of the store says so.
             if servers and not self._is_among(servers):

@@ -12,7 +12,7 @@ from storage.mongo.collection import MongoCollection, Shape
 from storage.mongo.connection import Connection, connect
 from storage.mongo.examination import examine
 from storage.mongo.faults import opening_error, reading
-from storage.mongo.identity import confirm, establish
+from storage.mongo.identity import begin_epoch, confirm, establish
 from storage.mongo.lease import Lease
 from storage.mongo.log import MongoLog
 from storage.mongo.schema import LOG, LOG_INDEXES, SEARCH, SEARCH_INDEXES, migrate, prepare
@@ -80,6 +80,10 @@ class MongoStore:
 
     async def claim(self, occupant: Occupant) -> None:
         await self._lease.take(occupant)
+
+    async def begin_epoch(self) -> None:
+        self._watch.cancel()
+        await begin_epoch(self._connection)
 
     async def size_bytes(self) -> int:
         """What documents and indexes take; on disk the server compresses them, as it gets round to it."""

@@ -3,13 +3,12 @@
 Asked before anything in the file is touched: a store that is refused stays as it was.
 """
 
-import secrets
 import sqlite3
 
 from storage.errors import StoreRefused
 from storage.log import ShardMap
 from storage.sqlite.schema import APPLICATION_ID, MIGRATIONS
-from storage.store import FORMAT, StoreInfo
+from storage.store import FORMAT, StoreInfo, new_epoch
 
 
 def check(db: sqlite3.Connection, server_name: str, shards: ShardMap) -> None:
@@ -45,8 +44,12 @@ def establish(db: sqlite3.Connection, server_name: str, shards: ShardMap) -> Sto
     if db.execute("SELECT 1 FROM store").fetchone() is None:
         db.execute(
             "INSERT INTO store (epoch, server_name, room_shards, user_shards, format) VALUES (?, ?, ?, ?, ?)",
-            (secrets.token_hex(8), server_name, shards.rooms, shards.users, FORMAT),
+            (new_epoch(), server_name, shards.rooms, shards.users, FORMAT),
         )
     db.execute("UPDATE store SET format = ?1 WHERE format <> ?1", (FORMAT,))
     (epoch,) = db.execute("SELECT epoch FROM store").fetchone()
     return StoreInfo(epoch, server_name, shards, FORMAT)
+
+
+def begin_epoch(db: sqlite3.Connection) -> None:
+    db.execute("UPDATE store SET epoch = ?", (new_epoch(),))

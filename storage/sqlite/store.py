@@ -15,7 +15,7 @@ from storage.sqlite.appending import Appender
 from storage.sqlite.bodies import Bodies, install_dictionary
 from storage.sqlite.collection import SqliteCollection, Table
 from storage.sqlite.faults import primary_code, store_error
-from storage.sqlite.identity import check, establish
+from storage.sqlite.identity import begin_epoch, check, establish
 from storage.sqlite.locking import StoreLock
 from storage.sqlite.log import SqliteLog
 from storage.sqlite.readers import Readers
@@ -140,6 +140,9 @@ class SqliteStore:
 
     async def claim(self, occupant: Occupant) -> None:
         return  # The file's lock keeps all others out.
+
+    async def begin_epoch(self) -> None:
+        await self._writer.run(begin_epoch)
 
     async def size_bytes(self) -> int:
         total = 0
