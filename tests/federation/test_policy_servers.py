@@ -131,6 +131,18 @@ async def test_what_others_send_needs_the_signature_too(
     assert await texts(alice, room_id) == ["signed", "asked about", "after"]
 
 
+async def test_what_comes_unsigned_while_the_policy_server_is_away_stays_unseen(
+    alice: Client, other: OtherServer, visitor: Visitor, judge: Judge, room_id: str
+) -> None:
+    unsigned = await visitor.unchecked(room_id, MESSAGE, {"body": "meanwhile"})
+    judge.answer = lambda pdu: web.json_response({}, status=503)
+    await deliver(other, unsigned.pdu)
+    judge.answer = judge.judge
+    await deliver(other, judge.signed(await visitor.unchecked(room_id, MESSAGE, {"body": "signed"})))
+    assert await texts(alice, room_id) == ["signed"]
+    assert len(judge.asked) == 1
+
+
 async def test_a_server_that_is_not_in_the_room_is_no_policy_server(
     alice: Client, other: OtherServer, visitor: Visitor, judge: Judge, room_id: str
 ) -> None:
