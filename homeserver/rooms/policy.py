@@ -1,8 +1,8 @@
 """Policy servers: a room may name a server that sees each event before others do, and signs what may be sent.
 
 That server's signature recommends an event. Without it nobody here sends one. What others send without it is
-asked about once, and soft-failed if no signature comes of that, for good: whether the policy server refuses or
-is away, the event is not recommended. The auth rules know nothing of this.
+asked about once, and soft-failed if no signature comes of that. This is for good: whether the policy server
+refuses or is away, the event is not recommended. The auth rules know nothing of this.
 
 spec: server-server "Policy Servers"
 """
