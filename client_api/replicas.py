@@ -2,8 +2,9 @@
 
 Where two replicas write to one shard, each loses half of its attempts; where one does, its appends are
 grouped. So whoever gets a request that writes to a room hands it to the owner as it is, and does it itself
-when the owner does not answer. That is speed, never correctness: the log settles who was first, and a
-client's transaction is carried out once wherever it is tried.
+when the owner is not there. One that only takes long, since it asks other servers, is waited for: it says
+meanwhile that it is there. That is speed, never correctness: the log settles who was first, and a client's
+transaction is carried out once wherever it is tried.
 
 Replicas prove themselves to each other by a token made from the signing key, which all of them have.
 """
@@ -33,10 +34,13 @@ log = structlog.get_logger(__name__)
 HEADER = "X-Weft-Replica"
 CONNECT_SECONDS = 1.0
 ANSWER_SECONDS = 5.0
+"""How long an owner that says nothing is waited for."""
+LONGEST_SECONDS = 600.0
 SILENT_SECONDS = 1.0
 """How long an owner that did not answer is left alone."""
 HANDLED_SECONDS = 2.0
 MAX_CONNECTIONS = 256
+THERE = "/_weft/internal/there"
 PASSED_ON = ("Authorization", "Content-Type", "User-Agent")
 
 
@@ -78,7 +82,17 @@ class OtherReplicas:
         """What the owner answers, None when it does not. `client` is the address the request came from."""
         headers = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
         headers["X-Forwarded-For"] = client
-        return await self._ask(address, request.method, request.raw_path, headers, body)
+        answer = asyncio.create_task(
+            self._ask(address, request.method, request.raw_path, headers, body, seconds=LONGEST_SECONDS),
+            name="ask-owner",
+        )
+        try:
+            while not (await asyncio.wait([answer], timeout=ANSWER_SECONDS))[0]:
+                if await self._ask(address, "POST", THERE, {}, b"") is None:
+                    return None
+            return await answer
+        finally:
+            answer.cancel()
 
     async def refresh(self, user_id: str, room_id: str | None, all_rooms: bool) -> None:
         """Follow the log to where a user and a room are now: the last request may have been elsewhere."""
@@ -96,19 +110,28 @@ class OtherReplicas:
             await self._ask(address, "POST", f"/_weft/internal/handled/{consumer}/{shard}/{seq}", {}, b"")
 
     async def _ask(
-        self, address: str, method: str, path: str, headers: dict[str, str], body: bytes
+        self,
+        address: str,
+        method: str,
+        path: str,
+        headers: dict[str, str],
+        body: bytes,
+        *,
+        seconds: float | None = None,
     ) -> web.Response | None:
+        """What a replica answers within so long, None when it does not."""
         if self._http is None:
             self._http = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit_per_host=MAX_CONNECTIONS),
-                timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS, connect=CONNECT_SECONDS),
-                auto_decompress=False,
+                connector=aiohttp.TCPConnector(limit_per_host=MAX_CONNECTIONS), auto_decompress=False
             )
         headers[HEADER] = self._token
+        timeout = aiohttp.ClientTimeout(total=seconds or ANSWER_SECONDS, connect=CONNECT_SECONDS)
         try:
             # The path goes out exactly as it came in.
             url = URL(f"http://{address}{path}", encoded=True)
-            async with self._http.request(method, url, headers=headers, data=body) as response:
+            async with self._http.request(
+                method, url, headers=headers, data=body, timeout=timeout
+            ) as response:
                 answer = web.Response(
                     body=await response.read(),
                     status=response.status,
@@ -142,11 +165,16 @@ class ReplicaRoutes(Routes):
         self._replica = replica
         self._consumers = (of_rooms, of_users)
 
+    @post(THERE, auth=Auth.NONE)
+    async def there(self, call: Call) -> JsonObject:
+        """Says that this replica is there, however long something else takes."""
+        self._check(call)
+        return {}
+
     @post("/_weft/internal/handled/{consumer}/{shard}/{seq}", auth=Auth.NONE)
     async def handled(self, call: Call) -> JsonObject:
         """Answers once this replica's consumer has handled an entry of a shard."""
-        if not self._others.is_replica(call.request):
-            raise MatrixError(403, "M_FORBIDDEN", "For replicas of this server")
+        self._check(call)
         shard, seq = int(call.path("shard")), int(call.path("seq"))
         name, consumers = call.path("consumer"), self._consumers[shard >= ShardMap.USER_BASE]
         await self._replica.reach({shard: seq})
@@ -154,3 +182,8 @@ class ReplicaRoutes(Routes):
             if consumer.name == name:
                 await asyncio.wait_for(consumer.handled(shard, seq), HANDLED_SECONDS)
         return {}
+
+    def _check(self, call: Call) -> None:
+        """Raises 403 for who is no replica of this server."""
+        if not self._others.is_replica(call.request):
+            raise MatrixError(403, "M_FORBIDDEN", "For replicas of this server")

@@ -6,16 +6,19 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from aiohttp import web
 from msgspec.structs import replace
 
+import client_api.replicas
 from homeserver.clock import system_clock
 from homeserver.config import Config
 from homeserver.config.options import Egress, Federation
 from tests.client_api.conftest import Client
 from tests.federation.host import Host
-from tests.federation.servers import PORT
+from tests.federation.servers import PORT, V1
 from tests.federation_transport.network import CA, LOOPBACK, Internet, Time, new_address
 from tests.federation_transport.peers import Peer
+from tests.two_replicas.conftest import Replicas
 
 
 @pytest.fixture
@@ -36,6 +39,32 @@ async def host() -> AsyncIterator[Host]:
     peer = Peer(name, await internet.site(name, port=PORT, address=name), time)
     yield Host(peer)
     await internet.close()
+
+
+async def test_a_join_that_takes_long_at_the_owner_is_made_once(
+    replicas: Replicas, host: Host, alice: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_api.replicas, "ANSWER_SECONDS", 0.3)
+    host.open_to(alice.user_id)
+    asked = 0
+    (path,) = (path for path in host.peer.site.pages if path.startswith(f"{V1}/make_join/"))
+    make = host.peer.site.pages[path]
+
+    async def slowly(request: web.BaseRequest) -> web.StreamResponse:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(1.0)
+        answer: web.StreamResponse = await make(request)
+        return answer
+
+    host.peer.site.pages[path] = slowly
+    both = (replicas.a, replicas.b)
+    owner = next(each for each in both if each.app.others.elsewhere(host.room_id) is None)
+    other = next(each for each in both if each is not owner)
+    await replicas.at(other, alice).post(f"/rooms/{quote(host.room_id)}/join")
+    assert asked == len(host.received) == 1
+    joined = await alice.get(f"/rooms/{quote(host.room_id)}/joined_members")
+    assert alice.user_id in joined["joined"]
 
 
 async def test_the_room_is_brought_in_once(host: Host, alice: Client, bob: Client) -> None:
