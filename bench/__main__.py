@@ -49,6 +49,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=_positive, help="rounds whose medians are printed")
     parser.add_argument("--polls", type=_positive, help="idle long-polls")
     parser.add_argument("--members", type=_positive, help="members of the big room")
+    parser.add_argument("--state", type=_positive, help="other state events of a big room to be joined")
     parser.add_argument("--events", type=_positive, help="events stored before the timed start")
     parser.add_argument("--presence", choices=["offline", "unavailable", "online"], help="of syncing clients")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures there")
@@ -98,6 +99,7 @@ def _sizes(arguments: argparse.Namespace) -> Sizes:
         "rounds": arguments.rounds,
         "polls": arguments.polls,
         "big_room": arguments.members,
+        "big_state": arguments.state,
         "fill": arguments.events,
         "presence": arguments.presence,
     }

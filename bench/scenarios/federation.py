@@ -115,19 +115,19 @@ class FederatedJoin(_Paired):
     once = True
 
     async def prepare(self) -> None:
-        load, members = self.load, self.sizes.big_room
-        self.users = await load.accounts(members)
+        load = self.load
+        self.users = await load.accounts(self.sizes.big_room)
         self.room = await load.room(self.users)
-        state = range(members * 3 // 2)
         creator = self.users[0]
         await load.each(
-            state,
+            range(self.sizes.big_state),
             lambda n: load.call(load.api.room("PUT", creator, self.room, f"state/bench.state/{n}", {"n": n})),
         )
         self.newcomer = await self.somebody_else()
 
     async def measure(self) -> None:
-        load, name = self.load, f"join a room of {self.sizes.big_room} members elsewhere"
+        load, sizes = self.load, self.sizes
+        name = f"join {sizes.big_room} members and {sizes.big_state} other events of state elsewhere"
         async with load.section(name) as section:
             begun = time.perf_counter()
             await self.join_from_elsewhere(self.newcomer, self.room)
