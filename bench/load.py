@@ -84,6 +84,18 @@ class Load:
         except BaseExceptionGroup as several:
             raise several.exceptions[0] from None
 
+    async def bounded(
+        self, items: Sequence[T], work: Callable[[T], Awaitable[object]], seconds: float
+    ) -> bool:
+        """Like `each`; whether it was done in so many seconds. It is not gone on with afterwards."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.each(items, work)
+        except TimeoutError:
+            self.hang_up()
+            return False
+        return True
+
     def new_name(self) -> str:
         """A localpart that no account has."""
         return f"bench-{self.tag}-{next(self._numbers)}"

@@ -6,6 +6,7 @@ from bench.scenarios.fanout import Fanout, Polls
 from bench.scenarios.federation import FederatedJoin, Federation
 from bench.scenarios.growth import Growth
 from bench.scenarios.history import Rooms
+from bench.scenarios.length import Length
 from bench.scenarios.replicas import Across, CatchUp, Ceiling, Contention, Costs, Scaling
 from bench.scenarios.scenario import Scenario
 from bench.scenarios.send import Send
@@ -25,6 +26,7 @@ SCENARIOS: dict[str, type[Scenario]] = {
         Encryption,
         Accounts,
         Growth,
+        Length,
         Polls,
         Storage,
         Memory,
