@@ -9,6 +9,7 @@ spec: server-server#pdus
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 import orjson
 import structlog
@@ -53,6 +54,14 @@ Results = dict[str, str | None]
 """Event id → what is wrong with it, None: nothing, as far as its sender is concerned."""
 
 
+class _Waiting(NamedTuple):
+    """Events of a room that wait for what they follow upon."""
+
+    events: int
+    since: int
+    """When the first of them came."""
+
+
 class _Completion:
     """The work on what waits in a room."""
 
@@ -91,8 +100,8 @@ class Incoming:
         self._now = now
         self._slots = asyncio.Semaphore(MAX_ROOMS)
         self._completions: dict[str, _Completion] = {}
-        self._waiting: dict[str, int] = {}
-        """Room → events that wait, as far as this replica knows."""
+        self._waiting: dict[str, _Waiting] = {}
+        """Room → what waits there, as far as this replica knows."""
 
     async def take(self, origin: str, room_id: str, pdus: Sequence[JsonObject]) -> Results:
         """Events of one room, in the order in which the origin sent them.
@@ -136,10 +145,10 @@ class Incoming:
         return results
 
     async def _stage(self, origin: str, room: Room, event: Event) -> str | None:
-        waiting = self._waiting.get(room.room_id, 0)
-        if waiting >= MAX_STAGED:
+        waiting = self._waiting.get(room.room_id, _Waiting(0, self._now()))
+        if waiting.events >= MAX_STAGED:
             return "Too many events of this room wait for what they follow upon"
-        self._waiting[room.room_id] = waiting + 1
+        self._waiting[room.room_id] = waiting._replace(events=waiting.events + 1)
         await self._staged.put(
             StagedEvent(
                 room_id=room.room_id,
@@ -155,6 +164,12 @@ class Incoming:
     def is_whole(self, room_id: str) -> None:
         """All members of a room are known: what waits for them need not wait longer."""
         self._complete_soon(room_id)
+
+    def waiting(self) -> tuple[int, float]:
+        """How many events wait, as far as this replica knows, and the first of them for how many seconds."""
+        waiting = [each for each in self._waiting.values() if each.events]
+        since = min((each.since for each in waiting), default=self._now())
+        return sum(each.events for each in waiting), (self._now() - since) / 1000
 
     def heard_of(self, server: str, silence: Silence | None) -> None:
         """A server fails, or does not any more: what waits for it need not wait longer."""
@@ -215,7 +230,8 @@ class Incoming:
     async def _complete_once(self, room_id: str) -> tuple[int, int]:
         """Go through what waits once: how many are settled, and how many are left."""
         staged = await self._staged.find("key", (room_id,), limit=MAX_STAGED)
-        self._waiting[room_id] = len(staged)
+        since = min((each.received_ts for each in staged), default=self._now())
+        self._waiting[room_id] = _Waiting(len(staged), since)
         room = await self._rooms.get(room_id)
         if room is None:
             await self._staged.delete_where("key", (room_id,))
@@ -227,7 +243,8 @@ class Incoming:
         for event, each in sorted(waiting, key=lambda pair: pair[0].depth):
             if await self._completed(room, event, each):
                 await self._staged.delete(room_id, event.event_id)
-                self._waiting[room_id] -= 1
+                waits = self._waiting[room_id]
+                self._waiting[room_id] = waits._replace(events=waits.events - 1)
                 done += 1
         return done, len(staged) - done
 

@@ -7,7 +7,7 @@ reads them when somebody asks. The names are documented in docs/admin-guide.md.
 import gc
 import platform
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from time import perf_counter
 
@@ -101,8 +101,11 @@ class ServerMetrics(Collector):
         consumers: Sequence[Consumer],
         destinations: Destinations | None,
         edus_dropped: Mapping[str, int],
+        staged: Callable[[], tuple[int, float]],
         pauses: GcPauses,
     ) -> None:
+        """`staged`: how many events of other servers wait for what they follow upon, and the first of them
+        for how many seconds."""
         self._requests = requests
         self._rooms = rooms
         self._users = users
@@ -112,6 +115,7 @@ class ServerMetrics(Collector):
         self._consumers = consumers
         self._destinations = destinations
         self._edus_dropped = edus_dropped
+        self._staged = staged
         self._pauses = pauses
 
     def collect(self) -> Iterator[Metric]:
@@ -215,6 +219,9 @@ class ServerMetrics(Collector):
             [((edu_type,), count) for edu_type, count in self._edus_dropped.items()],
             "type",
         )
+        staged, seconds = self._staged()
+        yield _value("weft_staged_events", "Events that wait for what they follow upon.", staged)
+        yield _value("weft_staged_events_age_seconds", "How long the first of them has waited.", seconds)
         known = self._destinations.known() if self._destinations is not None else ()
         failing = sum(1 for state in known if state.failing_since)
         yield _gauge(

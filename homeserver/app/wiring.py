@@ -753,6 +753,7 @@ class App:
             consumers=(*self.consumers, *self.user_consumers),
             destinations=self.outbound.destinations if self.outbound is not None else None,
             edus_dropped=self.federation.edus.dropped if self.federation is not None else {},
+            staged=self.federation.incoming.waiting if self.federation is not None else lambda: (0, 0.0),
             pauses=pauses,
         )
 

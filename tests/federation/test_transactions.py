@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from homeserver.metrics import GcPauses
 from homeserver.protocol.events import Event, parse_pdu
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.room_versions import ROOM_VERSIONS
@@ -343,10 +344,24 @@ async def test_an_acknowledged_event_waits_for_what_it_follows_upon_across_resta
     one, two = (withheld.add(MESSAGE, text(each)) for each in ("one", "two"))
     assert (await other.send(two.pdu)).body == {"pdus": {two.event_id: {}}}
     assert await texts(alice, room_id) == []
+    assert staged(server)[0] == 1
     await server.stop()
-    withheld.tell_missing(one.pdu)
     await server.start()
+    await until(lambda: staged(server)[0] == 1)
+    assert staged(server)[1] > 0
+    withheld.tell_missing(one.pdu)
     await until(lambda: has_texts(alice, room_id, "one", "two"))
+    await until(lambda: staged(server) == (0, 0))
+
+
+def staged(server: Homeserver) -> tuple[float, float]:
+    """What administrators are shown of events that wait: how many, and for how long."""
+    shown = {
+        family.name: family.samples[0].value
+        for family in server.app.metrics(GcPauses()).collect()
+        if family.name.startswith("weft_staged")
+    }
+    return shown["weft_staged_events"], shown["weft_staged_events_age_seconds"]
 
 
 async def test_a_room_that_waits_holds_up_no_other(
