@@ -11,6 +11,7 @@ from aiohttp import web
 
 from client_api.http import Auth, Call, get, post, route
 from homeserver.errors import MatrixError, not_found
+from homeserver.media.media_file import MediaFile
 from homeserver.media.repository import MediaRepository
 from homeserver.media.thumbnails import Thumbnails
 from rest.answers import Result
@@ -99,14 +100,18 @@ class MediaRoutes(Routes):
         auth=Auth.GUEST,
     )
     async def download(self, call: Call) -> Result:
-        file = await self._media.find(call.path("server_name"), call.path("media_id"), wait_ms=wait_of(call))
+        file = await self._find(call)
         filename = call.request[PARAMETERS].get("filename") or file.filename
         return _file(file.path, file.content_type, filename)
+
+    async def _find(self, call: Call) -> MediaFile:
+        server_name, media_id = call.path("server_name"), call.path("media_id")
+        return await self._media.find(server_name, media_id, call.user_id, wait_ms=wait_of(call))
 
     @get(f"{V1}/thumbnail/{{server_name}}/{{media_id}}", auth=Auth.GUEST)
     async def thumbnail(self, call: Call) -> Result:
         wanted = thumbnail_wanted(call)
-        file = await self._media.find(call.path("server_name"), call.path("media_id"), wait_ms=wait_of(call))
+        file = await self._find(call)
         thumbnail = await self._thumbnails.get(file, *wanted)
         return _file(thumbnail.path, thumbnail.content_type, "thumbnail")
 

@@ -72,6 +72,12 @@ class Limit:
         if self.untold is not None:
             self.untold[key] = self.untold.get(key, 0) + min(cost, self._burst)
 
+    def spend(self, key: str, tokens: int) -> None:
+        """Take tokens that are spent already: nobody is refused, but will wait the longer."""
+        self.add(key, tokens)
+        if self.untold is not None:
+            self.untold[key] = self.untold.get(key, 0) + tokens
+
     def refund(self, key: str) -> None:
         """Give one token back: what was charged for did not happen."""
         generation = self._full_at if key in self._full_at else self._old
@@ -138,6 +144,12 @@ class RateLimits:
         limit = self._limits[name]
         if limit is not None:
             limit.charge(key, cost)
+
+    def spend(self, name: str, key: str, tokens: int) -> None:
+        """See `Limit.spend`."""
+        limit = self._limits[name]
+        if limit is not None:
+            limit.spend(key, tokens)
 
     def refund(self, name: str, key: str) -> None:
         limit = self._limits[name]

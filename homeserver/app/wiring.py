@@ -412,6 +412,7 @@ class App:
             collection(media_records.MEDIA_COPIES),
             MediaFiles(media_folder / "remote"),
             media_servers,
+            self.limits,
             to_others,
             now,
             max_size=config.limits.max_upload_size,

@@ -254,6 +254,10 @@ class RateLimits(Section, frozen=True):
     report: Annotated[Rate, doc("Reports of events, rooms and users, per user.")] = Rate(0.1, 10)
     search: Annotated[Rate, doc("Searches, directories, spaces and URL previews, per user.")] = Rate(2.0, 20)
     media_create: Annotated[Rate, doc("Uploads begun, per user.")] = Rate(2.0, 20)
+    remote_media: Annotated[
+        Rate,
+        doc("KiB of other servers' files that are fetched because a user asks for them first, per user."),
+    ] = Rate(256.0, 1024 * 1024)
     registration: Annotated[Rate, doc("Accounts registered, per client address.")] = Rate(0.1, 5)
     registration_check: Annotated[
         Rate, doc("Questions whether a name is free or a registration token good, per client address.")

@@ -2,7 +2,8 @@
 
 A copy lies apart from what was uploaded here, under the hash of its content. When all copies together have
 more bytes than the configuration grants them, those go that nobody has asked for longest. What could not be
-had is not tried again for a minute: clients ask often for what they do not get.
+had is not tried again for a minute: clients ask often for what they do not get. Who asks for a file first
+pays for its bytes, out of a budget of their own.
 
 spec: client-server "Content repository", server-server "Content Repository"
 """
@@ -10,6 +11,8 @@ spec: client-server "Content repository", server-server "Content Repository"
 import asyncio
 import re
 from collections import OrderedDict
+from collections.abc import AsyncIterator
+from math import ceil
 from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
@@ -21,6 +24,7 @@ from homeserver.media.files import MediaFiles
 from homeserver.media.media_file import MediaFile, kept_name, kept_type
 from homeserver.media.servers import MediaServers, OfferedFile, remote_too_large
 from homeserver.protocol.identifiers import InvalidIdentifier, check_server_name
+from homeserver.rate_limits import RateLimits
 from homeserver.single_flight import SingleFlight
 from storage.collection import Collection
 from storage.records.media import MediaCopy
@@ -49,6 +53,7 @@ class RemoteMedia:
         copies: Collection[MediaCopy],
         files: MediaFiles,
         servers: MediaServers,
+        limits: RateLimits,
         to_others: ToOthers,
         now: Clock,
         *,
@@ -59,6 +64,7 @@ class RemoteMedia:
         self._copies = copies
         self._files = files
         self._servers = servers
+        self._limits = limits
         self._to_others = to_others
         self._now = now
         self._max_size = max_size
@@ -73,8 +79,8 @@ class RemoteMedia:
         self._counting = asyncio.Lock()
         to_others.subscribe(COPIED, lambda body: self._grown(int(body)))
 
-    async def find(self, server: str, media_id: str, *, wait_ms: int) -> MediaFile:
-        """A file of another server. Raises 404, 502, 504 M_NOT_YET_UPLOADED, 503."""
+    async def find(self, server: str, media_id: str, user_id: str, *, wait_ms: int) -> MediaFile:
+        """A file of another server. Raises 404, 429, 502, 504 M_NOT_YET_UPLOADED, 503."""
         try:
             check_server_name(server)
         except InvalidIdentifier:
@@ -92,7 +98,8 @@ class RemoteMedia:
         absent = self._absent.get(uri)
         if absent is not None and absent[0] > self._now():
             raise MatrixError(absent[1].status, absent[1].errcode, absent[1].error)
-        return await self._fetching.run(uri, lambda: self._fetch(server, media_id, uri, wait_ms))
+        self._limits.charge("remote_media", user_id)
+        return await self._fetching.run(uri, lambda: self._fetch(server, media_id, uri, user_id, wait_ms))
 
     async def close(self) -> None:
         """Give up what is being fetched."""
@@ -106,7 +113,7 @@ class RemoteMedia:
         if now - copy.seen_ts >= SEEN_EVERY_MS:
             await self._copies.replace_if(copy, replace(copy, seen_ts=now))
 
-    async def _fetch(self, server: str, media_id: str, uri: str, wait_ms: int) -> MediaFile:
+    async def _fetch(self, server: str, media_id: str, uri: str, user_id: str, wait_ms: int) -> MediaFile:
         most = min(self._max_size, self._max_total)
         own_slots = self._slots_of.setdefault(server, asyncio.Semaphore(OF_ONE_SERVER))
         try:
@@ -115,12 +122,19 @@ class RemoteMedia:
                 self._slots,
                 self._servers.open(server, media_id, wait_ms=wait_ms, most=most) as offered,
             ):
-                copy = await self._kept(uri, offered, most)
+                paid = offered._replace(pieces=self._paid(offered.pieces, user_id))
+                copy = await self._kept(uri, paid, most)
         except MatrixError as error:
             if error.status in (404, 502):
                 self._note_absent(uri, error)
             raise
         return self._file(copy)
+
+    async def _paid(self, pieces: AsyncIterator[bytes], user_id: str) -> AsyncIterator[bytes]:
+        """The pieces of a file, for which a user pays as they come."""
+        async for piece in pieces:
+            self._limits.spend("remote_media", user_id, ceil(len(piece) / 1024))
+            yield piece
 
     async def _kept(self, uri: str, offered: OfferedFile, most: int) -> MediaCopy:
         try:

@@ -126,11 +126,11 @@ class MediaRepository:
         if waiting is not None:
             waiting.set()
 
-    async def find(self, server_name: str, media_id: str, *, wait_ms: int) -> MediaFile:
-        """The file of whichever server; see `find_own` and `RemoteMedia.find`."""
+    async def find(self, server_name: str, media_id: str, user_id: str, *, wait_ms: int) -> MediaFile:
+        """The file of whichever server, for a user; see `find_own` and `RemoteMedia.find`."""
         if server_name == self.server_name:
             return await self.find_own(media_id, wait_ms=wait_ms)
-        return await self.remote.find(server_name, media_id, wait_ms=min(wait_ms, MAX_WAIT_MS))
+        return await self.remote.find(server_name, media_id, user_id, wait_ms=min(wait_ms, MAX_WAIT_MS))
 
     async def find_own(self, media_id: str, *, wait_ms: int) -> MediaFile:
         """A file that was uploaded here; waits up to `wait_ms` for an upload that is under way.

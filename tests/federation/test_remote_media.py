@@ -10,6 +10,7 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from federation.multipart import InvalidParts, Parts, boundary_of
+from homeserver.config.options import Rate
 from homeserver.config.units import Size
 from tests.client_api.conftest import Client, Reply
 from tests.client_api.test_media import V1, files_in, picture, thumbnail, upload
@@ -273,3 +274,24 @@ async def test_parts_are_read_however_they_are_cut(seed: int) -> None:
     assert b"".join([piece async for piece in read.content()]) == content
     with pytest.raises(InvalidParts):
         await read.next()
+
+
+async def test_who_has_fetched_much_waits_and_others_do_not(
+    server: Homeserver, alice: Client, bob: Client, other: OtherServer
+) -> None:
+    await server.stop()
+    budget = replace(server.config.rate_limits, enabled=True, remote_media=Rate(0.1, 300))
+    server.config = replace(server.config, rate_limits=budget)
+    await server.start()
+    alice._base = bob._base = server.base
+    for n in range(4):
+        give(other, f"file{n}", bytes(250 * 1024))
+    for n in range(2):
+        # What is there in part is not cut off.
+        assert (await download(alice, other.name, f"file{n}")).status == 200
+    refused = await download(alice, other.name, "file2")
+    assert (refused.status, refused.errcode) == (429, "M_LIMIT_EXCEEDED")
+    assert (await download(alice, other.name, "file0")).status == 200
+    assert (await download(bob, other.name, "file2")).status == 200
+    assert (await download(alice, other.name, "file2")).status == 200
+    assert asked(other) == 3
