@@ -189,8 +189,7 @@ class Presence:
         if room is None or (user_id not in here and len(here) >= MAX_HERE):
             return
         user, now = self._told.known(user_id), self._now()
-        member = room.state_content("m.room.member", user_id)
-        user.say(status_msg, {key: member[key] for key in IN_MEMBER_EVENTS if member.get(key)})
+        user.say(status_msg, _profile_in(room, user_id))
         user.last_active = max(user.last_active, now - max(ago_ms, 0))
         device = user.device(ELSEWHERE)
         device.state = state
@@ -345,8 +344,8 @@ class Presence:
             news.append(News(user_id, shown, user.last_active, tuple(joined)))
             if self._users.is_local(user_id):
                 self._told_servers.tell(user, shown, joined_rooms)
-                if (shown.state == OFFLINE) != (user.told.state == OFFLINE):
-                    self._unwritten[user_id] = user
+            if (shown.state == OFFLINE) != (user.told.state == OFFLINE):
+                self._unwritten[user_id] = user
         if news:
             self._told.tell(news, rooms)
 
@@ -386,14 +385,17 @@ class Presence:
         """Take those who were here to be here still, and ask the others who is."""
         if not self._enabled:
             return
-        here_until = self._now() + HERE_FOR_MS
+        now = self._now()
         after: str | None = None
         while page := await self._records.find("by_online", (1,), after=after, limit=PAGE):
             for stored in page:
                 user = self._told.known(stored.user_id)
                 user.last_active = max(user.last_active, stored.last_active)
-                before = user.device(BEFORE_RESTART)
-                before.state, before.here_until = ONLINE, here_until
+                if self._users.is_local(stored.user_id):
+                    before, here_for_ms = user.device(BEFORE_RESTART), HERE_FOR_MS
+                else:
+                    before, here_for_ms = user.device(ELSEWHERE), ELSEWHERE_FOR_MS
+                before.state, before.here_until = ONLINE, now + here_for_ms
             after = page[-1].user_id
         self._to_others.tell(ASK, b"")
 
@@ -407,11 +409,18 @@ class Presence:
         if user.loaded:
             return
         stored = await self._records.get(user.user_id)
-        profile = await self._profiles.member_profile(user.user_id)
+        profile = await self._profile(user.user_id)
         if not user.loaded:
             user.say(stored.status_msg if stored is not None else None, profile)
             if stored is not None:
                 user.last_active = max(user.last_active, stored.last_active)
+
+    async def _profile(self, user_id: str) -> JsonObject:
+        """What member events say of a user."""
+        if self._users.is_local(user_id):
+            return await self._profiles.member_profile(user_id)
+        room = await self._shared_rooms.met_in(user_id)
+        return _profile_in(room, user_id) if room is not None else {}
 
     async def write(self, *, everything: bool = False) -> None:
         """Store what has changed, of each user once a minute at most."""
@@ -436,13 +445,24 @@ class Presence:
         ]
         for user in users:
             self._unwritten.pop(user.user_id, None)
+        # Of other servers' users only those who are here are of interest: there may be very many others.
+        gone = {
+            each.user_id for each in records if each.online is None and not self._users.is_local(each.user_id)
+        }
         try:
-            await self._records.put_many(records)
+            await self._records.put_many([each for each in records if each.user_id not in gone])
+            for user_id in gone:
+                await self._records.delete(user_id)
         except StoreError:
             self._unwritten.update((user.user_id, user) for user in users)
             raise
         for user in users:
             user.stored_at = now
+
+
+def _profile_in(room: Room, user_id: str) -> JsonObject:
+    member = room.state_content("m.room.member", user_id)
+    return {key: member[key] for key in IN_MEMBER_EVENTS if member.get(key)}
 
 
 def _check_status(status_msg: str | None) -> None:

@@ -52,6 +52,24 @@ async def test_who_is_not_heard_of_for_long_is_gone(
     assert (await told(alice))[visitor.user_id]["presence"] == "offline"
 
 
+async def test_who_was_here_is_so_after_a_restart_until_their_server_is_silent_for_long(
+    server: Homeserver, other: OtherServer, alice: Client, visitor: Visitor, room_id: str
+) -> None:
+    gone = Visitor(server, other, "gone")
+    await gone.member(room_id, "join")
+    await push(server, other, state(visitor.user_id, status_msg="on my way"), state(gone.user_id))
+    await push(server, other, state(gone.user_id, "offline"))
+    await server.restart()
+    alice._base, alice.next_batch = server.base, None
+    await settle(server)
+    shown = await told(alice)
+    assert shown[visitor.user_id]["presence"] == "online"
+    assert shown[visitor.user_id]["status_msg"] == "on my way"
+    assert gone.user_id not in shown
+    await settle(server, ELSEWHERE_FOR_MS)
+    assert (await told(alice))[visitor.user_id]["presence"] == "offline"
+
+
 async def test_presence_is_believed_of_own_users_only(
     server: Homeserver, other: OtherServer, alice: Client, bob: Client, visitor: Visitor, room_id: str
 ) -> None:
