@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from federation.received_messages import ReceivedMessages
 from homeserver.e2ee.device_messages import Sender
 from homeserver.e2ee.remote_lists import DeviceUpdate, RemoteLists, SigningKeyUpdate
 from homeserver.e2ee.to_device import ToDevice
@@ -91,6 +92,7 @@ class Edus:
         receipts: Receipts,
         presence: Presence,
         to_device: ToDevice,
+        received: ReceivedMessages,
         remote_lists: RemoteLists,
     ) -> None:
         self._limits = limits
@@ -99,6 +101,7 @@ class Edus:
         self._receipts = receipts
         self._presence = presence
         self._to_device = to_device
+        self._received = received
         self._remote_lists = remote_lists
         self._takers: dict[str, Callable[[str, Any], Awaitable[None]]] = {
             "m.typing": self._take_typing,
@@ -174,8 +177,11 @@ class Edus:
     async def _take_messages(self, origin: str, content: Any) -> None:
         message = msgspec.convert(content, DirectToDevice)
         _check_own(origin, message.sender)
+        if await self._received.has(message.sender, message.message_id):
+            return
         sender = Sender(message.sender, "", message.message_id)
-        await self._to_device.deliver(sender, message.type, message.messages)
+        if await self._to_device.deliver(sender, message.type, message.messages):
+            await self._received.note(message.sender, message.message_id)
 
     async def _take_device_update(self, origin: str, content: Any) -> None:
         update = msgspec.convert(content, DeviceUpdate)

@@ -19,6 +19,7 @@ from federation.other_servers import OtherServers
 from federation.partial_rooms import PartialRooms
 from federation.public_rooms import PublicRoomRoutes
 from federation.queries import QueryRoutes
+from federation.received_messages import ReceivedMessages
 from federation.remote_rooms import RemoteRooms
 from federation.resident import Resident
 from federation.spaces import SpaceRoutes
@@ -61,6 +62,7 @@ from homeserver.users.accounts import Accounts
 from homeserver.users.presence import Presence
 from homeserver.users.profiles import Profiles
 from rest.routes import Routes
+from storage.records import received_messages as received_message_records
 from storage.records import side_events as side_event_records
 from storage.records import staged_events as staged_event_records
 from storage.store import Store
@@ -154,6 +156,7 @@ class Federation:
             domain.receipts,
             domain.presence,
             domain.to_device,
+            ReceivedMessages(store.collection(received_message_records.RECEIVED_MESSAGES), now),
             domain.remote_lists,
         )
         told = ToldGraph(

@@ -20,6 +20,7 @@ from storage.records import media as media_records
 from storage.records import presence as presence_records
 from storage.records import profiles as profile_records
 from storage.records import push as push_records
+from storage.records import received_messages as received_message_records
 from storage.records import remote_keys as remote_key_records
 from storage.records import rooms as room_records
 from storage.records import server_key as server_key_records
@@ -45,6 +46,7 @@ SPECS: Sequence[CollectionSpec[Any]] = (
     *remote_key_records.SPECS,
     *side_event_records.SPECS,
     *staged_event_records.SPECS,
+    *received_message_records.SPECS,
     *sliding_sync_records.SPECS,
 )
 

@@ -68,8 +68,8 @@ class ToDevice:
         if edus:
             await self._outbox.send(edus)
 
-    async def deliver(self, sender: Sender, type: str, messages: Messages) -> None:
-        """The same for local devices only; messages for others are passed over."""
+    async def deliver(self, sender: Sender, type: str, messages: Messages) -> bool:
+        """The same for local devices only, if there are any of these; messages for others are passed over."""
         check_names(sender, type)
         local = {user: of_user for user, of_user in messages.items() if self._users.is_local(user)}
         if sum(map(len, local.values())) > MAX_MESSAGES:
@@ -92,6 +92,7 @@ class ToDevice:
         if len(targets) > MAX_MESSAGES or size > MAX_REQUEST_BYTES:
             raise too_many("Too many or too large messages at once")
         await self._deliver(by_shard)
+        return bool(targets)
 
     async def _targets(self, messages: Messages) -> dict[tuple[str, str], JsonObject]:
         """(user, device) → content, for each device that exists."""

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from federation.edus import Edus
 from homeserver.config.options import Rate, RateLimits
 from homeserver.metrics import GcPauses
+from storage.log import Kind
 from tests.client_api.conftest import Client
 from tests.client_api.crypto_device import log_in
 from tests.client_api.test_receipts import ephemeral
@@ -109,6 +110,24 @@ async def test_messages_for_devices_come_once(
     await sending.message(visitor.user_id, "m1", messages)
     await sending.message(visitor.user_id, "m2", {alice.user_id: {alice.device_id: {"n": 4}}})
     assert (await alice.sync())["to_device"]["events"] == [{**event, "content": {"n": 4}}]
+
+
+async def test_a_message_that_comes_again_after_days_was_delivered(
+    server: Homeserver, sending: Sending, alice: Client, visitor: Visitor
+) -> None:
+    """HARDENING 33: its server may not have heard that it was taken, and the log has it no more."""
+    first = {alice.user_id: {alice.device_id: {"n": 1}}}
+    await sending.message(visitor.user_id, "m1", first)
+    for _ in range(2):
+        await alice.sync()
+    store = server.app.store
+    shard = store.info.shards.of_user(alice.user_id)
+    stored = await store.log.page(shard, alice.user_id, kind=Kind.TO_DEVICE, limit=9)
+    await store.log.remove(shard, [entry.seq for entry in stored])
+    await server.restart()
+    await sending.message(visitor.user_id, "m1", first)
+    await sending.message(visitor.user_id, "m2", {alice.user_id: {alice.device_id: {"n": 2}}})
+    assert [event["content"] for event in (await alice.sync())["to_device"]["events"]] == [{"n": 2}]
 
 
 @pytest.mark.parametrize("who", ["@alice:{own}", "@alice:third.example.org", "@visitor:{origin}.evil", "x"])
