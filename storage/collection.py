@@ -67,10 +67,12 @@ class Collection(Protocol[T]):
         """
         ...
 
-    async def take(self, index: str, prefixes: Sequence[Sequence[Scalar]]) -> list[T | None]:
-        """Remove and return the first record under each prefix, in index order; None if there is none.
+    async def take(self, index: str, prefixes: Sequence[Sequence[Scalar]], items: str) -> list[T | None]:
+        """Take one thing from the first record under each prefix, in index order; None if there is none.
 
-        Two callers never get the same one. Not atomic as a whole.
+        That is the first of those that its field `items`, a tuple, has: the record is given with only this
+        one in it. If it has none, it is the record itself, which is then removed. Two callers never get
+        the same. Not atomic as a whole.
         """
         ...
 

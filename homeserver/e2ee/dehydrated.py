@@ -93,6 +93,8 @@ class DehydratedDevices:
         )
         await self._devices.put(made)
         await self._device_keys.store(user_id, device.device_id, keys)
+        if made.display_name is not None:
+            await self._device_keys.renamed(user_id, device.device_id, made.display_name)
         for replaced in record.replaced:
             await self._end_device(user_id, replaced)
         await self._dehydrated.replace_if(record, replace(record, replaced=()))

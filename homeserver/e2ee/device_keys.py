@@ -107,12 +107,13 @@ class DeviceKeys:
         """The rest of `upload`: identity keys last, since they are what others are told of."""
         keys, name = upload.device_keys, None
         if keys is not None:
-            device = await self._devices.get(user_id, device_id)
-            if device is None:
-                raise not_found("The device has been deleted")
-            name = device.display_name
             present = (await self._identities.get(user_id)).device(device_id)
-            if present is not None and present["keys"] != keys["keys"]:
+            if present is None:
+                device = await self._devices.get(user_id, device_id)
+                if device is None:
+                    raise not_found("The device has been deleted")
+                name = device.display_name
+            elif present["keys"] != keys["keys"]:
                 # One-time keys are signed by, and of use with, the old identity only.
                 await self._one_time_keys.forget(user_id, device_id)
         await self._one_time_keys.upload(user_id, device_id, upload.one_time, upload.fallback)

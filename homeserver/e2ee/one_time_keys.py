@@ -40,8 +40,13 @@ COUNTED_FOR_MS = 5 * 60_000
 CACHED_COUNTS = 50_000
 MAX_ALGORITHMS = 10
 """That a device ever uses one-time keys of, and fallback keys."""
+MAX_RECORDS = MAX_ONE_TIME_KEYS * MAX_ALGORITHMS
+USUAL_RECORDS = 16
+"""Nearly no device has as many: so few are read without much ado."""
 MAX_CLAIMS = 20_000
 CLAIMS_AT_ONCE = 500
+KEYS_PER_RECORD = 16
+"""Some 4 KB: two pages of SQLite's, so that a claim writes hardly more than it would for a key by itself."""
 
 Upload = tuple[int, int]
 """Checksum of a key, and when it was uploaded."""
@@ -108,15 +113,15 @@ class OneTimeKeys:
             known = await self._uploads.get(user_id, device_id) if one_time else None
             recent = known.recent if known is not None else {}
             now = self._now()
-            noted, new = _noted(recent, one_time, now)
-            if new:
-                await self._check_new(user_id, device_id, new, recent)
+            noted = _noted(recent, one_time, now)
+            if new := noted.new:
+                await self._check_new(user_id, device_id, noted)
             counted = self._counted.get(device)
             stored = not new
             try:
                 if new:
-                    uploads = OneTimeUploads(user_id=user_id, device_id=device_id, recent=noted)
-                    keys = [_one_time_key(user_id, device_id, key, now) for key in new]
+                    uploads = OneTimeUploads(user_id=user_id, device_id=device_id, recent=noted.recent)
+                    keys = _records(user_id, device_id, new, now)
                     puts = Puts(self._keys, keys), Puts(self._fallback, new_fallback)
                     stored = await self._uploads.replace_if(known, uploads, then=puts)
                 elif new_fallback:
@@ -127,26 +132,18 @@ class OneTimeKeys:
         if new or new_fallback:
             self._count_up(device, counted, new, new_fallback)
 
-    async def _check_new(
-        self,
-        user_id: str,
-        device_id: str,
-        new: Sequence[NamedKey],
-        recent: Mapping[str, Mapping[str, Upload]],
-    ) -> None:
+    async def _check_new(self, user_id: str, device_id: str, noted: "_Noted") -> None:
         """Raises 400 when one is there already with another value, and for too many."""
-        if len({*recent, *(key.algorithm for key in new)}) > MAX_ALGORITHMS:
+        if len(noted.recent) > MAX_ALGORITHMS:
             raise too_many(f"A device may use {MAX_ALGORITHMS} algorithms at most")
-        again = [
-            (user_id, device_id, key.algorithm, recent[key.algorithm][key.key_id][1], key.key_id)
-            for key in new
-            if key.key_id in recent.get(key.algorithm, ())
-        ]
-        for present in await self._keys.get_many(again) if again else ():
-            name = f"{present.algorithm}:{present.key_id}"
-            raise MatrixError(400, "M_UNKNOWN", f"One-time key {name} already exists with another value")
+        for key, uploaded in noted.other:
+            records = await self._keys.find("key", (user_id, device_id, key.algorithm, uploaded))
+            if any(key.key_id == key_id for record in records for key_id, _ in record.keys):
+                raise MatrixError(
+                    400, "M_UNKNOWN", f"One-time key {key.name} already exists with another value"
+                )
         counts = Counter((await self.counts(user_id, device_id)).one_time)
-        counts.update(key.algorithm for key in new)
+        counts.update(key.algorithm for key in noted.new)
         if max(counts.values()) > MAX_ONE_TIME_KEYS:
             raise too_many(f"A device may have {MAX_ONE_TIME_KEYS} unclaimed one-time keys at most")
 
@@ -186,22 +183,27 @@ class OneTimeKeys:
         for i in range(0, len(targets), CLAIMS_AT_ONCE):
             some = targets[i : i + CLAIMS_AT_ONCE]
             try:
-                one_time = await self._keys.take("key", some)
+                taken = await self._keys.take("key", some, "before")
                 fallback = await self._fall_back(
-                    [target for target, key in zip(some, one_time, strict=True) if key is None]
+                    [target for target, record in zip(some, taken, strict=True) if record is None]
                 )
             finally:
                 for user_id, device_id, _ in some:
                     self.recount(user_id, device_id)
-            for key in (*one_time, *fallback):
-                if key is not None:
-                    name = f"{key.algorithm}:{key.key_id}"
-                    claimed.setdefault(key.user_id, {})[key.device_id] = {name: key.key.encode()}
+            found: list[tuple[OneTimeKey | FallbackKey, str, str]] = [
+                *((record, *record.keys[0]) for record in taken if record is not None),
+                *((record, record.key_id, record.key) for record in fallback),
+            ]
+            for record, key_id, key in found:
+                name = f"{record.algorithm}:{key_id}"
+                claimed.setdefault(record.user_id, {})[record.device_id] = {name: key.encode()}
         return claimed
 
     async def _fall_back(self, targets: Sequence[tuple[str, str, str]]) -> list[FallbackKey]:
         """The fallback keys of devices that have one; they count as used from now on."""
-        found = await self._fallback.get_many(targets) if targets else []
+        if not targets:
+            return []
+        found = await self._fallback.get_many(targets)
         used = [(key, msgspec.structs.replace(key, used=True)) for key in found if not key.used]
         # Should one be replaced at this moment, the new one is unused still, and that is right.
         await asyncio.gather(*(self._fallback.replace_if(key, as_used) for key, as_used in used))
@@ -226,13 +228,17 @@ class OneTimeKeys:
         return counts
 
     async def _count(self, user_id: str, device_id: str) -> KeyCounts:
-        one_time: dict[str, int] = {}
-        algorithm: str | None = None
-        while found := await self._keys.find("key", (user_id, device_id), after=algorithm, limit=1):
-            algorithm = found[0].algorithm
-            one_time[algorithm] = await self._keys.count("key", (user_id, device_id, algorithm))
+        one_time: Counter[str] = Counter()
+        for record in await self._records_of(user_id, device_id):
+            one_time[record.algorithm] += len(record.keys)
         fallback = await self._fallback.find("key", (user_id, device_id), limit=MAX_ALGORITHMS)
-        return KeyCounts(one_time, tuple(key.algorithm for key in fallback if not key.used))
+        return KeyCounts(dict(one_time), tuple(key.algorithm for key in fallback if not key.used))
+
+    async def _records_of(self, user_id: str, device_id: str) -> list[OneTimeKey]:
+        found = await self._keys.find("key", (user_id, device_id), limit=USUAL_RECORDS)
+        if len(found) == USUAL_RECORDS:
+            found = await self._keys.find("key", (user_id, device_id), limit=MAX_RECORDS)
+        return found
 
     def _count_up(
         self,
@@ -275,38 +281,59 @@ class OneTimeKeys:
         self.recount(user_id, device_id)
 
 
-def _noted(
-    recent: Mapping[str, Mapping[str, Upload]], keys: Iterable[NamedKey], now: int
-) -> tuple[dict[str, dict[str, Upload]], list[NamedKey]]:
-    """(the recent uploads with these keys among them, those of the keys that have not been uploaded before).
+class _Noted(NamedTuple):
+    recent: dict[str, dict[str, Upload]]
+    """The recent uploads, the keys of this one among them."""
+    new: list[NamedKey]
+    """Those of the keys that have not been uploaded before."""
+    other: list[tuple[NamedKey, int]]
+    """Those of the new ones whose name another key had, and when that one was uploaded."""
 
-    Only the last ones stay: keys are claimed in the order of uploads, so all unclaimed ones are among them.
+
+def _noted(recent: Mapping[str, Mapping[str, Upload]], keys: Iterable[NamedKey], now: int) -> _Noted:
+    """What an upload brings, in view of the recent ones.
+
+    Of these only the last stay: keys are claimed in the order of uploads, so all unclaimed ones are among
+    them.
     """
-    noted = {algorithm: {**uploads} for algorithm, uploads in recent.items()}
-    new: list[NamedKey] = []
+    noted = _Noted({algorithm: {**uploads} for algorithm, uploads in recent.items()}, [], [])
     for key in keys:
-        of_algorithm = noted.setdefault(key.algorithm, {})
+        of_algorithm = noted.recent.setdefault(key.algorithm, {})
         before = of_algorithm.get(key.key_id)
         checksum = crc32(key.json)
-        if before is None or before[0] != checksum:
-            of_algorithm.pop(key.key_id, None)
-            of_algorithm[key.key_id] = (checksum, now)
-            new.append(key)
-    for uploads in noted.values():
+        if before is not None:
+            if before[0] == checksum:
+                continue
+            noted.other.append((key, before[1]))
+            del of_algorithm[key.key_id]
+        of_algorithm[key.key_id] = (checksum, now)
+        noted.new.append(key)
+    for uploads in noted.recent.values():
         for key_id in list(islice(uploads, max(0, len(uploads) - MAX_ONE_TIME_KEYS))):
             del uploads[key_id]
-    return noted, new
+    return noted
 
 
-def _one_time_key(user_id: str, device_id: str, key: NamedKey, uploaded: int) -> OneTimeKey:
-    return OneTimeKey(
-        user_id=user_id,
-        device_id=device_id,
-        algorithm=key.algorithm,
-        uploaded=uploaded,
-        key_id=key.key_id,
-        key=key.json.decode(),
-    )
+def _records(user_id: str, device_id: str, keys: Iterable[NamedKey], uploaded: int) -> list[OneTimeKey]:
+    """New keys as they are stored, some of an algorithm together."""
+    of_algorithms: dict[str, list[tuple[str, str]]] = {}
+    for key in keys:
+        of_algorithms.setdefault(key.algorithm, []).append((key.key_id, key.json.decode()))
+    records = []
+    for algorithm, of_algorithm in of_algorithms.items():
+        for start in range(0, len(of_algorithm), KEYS_PER_RECORD):
+            *before, (key_id, json) = of_algorithm[start : start + KEYS_PER_RECORD]
+            record = OneTimeKey(
+                user_id=user_id,
+                device_id=device_id,
+                algorithm=algorithm,
+                uploaded=uploaded,
+                key_id=key_id,
+                key=json,
+                before=tuple(before),
+            )
+            records.append(record)
+    return records
 
 
 def claimed_json(claimed: Claimed) -> bytes:

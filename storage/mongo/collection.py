@@ -1,9 +1,9 @@
 """The generic collection on MongoDB: documents with the record's fields, and the indexes of its spec.
 
-Texts, numbers, truth values and bytes are fields of the document, so that a new index finds what older
-releases have written; whatever else a record has lies in `_rest` as JSON, out of reach of the rules
-that MongoDB has for names and numbers. Defaults are left out, except in index fields; None always is.
-The primary key is the unique index `key`.
+Texts, numbers, truth values, bytes and lists of these are fields of the document, so that a new index
+finds what older releases have written; whatever else a record has lies in `_rest` as JSON, out of reach
+of the rules that MongoDB has for names and numbers. Defaults are left out, except in index fields; None
+always is. The primary key is the unique index `key`.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar, cast
 import msgspec
 from bson import Int64
 from msgspec.structs import fields as fields_of
+from msgspec.structs import replace
 from pymongo import IndexModel
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
@@ -220,20 +221,31 @@ class MongoCollection(Generic[T]):
                 return False
             raise
 
-    async def take(self, index: str, prefixes: Sequence[Sequence[Scalar]]) -> list[T | None]:
+    async def take(self, index: str, prefixes: Sequence[Sequence[Scalar]], items: str) -> list[T | None]:
         by = self._shape.index(index)
-        return await asyncio.gather(*(self._take_one(by, prefix) for prefix in prefixes))
+        return await asyncio.gather(*(self._take_one(by, prefix, items) for prefix in prefixes))
 
-    async def _take_one(self, by: Index, prefix: Sequence[Scalar]) -> T | None:
-        where = self._shape.under(by, prefix)
+    async def _take_one(self, by: Index, prefix: Sequence[Scalar], items: str) -> T | None:
+        shape = self._shape
+        where, in_order = shape.under(by, prefix), _in_order(by, 1)
 
-        async def write(session: AsyncClientSession) -> Document | None:
-            return await self._collection.find_one_and_delete(
-                where, sort=_in_order(by, 1), hint=by.name, session=session
-            )
+        async def write(session: AsyncClientSession) -> T | None:
+            while True:
+                # From a record without items nothing is taken yet, it is only found.
+                found = await self._collection.find_one_and_update(
+                    where, {"$pop": {items: -1}}, sort=in_order, hint=by.name, session=session
+                )
+                if found is None:
+                    return None
+                record = shape.to_record(found)
+                if first := getattr(record, items)[:1]:
+                    return replace(record, **{items: first})
+                as_it_was = {**shape.with_key(shape.key_of(record)), f"{items}.0": {"$exists": False}}
+                removed = await self._collection.delete_one(as_it_was, hint=KEY, session=session)
+                if removed.deleted_count == 1:
+                    return record
 
-        taken = await self._write(write)
-        return None if taken is None else self._shape.to_record(taken)
+        return await self._write(write)
 
     async def delete(self, *key: Scalar) -> bool:
         async def write(session: AsyncClientSession) -> bool:
@@ -324,4 +336,6 @@ def _is_plain(value: object) -> bool:
     """Whether a document can hold it as a field of its own; None is left out."""
     if isinstance(value, int):
         return -_LARGEST <= value < _LARGEST
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
     return isinstance(value, (str, bytes))

@@ -7,7 +7,11 @@ from storage.collection import CollectionSpec, Record
 
 
 class OneTimeKey(Record, frozen=True):
-    """A key that nobody has claimed yet. `key` is its JSON; `uploaded` (ms) orders claims."""
+    """A key that nobody has claimed yet, and some that were uploaded with it and are claimed before it.
+
+    `key` is its JSON; `uploaded` (ms) orders claims. A record for each key would cost more than all else
+    in an upload; one for all of an upload would have to be written anew, as a whole, with each claim.
+    """
 
     user_id: str
     device_id: str
@@ -15,6 +19,12 @@ class OneTimeKey(Record, frozen=True):
     uploaded: int
     key_id: str
     key: str
+    before: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def keys(self) -> tuple[tuple[str, str], ...]:
+        """Key id and JSON of all of them, in the order in which they are claimed."""
+        return (*self.before, (self.key_id, self.key))
 
 
 class OneTimeUploads(Record, frozen=True):

@@ -12,6 +12,7 @@ from operator import attrgetter
 from typing import Any, Generic, TypeVar, cast
 
 import msgspec
+from msgspec.structs import replace
 
 from storage.collection import CollectionSpec, Index, Puts, Record, Scalar, after_all_that_start_with
 from storage.errors import AlreadyExists, StoreRefused
@@ -52,7 +53,6 @@ class Table(Generic[T]):
         self.insert = cache(self._insert)
         self.put = cache(self._put)
         self.found = cache(self._found)
-        self.take = cache(self._take)
 
     def index(self, name: str) -> Index:
         """An index by name, the primary key being one. Raises KeyError."""
@@ -87,11 +87,6 @@ class Table(Generic[T]):
         bounds = [f"{self.next_field(by, prefix)} {sign} ?" for sign in signs]
         under = " AND ".join(filter(None, (self.prefix(by, prefix), *bounds)))
         return self.select("body", by, under, newest_first=newest_first)
-
-    def _take(self, index: str, prefix: int) -> str:
-        by, key = self.index(index), _columns(self.spec.key)
-        first = self.select(key, by, self.prefix(by, prefix))
-        return f"DELETE FROM {_quoted(self.name)} WHERE ({key}) = ({first}) RETURNING body"
 
     def select(self, what: str, index: Index, under: str, *, newest_first: bool = False) -> str:
         """A query on `index` for the records where `under` holds, in index order, up to a limit."""
@@ -267,13 +262,21 @@ class SqliteCollection(Generic[T]):
 
         return await self._writer.run(work)
 
-    async def take(self, index: str, prefixes: Sequence[Sequence[Scalar]]) -> list[T | None]:
+    async def take(self, index: str, prefixes: Sequence[Sequence[Scalar]], items: str) -> list[T | None]:
+        return await self._writer.run(lambda db: [self._take(db, index, of, items) for of in prefixes])
+
+    def _take(self, db: sqlite3.Connection, index: str, prefix: Sequence[Scalar], items: str) -> T | None:
         table = self._table
-
-        def work(db: sqlite3.Connection) -> list[list[tuple[bytes]]]:
-            return [db.execute(table.take(index, len(of)), (*of, 1)).fetchall() for of in prefixes]
-
-        return [table.decode(rows[0][0]) if rows else None for rows in await self._writer.run(work)]
+        row = db.execute(table.found(index, len(prefix), (), False), (*prefix, 1)).fetchone()
+        if row is None:
+            return None
+        record = table.decode(row[0])
+        first, rest = getattr(record, items)[:1], getattr(record, items)[1:]
+        if first:
+            self.put_in(db, (replace(record, **{items: rest}),))
+        else:
+            db.execute(table.delete, table.key_of(record))
+        return replace(record, **{items: first})
 
     async def delete(self, *key: Scalar) -> bool:
         return await self._writer.run(lambda db: db.execute(self._table.delete, key).rowcount > 0)

@@ -205,6 +205,33 @@ async def test_keys_are_claimed_in_the_order_of_their_uploads(alice: Client, bob
     assert await asking.claim(device) is None
 
 
+async def test_all_keys_of_an_upload_are_claimed_before_those_of_the_next(alice: Client, bob: Client) -> None:
+    device, asking = CryptoDevice(bob), CryptoDevice(alice)
+    uploads = [device.one_time_keys(count) for count in (20, 1, 35)]
+    for upload in uploads:
+        await bob.post("/keys/upload", {"one_time_keys": upload})
+        await asyncio.sleep(0.002)
+    for upload in uploads:
+        claimed = [await asking.claim(device) for _ in upload]
+        assert dict(key for key in claimed if key is not None) == upload
+    assert await asking.claim(device) is None
+
+
+async def test_a_key_that_was_claimed_leaves_its_name_to_another(alice: Client, bob: Client) -> None:
+    device, asking = CryptoDevice(bob), CryptoDevice(alice)
+    await device.upload(one_time=40)
+    others = device.one_time_keys(40)
+    early = [await asking.claim(device) for _ in range(10)]
+    taken = {key[0] for key in early if key is not None}
+    for n, other in enumerate(others.values()):
+        name = f"{ALGORITHM}:K{n:04}"
+        status = 200 if name in taken else 400
+        await bob.call("POST", "/keys/upload", {"one_time_keys": {name: other}}, expect=status)
+    late = [await asking.claim(device) for _ in range(40)]
+    claimed = [key for key in (*early, *late) if key is not None]
+    assert len(claimed) == len({key["key"] for _, key in claimed}) == 50
+
+
 async def test_the_same_key_may_be_uploaded_again_another_under_its_name_not(bob: Client) -> None:
     device = CryptoDevice(bob)
     first = {f"{ALGORITHM}:A": device.one_time_key(1)}

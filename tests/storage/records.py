@@ -19,6 +19,7 @@ class Key(Record, frozen=True):
     key_id: str
     order: int
     body: str = ""
+    parts: tuple[tuple[str, str], ...] = ()
 
 
 PEOPLE = CollectionSpec(

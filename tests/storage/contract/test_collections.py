@@ -171,7 +171,7 @@ async def test_take_gives_each_record_to_one_of_fifty_takers(keys: Collection[Ke
     records = [Key(user_id="u", device_id="d", key_id=f"{i:03}", order=i) for i in range(40)]
     await keys.put_many(records)
     await keys.insert(Key(user_id="u", device_id="other", key_id="x", order=0))
-    takers = await asyncio.gather(*(keys.take("by_order", [("u", "d")] * 2) for _ in range(25)))
+    takers = await asyncio.gather(*(keys.take("by_order", [("u", "d")] * 2, "parts") for _ in range(25)))
     taken = [key for of_one in takers for key in of_one]
     assert taken.count(None) == 10
     assert Counter(key.key_id for key in taken if key) == Counter(key.key_id for key in records)
@@ -181,18 +181,57 @@ async def test_take_gives_each_record_to_one_of_fifty_takers(keys: Collection[Ke
 async def test_take_follows_the_index(keys: Collection[Key]) -> None:
     for order, key_id in ((3, "a"), (1, "b"), (2, "c")):
         await keys.insert(Key(user_id="u", device_id="d", key_id=key_id, order=order))
-    taken = [(await keys.take("by_order", [("u", "d")]))[0] for _ in range(4)]
+    taken = [(await keys.take("by_order", [("u", "d")], "parts"))[0] for _ in range(4)]
     assert [key and key.key_id for key in taken] == ["b", "c", "a", None]
-    assert await keys.take("key", [("u", "d")]) == [None]
+    assert await keys.take("key", [("u", "d")], "parts") == [None]
 
 
 async def test_take_answers_prefix_by_prefix(keys: Collection[Key]) -> None:
     for device_id, key_id in (("d", "a"), ("e", "b"), ("e", "c")):
         await keys.insert(Key(user_id="u", device_id=device_id, key_id=key_id, order=1))
-    taken = await keys.take("key", [("u", "e"), ("u", "none"), ("u", "d"), ("u", "e", "b")])
+    taken = await keys.take("key", [("u", "e"), ("u", "none"), ("u", "d"), ("u", "e", "b")], "parts")
     assert [key and key.key_id for key in taken] == ["b", None, "a", None]
-    assert await keys.take("key", []) == []
+    assert await keys.take("key", [], "parts") == []
     assert [key.key_id for key in await keys.find("key")] == ["c"]
+
+
+async def test_take_gives_the_items_of_a_record_before_the_record(keys: Collection[Key]) -> None:
+    parts = (("1", "one"), ("2", "two"))
+    await keys.put_many(
+        [
+            Key(user_id="u", device_id="d", key_id="a", order=1, body="A", parts=parts),
+            Key(user_id="u", device_id="d", key_id="b", order=2),
+        ]
+    )
+    taken: list[tuple[str, str, tuple[tuple[str, str], ...]] | None] = []
+    left = []
+    for _ in range(5):
+        (key,) = await keys.take("by_order", [("u", "d")], "parts")
+        taken.append(key and (key.key_id, key.body, key.parts))
+        left.append([(key.key_id, len(key.parts)) for key in await keys.find("by_order")])
+    assert taken == [("a", "A", parts[:1]), ("a", "A", parts[1:]), ("a", "A", ()), ("b", "", ()), None]
+    assert left == [[("a", 1), ("b", 0)], [("a", 0), ("b", 0)], [("b", 0)], [], []]
+
+
+async def test_take_gives_each_item_to_one_of_fifty_takers(keys: Collection[Key]) -> None:
+    """Each of eight records is found empty by several at once, and removed by one of them."""
+    records = [
+        Key(
+            user_id="u",
+            device_id="d",
+            key_id=str(n),
+            order=n,
+            parts=tuple((f"{n}/{i}", "") for i in range(4)),
+        )
+        for n in range(8)
+    ]
+    await keys.put_many(records)
+    takers = await asyncio.gather(*(keys.take("by_order", [("u", "d")], "parts") for _ in range(50)))
+    taken = [key for of_one in takers for key in of_one]
+    assert taken.count(None) == 10
+    names = Counter(key.parts[0][0] if key.parts else key.key_id for key in taken if key)
+    assert names == Counter([key.key_id for key in records] + [of[0] for key in records for of in key.parts])
+    assert await keys.count("key") == 0
 
 
 async def test_delete_tells_whether_it_was_there(people: Collection[Person]) -> None:
@@ -251,7 +290,7 @@ async def test_a_record_with_none_in_any_field_is_not_in_the_index(people: Colle
     assert await people.count("by_city") == 1
     assert await people.count("key") == 4
     assert await people.delete_where("by_city", ("x",)) == 1
-    assert await people.take("by_city", [("x",)]) == [None]
+    assert await people.take("by_city", [("x",)], "parts") == [None]
     await people.put(Person(user_id="no age", city="x", age=0))
     assert ids(await people.find("by_city", ("x",))) == ["no age"]
 
