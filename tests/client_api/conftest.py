@@ -231,7 +231,7 @@ class Server:
 
     async def stop(self) -> None:
         if self._runner is not None:
-            self.app.wakeup.close()
+            self.app.ground.wakeup.close()
             await self._runner.cleanup()
             self._runner = None
             await self.app.close()

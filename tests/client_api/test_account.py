@@ -32,7 +32,7 @@ async def another_device(server: Server, user: Client) -> Client:
 
 async def settle(server: Server) -> None:
     """Wait until what a deactivation entails has been carried out."""
-    for consumer in server.app.user_consumers:
+    for consumer in server.app.ground.user_consumers:
         for shard in server.app.users.writers:
             await consumer.settled(shard)
 
@@ -140,10 +140,10 @@ async def test_deactivation_goes_on_after_a_crash_in_the_middle(
         interrupted.set()
         await asyncio.Event().wait()
 
-    server.app.deactivation.on_deactivated.insert(0, hang)
+    server.app.signing_in.deactivation.on_deactivated.insert(0, hang)
     await alice.post("/account/deactivate", {"auth": proof(alice), "erase": True})
     await interrupted.wait()
-    for consumer in server.app.user_consumers:
+    for consumer in server.app.ground.user_consumers:
         for task in asyncio.all_tasks():
             if task.get_name() == f"consumer-{consumer.name}":
                 task.cancel()
@@ -153,9 +153,9 @@ async def test_deactivation_goes_on_after_a_crash_in_the_middle(
     async def note(user_id: str, erase: bool) -> None:
         done.append((user_id, erase))
 
-    server.app.deactivation.on_deactivated.append(note)
+    server.app.signing_in.deactivation.on_deactivated.append(note)
     await settle(server)
-    assert (alice.user_id, True) in done or await server.app.profiles.get(alice.user_id) == {}
+    assert (alice.user_id, True) in done or await server.app.people.profiles.get(alice.user_id) == {}
     member = await bob.get(f"/rooms/{room_id}/state/m.room.member/{alice.user_id}")
     assert member["membership"] == "leave"
 
@@ -169,8 +169,8 @@ async def test_whoever_keeps_something_is_told_of_devices_and_account(alice: Cli
     async def deactivated(user_id: str, erase: bool) -> None:
         told.append((user_id, erase))
 
-    server.app.sessions.on_device_gone.append(device_gone)
-    server.app.deactivation.on_deactivated.append(deactivated)
+    server.app.people.sessions.on_device_gone.append(device_gone)
+    server.app.signing_in.deactivation.on_deactivated.append(deactivated)
     await deactivate(server, alice, erase=True)
     assert (alice.user_id, alice.device_id) in told
     assert (alice.user_id, True) in told
@@ -190,7 +190,7 @@ async def test_erased_account_has_no_profile_and_is_recorded_as_erased(
     await alice.put(f"/profile/{alice.user_id}/displayname", {"displayname": "Alice"})
     await deactivate(server, alice, erase=True)
     assert (await bob.call("GET", f"/profile/{alice.user_id}", expect=404)).errcode == "M_NOT_FOUND"
-    account = await server.app.accounts.get(alice.user_id)
+    account = await server.app.people.accounts.get(alice.user_id)
     assert account is not None
     assert account.erased
 

@@ -58,7 +58,7 @@ def serve(tmp_path: Path, clock: Watch) -> Serve:
         try:
             yield f"http://127.0.0.1:{runner.addresses[0][1]}"
         finally:
-            app.wakeup.close()
+            app.ground.wakeup.close()
             await runner.cleanup()
             await app.close()
 

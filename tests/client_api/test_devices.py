@@ -63,7 +63,7 @@ async def test_device_is_renamed(alice: Client, server: Server) -> None:
     async def on_rename(user_id: str, device_id: str, name: str) -> None:
         told.append((user_id, device_id, name))
 
-    server.app.devices.on_rename.append(on_rename)
+    server.app.people.devices.on_rename.append(on_rename)
     path = f"/devices/{alice.device_id}"
     assert await alice.put(path, {"display_name": "tablet"}) == {}
     assert (await alice.get(path))["display_name"] == "tablet"
@@ -93,7 +93,7 @@ async def test_deleted_device_is_logged_out_with_all_that_is_its_own(alice: Clie
     async def on_device_gone(user_id: str, device_id: str) -> None:
         gone.append(device_id)
 
-    server.app.sessions.on_device_gone.append(on_device_gone)
+    server.app.people.sessions.on_device_gone.append(on_device_gone)
     await alice.delete("/devices/PHONE", {"auth": proof(alice)})
     assert (await phone.call("GET", "/account/whoami", expect=401)).errcode == "M_UNKNOWN_TOKEN"
     assert (await alice.call("GET", "/devices/PHONE", expect=404)).errcode == "M_NOT_FOUND"
@@ -106,7 +106,7 @@ async def test_deleting_a_device_that_is_not_there_succeeds(alice: Client, serve
     async def on_device_gone(user_id: str, device_id: str) -> None:
         gone.append(device_id)
 
-    server.app.sessions.on_device_gone.append(on_device_gone)
+    server.app.people.sessions.on_device_gone.append(on_device_gone)
     assert await alice.delete("/devices/NONE", {"auth": proof(alice)}) == {}
     assert gone == []
 
@@ -133,7 +133,7 @@ async def test_deletion_cut_short_can_be_done_again(alice: Client, server: Serve
             failures.pop()
             raise RuntimeError("cut short")
 
-    server.app.sessions.on_device_gone.append(fails_once)
+    server.app.people.sessions.on_device_gone.append(fails_once)
     await alice.call("DELETE", "/devices/PHONE", {"auth": proof(alice)}, expect=500)
     assert "PHONE" in {d["device_id"] for d in (await alice.get("/devices"))["devices"]}
     await alice.delete("/devices/PHONE", {"auth": proof(alice)})

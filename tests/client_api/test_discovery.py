@@ -94,8 +94,8 @@ async def test_openid_token_tells_another_service_who_one_is(alice: Client, serv
     assert token["token_type"] == "Bearer"
     assert token["matrix_server_name"] == "localhost"
     assert token["expires_in"] == LIFETIME_MS // 1000
-    assert await server.app.openid.user_of(token["access_token"]) == alice.user_id
-    assert await server.app.openid.user_of("made up") is None
+    assert await server.app.signing_in.openid.user_of(token["access_token"]) == alice.user_id
+    assert await server.app.signing_in.openid.user_of("made up") is None
 
 
 async def test_openid_token_is_good_for_nothing_else(alice: Client, server: Server) -> None:
@@ -103,7 +103,7 @@ async def test_openid_token_is_good_for_nothing_else(alice: Client, server: Serv
     someone.token = (await alice.post(f"/user/{alice.user_id}/openid/request_token"))["access_token"]
     assert (await someone.call("GET", "/account/whoami", expect=401)).errcode == "M_UNKNOWN_TOKEN"
     assert alice.token is not None
-    assert await server.app.openid.user_of(alice.token) is None
+    assert await server.app.signing_in.openid.user_of(alice.token) is None
 
 
 async def test_openid_token_is_for_oneself(alice: Client, bob: Client) -> None:

@@ -19,7 +19,7 @@ async def deactivate(server: Server, client: Client, *, erase: bool) -> None:
     identifier = {"type": "m.id.user", "user": client.user_id}
     proof = {"type": "m.login.password", "identifier": identifier, "password": "correct horse"}
     await client.post("/account/deactivate", {"auth": proof, "erase": erase})
-    for consumer in server.app.user_consumers:
+    for consumer in server.app.ground.user_consumers:
         for shard in server.app.users.writers:
             await consumer.settled(shard)
 
@@ -78,7 +78,7 @@ async def test_late_comers_see_only_what_a_redaction_would_leave(
     await deactivate(server, alice, erase=True)
     if joined == "after the erasure":
         await carol.join(room_id)
-    for consumer in server.app.consumers:
+    for consumer in server.app.ground.consumers:
         await consumer.settled(0)
     for path, answer in (await answers(carol, room_id, mine, opening)).items():
         assert not told(answer), path

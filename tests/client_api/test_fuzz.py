@@ -152,7 +152,7 @@ class World:
         else:
             await client.register(f"{name}{self._count}")
         if name == "admin":
-            await self._server.app.accounts.update(client.user_id, is_admin=True)
+            await self._server.app.people.accounts.update(client.user_id, is_admin=True)
         self.people[name] = client
         self._askers.pop(name, None)
 

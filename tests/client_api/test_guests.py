@@ -99,7 +99,7 @@ async def test_guests_leave_when_a_room_closes_to_them(
     await guest.join(room_id)
     await bob.join(room_id)
     await alice.set_state(room_id, "m.room.guest_access", {"guest_access": "forbidden"})
-    for consumer in server.app.consumers:
+    for consumer in server.app.ground.consumers:
         for shard in server.app.rooms.writers:
             await consumer.settled(shard)
     assert await membership(alice, room_id, guest) == "leave"

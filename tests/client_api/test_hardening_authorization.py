@@ -65,7 +65,7 @@ async def scene(server: Server, alice: Client, bob: Client, carol: Client) -> Sc
         "session_data": {"private": MARK},
     }
     await alice.put(f"/room_keys/keys/{quote(room)}/session?version={version}", session)
-    for consumer in server.app.consumers:
+    for consumer in server.app.ground.consumers:
         await consumer.settled(0)
     sync = await alice.sync(full=True)
     ids = {

@@ -54,7 +54,7 @@ async def test_what_was_redacted_is_shown_by_no_route(server: Server, alice: Cli
 
     async def looks() -> list[str]:
         """The routes on which bob comes across the mark."""
-        for consumer in server.app.consumers:
+        for consumer in server.app.ground.consumers:
             await consumer.settled(0)
         found = []
         for event_id in (root, edited, threaded, liked, topic, last, own):

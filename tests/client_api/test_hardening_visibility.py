@@ -53,7 +53,7 @@ async def test_hardening_35_what_may_not_be_seen_is_seen_by_no_path(
     await alice.invite(room_id, bob.user_id)
     await bob.join(room_id)
     sent["again"] = await tell(alice, room_id, late, "again")
-    for consumer in server.app.consumers:
+    for consumer in server.app.ground.consumers:
         await consumer.settled(0)
 
     seen = SEEN[visibility]

@@ -168,7 +168,7 @@ async def test_hardening_29_every_door_asks_for_the_state_of_the_account(
     if state == "deactivated":
         await deactivate(server, "alice")
     elif state != "active":
-        await server.app.accounts.update(alice.user_id, **{state: True})
+        await server.app.people.accounts.update(alice.user_id, **{state: True})
     doors = {
         "password": await log_in(server, expect=None),
         "token": await server.client().call(
@@ -190,7 +190,7 @@ async def test_hardening_29_every_door_asks_for_the_state_of_the_account(
 async def test_hardening_29_locked_state_is_told_only_to_those_with_the_password(
     alice: Client, server: Server
 ) -> None:
-    await server.app.accounts.update(alice.user_id, locked=True)
+    await server.app.people.accounts.update(alice.user_id, locked=True)
     assert (await log_in(server, password="wrong", expect=403)).errcode == "M_FORBIDDEN"
 
 
@@ -224,7 +224,7 @@ async def test_hardening_29_account_without_a_password_has_no_password_that_fits
 async def test_hardening_29_unknown_user_takes_as_long_as_a_known_one(alice: Client, server: Server) -> None:
     # Hashing that can be felt, so that an answer without it stands out.
     await with_auth(server, argon2_memory=65536 * 1024, argon2_time_cost=2)
-    await server.app.accounts.set_password(alice.user_id, PASSWORD)
+    await server.app.people.accounts.set_password(alice.user_id, PASSWORD)
     times: dict[str, float] = {}
     for user in ("alice", "nobody"):
         start = time.perf_counter()
@@ -369,7 +369,7 @@ async def test_logout_ends_the_session_and_deletes_the_device(alice: Client, ser
     async def on_device_gone(user_id: str, device_id: str) -> None:
         gone.append((user_id, device_id))
 
-    server.app.sessions.on_device_gone.append(on_device_gone)
+    server.app.people.sessions.on_device_gone.append(on_device_gone)
     assert await other.post("/logout") == {}
     reply = await other.call("GET", "/account/whoami", expect=401)
     assert (reply.errcode, reply.body["soft_logout"]) == ("M_UNKNOWN_TOKEN", False)

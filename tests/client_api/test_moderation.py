@@ -17,7 +17,7 @@ MODERATION = [("lock", "locked"), ("suspend", "suspended")]
 async def root(server: Server) -> Client:
     """An administrator."""
     client = await server.register("root")
-    await server.app.accounts.update(client.user_id, is_admin=True)
+    await server.app.people.accounts.update(client.user_id, is_admin=True)
     return client
 
 
@@ -169,7 +169,7 @@ async def test_hardening_31_only_administrators_moderate(
 async def test_administrators_moderate_neither_themselves_nor_each_other(
     root: Client, alice: Client, server: Server, action: str, field: str
 ) -> None:
-    await server.app.accounts.update(alice.user_id, is_admin=True)
+    await server.app.people.accounts.update(alice.user_id, is_admin=True)
     for user_id in (root.user_id, alice.user_id):
         path = f"{ADMIN}/{action}/{quote(user_id)}"
         assert (await root.call("PUT", path, {field: True}, expect=403)).errcode == "M_FORBIDDEN"
@@ -188,7 +188,7 @@ async def test_only_accounts_of_this_server_that_are_in_use_are_moderated(
     )
     assert ((await answer("nonsense")).status, (await answer("nonsense")).errcode) == (400, "M_INVALID_PARAM")
     assert (await answer("@nobody:localhost")).errcode == "M_NOT_FOUND"
-    await server.app.deactivation.deactivate(alice.user_id, erase=False)
+    await server.app.signing_in.deactivation.deactivate(alice.user_id, erase=False)
     assert ((await answer(alice.user_id)).status, (await answer(alice.user_id)).errcode) == (
         404,
         "M_NOT_FOUND",

@@ -22,7 +22,7 @@ def path(client: Client) -> str:
 
 async def settle(server: Server, later_ms: int = 0) -> None:
     """Let `later_ms` pass, and have done what is due then."""
-    presence = server.app.presence
+    presence = server.app.people.presence
     before = presence._now
     presence._now = lambda: before() + later_ms
     await presence.look()
@@ -125,7 +125,7 @@ async def test_a_long_poll_in_flight_counts_as_online(server: Server, alice: Cli
     await asyncio.sleep(0.1)
     await settle(server, 4 * HERE_FOR_MS)
     assert (await alice.get(path(alice)))["presence"] == "online"
-    server.app.wakeup.close()
+    server.app.ground.wakeup.close()
     poll.cancel()
 
 
@@ -211,7 +211,7 @@ async def test_a_new_message_of_somebody_active_is_told_without_waiting_to_be_lo
     await settle(server)
     await told(bob)
     await alice.put(path(alice), {"presence": "online", "status_msg": "new"})
-    await server.app.presence.tell()
+    await server.app.people.presence.tell()
     assert (await told(bob))[alice.user_id]["status_msg"] == "new"
 
 
@@ -293,7 +293,7 @@ async def test_message_and_last_activity_survive_a_restart(
 async def test_what_is_stored_is_written_at_most_once_a_minute(
     server: Server, room: str, alice: Client
 ) -> None:
-    presence = server.app.presence
+    presence = server.app.people.presence
     await alice.sync()
     await settle(server)
     await presence.write()

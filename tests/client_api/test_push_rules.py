@@ -219,7 +219,7 @@ async def test_a_room_that_only_claims_to_replace_another_gets_nothing(
     claim = {"predecessor": {"room_id": old, "event_id": "$x"}}
     new = await alice.create_room(preset="public_chat", creation_content=claim)
     await bob.join(new)
-    for consumer in server.app.consumers:
+    for consumer in server.app.ground.consumers:
         await consumer.settled(0)
     assert (await bob.get(f"/user/{bob.user_id}/rooms/{new}/tags"))["tags"] == {}
     assert own((await bob.get("/pushrules/"))["global"]["room"]) == [old]
@@ -238,7 +238,7 @@ async def test_a_change_of_profile_does_not_bring_removed_tags_back(
     await bob.delete(path("room", new))
     await bob.delete(f"/user/{bob.user_id}/rooms/{new}/tags/m.favourite")
     await bob.put(f"/profile/{bob.user_id}/displayname", {"displayname": "Bobby"})
-    for consumer in server.app.consumers:
+    for consumer in server.app.ground.consumers:
         await consumer.settled(0)
     assert (await bob.get(f"/user/{bob.user_id}/rooms/{new}/tags"))["tags"] == {}
     assert own((await bob.get("/pushrules/"))["global"]["room"]) == [old]
@@ -260,7 +260,7 @@ async def test_settings_follow_to_a_replacement_that_was_joined_before_the_tombs
         await bob.join(room_id)
     for replacement in (other, new):
         await alice.set_state(old, "m.room.tombstone", {"body": "moved", "replacement_room": replacement})
-    for consumer in server.app.consumers:
+    for consumer in server.app.ground.consumers:
         await consumer.settled(0)
     assert own((await bob.get("/pushrules/"))["global"]["room"]) == [old, new]
     assert (await bob.get(f"/user/{bob.user_id}/rooms/{new}/tags"))["tags"] == {"m.favourite": {}}

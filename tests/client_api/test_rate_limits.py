@@ -159,7 +159,7 @@ async def test_registrations_are_limited_by_address_and_only_those_that_are_made
     body = {"username": "bob", "password": PASSWORD, "auth": {"type": "m.login.dummy"}}
     assert is_limited(await someone.call("POST", "/register", body, expect=None))
     assert is_limited(await someone.call("POST", "/register", {}, query={"kind": "guest"}, expect=None))
-    assert await server.app.accounts.get("@bob:localhost") is None
+    assert await server.app.people.accounts.get("@bob:localhost") is None
 
 
 async def test_names_cannot_be_tried_out_without_end(server: Server) -> None:
@@ -228,13 +228,13 @@ async def test_hardening_38_refused_requests_cost_no_work(alice: Client, server:
     await log_in(server, "alice")
     tails = server.app.rooms.tails()
     hashed: list[str] = []
-    verify = server.app.passwords.verify
+    verify = server.app.people.passwords.verify
 
     async def counted(stored: str | None, password: str) -> bool:
         hashed.append(password)
         return await verify(stored, password)
 
-    server.app.passwords.verify = counted  # type: ignore[method-assign]
+    server.app.people.passwords.verify = counted  # type: ignore[method-assign]
     path = f"/rooms/{quote(room_id)}/send/m.room.message/"
     for number in range(20):
         # Not even the body is read: this one is no JSON.
@@ -242,6 +242,6 @@ async def test_hardening_38_refused_requests_cost_no_work(alice: Client, server:
         assert is_limited(await log_in(server, "alice"))
     assert server.app.rooms.tails() == tails
     assert hashed == []
-    messages = server.app.limits["message"]
+    messages = server.app.ground.limits["message"]
     assert messages is not None
     assert messages.refused == 20

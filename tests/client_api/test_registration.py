@@ -47,7 +47,7 @@ async def test_open_registration_asks_for_a_stage_all_the_same(server: Server) -
     body = {"username": "alice", "password": PASSWORD}
     reply = await server.client().call("POST", "/register", body, expect=401)
     assert reply.body["flows"] == [{"stages": ["m.login.dummy"]}]
-    assert await server.app.accounts.get("@alice:localhost") is None
+    assert await server.app.people.accounts.get("@alice:localhost") is None
 
 
 async def test_new_account_is_logged_in(server: Server) -> None:
@@ -106,7 +106,7 @@ async def test_name_is_made_up_for_one_who_gives_none(server: Server) -> None:
 async def test_account_needs_a_password(server: Server) -> None:
     reply = await server.client().call("POST", "/register", {"username": "alice", "auth": DUMMY}, expect=400)
     assert reply.errcode == "M_MISSING_PARAM"
-    assert await server.app.accounts.get("@alice:localhost") is None
+    assert await server.app.people.accounts.get("@alice:localhost") is None
 
 
 async def test_short_password_is_refused_before_the_stages(server: Server) -> None:
@@ -156,7 +156,7 @@ async def test_of_many_who_want_a_name_at_once_one_gets_it(server: Server) -> No
 
 
 async def test_name_of_an_application_service_is_exclusive(server: Server) -> None:
-    server.app.accounts.reserved.append(lambda user_id: user_id.startswith("@_irc_"))
+    server.app.people.accounts.reserved.append(lambda user_id: user_id.startswith("@_irc_"))
     reply = await register(server.client(), 400, username="_irc_x")
     assert reply.errcode == "M_EXCLUSIVE"
     reply = await server.client().call("GET", "/register/available", query={"username": "_irc_x"}, expect=400)
@@ -214,14 +214,14 @@ async def validity(server: Server, token: str) -> bool:
 
 async def test_registration_token_lets_so_many_register(server: Server) -> None:
     await with_registration(server, requires_token=True)
-    await server.app.registration_tokens.create("twice", uses_allowed=2)
+    await server.app.signing_in.registration_tokens.create("twice", uses_allowed=2)
     assert await validity(server, "twice")
     assert (await token_attempt(server, "a", "wrong")).errcode == "M_UNAUTHORIZED"
     assert (await token_attempt(server, "a", "twice")).status == 200
     assert (await token_attempt(server, "b", "twice")).status == 200
     assert not await validity(server, "twice")
     assert (await token_attempt(server, "c", "twice")).status == 401
-    assert await server.app.accounts.get("@c:localhost") is None
+    assert await server.app.people.accounts.get("@c:localhost") is None
 
 
 async def test_dummy_stage_is_no_way_round_a_registration_token(server: Server) -> None:
@@ -231,7 +231,7 @@ async def test_dummy_stage_is_no_way_round_a_registration_token(server: Server) 
 
 async def test_registration_token_ends_at_its_time(server: Server) -> None:
     await with_registration(server, requires_token=True)
-    await server.app.registration_tokens.create("old", expires_ts=int(time.time() * 1000) + 200)
+    await server.app.signing_in.registration_tokens.create("old", expires_ts=int(time.time() * 1000) + 200)
     assert await validity(server, "old")
     await asyncio.sleep(0.25)
     assert not await validity(server, "old")
@@ -241,14 +241,14 @@ async def test_registration_token_ends_at_its_time(server: Server) -> None:
 
 async def test_one_use_of_a_token_makes_one_account_however_many_try(server: Server) -> None:
     await with_registration(server, requires_token=True)
-    await server.app.registration_tokens.create("once", uses_allowed=1)
+    await server.app.signing_in.registration_tokens.create("once", uses_allowed=1)
     replies = await asyncio.gather(*(token_attempt(server, f"user{n}", "once") for n in range(6)))
     assert sorted(reply.status for reply in replies) == [200] + [401] * 5
 
 
 async def test_token_is_given_back_when_the_name_is_taken_meanwhile(server: Server) -> None:
     await with_registration(server, requires_token=True)
-    await server.app.registration_tokens.create("once", uses_allowed=2)
+    await server.app.signing_in.registration_tokens.create("once", uses_allowed=2)
     replies = await asyncio.gather(*(token_attempt(server, "same", "once") for _ in range(2)))
     assert sorted(reply.status for reply in replies) == [200, 400]
     assert await validity(server, "once")
@@ -290,7 +290,7 @@ async def test_shared_secret_makes_an_administrator_where_registration_is_closed
 async def test_shared_secret_without_admin_makes_an_ordinary_user(server: Server) -> None:
     body = (await by_secret(server, user_type="bot", inhibit_login=True)).body
     assert "access_token" not in body
-    account = await server.app.accounts.get("@root:localhost")
+    account = await server.app.people.accounts.get("@root:localhost")
     assert account is not None
     assert not account.is_admin
 
@@ -301,7 +301,7 @@ async def test_hardening_31_proof_with_another_secret_or_other_fields_is_refused
     mac = registration_mac("weft-dev-secret", nonce=nonce, username="root", password=PASSWORD, admin=False)
     assert (await by_secret(server, 403, nonce=nonce, mac=mac, admin=True)).errcode == "M_FORBIDDEN"
     assert (await by_secret(server, 403, mac="ä")).errcode == "M_FORBIDDEN"
-    assert await server.app.accounts.get("@root:localhost") is None
+    assert await server.app.people.accounts.get("@root:localhost") is None
 
 
 async def test_nonce_is_good_once(server: Server) -> None:
@@ -322,7 +322,7 @@ async def test_hardening_32_no_secret_no_way(server: Server) -> None:
     mac = registration_mac("", nonce="n", username="root", password=PASSWORD, admin=True)
     body = {"nonce": "n", "username": "root", "password": PASSWORD, "admin": True, "mac": mac}
     await server.client().call("POST", ADMIN, body, expect=400)
-    assert await server.app.accounts.get("@root:localhost") is None
+    assert await server.app.people.accounts.get("@root:localhost") is None
 
 
 async def test_shared_secret_is_read_from_the_configuration(server: Server) -> None:

@@ -18,7 +18,7 @@ FAR = 4_781_243_146_000
 async def root(server: Server) -> Client:
     """An administrator."""
     client = await server.register("root")
-    await server.app.accounts.update(client.user_id, is_admin=True)
+    await server.app.people.accounts.update(client.user_id, is_admin=True)
     return client
 
 
@@ -107,7 +107,7 @@ async def test_list_tells_valid_tokens_from_others(server: Server, root: Client)
 
 async def test_list_has_all_tokens_however_many(root: Client, server: Server) -> None:
     made = [f"{number:04}" for number in range(1001)]
-    await asyncio.gather(*(server.app.registration_tokens.create(token) for token in made))
+    await asyncio.gather(*(server.app.signing_in.registration_tokens.create(token) for token in made))
     assert await names(root) == made
 
 

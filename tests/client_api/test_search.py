@@ -12,7 +12,7 @@ async def search(
     server: Server, client: Client, term: str, *, token: str | None = None, **criteria: Any
 ) -> Any:
     """The `room_events` of an answer, once all that was sent is filed."""
-    for consumer in server.app.consumers:
+    for consumer in server.app.ground.consumers:
         await consumer.settled(0)
     path = "/search" + (f"?next_batch={token}" if token else "")
     body = {"search_categories": {"room_events": {"search_term": term, "order_by": "recent", **criteria}}}

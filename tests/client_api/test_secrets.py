@@ -106,9 +106,9 @@ async def test_hardening_32_no_secret_comes_into_the_log(
         raise RuntimeError("planted fault")
 
     for owner, name in (
-        (server.app.accounts, "password_matches"),
-        (server.app.accounts, "create"),
-        (server.app.sessions, "refresh"),
+        (server.app.people.accounts, "password_matches"),
+        (server.app.people.accounts, "create"),
+        (server.app.people.sessions, "refresh"),
     ):
         monkeypatch.setattr(owner, name, fails)
     await server.client().call("POST", "/login", login, expect=500)

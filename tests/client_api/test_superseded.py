@@ -11,12 +11,12 @@ SLIDING = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
 
 async def remove(server: Server) -> None:
     """What was superseded up to now goes."""
-    for consumer in (*server.app.consumers, *server.app.user_consumers):
+    for consumer in (*server.app.ground.consumers, *server.app.ground.user_consumers):
         for shard in (*server.app.rooms.writers, *server.app.users.writers):
             if consumer.name == "superseded" and shard in consumer.lag():
                 await consumer.settled(shard)
     for _ in range(2):
-        await server.app.superseded.remove()
+        await server.app.conversations.superseded.remove()
 
 
 async def stored(server: Server, stream: str, kind: Kind) -> list[tuple[str | None, str | None, bytes]]:
@@ -93,10 +93,10 @@ async def test_a_value_has_a_minute_before_what_it_replaced_goes(server: Server,
     path = f"/user/{quote(alice.user_id)}/account_data/org.example.a"
     await alice.put(path, {"n": 1})
     await alice.put(path, {"n": 2})
-    for consumer in server.app.user_consumers:
+    for consumer in server.app.ground.user_consumers:
         for shard in server.app.users.writers:
             await consumer.settled(shard)
-    await server.app.superseded.remove()
+    await server.app.conversations.superseded.remove()
     assert len(await stored(server, alice.user_id, Kind.ACCOUNT_DATA)) == 2
     await alice.put(path, {"n": 3})
     await remove(server)

@@ -193,7 +193,7 @@ async def test_acknowledged_messages_leave_the_store_when_no_repeat_can_come(
     for _ in range(4):
         await bob.sync()
     assert len(await stored(server, bob)) == queue.PAGE + 5
-    to_device = server.app.engine.to_device
+    to_device = server.app.syncing.engine.to_device
     now = to_device._now
     monkeypatch.setattr(to_device, "_now", lambda: now() + queue.KEPT_MS + 1)
     await send(alice, to(bob, {"n": "new"}), "new")

@@ -109,7 +109,7 @@ async def test_malformed_type_or_session_proves_nothing(alice: Client, field: st
 
 async def test_stages_are_completed_in_order(server: Server) -> None:
     await with_terms_and_token(server)
-    await server.app.registration_tokens.create("sesame")
+    await server.app.signing_in.registration_tokens.create("sesame")
     someone = server.client()
     wish = {"username": "alice", "password": PASSWORD}
     first = await challenge(someone, "POST", "/register", wish)
@@ -126,7 +126,7 @@ async def test_stages_are_completed_in_order(server: Server) -> None:
     again = await challenge(someone, "POST", "/register", {**wish, "auth": token})
     assert again["completed"] == ["m.login.registration_token"]
     await someone.post("/register", {**wish, "auth": {"type": "m.login.terms", "session": session}})
-    account = await server.app.accounts.get("@alice:localhost")
+    account = await server.app.people.accounts.get("@alice:localhost")
     assert account is not None
     assert account.agreed_to == {"privacy": "1.2"}
 
@@ -146,7 +146,7 @@ async def test_session_remembers_the_request_for_one_who_comes_back_with_the_ses
     server: Server,
 ) -> None:
     await with_terms_and_token(server)
-    await server.app.registration_tokens.create("sesame")
+    await server.app.signing_in.registration_tokens.create("sesame")
     someone = server.client()
     wish = {"username": "alice", "password": PASSWORD, "initial_device_display_name": "phone"}
     session = (await challenge(someone, "POST", "/register", wish))["session"]
@@ -343,7 +343,7 @@ async def test_password_stage_can_be_completed_in_a_browser(alice: Client, serve
 
 async def test_registration_stages_can_be_completed_in_a_browser(server: Server) -> None:
     await with_terms_and_token(server)
-    await server.app.registration_tokens.create("sesame")
+    await server.app.signing_in.registration_tokens.create("sesame")
     someone = server.client()
     session = (await challenge(someone, "POST", "/register", {"username": "alice", "password": PASSWORD}))[
         "session"

@@ -9,7 +9,7 @@ from tests.client_api.conftest import Client, Server
 
 
 async def search(server: Server, client: Client, term: str, **options: Any) -> dict[str, Any]:
-    for consumer in server.app.consumers:
+    for consumer in server.app.ground.consumers:
         await consumer.settled(0)
     body: dict[str, Any] = await client.post("/user_directory/search", {"search_term": term, **options})
     return body
@@ -131,7 +131,7 @@ async def test_ignored_and_deactivated_users_are_left_out(
     await carol.post(
         "/account/deactivate", {"erase": True, "auth": {**auth, "session": reply.body["session"]}}
     )
-    for consumer in server.app.user_consumers:
+    for consumer in server.app.ground.user_consumers:
         await consumer.settled(server.app.users._shards.of_user(carol.user_id))
     assert await found(server, alice, "friend") == []
 

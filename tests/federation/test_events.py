@@ -250,7 +250,7 @@ async def test_redacted_events_are_told_without_what_was_redacted(
     event_id = await alice.send(room_id, "regretted")
     assert await bodies(other, room_id, event_id) == ["regretted"]
     redaction = await alice.redact(room_id, event_id)
-    for consumer in server.app.consumers:
+    for consumer in server.app.ground.consumers:
         await consumer.settled(0)
     assert await bodies(other, room_id, redaction) == [None]
 

@@ -25,7 +25,7 @@ async def redaction(visitor: Visitor, room_id: str, event_id: str) -> Event:
 
 
 async def settle(server: Homeserver) -> None:
-    for consumer in server.app.consumers:
+    for consumer in server.app.ground.consumers:
         await consumer.settled(0)
 
 

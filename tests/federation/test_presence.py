@@ -92,7 +92,9 @@ async def test_whom_nobody_here_meets_is_not_remembered(
 ) -> None:
     """HARDENING 38: a flood of users costs no memory."""
     await push(server, other, *(state(f"@stranger{number}:{other.name}") for number in range(100)))
-    assert not [user_id for user_id in server.app.presence_told.here if user_id.startswith("@stranger")]
+    assert not [
+        user_id for user_id in server.app.people.presence_told.here if user_id.startswith("@stranger")
+    ]
     await push(server, other, state(visitor.user_id))
     assert visitor.user_id in await told(alice)
 
@@ -121,7 +123,7 @@ async def test_servers_of_rooms_are_told_how_users_are(
 async def test_what_lasts_is_told_again_before_it_is_taken_for_over(
     server: Homeserver, alice: Client, receiving: Receiving, room_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    presence = server.app.presence
+    presence = server.app.people.presence
     device = presence.sync_begins(alice.user_id, alice.device_id, "unavailable")
     await settle(server)
     await until(lambda: pushed(receiving) and pushed(receiving)[-1]["presence"] == "unavailable")

@@ -33,8 +33,8 @@ async def test_a_profile_is_asked_for_and_remembered_for_a_moment(
     reply = await alice.call("GET", f"/profile/{user_id}/avatar_url", expect=404)
     assert reply.errcode == "M_NOT_FOUND"
     assert len(asked(other)) == 1
-    now = server.app.remote_profiles._now
-    server.app.remote_profiles._now = lambda: now() + 60_000
+    now = server.app.people.remote_profiles._now
+    server.app.people.remote_profiles._now = lambda: now() + 60_000
     say(other, {"displayname": "Another name"})
     assert await alice.get(f"/profile/{user_id}") == {"displayname": "Another name"}
 

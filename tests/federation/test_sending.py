@@ -22,8 +22,8 @@ from tests.waiting import until
 
 
 def sender_of(server: Homeserver) -> Sender:
-    assert server.app.outbound is not None
-    return server.app.outbound.sender
+    assert server.app.ground.outbound is not None
+    return server.app.ground.outbound.sender
 
 
 async def test_servers_in_a_room_are_sent_its_events(
@@ -186,7 +186,7 @@ async def test_administrators_see_who_does_not_answer_and_try_again(
     server: Homeserver, alice: Client, other: OtherServer, receiving: Receiving, room_id: str
 ) -> None:
     root = await server.register("root")
-    await server.app.accounts.update(root.user_id, is_admin=True)
+    await server.app.people.accounts.update(root.user_id, is_admin=True)
     receiving.answer = away
     await alice.send(room_id, "hello")
 

@@ -290,7 +290,7 @@ async def heal(sides: Sides, server: Homeserver, synapse: Synapse) -> None:
 
 async def admin(server: Homeserver) -> Client:
     root = await server.register(f"root{time.monotonic_ns()}")
-    await server.app.accounts.update(root.user_id, is_admin=True)
+    await server.app.people.accounts.update(root.user_id, is_admin=True)
     return root
 
 

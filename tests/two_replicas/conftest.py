@@ -58,7 +58,7 @@ class Replica:
         if self._stopped:
             return
         self._stopped = True
-        self.app.wakeup.close()
+        self.app.ground.wakeup.close()
         await self._runner.cleanup()
         await self.app.close()
 

@@ -27,7 +27,7 @@ def strangers(replicas: Replicas) -> tuple[Client, Client]:
 async def root(replicas: Replicas) -> Client:
     """An administrator, at A."""
     client = await replicas.client().register("root")
-    await replicas.a.app.accounts.update(client.user_id, is_admin=True)
+    await replicas.a.app.people.accounts.update(client.user_id, is_admin=True)
     return client
 
 
@@ -47,7 +47,7 @@ async def test_refresh_token_of_one_is_good_at_the_other_until_its_successor_is_
 
 async def test_openid_token_of_one_tells_the_user_at_the_other(replicas: Replicas, alice: Client) -> None:
     token = (await alice.post(f"/user/{alice.user_id}/openid/request_token"))["access_token"]
-    assert await replicas.b.app.openid.user_of(token) == alice.user_id
+    assert await replicas.b.app.signing_in.openid.user_of(token) == alice.user_id
 
 
 async def test_password_changed_at_one_ends_the_old_one_and_the_sessions_at_the_other(
@@ -117,7 +117,9 @@ class TestRegistrationByToken:
 
     async def test_one_use_is_one_use_at_both(self, replicas: Replicas) -> None:
         token = (
-            await replicas.a.app.registration_tokens.create("welcome", uses_allowed=1, expires_ts=None)
+            await replicas.a.app.signing_in.registration_tokens.create(
+                "welcome", uses_allowed=1, expires_ts=None
+            )
         ).token
         at_a, at_b = strangers(replicas)
         replies = await asyncio.gather(

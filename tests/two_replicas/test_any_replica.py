@@ -48,7 +48,7 @@ async def test_a_device_that_is_gone_was_never_seen(replicas: Replicas, alice: C
     await phone.get("/account/whoami")
     await replicas.at(replicas.a, phone).post("/logout")
     for replica in (replicas.a, replicas.b):
-        await replica.app.last_seen.write()
+        await replica.app.people.last_seen.write()
     await alice.post("/login", body)
     device = await alice.get("/devices/PHONE")
     assert "last_seen_ts" not in device

@@ -41,7 +41,7 @@ async def test_typing_ends_at_both_when_its_time_has_come(
     await types(alice, room, 200)
     assert typing_in(await bob.sync(timeout=10_000), room) == [alice.user_id]
     assert typing_in(await bob.sync(timeout=10_000), room) == []
-    assert replicas.a.app.typing.users(room) == []
+    assert replicas.a.app.conversations.typing.users(room) == []
 
 
 async def test_typing_that_began_at_a_dead_replica_ends_all_the_same(
@@ -52,7 +52,7 @@ async def test_typing_that_began_at_a_dead_replica_ends_all_the_same(
     await types(alice, room, 300)
     assert typing_in(await bob.sync(timeout=10_000), room) == [alice.user_id]
     replicas.exchange.leave(0)
-    for timer in replicas.a.app.typing._timers.values():
+    for timer in replicas.a.app.conversations.typing._timers.values():
         timer.cancel()
     assert typing_in(await bob.sync(timeout=10_000), room) == []
 
@@ -133,11 +133,11 @@ async def test_a_replica_that_knows_of_nobody_is_told_who_is_here(
     await alice.sync()
     await bob.sync(set_presence="offline")
     await seen(bob, alice, "online")
-    told = replicas.b.app.presence_told
+    told = replicas.b.app.people.presence_told
     for user_id in list(told.here):
         told.forget(user_id)
     assert await presence_of(replicas.at_b(bob), alice, full=True, set_presence="offline") is None
-    await replicas.b.app.presence.start()
+    await replicas.b.app.people.presence.start()
     await until(lambda: alice.user_id in told.here and told.here[alice.user_id].told.state == "online")
     assert await presence_of(replicas.at_b(bob), alice, full=True, set_presence="offline") == "online"
 
@@ -146,17 +146,17 @@ async def test_who_is_here_is_told_again_and_again_and_who_left_is_not(
     replicas: Replicas, room: str, alice: Client
 ) -> None:
     poll = asyncio.create_task(alice.sync(timeout=20_000))
-    b = replicas.b.app.presence_told
+    b = replicas.b.app.people.presence_told
     await until(lambda: alice.user_id in b.here and bool(b.here[alice.user_id].devices))
     device = b.here[alice.user_id].devices[alice.device_id]
     device.here_until = 0
-    replicas.a.app.presence_reports.beat()
+    replicas.a.app.people.presence_reports.beat()
     await until(lambda: device.here_until > 0)
-    replicas.a.app.wakeup.close()
+    replicas.a.app.ground.wakeup.close()
     await poll
-    replicas.a.app.presence_reports.beat()
+    replicas.a.app.people.presence_reports.beat()
     await asyncio.sleep(0.05)
     device.here_until = 0
-    replicas.a.app.presence_reports.beat()
+    replicas.a.app.people.presence_reports.beat()
     await asyncio.sleep(0.05)
     assert device.here_until == 0

@@ -59,7 +59,7 @@ async def test_a_join_that_takes_long_at_the_owner_is_made_once(
 
     host.peer.site.pages[path] = slowly
     both = (replicas.a, replicas.b)
-    owner = next(each for each in both if each.app.others.elsewhere(host.room_id) is None)
+    owner = next(each for each in both if each.app.ground.others.elsewhere(host.room_id) is None)
     other = next(each for each in both if each is not owner)
     await replicas.at(other, alice).post(f"/rooms/{quote(host.room_id)}/join")
     assert asked == len(host.received) == 1

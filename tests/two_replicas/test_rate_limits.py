@@ -24,7 +24,7 @@ async def logs_in(client: Client, password: str) -> int:
 
 async def told(replicas: Replicas) -> None:
     for replica in (replicas.a, replicas.b):
-        replica.app.shared_limits.tell()
+        replica.app.ground.shared_limits.tell()
     await asyncio.sleep(0.05)
 
 

@@ -28,7 +28,7 @@ class OneServer:
         self.answering = asyncio.Event()
         self.answering.set()
         for replica in (replicas.a, replicas.b):
-            replica.app.remote_lists._servers = self
+            replica.app.encryption.remote_lists._servers = self
 
     def add(self, device_id: str) -> DeviceUpdate:
         """Another device; what is said of it."""
@@ -70,7 +70,7 @@ async def test_a_list_asked_for_by_one_replica_is_kept_and_changed_by_the_other(
     other = OneServer(replicas)
     other.add("PHONE")
     assert await shown(alice) == {"PHONE"}
-    await replicas.b.app.remote_lists.update(other.add("LAPTOP"))
+    await replicas.b.app.encryption.remote_lists.update(other.add("LAPTOP"))
     assert await shown(bob) == {"PHONE", "LAPTOP"}
     assert await shown(alice) == {"PHONE", "LAPTOP"}
     assert other.asked == 1
@@ -88,7 +88,7 @@ async def test_a_change_that_comes_to_the_other_replica_while_the_list_is_asked_
     async with asyncio.timeout(5):
         while not other.asked:
             await asyncio.sleep(0.005)
-    await replicas.b.app.remote_lists.update(other.add("LAPTOP"))
+    await replicas.b.app.encryption.remote_lists.update(other.add("LAPTOP"))
     other.answering.set()
     assert await asking == {"PHONE"}
     async with asyncio.timeout(5):

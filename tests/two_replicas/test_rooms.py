@@ -31,7 +31,7 @@ async def test_ban_that_landed_in_between_holds_for_a_replica_that_has_not_heard
 ) -> None:
     """HARDENING 47: its late append is refused, and the event is checked again where the room is now."""
     for replica in (replicas.a, replicas.b):
-        monkeypatch.setattr(replica.app.others, "elsewhere", lambda room_id: None)
+        monkeypatch.setattr(replica.app.ground.others, "elsewhere", lambda room_id: None)
     await bob.send(room, "before")
     replicas.exchange.hold(True)
     await alice.post(f"/rooms/{room}/ban", {"user_id": bob.user_id})
@@ -101,7 +101,7 @@ async def test_long_backlog_counted_at_one_is_counted_on_at_the_other(
     async with asyncio.timeout(5):
         while unread_in(await bob.sync(full=True), room) != 200:
             await asyncio.sleep(0.02)
-    await replicas.b.app.unread_tallies.write()
+    await replicas.b.app.syncing.unread_tallies.write()
     await alice.send(room, "one more")
     assert unread_in(await replicas.at(replicas.a, bob).sync(full=True), room) == 201
 

@@ -29,7 +29,7 @@ async def test_what_is_passed_on_to_an_owner_that_stops_is_done(
     rooms: list[str] = []
     while len(rooms) < 2:
         room_id = await bob.create_room()
-        if replicas.b.app.others.elsewhere(room_id) is not None:
+        if replicas.b.app.ground.others.elsewhere(room_id) is not None:
             rooms.append(room_id)
     sent: dict[str, list[str]] = {room_id: [] for room_id in rooms}
     over = asyncio.Event()
@@ -46,7 +46,7 @@ async def test_what_is_passed_on_to_an_owner_that_stops_is_done(
         await asyncio.sleep(0.2)
         async with asyncio.timeout(CLOSE_SECONDS):
             await replicas.a.stop()
-        assert all(replicas.b.app.others.elsewhere(room_id) is None for room_id in rooms)
+        assert all(replicas.b.app.ground.others.elsewhere(room_id) is None for room_id in rooms)
         await asyncio.sleep(0.2)
         over.set()
     for room_id in rooms:

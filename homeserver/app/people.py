@@ -1,0 +1,98 @@
+"""Who there is: accounts, their sessions and profiles, and who is there now."""
+
+from client_api.mutual_rooms import MutualRoomRoutes
+from client_api.presence import PresenceRoutes
+from client_api.profiles import ProfileRoutes
+from client_api.server_administration import ServerAdministrationRoutes
+from client_api.user_directory import UserDirectoryRoutes
+from federation.profile_servers import RemoteProfileServers
+from homeserver.app.ground import Ground
+from homeserver.consumers.user_directory import UserDirectory
+from homeserver.users.accounts import Accounts
+from homeserver.users.devices import Devices
+from homeserver.users.last_seen import LastSeen
+from homeserver.users.moderation import Moderation
+from homeserver.users.passwords import Passwords
+from homeserver.users.presence import Presence
+from homeserver.users.presence_reports import PresenceReports
+from homeserver.users.presence_told import PresenceTold
+from homeserver.users.profiles import Profiles
+from homeserver.users.remote_profiles import NoProfileServers, ProfileServers, RemoteProfiles
+from homeserver.users.sessions import Sessions
+from homeserver.users.shared_rooms import SharedRooms
+from homeserver.users.told_presence import ToldPresence
+from rest.routes import Routes
+from storage.records import accounts as account_records
+from storage.records import presence as presence_records
+from storage.records import profiles as profile_records
+from storage.records import user_directory as user_directory_records
+
+
+class People:
+    """Accounts, sessions, profiles, presence."""
+
+    def __init__(self, ground: Ground) -> None:
+        config, collection, now = ground.config, ground.collection, ground.now
+        self.passwords = Passwords(
+            memory_kib=config.auth.argon2_memory // 1024, time_cost=config.auth.argon2_time_cost
+        )
+        self.accounts = Accounts(
+            collection(account_records.ACCOUNTS),
+            self.passwords,
+            server_name=ground.name,
+            password_min_length=config.auth.password_min_length,
+        )
+        self.last_seen = LastSeen(collection(account_records.DEVICES_SEEN))
+        self.sessions = Sessions(
+            self.accounts,
+            collection(account_records.DEVICES),
+            collection(account_records.ACCESS_TOKENS),
+            collection(account_records.REFRESH_TOKENS),
+            self.last_seen,
+            ground.users.append,
+            now=now,
+            access_lifetime_ms=config.auth.access_token_lifetime,
+            refresh_lifetime_ms=config.auth.refresh_token_lifetime,
+        )
+        ground.users.follow(self.sessions.on_user_entry)
+        self.devices = Devices(collection(account_records.DEVICES), self.last_seen, self.sessions)
+        self.profiles = Profiles(collection(profile_records.PROFILES))
+        servers: ProfileServers = NoProfileServers()
+        if ground.other_servers is not None:
+            servers = RemoteProfileServers(ground.other_servers.client)
+        self.remote_profiles = RemoteProfiles(servers, now)
+        self.shared_rooms = SharedRooms(ground.rooms, ground.users)
+        self.user_directory = UserDirectory(
+            collection(user_directory_records.WORDS),
+            collection(user_directory_records.ROOMS),
+            ground.rooms,
+            ground.users,
+            self.shared_rooms,
+            self.profiles,
+        )
+        ground.consume(ground.rooms, "user_directory", self.user_directory.wants, self.user_directory.handle)
+        self.presence_told = PresenceTold(
+            ground.rooms, ground.users, ground.wakeup, ground.bus, ground.ephemeral
+        )
+        self.presence_reports = PresenceReports(ground.to_others, now)
+        self.presence = Presence(
+            collection(presence_records.PRESENCE),
+            self.presence_told,
+            ToldPresence(ground.name, ground.rooms, ground.outbox, now),
+            self.presence_reports,
+            ground.users,
+            self.shared_rooms,
+            self.profiles,
+            ground.wakeup,
+            ground.to_others,
+            lambda user_id: ground.replica.owns(ground.shards.of_user(user_id)),
+            now,
+            enabled=config.presence.enabled,
+        )
+        self.routes: list[Routes] = [
+            PresenceRoutes(self.presence),
+            ProfileRoutes(self.profiles, self.remote_profiles, self.accounts),
+            MutualRoomRoutes(self.shared_rooms),
+            UserDirectoryRoutes(self.user_directory),
+            ServerAdministrationRoutes(Moderation(self.accounts), self.devices),
+        ]

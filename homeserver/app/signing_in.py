@@ -1,0 +1,98 @@
+"""How people come by accounts and sessions, prove who they are, and leave."""
+
+from client_api.account import AccountRoutes
+from client_api.admin.registration import SecretRegistrationRoutes
+from client_api.admin.registration_tokens import RegistrationTokenRoutes
+from client_api.contacts import ContactRoutes
+from client_api.devices import DeviceRoutes
+from client_api.login import LoginRoutes
+from client_api.openid import OpenIdRoutes
+from client_api.registration import RegistrationRoutes
+from client_api.uia import FallbackRoutes, InteractiveAuth
+from homeserver.app.conversations import Conversations
+from homeserver.app.ground import Ground
+from homeserver.app.people import People
+from homeserver.app.syncing import Syncing
+from homeserver.users.deactivation import Deactivation
+from homeserver.users.logins import Logins
+from homeserver.users.openid import OpenId
+from homeserver.users.registration import Registration
+from homeserver.users.registration_tokens import RegistrationTokens
+from homeserver.users.uia import Stage, Uia
+from homeserver.users.uia_stages import (
+    DUMMY,
+    PASSWORD,
+    REGISTRATION_TOKEN,
+    TERMS,
+    DummyStage,
+    PasswordStage,
+    RegistrationTokenStage,
+    TermsStage,
+)
+from rest.routes import Routes
+from storage.records import accounts as account_records
+
+
+class SigningIn:
+    """Registration, login, interactive authentication, deactivation."""
+
+    def __init__(
+        self, ground: Ground, people: People, conversations: Conversations, syncing: Syncing
+    ) -> None:
+        config, collection, now = ground.config, ground.collection, ground.now
+        accounts, sessions = people.accounts, people.sessions
+        self.deactivation = Deactivation(
+            accounts,
+            sessions,
+            ground.users,
+            conversations.membership,
+            conversations.account_data,
+            people.profiles,
+            ground.store.log,
+            now,
+        )
+        self.deactivation.on_deactivated += (
+            people.presence.forget,
+            syncing.pushers.forget_user,
+            syncing.unread_tallies.forget_user,
+        )
+        ground.consume(ground.users, "deactivation", self.deactivation.wants, self.deactivation.handle)
+        self.registration_tokens = RegistrationTokens(collection(account_records.REGISTRATION_TOKENS), now)
+        registration = Registration(
+            config.registration,
+            accounts,
+            sessions,
+            people.profiles,
+            self.registration_tokens,
+            collection(account_records.REGISTRATION_NONCES),
+            now,
+        )
+        logins = Logins(accounts, collection(account_records.LOGIN_TOKENS), ground.limits, now)
+        terms = TermsStage(config.registration.terms)
+        stages: dict[str, Stage] = {
+            DUMMY: DummyStage(),
+            PASSWORD: PasswordStage(logins),
+            REGISTRATION_TOKEN: RegistrationTokenStage(self.registration_tokens),
+            TERMS: terms,
+        }
+        uia = Uia(collection(account_records.UIA_SESSIONS), stages, now)
+        self.interactive = InteractiveAuth(uia, password_login=config.auth.password_login)
+        self.openid = OpenId(collection(account_records.OPENID_TOKENS), now)
+        self.routes: list[Routes] = [
+            RegistrationRoutes(registration, accounts, sessions, self.interactive),
+            SecretRegistrationRoutes(registration, sessions, ground.name),
+            RegistrationTokenRoutes(self.registration_tokens),
+            LoginRoutes(
+                logins,
+                sessions,
+                self.interactive,
+                server_name=ground.name,
+                password_login=config.auth.password_login,
+                login_tokens=config.auth.login_tokens,
+            ),
+            AccountRoutes(accounts, sessions, self.deactivation, self.interactive),
+            DeviceRoutes(people.devices, self.interactive),
+            ContactRoutes(),
+            OpenIdRoutes(self.openid, ground.name),
+            FallbackRoutes(uia, terms, ground.name),
+        ]
