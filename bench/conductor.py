@@ -121,7 +121,10 @@ class Driver:
             )
         if (pair := target.pair) is not None:
             attach = msgspec.structs.replace(
-                attach, server_name=pair.first.server_name, other=pair.other.port
+                attach,
+                server_name=pair.first.server_name,
+                other=pair.other.port,
+                own_name=pair.own_name,
             )
         self._write(process, attach)
         return process

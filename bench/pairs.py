@@ -7,7 +7,7 @@ from typing import Any
 import trustme
 from msgspec.structs import replace
 
-from bench.results import Restarted
+from bench.results import OwnName, Restarted
 from bench.server import Server
 from bench.synapse import Synapse
 from bench.weft import Weft
@@ -20,6 +20,7 @@ class Credentials:
     """A server's certificate, its key, and the authority that all of a run believe, as files."""
 
     def __init__(self, folder: Path, name: str, authority: trustme.CA) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         issued = authority.issue_cert(name)
         self.certificate, self.key, self.authority = (
             folder / file for file in ("certificate.pem", "key.pem", "ca.pem")
@@ -52,7 +53,6 @@ class FederatedSynapse(Synapse):
         self, folder: Path, cores: Collection[int], python: Path, name: str, authority: trustme.CA
     ) -> None:
         self.server_name = name
-        folder.mkdir(parents=True, exist_ok=True)
         self._credentials = Credentials(folder, name, authority)
         super().__init__(folder, cores, python, None)
 
@@ -83,8 +83,12 @@ class FederatedSynapse(Synapse):
 class Pair(Server):
     """Both of them, charged together; clients come to the first, but where a scenario says otherwise."""
 
-    def __init__(self, name: str, first: FederatedWeft | FederatedSynapse, other: Server) -> None:
+    def __init__(
+        self, name: str, first: FederatedWeft | FederatedSynapse, other: Server, own_name: OwnName
+    ) -> None:
+        """`own_name`: of whoever measures them."""
         self.name = name
+        self.own_name = own_name
         self.details = f"{name}: two of {first.details}"
         self.first = first
         self.other = other
@@ -118,15 +122,21 @@ class Pair(Server):
         await self.other.awake()
 
 
+def _own_name(folder: Path, name: str, authority: trustme.CA) -> OwnName:
+    files = Credentials(folder / name, name, authority)
+    paths = (str(file) for file in (files.certificate, files.key, files.authority))
+    return OwnName(name, FEDERATION_PORT, *paths)
+
+
 def weft_pair(folder: Path, cores: Collection[int], authority: trustme.CA) -> Pair:
     """Two of this tree."""
     names = ("127.81.0.1", "127.81.0.2")
     first, other = (FederatedWeft(folder / name, cores, name, authority) for name in names)
-    return Pair("Weft ↔ Weft", first, other)
+    return Pair("Weft ↔ Weft", first, other, _own_name(folder, "127.81.0.3", authority))
 
 
 def synapse_pair(folder: Path, cores: Collection[int], python: Path, authority: trustme.CA) -> Pair:
     """Two Synapses."""
     names = ("127.82.0.1", "127.82.0.2")
     first, other = (FederatedSynapse(folder / name, cores, python, name, authority) for name in names)
-    return Pair("Synapse ↔ Synapse", first, other)
+    return Pair("Synapse ↔ Synapse", first, other, _own_name(folder, "127.82.0.3", authority))

@@ -47,6 +47,16 @@ class ReplicaAt(msgspec.Struct, frozen=True):
     pid: int
 
 
+class OwnName(msgspec.Struct, frozen=True):
+    """What the driver of a pair is called among servers: a loopback address, and files that prove it."""
+
+    name: str
+    port: int
+    certificate: str
+    key: str
+    authority: str
+
+
 class Attach(msgspec.Struct, frozen=True):
     """The first line to a driver: its server, and how much to measure."""
 
@@ -60,6 +70,7 @@ class Attach(msgspec.Struct, frozen=True):
     beside: dict[str, int] = {}  # what runs beside the replicas, and its process
     server_name: str = ""  # of a pair's first server
     other: int = 0  # port of its second
+    own_name: OwnName | None = None  # with a pair
 
 
 class Restart(msgspec.Struct, tag=True, frozen=True):

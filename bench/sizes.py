@@ -29,6 +29,7 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     across: int = 100  # messages, one at a time, to a reader at another replica
     costs: int = 2000  # messages whose CPU at each replica is counted
     federated: int = 90  # events that another server is to see: of more in one room Synapse leaves some out
+    graph: int = 420  # events of another server, in each of some shapes
     away_seconds: float = 60.0  # that a replica, or the broker, does not run
 
 
@@ -51,6 +52,7 @@ QUICK = Sizes(
     across=30,
     costs=400,
     federated=60,
+    graph=105,
     away_seconds=12.0,
 )
 DEFAULT = Sizes()

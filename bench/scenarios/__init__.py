@@ -4,6 +4,7 @@ last, but for those on several replicas."""
 from bench.scenarios.devices import Accounts, Encryption
 from bench.scenarios.fanout import Fanout, Polls
 from bench.scenarios.federation import FederatedJoin, Federation
+from bench.scenarios.graphs import Graphs
 from bench.scenarios.growth import Growth
 from bench.scenarios.history import Rooms
 from bench.scenarios.length import Length
@@ -37,6 +38,7 @@ SCENARIOS: dict[str, type[Scenario]] = {
         Scaling,
         CatchUp,
         Federation,
+        Graphs,
         FederatedJoin,
     )
 }
