@@ -28,7 +28,15 @@ async def newest_events(
     limit: int,
     wanted: RoomEventFilter,
 ) -> TimelineSlice:
-    """The newest `limit` events with after < position ≤ upto that the filter lets through."""
+    """The newest `limit` events with after < position ≤ upto that the filter lets through.
+
+    None from below a gap: who reads on back from there comes to what is missing.
+    """
+    gap = max((gap for gap in room.gaps if gap < upto), default=0)
+    if gap > after:
+        above = await newest_events(stored, room, after=gap, upto=upto, limit=limit, wanted=wanted)
+        start = above.events[0].position - 1 if above.events else upto
+        return TimelineSlice(above.events, True, start)
     if after >= room.timeline_after or len(room.timeline) - room.first_after(after) > limit:
         memory = room.timeline[room.first_after(max(after, room.timeline_after)) : room.first_after(upto)]
         found = _last(memory, limit, wanted)

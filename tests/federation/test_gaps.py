@@ -78,6 +78,28 @@ async def test_what_was_said_between_two_stays_is_read_in_its_place(
     assert await state_of(dora, room_id) == await state_of(alice, room_id)
 
 
+async def test_what_clients_are_told_of_begins_after_the_gap(
+    server: Homeserver, alice: Client, dora: Client
+) -> None:
+    room_id = await alice.create_room(preset="public_chat", topic="old")
+    await join(dora, room_id, server)
+    await leave(dora, room_id, dora.user_id, alice)
+    before = await dora.sync()
+    between = await alice.send(room_id, "between")
+    await alice.set_state(room_id, "m.room.topic", {"topic": "new"})
+    await join(dora, room_id, server)
+    dora.next_batch = before["next_batch"]
+    for full in (False, True):
+        section = (await dora.sync(full=full))["rooms"]["join"][room_id]
+        assert [event["state_key"] for event in section["timeline"]["events"]] == [dora.user_id]
+        assert section["timeline"]["limited"]
+        state = {event["type"]: event["content"] for event in section["state"]["events"]}
+        assert state["m.room.topic"] == {"topic": "new"}
+        asked = {"dir": "b", "limit": 2, "from": section["timeline"]["prev_batch"]}
+        page = await dora.get(f"/rooms/{quote(room_id)}/messages", query=asked)
+        assert page["chunk"][1]["event_id"] == between
+
+
 async def _has(client: Client, room_id: str, body: str) -> bool:
     return body in bodies(await pages(client, room_id))
 
