@@ -35,6 +35,12 @@ async def open_room(alice: Client, visitor: Visitor, version: str) -> str:
     return room_id
 
 
+async def empower(alice: Client, visitor: Visitor, room_id: str) -> None:
+    levels = await alice.get(f"/rooms/{room_id}/state/m.room.power_levels")
+    users = {**levels["users"], visitor.user_id: 100}
+    await alice.set_state(room_id, "m.room.power_levels", {**levels, "users": users})
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_who_has_no_power_redacts_nobody_elses(
     server: Homeserver, alice: Client, other: OtherServer, visitor: Visitor, version: str
@@ -56,9 +62,7 @@ async def test_an_event_of_another_room_stays(
     server: Homeserver, alice: Client, other: OtherServer, visitor: Visitor, version: str
 ) -> None:
     room_id = await open_room(alice, visitor, version)
-    levels = await alice.get(f"/rooms/{room_id}/state/m.room.power_levels")
-    users = {**levels["users"], visitor.user_id: 100}
-    await alice.set_state(room_id, "m.room.power_levels", {**levels, "users": users})
+    await empower(alice, visitor, room_id)
     elsewhere = await alice.create_room(room_version=version)
     secret = await alice.send(elsewhere, "stays")
     own = await alice.send(room_id, "goes")
@@ -76,9 +80,7 @@ async def test_the_create_event_keeps_what_it_says(
     server: Homeserver, alice: Client, other: OtherServer, visitor: Visitor, version: str
 ) -> None:
     room_id = await open_room(alice, visitor, version)
-    levels = await alice.get(f"/rooms/{room_id}/state/m.room.power_levels")
-    users = {**levels["users"], visitor.user_id: 100}
-    await alice.set_state(room_id, "m.room.power_levels", {**levels, "users": users})
+    await empower(alice, visitor, room_id)
     path = f"/rooms/{room_id}/state/m.room.create"
     create = await alice.get(path, query={"format": "event"})
     await other.send((await redaction(visitor, room_id, create["event_id"])).pdu)
