@@ -212,7 +212,7 @@ class RemoteLists:
             keep_name(devices, names, update.device_id, update.device_display_name)
             return msgspec.structs.replace(copy, stream_id=update.stream_id, devices=devices, names=names)
 
-        await self._change(update.user_id, change)
+        await self._change(update.user_id, change, concerns_keys=update.deleted or update.keys is not None)
 
     async def update_keys(self, update: SigningKeyUpdate) -> None:
         """A server tells that a user of its own has other cross-signing keys. Raises 503."""
@@ -223,12 +223,15 @@ class RemoteLists:
             same = MASTER not in keys or copy.keys.get(MASTER, {}).get("keys") == keys[MASTER]["keys"]
             return msgspec.structs.replace(copy, keys={**(copy.keys if same else {}), **keys})
 
-        await self._change(update.user_id, change)
+        await self._change(update.user_id, change, concerns_keys=True)
 
-    async def _change(self, user_id: str, change: Callable[[Copy], Copy | None]) -> None:
+    async def _change(
+        self, user_id: str, change: Callable[[Copy], Copy | None], *, concerns_keys: bool
+    ) -> None:
         """Change the list that is kept; with None it is no longer true, and asked for again.
 
-        That it changed is news to those who meet the user, also where none is kept.
+        That it changed is news to those who meet the user, also where none is kept; but not that there is a
+        device without keys.
         """
         # Another replica may just have begun to ask for it.
         await self._replica.refresh([self._shards.of_user(user_id)])
@@ -238,11 +241,16 @@ class RemoteLists:
 
         def drafts(identity: Identity) -> Sequence[Draft]:
             copied = identity.copied
+            if not concerns_keys and (copied is None or not copied.told):
+                return ()
             if copied is None:
                 return (_draft(None),)
             before = identity.as_copy()
             after = change(before) if copied.told else None
-            return () if after == before else (_draft(after or Copy()),)
+            if after is None:
+                return (_draft(Copy()),)
+            is_same = after == msgspec.structs.replace(before, stream_id=after.stream_id)
+            return () if after == before else (_draft(after, quiet=is_same and not concerns_keys),)
 
         await self._identities.change(user_id, drafts)
         if not await self._is_settled(user_id):

@@ -84,6 +84,26 @@ async def test_changes_that_follow_are_taken_without_asking(
     assert remote.asked == ["devices"]
 
 
+async def test_a_device_without_keys_is_nobodys_business(
+    alice: Client, remote: RemoteUser, room_id: str
+) -> None:
+    await remote.update("SILENT")
+    assert await changed(alice) == []
+    assert await devices(alice, remote.user_id) == as_shown(remote)
+    await remote.update("SILENT")
+    assert await changed(alice) == []
+    remote.add("LAPTOP")
+    await remote.update("LAPTOP")
+    assert await changed(alice) == [remote.user_id]
+    assert await devices(alice, remote.user_id) == as_shown(remote)
+    # One that has lost its keys is.
+    del remote.devices["LAPTOP"]
+    await remote.update("LAPTOP")
+    assert await changed(alice) == [remote.user_id]
+    assert await devices(alice, remote.user_id) == as_shown(remote)
+    assert remote.asked == ["devices"]
+
+
 async def test_changes_between_two_syncs_are_told_on_request(
     alice: Client, remote: RemoteUser, room_id: str
 ) -> None:
