@@ -84,7 +84,7 @@ class Encryption:
             await backup.delete_all(user_id)
 
         signing_in.deactivation.on_deactivated.append(deactivated)
-        self.to_device = ToDevice(users, log, shards, known_devices, queue, ground.outbox, now)
+        self.to_device = ToDevice(users, log, shards, known_devices, identities, queue, ground.outbox, now)
         self.told_keys = ToldKeys(identities, syncing.one_time_keys, users, ground.replica, shards)
         interactive = signing_in.interactive
         self.routes: list[Routes] = [

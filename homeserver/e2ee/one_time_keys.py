@@ -49,7 +49,7 @@ KEYS_PER_RECORD = 16
 """Some 4 KB: two pages of SQLite's, so that a claim writes hardly more than it would for a key by itself."""
 
 Upload = tuple[int, int]
-"""Checksum of a key, and when it was uploaded."""
+"""Checksum of a key, and in which of the device's uploads it came."""
 Wanted = Mapping[str, Mapping[str, str]]
 """User → device → algorithm."""
 Claimed = dict[str, dict[str, dict[str, bytes]]]
@@ -112,8 +112,7 @@ class OneTimeKeys:
         while not stored:
             known = await self._uploads.get(user_id, device_id) if one_time else None
             recent = known.recent if known is not None else {}
-            now = self._now()
-            noted = _noted(recent, one_time, now)
+            noted = _noted(recent, one_time)
             if new := noted.new:
                 await self._check_new(user_id, device_id, noted)
             counted = self._counted.get(device)
@@ -121,7 +120,7 @@ class OneTimeKeys:
             try:
                 if new:
                     uploads = OneTimeUploads(user_id=user_id, device_id=device_id, recent=noted.recent)
-                    keys = _records(user_id, device_id, new, now)
+                    keys = _records(user_id, device_id, new, noted.number)
                     puts = Puts(self._keys, keys), Puts(self._fallback, new_fallback)
                     stored = await self._uploads.replace_if(known, uploads, then=puts)
                 elif new_fallback:
@@ -282,21 +281,25 @@ class OneTimeKeys:
 
 
 class _Noted(NamedTuple):
+    number: int
+    """Of this upload."""
     recent: dict[str, dict[str, Upload]]
     """The recent uploads, the keys of this one among them."""
     new: list[NamedKey]
     """Those of the keys that have not been uploaded before."""
     other: list[tuple[NamedKey, int]]
-    """Those of the new ones whose name another key had, and when that one was uploaded."""
+    """Those of the new ones whose name another key had, and in which upload that one came."""
 
 
-def _noted(recent: Mapping[str, Mapping[str, Upload]], keys: Iterable[NamedKey], now: int) -> _Noted:
+def _noted(recent: dict[str, dict[str, Upload]], keys: Iterable[NamedKey]) -> _Noted:
     """What an upload brings, in view of the recent ones.
 
     Of these only the last stay: keys are claimed in the order of uploads, so all unclaimed ones are among
     them.
     """
-    noted = _Noted({algorithm: {**uploads} for algorithm, uploads in recent.items()}, [], [])
+    newest = (next(reversed(uploads.values()))[1] for uploads in recent.values())
+    number = max(newest, default=0) + 1
+    noted = _Noted(number, {algorithm: {**uploads} for algorithm, uploads in recent.items()}, [], [])
     for key in keys:
         of_algorithm = noted.recent.setdefault(key.algorithm, {})
         before = of_algorithm.get(key.key_id)
@@ -306,7 +309,7 @@ def _noted(recent: Mapping[str, Mapping[str, Upload]], keys: Iterable[NamedKey],
                 continue
             noted.other.append((key, before[1]))
             del of_algorithm[key.key_id]
-        of_algorithm[key.key_id] = (checksum, now)
+        of_algorithm[key.key_id] = (checksum, number)
         noted.new.append(key)
     for uploads in noted.recent.values():
         for key_id in list(islice(uploads, max(0, len(uploads) - MAX_ONE_TIME_KEYS))):

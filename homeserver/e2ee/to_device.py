@@ -20,6 +20,7 @@ from homeserver.e2ee.device_messages import (
     edus_of,
     event_of,
 )
+from homeserver.e2ee.identities import Identities
 from homeserver.e2ee.key_objects import too_many
 from homeserver.outbox import Outbox
 from homeserver.protocol.json_types import JsonObject
@@ -45,6 +46,7 @@ class ToDevice:
         log_port: Log,
         shards: ShardMap,
         devices: Collection[Device],
+        identities: Identities,
         queue: ToDeviceQueue,
         outbox: Outbox,
         now: Clock,
@@ -53,6 +55,7 @@ class ToDevice:
         self._log = log_port
         self._shards = shards
         self._devices = devices
+        self._identities = identities
         self._queue = queue
         self._outbox = outbox
         self._now = now
@@ -102,7 +105,7 @@ class ToDevice:
             for device_id in of_user
             if device_id != ALL_DEVICES
         ]
-        known = {(d.user_id, d.device_id) for d in await self._devices.get_many(named)} if named else set()
+        known = await self._existing(named)
         # One message for each device: the one that names it, whatever the wildcard says.
         targets: dict[tuple[str, str], JsonObject] = {}
         for user_id, of_user in messages.items():
@@ -113,6 +116,14 @@ class ToDevice:
                 if (user_id, device_id) in known:
                     targets[user_id, device_id] = content
         return targets
+
+    async def _existing(self, devices: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Those of the devices that there are. Nearly all have keys, and what has keys is there."""
+        identities = await self._identities.get_many([*dict.fromkeys(user_id for user_id, _ in devices)])
+        with_keys = {of for of in devices if of[1] in identities[of[0]].devices}
+        others = [of for of in devices if of not in with_keys]
+        found = await self._devices.get_many(others) if others else ()
+        return with_keys | {(device.user_id, device.device_id) for device in found}
 
     async def _deliver(self, by_shard: Mapping[int, Sequence[Entry]]) -> None:
         """Append to all the shards at once; what was there before is left out in another attempt."""

@@ -9,8 +9,9 @@ from storage.collection import CollectionSpec, Record
 class OneTimeKey(Record, frozen=True):
     """A key that nobody has claimed yet, and some that were uploaded with it and are claimed before it.
 
-    `key` is its JSON; `uploaded` (ms) orders claims. A record for each key would cost more than all else
-    in an upload; one for all of an upload would have to be written anew, as a whole, with each claim.
+    `key` is its JSON; `uploaded` is the number of the device's upload, which orders claims. A record for each
+    key would cost more than all else in an upload; one for all of an upload would have to be written anew,
+    as a whole, with each claim.
     """
 
     user_id: str
@@ -30,7 +31,7 @@ class OneTimeKey(Record, frozen=True):
 class OneTimeUploads(Record, frozen=True):
     """The one-time keys that a device uploaded last, claimed or not, by algorithm and key id, oldest first.
 
-    Of each there is a checksum, and when it was uploaded. A client that repeats an upload must not
+    Of each there is a checksum, and the number of the upload. A client that repeats an upload must not
     bring back what was claimed meanwhile.
     """
 

@@ -199,7 +199,6 @@ async def test_keys_are_claimed_in_the_order_of_their_uploads(alice: Client, bob
         await bob.post(
             "/keys/upload", {"one_time_keys": {f"{ALGORITHM}:{name}": device.one_time_key(number)}}
         )
-        await asyncio.sleep(0.002)
     claimed = [await asking.claim(device) for _ in names]
     assert [key and key[0] for key in claimed] == [f"{ALGORITHM}:{name}" for name in names]
     assert await asking.claim(device) is None
@@ -210,7 +209,6 @@ async def test_all_keys_of_an_upload_are_claimed_before_those_of_the_next(alice:
     uploads = [device.one_time_keys(count) for count in (20, 1, 35)]
     for upload in uploads:
         await bob.post("/keys/upload", {"one_time_keys": upload})
-        await asyncio.sleep(0.002)
     for upload in uploads:
         claimed = [await asking.claim(device) for _ in upload]
         assert dict(key for key in claimed if key is not None) == upload
