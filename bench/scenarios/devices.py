@@ -67,22 +67,32 @@ class Encryption(Scenario):
 
     def __init__(self, load: Load, crowds: Crowds) -> None:
         super().__init__(load, crowds)
-        self._claimed: set[tuple[str, str]] = set()
+        self._claimed: set[tuple[str, str, str]] = set()
         self._left: Counter[str] = Counter()
 
     async def prepare(self) -> None:
         self.users = await self.load.accounts(_USERS)
         await self.load.room(self.users)
-        self.devices = [Device(user) for user in self.users]
-        self.since = [await self.load.since(user) for user in self.users]
 
     async def measure(self) -> None:
-        await self._upload()
+        await self.load.each(range(_USERS), self._change_device)
+        self.devices = [Device(user) for user in self.users]
+        self._left.clear()
+        self.since = [await self.load.since(user) for user in self.users]
+        # Of its first upload, which brings the identity, everybody in the room is told.
+        await self._upload(f"first upload, {_KEYS} keys, 4 at once")
+        await self._upload(f"upload {_KEYS} keys, 4 at once")
         await self._query()
         await self._claim()
         await self._to_device()
 
-    async def _upload(self) -> None:
+    async def _change_device(self, who: int) -> None:
+        """Logs a user in anew, and out where they were."""
+        load, user = self.load, self.users[who]
+        self.users[who] = account_of(await load.call(load.api.login(user)), user.localpart)
+        await load.call(load.api.request("POST", f"{V3}/logout", user.token, {}))
+
+    async def _upload(self, name: str) -> None:
         api = self.load.api
         ready = [
             api.request("POST", f"{V3}/keys/upload", device.account.token, device.upload(_KEYS))
@@ -96,7 +106,6 @@ class Encryption(Scenario):
             if count != self._left[user]:
                 raise WrongAnswer(f"{count} one-time keys after an upload, not {self._left[user]}")
 
-        name = f"upload {_KEYS} keys, 4 at once"
         await self.load.loop(name, 4, lambda worker, number: ready[number], check, fewest=_USERS, most=_USERS)
 
     async def _query(self) -> None:
@@ -128,7 +137,7 @@ class Encryption(Scenario):
             if len(found) != 1:
                 raise WrongAnswer(f"/keys/claim gives {len(found)} keys, not one")
             self._left[target.user_id] -= 1
-            key = (target.user_id, *found)
+            key = (target.user_id, target.device_id, *found)
             if key in self._claimed:
                 raise WrongAnswer(f"/keys/claim gives out {key} twice")
             self._claimed.add(key)
