@@ -59,7 +59,8 @@ def _message(number: int) -> Entry:
     )
 
 
-def _runs(count: int) -> Iterator[list[Entry]]:
+def runs(count: int) -> Iterator[list[Entry]]:
+    """Messages, so many at once as go into the store together."""
     for first in range(0, count, AT_ONCE):
         yield [_message(number) for number in range(first, min(first + AT_ONCE, count))]
 
@@ -68,7 +69,7 @@ async def fill(path: Path, count: int) -> None:
     """Puts messages into the store of a server that is down."""
     store = await open_store(str(path), server_name="weft.test", shards=ShardMap(1, 1), specs=[CURSORS])
     tail = await store.log.tail(SHARD)
-    for entries in _runs(count):
+    for entries in runs(count):
         tail = await store.log.append(SHARD, tail, entries)
     cursors = store.collection(CURSORS)
     await cursors.put_many([replace(c, seq=tail) for c in await cursors.find("key") if c.shard == SHARD])
