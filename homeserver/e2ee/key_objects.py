@@ -9,6 +9,7 @@ spec: client-server "Key algorithms", "Device keys", "Cross-signing"
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import msgspec
 import orjson
 
 from homeserver.errors import MatrixError, bad_json, invalid_param, too_large
@@ -33,7 +34,7 @@ MASTER, SELF_SIGNING, USER_SIGNING = "master", "self_signing", "user_signing"
 USAGES = (MASTER, SELF_SIGNING, USER_SIGNING)
 
 
-class NamedKey(NamedTuple):
+class NamedKey(msgspec.Struct, frozen=True):
     """A one-time or fallback key; `json` is the key object (or string) as canonical JSON."""
 
     algorithm: str

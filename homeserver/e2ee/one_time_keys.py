@@ -45,8 +45,8 @@ USUAL_RECORDS = 16
 """Nearly no device has as many: so few are read without much ado."""
 MAX_CLAIMS = 20_000
 CLAIMS_AT_ONCE = 500
-KEYS_PER_RECORD = 16
-"""Some 4 KB: two pages of SQLite's, so that a claim writes hardly more than it would for a key by itself."""
+KEYS_PER_RECORD = 8
+"""Some 2 KB, so that a claim writes hardly more than it would for a key by itself."""
 
 Upload = tuple[int, int]
 """Checksum of a key, and in which of the device's uploads it came."""

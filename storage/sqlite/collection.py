@@ -48,6 +48,8 @@ class Table(Generic[T]):
         self._picked = pick if len(self.fields) > 1 else lambda record: (pick(record),)
         self.key_is = _equal(spec.key)
         self.get = f"SELECT body FROM {_quoted(self.name)} WHERE {self.key_is}"
+        self.rewrite = f"UPDATE {_quoted(self.name)} SET body = ? WHERE {self.key_is}"
+        """Of a record that stays where it is in all indexes."""
         self.delete = f"DELETE FROM {_quoted(self.name)} WHERE {self.key_is}"
         # To make a statement anew takes longer than to carry it out.
         self.insert = cache(self._insert)
@@ -273,7 +275,7 @@ class SqliteCollection(Generic[T]):
         record = table.decode(row[0])
         first, rest = getattr(record, items)[:1], getattr(record, items)[1:]
         if first:
-            self.put_in(db, (replace(record, **{items: rest}),))
+            db.execute(table.rewrite, (table.encode(replace(record, **{items: rest})), *table.key_of(record)))
         else:
             db.execute(table.delete, table.key_of(record))
         return replace(record, **{items: first})
