@@ -13,7 +13,8 @@ from bench.peer import Peer
 from bench.scenarios.scenario import Scenario
 from homeserver.protocol.events import Event
 
-_AT_ONCE = 50
+_AT_ONCE = 10
+"""Events in a transaction. Of more Synapse loses some that overtake one another: it asks for ten at most."""
 _STATE_EVERY = 5
 _KEYS = 20
 """State keys about which the branches differ."""
