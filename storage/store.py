@@ -18,8 +18,8 @@ FORMAT = 1
 
 
 class StoreInfo(msgspec.Struct, frozen=True):
-    """Fixed when the store is created, but for the `epoch`, which is random: by it, what is said of this store
-    is told apart from what was said of another one, or of this one before a backup was restored."""
+    """Fixed when the store is created, but for the `epoch`, which is random: by it, what is said of this
+    store is told apart from what was said of another one, or of this one before a backup was restored."""
 
     epoch: str
     server_name: str
