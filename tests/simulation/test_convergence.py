@@ -1,6 +1,7 @@
 """Servers that go down, and share a room by a bad network: at last it is one, with nothing lost or forged.
 
-HARDENING 1, 36: no order of events resets the state; what was soft-failed somewhere counts in every state.
+HARDENING 1, 36 and 46: no order of events resets the state; what was soft-failed somewhere counts in every
+state; a crash at any moment leaves nothing half done.
 
 TEST_SIMULATION_SEEDS=n runs n seeds of each room version in place of a few, TEST_SIMULATION_SEED begins with
 another one. With PYTHONHASHSEED fixed a seed takes the same course each time (see `virtual_time`).
