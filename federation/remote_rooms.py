@@ -61,6 +61,8 @@ STATE_SECONDS = 120.0
 """For the answer to one, which may be the state of a large room."""
 MAX_JOIN_BYTES = 64 * 1024 * 1024
 MAX_JOIN_EVENTS = 200_000
+WHOLE_SECONDS = 0.5
+"""So long a join waits for members that were left out: of a small room nobody need see that it is partial."""
 SECONDS = 20.0
 LEAVE_SECONDS = 30.0
 """For all attempts to have others know: the user waits for them, and is rid of the room in any case."""
@@ -161,11 +163,13 @@ class RemoteRooms:
                 arrived = await self._arrival.arrive(state, chain, join, without_members=servers)
             except NoSuchRoom as error:
                 raise InvalidAnswer(server, str(error)) from error
+        if servers:
+            await self._rooms.wait_until_whole(room_id, WHOLE_SECONDS)
         if not arrived:
             # Another replica has brought it in; this join is one like others.
             room = await self._rooms.get(room_id)
             assert room is not None
-            await self._enter(server, room, join)
+            await self._enter(server, await self._rooms.whole(room), join)
         return join.event_id
 
     async def _enter(self, server: str, room: Room, join: Event) -> None:

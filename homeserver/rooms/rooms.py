@@ -114,14 +114,21 @@ class Rooms:
         """The room once all of its members are known. Raises 503 if they are not after some time."""
         if room.partial is None:
             return room
-        becomes_whole = self._becoming_whole.setdefault(room.room_id, asyncio.Event())
-        with suppress(TimeoutError):
-            async with asyncio.timeout(WHOLE_SECONDS):
-                await becomes_whole.wait()
+        await self.wait_until_whole(room.room_id, WHOLE_SECONDS)
         now = await self.get(room.room_id)
         if now is None or now.partial is not None:
             raise unavailable("The members of the room are still being asked of its servers")
         return now
+
+    async def wait_until_whole(self, room_id: str, seconds: float) -> None:
+        """Wait until a partial room has all of its members, but not for longer."""
+        room = self._rooms.get(room_id)
+        if room is not None and room.partial is None:
+            return
+        becomes_whole = self._becoming_whole.setdefault(room_id, asyncio.Event())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await becomes_whole.wait()
 
     def adopt(self, room: Room) -> None:
         """Take a room that is being created."""
