@@ -44,11 +44,19 @@ Outcome = int | Exception
 class _Append:
     """A request to extend `shard`, whose tail must be `expected`."""
 
-    __slots__ = ("end", "entries", "expected", "future", "shard")
+    __slots__ = ("after", "end", "entries", "expected", "future", "is_refused", "shard")
 
     def __init__(
-        self, shard: int, expected: int, entries: Sequence[Entry], future: asyncio.Future[int]
+        self,
+        shard: int,
+        expected: int,
+        entries: Sequence[Entry],
+        future: asyncio.Future[int],
+        after: "_Append | None",
     ) -> None:
+        """`after`: the one under way that it builds upon."""
+        self.after = after
+        self.is_refused = False
         self.shard = shard
         self.expected = expected
         self.entries = entries
@@ -66,6 +74,8 @@ class _Append:
 
     def settle(self, outcome: Outcome) -> None:
         """Tell the caller, unless that one has left."""
+        self.is_refused |= isinstance(outcome, Exception)
+        self.after = None
         if self.future.done():
             return
         if isinstance(outcome, Exception):
@@ -83,6 +93,8 @@ class Commits:
         self._task: asyncio.Task[None] | None = None
         self._tails: dict[int, tuple[int, float]] = {}
         """Shard → its tail as this process knows it, and since when."""
+        self._last: dict[int, _Append] = {}
+        """Shard → the append that was asked for last."""
         self._closed = False
 
     async def append(self, shard: int, expected: int, entries: Sequence[Entry]) -> int:
@@ -92,7 +104,10 @@ class Commits:
         if len(self._waiting) >= MAX_PENDING:
             raise StoreUnavailable("Too many appends are waiting")
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Append(shard, expected, entries, future))
+        last = self._last.get(shard)
+        after = last if last is not None and last.end == expected and not last.future.done() else None
+        self._last[shard] = append = _Append(shard, expected, entries, future, after)
+        self._waiting.append(append)
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="log-commits")
         return await future
@@ -191,6 +206,8 @@ class Commits:
             tail = reached.get(append.shard, self._tails[append.shard][0])
             refusal = _refusal(append, tail) or doubles.among(append.shard, append.entries)
             if refusal is not None:
+                # At once: those that build upon it are judged next.
+                append.is_refused = True
                 outcomes[append] = refusal
                 continue
             for seq, entry in enumerate(append.entries, start=tail + 1):
@@ -243,7 +260,9 @@ class Commits:
 
 
 def _refusal(append: _Append, tail: int) -> StoreError | None:
-    if append.expected != tail:
+    # Others may have written as much as one that was refused had: what built upon that must not pass.
+    upon_refused = append.after is not None and append.after.is_refused
+    if append.expected != tail or upon_refused:
         return Conflict(append.shard, tail)
     if append.end > MAX_SEQ:
         return StoreUnavailable(f"Shard {append.shard} is full")
