@@ -9,6 +9,7 @@ import pytest
 from storage.errors import Conflict, Duplicate
 from storage.log import ShardMap
 from storage.mongo import MongoStore, open_store
+from storage.mongo.commits import MAX_ENTRIES
 from tests.storage.entries import append, event_id, message, numbered, seqs
 from tests.storage.records import SPECS
 from tests.stores import MongoDatabase
@@ -94,6 +95,23 @@ async def test_what_cannot_be_stored_fails_alone(stores: list[MongoStore]) -> No
     assert [results[0], results[2]] == [1, 1]
     assert isinstance(results[1], UnicodeEncodeError)
     assert await log.tail(1) == 0
+
+
+async def test_what_builds_upon_a_refused_append_is_refused_though_another_wrote_as_much(
+    stores: list[MongoStore],
+) -> None:
+    """Entries are checked against what they build upon: as many others in its place are not that."""
+    a, b, _ = (store.log for store in stores)
+    await append(a, 0, message("first"))
+    await append(b, 0, *(message(f"other {n}") for n in range(MAX_ENTRIES)))
+    results = await asyncio.gather(
+        a.append(0, 1, [message(f"refused {n}") for n in range(MAX_ENTRIES)]),
+        a.append(0, 1 + MAX_ENTRIES, [message("built upon it")]),
+        return_exceptions=True,
+    )
+    assert [type(result) for result in results] == [Conflict, Conflict]
+    assert await a.tail(0) == 1 + MAX_ENTRIES
+    assert await a.append(0, 1 + MAX_ENTRIES, [message("made anew")]) == 2 + MAX_ENTRIES
 
 
 @pytest.mark.parametrize("seed", [1, 2])
