@@ -18,7 +18,7 @@ from homeserver.errors import unavailable
 from homeserver.shard_writer import ShardWriter
 from homeserver.tasks import end
 from storage.errors import StoreError
-from storage.log import Entry, ShardMap
+from storage.log import Entry
 
 log = structlog.get_logger(__name__)
 
@@ -144,13 +144,11 @@ class Replica:
     async def refresh(self, shards: Iterable[int]) -> None:
         """Have followed these shards to where they end now, whoever appended to them.
 
-        Shards whose writes come to this replica are at their ends already. Raises 503 when it takes too long.
+        That goes for shards of this replica's own, too: somebody else may take itself for their owner. Raises
+        503 when it takes too long.
         """
-        if not self._bus.shared:
-            return
-        looks = [self._look(shard) for shard in shards if not (self.owns(shard) and is_room_shard(shard))]
-        if looks:
-            await _all_followed(looks)
+        if self._bus.shared:
+            await _all_followed([self._look(shard) for shard in shards])
 
     async def _look(self, shard: int) -> bool:
         if (under_way := self._catching_up.get(shard)) is not None:
@@ -186,7 +184,3 @@ async def _all_followed(reading: Sequence[Awaitable[bool]]) -> None:
         followed = [False]
     if not all(followed):
         raise unavailable("This replica cannot follow the log now")
-
-
-def is_room_shard(shard: int) -> bool:
-    return shard < ShardMap.USER_BASE

@@ -221,4 +221,5 @@ def check_same(timelines: Sequence[Sequence[Json]]) -> None:
     """One order for all readers."""
     first, *others = [[event["event_id"] for event in timeline] for timeline in timelines]
     for other in others:
-        assert other == first, "replicas tell a room differently"
+        differ = next((n for n, pair in enumerate(zip(first, other, strict=False)) if len({*pair}) > 1), None)
+        assert other == first, f"replicas tell {len(first)} and {len(other)} events, other ones from {differ} on"

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from homeserver.bus.bus import Ownership
 from homeserver.push import unread as unread_module
 from tests.client_api.conftest import Client
-from tests.two_replicas.conftest import Replicas
+from tests.two_replicas.conftest import SHARDS, Replicas
 
 PUBLIC_KEY = "A" * 43
 
@@ -42,6 +43,19 @@ async def test_ban_that_landed_in_between_holds_for_a_replica_that_has_not_heard
     await bob.call("PUT", f"/rooms/{room}/send/m.room.message/after", content, expect=403)
     newest = await alice.get(f"/rooms/{room}/messages", query={"dir": "b", "limit": 1})
     assert newest["chunk"][0]["content"]["membership"] == "ban"
+
+
+async def test_who_takes_itself_for_the_owner_shows_what_another_has_written(
+    replicas: Replicas, room: str, alice: Client, bob: Client
+) -> None:
+    """Shards that are divided anew have two owners for a moment, and one that was frozen believes for longer."""
+    every_shard = frozenset((*SHARDS.room_shards(), *SHARDS.user_shards()))
+    for replica in (replicas.a, replicas.b):
+        replica.app.ground.replica.on_ownership(Ownership(every_shard))
+    replicas.exchange.hold(True)
+    event_id = await alice.send(room, "is this my room?")
+    newest = await bob.get(f"/rooms/{room}/messages", query={"dir": "b", "limit": 1})
+    assert newest["chunk"][0]["event_id"] == event_id
 
 
 async def test_what_is_redacted_at_one_is_pruned_at_the_other(
