@@ -23,12 +23,15 @@ from yarl import URL
 
 from homeserver.app.stores import opened_store
 from homeserver.app.wiring import App
+from homeserver.clock import system_clock
 from homeserver.config import Config
 from homeserver.config.options import Federation, Storage
 from homeserver.config.units import SecretUri
+from homeserver.server_key import establish, retired_keys
 from rest.connections import runner_of
 from storage.mongo.collection import Shape
 from storage.mongo.connection import Connection
+from storage.records.server_key import SERVER_KEY
 from tests.stores import MongoDatabase, SqliteFile, StoredData
 
 SPEC_TOOLS = Path(
@@ -202,12 +205,23 @@ class Client:
         return body
 
 
+class Watch:
+    """A clock that a test sets (ms)."""
+
+    def __init__(self) -> None:
+        self.ahead = 0
+
+    def __call__(self) -> int:
+        return system_clock() + self.ahead
+
+
 class Server:
     """A running server; `restart` opens the same data again."""
 
     def __init__(self, data_dir: Path, data: StoredData, room_shards: int) -> None:
         self.data_dir = data_dir
         self.data = data
+        self.clock = Watch()
         self._runner: web.BaseRunner | None = None
         self.base = ""
         self.http: aiohttp.ClientSession
@@ -220,7 +234,9 @@ class Server:
 
     async def start(self) -> None:
         store = await opened_store(self.config)
-        self.app = App(self.config, store)
+        known_key = store.collection(SERVER_KEY)
+        await establish(self.config.signing_key_path, known_key)
+        self.app = App(self.config, store, retired_keys=await retired_keys(known_key), now=self.clock)
         await self.app.start()
         self._runner = runner_of(self.app.web_application())
         await self._runner.setup()

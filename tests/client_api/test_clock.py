@@ -16,20 +16,10 @@ from homeserver.config import Config
 from rest.connections import runner_of
 from storage.log import ShardMap
 from storage.sqlite import open_store
-from tests.client_api.conftest import Client
+from tests.client_api.conftest import Client, Watch
 from tests.client_api.sliding import Sliding, whole_list
 
 YEAR_MS = 365 * 24 * 3600 * 1000
-
-
-class Watch:
-    """A clock that a test sets."""
-
-    def __init__(self) -> None:
-        self.ahead = 0
-
-    def __call__(self) -> int:
-        return system_clock() + self.ahead
 
 
 Serve = Callable[[], AbstractAsyncContextManager[str]]

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from yarl import URL
 
 from federation.request_auth import authorization
+from homeserver.app.stores import replace_signing_key
 from homeserver.clock import system_clock
 from homeserver.config.options import Egress, Federation, FederationTls
 from homeserver.config.units import Address
@@ -81,6 +82,12 @@ class Homeserver(Server):
     async def stop(self) -> None:
         await self.close_listener()
         await super().stop()
+
+    async def replace_key(self) -> None:
+        """Sign with another key from the next start on; the server must be down."""
+        path = self.config.signing_key_path
+        path.rename(path.with_name(f"signing.key.{path.stat().st_mtime_ns}"))
+        await replace_signing_key(self.config)
 
 
 class OtherServer:

@@ -51,6 +51,10 @@ class Sides(NamedTuple):
     host_name: str
     guest_name: str
 
+    def of(self, server: Homeserver | Synapse) -> Client:
+        """Who is at home there."""
+        return self.host if self.host_name == server.name else self.guest
+
 
 @pytest.fixture(params=["weft hosts", "synapse hosts"])
 async def sides(
@@ -88,11 +92,11 @@ async def agree(sides: Sides, room_id: str) -> None:
 
 
 async def talk(sides: Sides, room_id: str) -> None:
-    """Each side is shown what the other says, in the same order."""
-    await sides.guest.send(room_id, f"from {sides.guest.user_id}")
-    await shows(sides.host, room_id, f"from {sides.guest.user_id}")
-    await sides.host.send(room_id, f"from {sides.host.user_id}")
-    await shows(sides.guest, room_id, f"from {sides.host.user_id}")
+    """Each side is shown what the other says now."""
+    for speaker, other in ((sides.guest, sides.host), (sides.host, sides.guest)):
+        said = f"from {speaker.user_id}, {time.monotonic_ns()}"
+        await speaker.send(room_id, said)
+        await shows(other, room_id, said)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -348,8 +352,7 @@ async def test_what_was_said_while_one_was_down_arrives(
     sides: Sides, room_id: str, server: Homeserver, synapse: Synapse
 ) -> None:
     await talk(sides, room_id)
-    synapse_side = sides.host if sides.host_name == synapse.name else sides.guest
-    weft_side = sides.guest if synapse_side is sides.host else sides.host
+    weft_side, synapse_side = sides.of(server), sides.of(synapse)
     await asyncio.to_thread(synapse.stop)
     try:
         for number in range(3):
@@ -372,6 +375,72 @@ async def test_what_was_said_while_one_was_down_arrives(
     await shows(synapse_side, room_id, "a sign of life")
     await shows(weft_side, room_id, "while Weft was down")
     await agree(sides, room_id)
+
+
+async def test_this_server_signs_with_other_keys(
+    sides: Sides, room_id: str, server: Homeserver, second: Homeserver, synapse: Synapse
+) -> None:
+    """Its key is replaced while Synapse is up, and again while it is down."""
+    await talk(sides, room_id)
+    await server.stop()
+    await server.replace_key()
+    await server.start()
+    await talk(sides, room_id)
+    await asyncio.to_thread(synapse.stop)
+    try:
+        await sides.of(server).send(room_id, "by the second key")
+        await server.stop()
+        await server.replace_key()
+        await server.start()
+        await sides.of(server).send(room_id, "by the third key")
+    finally:
+        await asyncio.to_thread(synapse.start)
+    await heal(sides, server, synapse)
+    await shows(sides.of(synapse), room_id, "by the second key")
+    await shows(sides.of(synapse), room_id, "by the third key")
+    await talk(sides, room_id)
+    await agree(sides, room_id)
+    await all_is_believed(await second.register("newcomer"), sides, room_id, synapse.name)
+
+
+async def test_synapse_signs_with_other_keys(
+    sides: Sides, room_id: str, server: Homeserver, second: Homeserver, synapse: Synapse
+) -> None:
+    """Its key is replaced while this server is up, and again while it is down."""
+
+    async def replace_key() -> None:
+        await asyncio.to_thread(synapse.stop)
+        synapse.replace_key()
+        await asyncio.to_thread(synapse.start)
+        # A server is asked for its keys once a minute.
+        server.clock.ahead += 61_000
+
+    await talk(sides, room_id)
+    await replace_key()
+    await talk(sides, room_id)
+    await server.stop()
+    try:
+        await sides.of(synapse).send(room_id, "by the second key")
+        await replace_key()
+        await sides.of(synapse).send(room_id, "by the third key")
+    finally:
+        await server.start()
+    await sides.of(server).send(room_id, "a sign of life")
+    await shows(sides.of(server), room_id, "by the second key")
+    await shows(sides.of(server), room_id, "by the third key")
+    await talk(sides, room_id)
+    await agree(sides, room_id)
+    await all_is_believed(await second.register("newcomer"), sides, room_id, server.name)
+
+
+async def all_is_believed(newcomer: Client, sides: Sides, room_id: str, via: str) -> None:
+    """Somebody of a server that hears of the room only now is shown its whole state and history."""
+    await join(newcomer, room_id, via)
+    await becomes(sides.host, room_id, newcomer.user_id, "join")
+    assert await state_of(newcomer, room_id) == await state_of(sides.host, room_id)
+    shown = await read_back(newcomer, room_id, limit=100)
+    # What was said on both sides of a fork comes in an order of each server's own.
+    assert sorted(shown) == sorted(await read_back(sides.host, room_id, limit=100))
 
 
 async def test_servers_that_a_room_shuts_out_hear_and_say_nothing_more(

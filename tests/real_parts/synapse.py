@@ -9,6 +9,8 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from bench.synapse import install
+from homeserver.clock import system_clock
+from homeserver.protocol.signing import SigningKey, encode_base64
 from tests.federation_transport.network import CA, new_address
 from tests.real_parts.cache import CACHE
 from tests.server_process import free_port
@@ -37,9 +39,22 @@ class Synapse:
         (folder / "certificate.pem").write_bytes(b"".join(part.bytes() for part in issued.cert_chain_pems))
         issued.private_key_pem.write_to_path(folder / "key.pem")
         CA.cert_pem.write_to_path(folder / "ca.pem")
-        (folder / "signing.key").write_text(f"ed25519 a_test {'B' * 43}\n")
         (folder / "log.yaml").write_text(json.dumps(self._logging()))
-        (folder / "homeserver.yaml").write_text(json.dumps(self._config()))  # JSON is YAML
+        self._key = SigningKey.from_seed("a_0", bytes(32))
+        self._old_keys: dict[str, Any] = {}
+        self._configure()
+
+    def _configure(self) -> None:
+        version = self._key.key_id.removeprefix("ed25519:")
+        (self._folder / "signing.key").write_text(f"ed25519 {version} {encode_base64(self._key.seed)}\n")
+        (self._folder / "homeserver.yaml").write_text(json.dumps(self._config()))  # JSON is YAML
+
+    def replace_key(self) -> None:
+        """Sign with another key from the next start on, and publish the present one as old; it must be down."""
+        old, number = self._key, len(self._old_keys) + 1
+        self._old_keys[old.key_id] = {"key": old.verify_key_base64, "expired_ts": system_clock()}
+        self._key = SigningKey.from_seed(f"a_{number}", bytes([number]) * 32)
+        self._configure()
 
     @property
     def log(self) -> str:
@@ -106,6 +121,7 @@ class Synapse:
             "log_config": str(self._folder / "log.yaml"),
             "media_store_path": str(self._folder / "media"),
             "signing_key_path": str(self._folder / "signing.key"),
+            "old_signing_keys": self._old_keys,
             "trusted_key_servers": [],
             "report_stats": False,
             "enable_registration": True,
