@@ -222,4 +222,4 @@ def check_same(timelines: Sequence[Sequence[Json]]) -> None:
     first, *others = [[event["event_id"] for event in timeline] for timeline in timelines]
     for other in others:
         differ = next((n for n, pair in enumerate(zip(first, other, strict=False)) if len({*pair}) > 1), None)
-        assert other == first, f"replicas tell {len(first)} and {len(other)} events, other ones from {differ} on"
+        assert other == first, f"replicas tell {len(first)} and {len(other)} events, from {differ} on others"

@@ -48,7 +48,7 @@ async def test_ban_that_landed_in_between_holds_for_a_replica_that_has_not_heard
 async def test_who_takes_itself_for_the_owner_shows_what_another_has_written(
     replicas: Replicas, room: str, alice: Client, bob: Client
 ) -> None:
-    """Shards that are divided anew have two owners for a moment, and one that was frozen believes for longer."""
+    """Shards that are divided anew have two owners for a moment; who was frozen believes for longer."""
     every_shard = frozenset((*SHARDS.room_shards(), *SHARDS.user_shards()))
     for replica in (replicas.a, replicas.b):
         replica.app.ground.replica.on_ownership(Ownership(every_shard))
