@@ -50,7 +50,7 @@ class Synapse:
         (self._folder / "homeserver.yaml").write_text(json.dumps(self._config()))  # JSON is YAML
 
     def replace_key(self) -> None:
-        """Sign with another key from the next start on, and publish the present one as old; it must be down."""
+        """Sign with another key from the next start on, and publish this one as old; it must be down."""
         old, number = self._key, len(self._old_keys) + 1
         self._old_keys[old.key_id] = {"key": old.verify_key_base64, "expired_ts": system_clock()}
         self._key = SigningKey.from_seed(f"a_{number}", bytes([number]) * 32)
