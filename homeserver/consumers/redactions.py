@@ -16,7 +16,7 @@ from homeserver.protocol.signing import encode_event
 from homeserver.rooms.event_meta import decode_meta, encode_meta
 from homeserver.rooms.reading_order import is_between
 from homeserver.rooms.redaction import takes_effect
-from homeserver.rooms.room_event import RoomEvent
+from homeserver.rooms.room_event import RoomEvent, redaction_target
 from homeserver.rooms.stored_events import StoredEvents
 from storage.log import Entry, Kind, Log
 
@@ -44,14 +44,13 @@ class Redactions:
         if meta.redacted_by is not None:
             return
         pruned = redact(version, orjson.loads(target.body))
-        pruned_meta = replace(meta, redacted_by=entry.event_id, device_id=None, txn_id=None)
+        pruned_meta = replace(meta, redacted_by=entry.event_id, redacts=None, device_id=None, txn_id=None)
         await self._log.rewrite(shard, target.seq, encode_event(version, pruned), encode_meta(pruned_meta))
 
     async def redacted_by(self, shard: int, entry: Entry) -> tuple[Entry, RoomVersion] | None:
         """The event that a redaction redacts, if it is of the same room and this was allowed."""
-        pdu = orjson.loads(entry.body)
-        target_id = pdu.get("redacts") or pdu.get("content", {}).get("redacts")
-        if not isinstance(target_id, str):
+        target_id = redaction_target(orjson.loads(entry.body), decode_meta(entry.meta))
+        if target_id is None:
             return None
         target = (await self._log.by_event_id(shard, [target_id])).get(target_id)
         if target is None or target.stream != entry.stream:

@@ -25,7 +25,7 @@ from homeserver.graph.states import CREATE, StateIds
 from homeserver.protocol.events import Event
 from homeserver.protocol.signing import encode_event
 from homeserver.protocol.state_resolution import StateKey
-from homeserver.rooms.event_entry import entry_of
+from homeserver.rooms.event_entry import entry_of, misnamed_target
 from homeserver.rooms.event_meta import EventMeta
 from homeserver.rooms.reading_order import in_gap, lower_end
 from homeserver.rooms.room import Room
@@ -182,6 +182,7 @@ class _Proposal:
             meta = EventMeta(
                 replaces=newest.get(key, 0) if key is not None else 0,
                 state_key=None if is_keyed else event.state_key,
+                redacts=misnamed_target(event),
             )
             seq, below = next_seq + len(entries), below + 1
             body = encode_event(event.version, event.pdu)

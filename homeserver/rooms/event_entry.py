@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from homeserver.protocol.events import Event
 from homeserver.rooms.event_meta import EventMeta, encode_meta
 from homeserver.rooms.room import RoomHead, replaced_state
-from homeserver.rooms.room_event import make_room_event, relation_of
+from homeserver.rooms.room_event import make_room_event, named_target, relation_of
 from homeserver.shard_writer import Appended
 from storage.log import Entry, Kind
 
@@ -40,6 +40,13 @@ def entry_of(
     )
 
 
+def misnamed_target(event: Event) -> str | None:
+    """`EventMeta.redacts` of an event."""
+    if event.type != "m.room.redaction" or named_target(event.pdu) == event.redacts:
+        return None
+    return event.redacts or ""
+
+
 def event_entry(
     event: Event, body: bytes, head: RoomHead, seq: int, meta: EventMeta, *, txn: bytes | None = None
 ) -> tuple[Appended, RoomHead]:
@@ -52,6 +59,9 @@ def event_entry(
     replaced = head.state.get(event.state_tuple) if event.is_state else None
     if replaced is not None and replaced.position > 0:
         meta = replace(meta, replaces=replaced.position)
+    misnamed = misnamed_target(event)
+    if misnamed is not None:
+        meta = replace(meta, redacts=misnamed)
     entry = entry_of(event, body, meta, seq=seq, txn=txn)
     unsigned = replaced_state(replaced) if replaced is not None else {}
     view = make_room_event(entry, meta, unsigned)

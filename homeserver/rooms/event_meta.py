@@ -27,6 +27,8 @@ class EventMeta(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The redaction that pruned the body."""
     redacts_key: tuple[str, str] | None = msgspec.field(default=None, name="k")
     """Of a redaction: the state key under which the redacted event was set, so that it is found at once."""
+    redacts: str | None = msgspec.field(default=None, name="n")
+    """What a redaction redacts (empty: nothing), where it names something else first; see `named_target`."""
     base: int | None = msgspec.field(default=None, name="b")
     """The state before the event, where that is not the room's at the position before: the room's at this
     one, but for `delta`."""

@@ -13,7 +13,7 @@ from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.power_levels import PowerLevels
 from homeserver.protocol.redaction import redact, redactor_suffices
 from homeserver.protocol.room_versions import RoomVersion
-from homeserver.rooms.room_event import RoomEvent, client_front, client_tail
+from homeserver.rooms.room_event import RoomEvent, client_front, client_tail, named_target
 
 
 def may_redact(
@@ -68,7 +68,7 @@ def pruned_view(version: RoomVersion, target: RoomEvent, unsigned: JsonObject) -
         sender=target.sender,
         state_key=target.state_key,
         ts=target.ts,
-        front=client_front(pruned, target.event_id),
+        front=client_front(pruned, target.event_id, named_target(pruned)),
         tail=client_tail(unsigned),
         redacts=None,
         relates_to=None,

@@ -134,10 +134,36 @@ class ClientTransaction:
         self.txn_id = txn_id
 
 
-def client_front(pdu: JsonObject, event_id: str) -> bytes:
-    """`front` of an event's client form; keys of the PDU that clients must not see are left out."""
+def named_target(pdu: JsonObject) -> str | None:
+    """The event that a redaction names, if it does so in one place only, as it should.
+
+    Room versions before 11 have `redacts` at the top, later ones in the content. Where something stands in
+    the place that does not count, `EventMeta.redacts` says what counts.
+    """
+    redacts = pdu.get("redacts")
+    if redacts is None:
+        redacts = pdu["content"].get("redacts")
+    return redacts if isinstance(redacts, str) else None
+
+
+def redaction_target(pdu: JsonObject, meta: EventMeta) -> str | None:
+    """The event that a redaction in the log redacts, if it may."""
+    return named_target(pdu) if meta.redacts is None else meta.redacts or None
+
+
+def client_front(pdu: JsonObject, event_id: str, redacts: str | None = None) -> bytes:
+    """`front` of an event's client form; keys of the PDU that clients must not see are left out.
+
+    Of a redaction, `redacts` is what it redacts: clients of old and new room versions find it in either
+    place (spec: room version 11, "Redactions"), and nothing else.
+    """
+    content = pdu["content"]
+    if pdu["type"] == "m.room.redaction":
+        content = {key: value for key, value in content.items() if key != "redacts"}
+        if redacts is not None:
+            content["redacts"] = redacts
     shown: JsonObject = {
-        "content": pdu["content"],
+        "content": content,
         "event_id": event_id,
         "origin_server_ts": pdu["origin_server_ts"],
         "sender": pdu["sender"],
@@ -146,15 +172,8 @@ def client_front(pdu: JsonObject, event_id: str) -> bytes:
     state_key = pdu.get("state_key")
     if state_key is not None:
         shown["state_key"] = state_key
-    # Room versions before 11 carry `redacts` at the top, later ones in the content: clients of
-    # either kind find it in both places (spec: room version 11, "Redactions").
-    redacts = pdu.get("redacts")
-    if redacts is None and pdu["type"] == "m.room.redaction":
-        redacts = pdu["content"].get("redacts")
     if redacts is not None:
         shown["redacts"] = redacts
-        if "redacts" not in pdu["content"]:
-            shown["content"] = {**pdu["content"], "redacts": redacts}
     return orjson.dumps(shown)[1:-1] + _MEMBERSHIP_AGE
 
 
@@ -202,9 +221,11 @@ def make_room_event(entry: Entry, meta: EventMeta, unsigned: JsonObject) -> Room
     event_id = entry.event_id if of_timeline else entry.target
     assert event_id is not None and entry.type is not None and entry.sender is not None
     pdu = _shown.decode(entry.body)
-    redacts: object = None
+    redacts = None
     if entry.type == "m.room.redaction":
-        front, redacts = _redaction_front(entry.body, event_id)
+        redaction = orjson.loads(entry.body)
+        redacts = redaction_target(redaction, meta)
+        front = client_front(redaction, event_id, redacts)
     else:
         dumps = orjson.dumps
         keyed = b"" if state_key is None else b',"state_key":' + dumps(state_key)
@@ -226,7 +247,7 @@ def make_room_event(entry: Entry, meta: EventMeta, unsigned: JsonObject) -> Room
         ts=entry.ts,
         front=front,
         tail=client_tail(unsigned),
-        redacts=redacts if isinstance(redacts, str) else None,
+        redacts=redacts,
         relates_to=entry.target if of_timeline else None,
         rel_type=entry.rel_type,
         txn=transaction_of(meta),
@@ -234,10 +255,3 @@ def make_room_event(entry: Entry, meta: EventMeta, unsigned: JsonObject) -> Room
         depth=pdu.depth,
         reference_hash=(reference_hash(_CHOSEN_IDS, orjson.loads(entry.body)) if ":" in event_id else None),
     )
-
-
-def _redaction_front(body: bytes, event_id: str) -> tuple[bytes, object]:
-    """(`front` of a redaction, the event id it names)."""
-    pdu = orjson.loads(body)
-    redacts = pdu.get("redacts")
-    return client_front(pdu, event_id), pdu["content"].get("redacts") if redacts is None else redacts

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import orjson
 
 from homeserver.protocol.json_types import JsonObject
-from homeserver.rooms.event_meta import EventMeta, decode_meta
+from homeserver.rooms.event_meta import decode_meta
 from homeserver.rooms.room_event import RoomEvent, make_room_event
 from storage.log import Entry, KeyedRef, Kind, Log, ShardMap
 
@@ -119,6 +119,6 @@ def _replaced(entry: Entry) -> JsonObject:
 
 def redaction_json(entry: Entry) -> JsonObject:
     """The client form of a redaction, for `unsigned.redacted_because`."""
-    view = make_room_event(entry, EventMeta(), {})
+    view = make_room_event(entry, decode_meta(entry.meta), {})
     shown: JsonObject = orjson.loads(view.render(entry.ts, room_id=orjson.dumps(entry.stream)))
     return shown

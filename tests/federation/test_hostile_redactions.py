@@ -111,6 +111,37 @@ async def test_a_redaction_that_was_refused_does_not_wait_for_what_it_names(
     assert await texts(alice, room_id) == ["stays"]
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_what_is_named_in_the_wrong_place_stays(
+    server: Homeserver, alice: Client, other: OtherServer, visitor: Visitor, version: str
+) -> None:
+    """Before room version 11 what is redacted stands at the top, from then on in the content."""
+    room_id = await open_room(alice, visitor, version)
+    await empower(alice, visitor, room_id)
+    goes, stays = [await visitor.send(room_id, MESSAGE, text(said)) for said in ("goes", "stays")]
+    in_content = (await visitor.room(room_id)).version.redacts_in_content
+    named: list[tuple[str | None, str]] = [(goes, stays), (None, stays)]
+    for right, wrong in named:
+        top, inner = (wrong, right) if in_content else (right, wrong)
+        content = {"reason": "so", **({"redacts": inner} if inner else {})}
+        drafted = await visitor.unchecked(room_id, REDACTION, content)
+        await other.send((visitor.changed(drafted, redacts=top) if top else drafted).pdu)
+    for _ in range(2):
+        await settle(server)
+        assert await texts(alice, room_id) == [None, "stays"]
+        shown = [event for event in await events(alice, room_id) if event["type"] == REDACTION]
+        places = [(event.get("redacts"), event["content"].get("redacts")) for event in shown]
+        assert places == [(goes, goes), (None, None)]
+        assert [event["content"]["reason"] for event in shown] == ["so", "so"]
+        (because,) = (
+            event["unsigned"]["redacted_because"]
+            for event in await events(alice, room_id)
+            if "redacted_because" in event["unsigned"]
+        )
+        assert (because["redacts"], because["content"]["redacts"]) == (goes, goes)
+        await server.restart()
+
+
 async def test_redactions_that_redact_one_another_end(
     server: Homeserver, alice: Client, other: OtherServer, visitor: Visitor
 ) -> None:
