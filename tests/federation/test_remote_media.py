@@ -82,6 +82,7 @@ async def test_a_picture_of_another_server_has_thumbnails(
 
 
 async def test_strangers_have_nothing_fetched(server: Homeserver, other: OtherServer, alice: Client) -> None:
+    """HARDENING 26."""
     give(other, "m1", b"content", "Content-Type: text/plain")
     stranger = server.client()
     assert (await download(stranger, other.name, "m1")).status == 401
@@ -109,6 +110,7 @@ async def test_names_of_files_lead_nowhere_else(
 
 
 async def test_what_is_not_there_is_not_asked_for_again_at_once(other: OtherServer, alice: Client) -> None:
+    """HARDENING 26."""
     other.peer.site.answer(
         f"{FEDERATION}/gone", '{"errcode":"M_NOT_FOUND","error":"?"}', 404, Content_Type="application/json"
     )
@@ -222,6 +224,7 @@ async def test_answers_that_are_no_files(server: Homeserver, other: OtherServer,
 async def test_copies_stay_below_their_ceiling(
     server: Homeserver, internet: Internet, other: OtherServer, alice: Client
 ) -> None:
+    """HARDENING 26."""
     await server.restart(
         replace(server.config, media=replace(server.config.media, remote_cache=Size(10_000)))
     )
@@ -279,6 +282,7 @@ async def test_parts_are_read_however_they_are_cut(seed: int) -> None:
 async def test_who_has_fetched_much_waits_and_others_do_not(
     server: Homeserver, alice: Client, bob: Client, other: OtherServer
 ) -> None:
+    """HARDENING 26."""
     await server.stop()
     budget = replace(server.config.rate_limits, enabled=True, remote_media=Rate(0.1, 300))
     server.config = replace(server.config, rate_limits=budget)
