@@ -555,7 +555,8 @@ class _Answer:
             state = [e for e in state if wanted.matches_event(e) and e.event_id not in shown]
         own = room.head.lookup("m.room.member", self._user.user_id)
         told = {event.position for event in (*timeline.events, *state)}
-        if own is not None and own.position == ref.position and ref.position not in told:
+        is_untold = own is not None and own.position == ref.position and ref.position not in told
+        if own is not None and is_untold and wanted.allows_room(room_id) and wanted.matches_event(own):
             # The leave has no place in the timeline.
             state = [*state, own]
         return b"{%b,%b,%b}" % (

@@ -22,6 +22,20 @@ async def test_rejected_invite_is_told_as_a_leave(alice: Client, bob: Client) ->
     assert (await bob.call("GET", f"/rooms/{room_id}/messages?dir=b", expect=403)).errcode == "M_FORBIDDEN"
 
 
+async def test_leave_is_told_to_those_only_who_want_such_events(alice: Client, bob: Client) -> None:
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    await bob.sync()
+    said = await alice.send(room_id, "before")
+    await bob.leave(room_id)
+    messages = {"types": ["m.room.message"]}
+    wanted = {"room": {"include_leave": True, "timeline": messages, "state": messages}}
+    for body in (await bob.sync(filter=wanted), await bob.sync(full=True, filter=wanted)):
+        section = rooms(body, "leave")[room_id]
+        assert [event["event_id"] for event in section["timeline"]["events"]] == [said]
+        assert section["state"]["events"] == []
+
+
 async def test_rejected_invite_is_told_when_full_state_is_asked_for(alice: Client, bob: Client) -> None:
     room_id = await alice.create_room(invite=[bob.user_id])
     await bob.sync()
