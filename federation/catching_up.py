@@ -1,7 +1,8 @@
 """What a server has missed while it was away, by what the log has.
 
 Of each room that it is in the last events of this server's users, or, if there were many, the newest: what
-lies before it the server asks for by itself. Messages to devices are all of them in the log.
+lies before it the server asks for by itself. Of those that it was put out of, that. Messages to devices are
+all of them in the log.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -10,11 +11,11 @@ from federation.outgoing import DeviceNews, Outgoing, outgoing_edu, outgoing_eve
 from federation.transactions import MAX_EDUS, MAX_PDUS
 from homeserver.protocol.identifiers import server_name_of
 from homeserver.rooms.rooms import Rooms
-from homeserver.rooms.told_servers import is_told_by
+from homeserver.rooms.told_servers import is_told_by, told_among
 from homeserver.sync.device_lists import STREAM as DEVICE_LISTS
 from storage.collection import Collection
 from storage.log import Entry, Kind, ShardMap
-from storage.records.destinations import ServerRoom
+from storage.records.destinations import Departure, ServerRoom
 
 PAGE = 500
 
@@ -27,12 +28,14 @@ class CatchingUp:
         server_name: str,
         rooms: Rooms,
         server_rooms: Collection[ServerRoom],
+        departures: Collection[Departure],
         devices: DeviceNews,
     ) -> None:
         self._server_name = server_name
         self._rooms = rooms
         self._log = rooms.log
         self._server_rooms = server_rooms
+        self._departures = departures
         self._devices = devices
 
     async def missed(self, server: str, shard: int, after: int) -> AsyncIterator[Sequence[Outgoing]]:
@@ -52,6 +55,8 @@ class CatchingUp:
                 del waiting[:MAX_PDUS]
         if waiting:
             yield waiting
+        async for puttings_out in self._puttings_out(server, shard, after):
+            yield puttings_out
         async for updates in self._device_lists(server, shard, after):
             yield updates
 
@@ -72,8 +77,27 @@ class CatchingUp:
         page = await self._log.page(
             room.shard, room_id, kind=Kind.EVENT, after=after, newest_first=True, limit=MAX_PDUS + 1
         )
-        told = [entry for entry in reversed(page) if is_told_by(self._server_name, entry)]
+        told = [
+            entry
+            for entry in reversed(page)
+            if is_told_by(self._server_name, entry) and await told_among({server}, self._rooms, room, entry)
+        ]
         return told if len(page) <= MAX_PDUS else told[-1:]
+
+    async def _puttings_out(self, server: str, shard: int, after: int) -> AsyncIterator[Sequence[Outgoing]]:
+        """What put the server out of rooms; what it has heard of, or is in again, is forgotten."""
+        while records := await self._departures.find("key", (server, shard), limit=MAX_PDUS):
+            rooms = {each.room_id: await self._rooms.get(each.room_id) for each in records}
+            missed = [
+                each.seq
+                for each in records
+                if each.seq > after and (room := rooms[each.room_id]) and server not in room.servers
+            ]
+            if missed:
+                entries = await self._log.entries(shard, missed)
+                yield [outgoing_event(shard, entry) for entry in entries]
+            for each in records:
+                await self._departures.delete(server, shard, each.room_id)
 
     async def _messages(self, server: str, shard: int, after: int) -> AsyncIterator[Sequence[Outgoing]]:
         while page := await self._log.page(shard, server, kind=Kind.OUTGOING, after=after, limit=MAX_EDUS):

@@ -38,6 +38,7 @@ class Outbound:
     ) -> None:
         """`run` is what this run of this replica is called, `owns` which shards it sees to."""
         stored_rooms = store.collection(records.SERVER_ROOMS)
+        departures = store.collection(records.DEPARTURES)
         devices = ToldDevices(server_name, store.log, store.info.shards, rooms, users)
         self.server_rooms = ServerRooms(server_name, rooms, stored_rooms)
         self.sender = Sender(
@@ -48,9 +49,10 @@ class Outbound:
             others.client,
             others.backoff,
             others.allowed,
-            CatchingUp(server_name, rooms, stored_rooms, devices),
+            CatchingUp(server_name, rooms, stored_rooms, departures, devices),
             devices,
             store.collection(records.BEHIND),
+            departures,
             owns,
             now,
         )

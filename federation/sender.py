@@ -7,7 +7,7 @@ nothing: those catch up from there.
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 
 from federation.backoff import Backoff
 from federation.catching_up import CatchingUp
@@ -27,7 +27,7 @@ from homeserver.tasks import end
 from homeserver.users.users import Users
 from storage.collection import Collection
 from storage.log import Entry, Kind
-from storage.records.destinations import Behind
+from storage.records.destinations import Behind, Departure
 
 
 class Sender:
@@ -45,6 +45,7 @@ class Sender:
         catching_up: CatchingUp,
         devices: DeviceNews,
         behind: Collection[Behind],
+        departures: Collection[Departure],
         owns: Callable[[int], bool],
         now: Clock,
     ) -> None:
@@ -61,6 +62,7 @@ class Sender:
         self._catching_up = catching_up
         self._devices = devices
         self._behind = behind
+        self._departures = departures
         self._owns = owns
         self._now = now
         self._stored: dict[tuple[int, str], int] = {}
@@ -95,12 +97,23 @@ class Sender:
                     self._add(servers, [Outgoing(shard, entry.seq, edu, is_event=False) for edu in updates])
                 continue
             room = await self._rooms.get(entry.stream)
-            if room is not None and (servers := told_servers(self._server_name, room, entry)):
+            if room is None:
+                continue
+            if servers := await told_servers(self._server_name, self._rooms, room, entry):
                 if is_told_by(self._server_name, entry):
+                    if gone := servers - room.servers.keys():
+                        await self._note_departures(gone, shard, entry)
                     self._add(servers, [outgoing_event(shard, entry)])
                 if (newcomer := who_joins(self._server_name, room, entry)) is not None:
                     newest = await self._devices.newest(newcomer)
                     self._add(servers, [Outgoing(shard, entry.seq, edu, is_event=False) for edu in newest])
+
+    async def _note_departures(self, servers: Set[str], shard: int, entry: Entry) -> None:
+        """Servers were put out of a room: those that are away are told of it when they are back."""
+        room_id, seq = entry.stream, entry.seq
+        await self._departures.put_many(
+            [Departure(server_name=server, shard=shard, room_id=room_id, seq=seq) for server in servers]
+        )
 
     @staticmethod
     def wants_of_users(entry: Entry) -> bool:

@@ -10,7 +10,7 @@ spec: client-server "Events", "Types of room events"; DESIGN of state as a timel
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import immutables
@@ -143,6 +143,8 @@ class Room:
         self.joined: set[str] = set()
         self.servers: Counter[str] = Counter()
         """How many of them are from which server."""
+        self.present_since: dict[str, int] = {}
+        """Server → a position since which it has been there all the time, and maybe longer."""
         self.invited: set[str] = set()
         self.receipts: dict[str, dict[tuple[str, str | None], Receipt]] = {}
         """User → (kind, thread) → newest receipt."""
@@ -311,18 +313,21 @@ class Room:
     def apply_partial(self, entry: Entry) -> None:
         """Take it that members are missing, or are not any more. Till then those servers are in the room that
         are said to be."""
-        if self.partial is not None:
-            self._count(self.partial.servers, -1)
+        for server in self.partial.servers if self.partial is not None else ():
+            self._part_from(server)
         self.partial = _partial_of(entry.body) if entry.body else None
-        if self.partial is not None:
-            self._count(self.partial.servers, 1)
+        for server in self.partial.servers if self.partial is not None else ():
+            self._meet(server, entry.seq)
 
-    def _count(self, servers: Iterable[str], change: int) -> None:
-        """Count members of servers."""
-        for server in servers:
-            self.servers[server] += change
-            if not self.servers[server]:
-                del self.servers[server]
+    def _meet(self, server: str, position: int) -> None:
+        """Count a member of a server, who joined at a position or before."""
+        self.servers[server] += 1
+        self.present_since[server] = min(self.present_since.get(server, position), position)
+
+    def _part_from(self, server: str) -> None:
+        self.servers[server] -= 1
+        if not self.servers[server]:
+            del self.servers[server], self.present_since[server]
 
     def note_gap(self, gap: int, lowest: int | None = None) -> None:
         """Keep in mind that the timeline has a gap, filled down to a position."""
@@ -380,7 +385,7 @@ class Room:
         if membership == "join":
             if user_id not in self.joined:
                 self.joined.add(user_id)
-                self._count([server_name_of(user_id)], 1)
+                self._meet(server_name_of(user_id), member.position)
         else:
             self._part(user_id)
         if membership == "invite":
@@ -391,7 +396,7 @@ class Room:
     def _part(self, user_id: str) -> None:
         if user_id in self.joined:
             self.joined.discard(user_id)
-            self._count([server_name_of(user_id)], -1)
+            self._part_from(server_name_of(user_id))
 
     def apply_receipt(self, receipt: Receipt) -> None:
         self.receipts.setdefault(receipt.user_id, {})[receipt.kind, receipt.thread_id] = receipt

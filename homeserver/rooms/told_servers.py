@@ -1,13 +1,18 @@
-"""Which servers an event is sent to, and by whom (spec: server-server "PDUs")."""
+"""Which servers an event is sent to, and by whom (spec: server-server "PDUs").
+
+Those that were in the room when it came: what was said before that they ask for, as far as they may see it.
+"""
 
 from collections.abc import Set
-from contextlib import suppress
 
 from homeserver.protocol.identifiers import InvalidIdentifier, server_name_of
 from homeserver.rooms.event_meta import decode_meta
 from homeserver.rooms.room import Room
-from homeserver.rooms.servers import server_acl
+from homeserver.rooms.rooms import Rooms
+from homeserver.rooms.servers import has_user_of, server_acl
 from storage.log import Entry, Kind
+
+MEMBER = "m.room.member"
 
 
 def is_told_by(server_name: str, entry: Entry) -> bool:
@@ -21,23 +26,51 @@ def is_told_by(server_name: str, entry: Entry) -> bool:
     return (server_name_of(entry.sender) == server_name) != decode_meta(entry.meta).relay
 
 
-def told_servers(server_name: str, room: Room, entry: Entry) -> set[str]:
-    """The other servers that an event of a room is sent to."""
-    told = set(room.servers)
-    if entry.type == "m.room.member" and entry.key is not None:
-        # Who was made to leave is not in the room any more. Invited servers are told in another way.
-        member = room.head.lookup("m.room.member", entry.key)
-        if member is None or member.membership != "invite":
-            with suppress(InvalidIdentifier):
-                told.add(server_name_of(entry.key))
-    told -= {server_name, server_name_of(entry.sender or "")}
+async def told_servers(server_name: str, rooms: Rooms, room: Room, entry: Entry) -> set[str]:
+    """The other servers that an event of a room is sent to. Raises StoreError."""
+    concerned = {*room.servers} if (put_out := _put_out(room, entry)) is None else {*room.servers, put_out}
+    return await told_among(concerned - {server_name}, rooms, room, entry)
+
+
+async def told_among(servers: Set[str], rooms: Rooms, room: Room, entry: Entry) -> set[str]:
+    """Those of some other servers that an event of a room is sent to. Raises StoreError."""
+    others = servers - {server_name_of(entry.sender or "")}
     # Servers that a rule shuts out are expected to keep it, too, so of the rule they learn.
-    return told if entry.type == "m.room.server_acl" else _allowed(room, told)
+    told = {*others} if entry.type == "m.room.server_acl" else _allowed(room, others)
+    since, put_out = room.present_since, _put_out(room, entry)
+    for server in [each for each in told if since.get(each, entry.position) >= entry.position]:
+        if server != put_out and not await _was_there(server, rooms, room, entry.position):
+            told.discard(server)
+    return told
+
+
+def _put_out(room: Room, entry: Entry) -> str | None:
+    """The server of somebody who was made to leave: it is not in the room any more, and has to know.
+
+    Invited servers are told in another way.
+    """
+    if entry.type != MEMBER or entry.key is None:
+        return None
+    member = room.head.lookup(MEMBER, entry.key)
+    if member is not None and member.membership == "invite":
+        return None
+    try:
+        return server_name_of(entry.key)
+    except InvalidIdentifier:
+        return None
+
+
+async def _was_there(server: str, rooms: Rooms, room: Room, position: int) -> bool:
+    """Whether a server had users in a room before the event at a position, by the log."""
+    keys = [key for key in room.head.state if key[0] == MEMBER and has_user_of(server, [key[1]])]
+    refs = await rooms.log.current_at(room.shard, room.room_id, Kind.EVENT, position - 1, keys)
+    members = await rooms.stored.current(room.room_id, refs)
+    return any(member.membership == "join" for member in members)
 
 
 def is_own_membership(server_name: str, entry: Entry) -> bool:
     """Whether an entry is about a membership of one of this server's users."""
-    if entry.kind is not Kind.EVENT or entry.is_past or entry.type != "m.room.member":
+    if entry.kind is not Kind.EVENT or entry.is_past or entry.type != MEMBER:
         return False
     return entry.key is not None and server_name_of(entry.key) == server_name
 

@@ -29,8 +29,18 @@ class ServerRoom(Record, frozen=True):
     room_id: str
 
 
+class Departure(Record, frozen=True):
+    """A server was put out of a room by the entry `seq` of a shard, and may not have heard of it."""
+
+    server_name: str
+    shard: int
+    room_id: str
+    seq: int
+
+
 DESTINATIONS = CollectionSpec("destinations", Destination, ("server_name",))
 BEHIND = CollectionSpec("behind", Behind, ("shard", "server_name"))
 SERVER_ROOMS = CollectionSpec("server_rooms", ServerRoom, ("server_name", "room_id"))
+DEPARTURES = CollectionSpec("departures", Departure, ("server_name", "shard", "room_id"))
 
-SPECS = (DESTINATIONS, BEHIND, SERVER_ROOMS)
+SPECS = (DESTINATIONS, BEHIND, SERVER_ROOMS, DEPARTURES)

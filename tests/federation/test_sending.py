@@ -118,6 +118,63 @@ async def test_what_is_not_sent_yet_is_sent_after_a_restart(
     await until(lambda: set(receiving.texts) == {"0", "1", "2"})
 
 
+JOINED_ONLY = [
+    {"type": "m.room.history_visibility", "state_key": "", "content": {"history_visibility": "joined"}}
+]
+
+
+async def test_a_server_that_catches_up_is_not_sent_what_was_said_before_it_came_in(
+    server: Homeserver, alice: Client, other: OtherServer, receiving: Receiving, room_id: str
+) -> None:
+    """HARDENING 35."""
+    receiving.answer = away
+    await alice.send(room_id, "this does not arrive")
+    secret = await alice.create_room(preset="public_chat", initial_state=JOINED_ONLY)
+    await alice.send(secret, "before")
+    visitor = Visitor(server, other)
+    await visitor.member(secret, "join")
+    await alice.send(secret, "welcome")
+    await visitor.member(secret, "leave")
+    await alice.send(secret, "between")
+    await visitor.member(secret, "join")
+    await alice.send(secret, "welcome again")
+    receiving.answer = taken
+    await other.show_life()
+    await until(lambda: "welcome again" in receiving.texts)
+    await alice.send(room_id, "end")
+    await until(lambda: "end" in receiving.texts)
+    assert sorted(receiving.texts) == ["end", "this does not arrive", "welcome", "welcome again"]
+
+
+async def test_what_is_sent_late_is_not_sent_to_those_who_came_in_since(
+    server: Homeserver, alice: Client, other: OtherServer, receiving: Receiving
+) -> None:
+    """HARDENING 35: after a crash, for one, the log is read again from where it was sent."""
+    secret = await alice.create_room(preset="public_chat", initial_state=JOINED_ONLY)
+    before = await alice.send(secret, "before")
+    await Visitor(server, other).member(secret, "join")
+    entry = await server.app.store.log.find_event(before)
+    assert entry is not None
+    await sender_of(server).handle(0, [entry])
+    await alice.send(secret, "end")
+    await until(lambda: receiving.texts[-1:] == ["end"])
+    assert receiving.texts == ["end"]
+
+
+async def test_a_server_that_catches_up_learns_that_its_users_were_put_out(
+    alice: Client, other: OtherServer, receiving: Receiving, room_id: str
+) -> None:
+    receiving.answer = away
+    await alice.send(room_id, "before")
+    await alice.post(f"/rooms/{room_id}/kick", {"user_id": f"@visitor:{other.name}"})
+    await alice.send(room_id, "among us")
+    await asyncio.sleep(0.2)
+    receiving.answer = taken
+    await other.show_life()
+    await until(lambda: "leave" in [pdu["content"].get("membership") for pdu in receiving.pdus])
+    assert "among us" not in receiving.texts
+
+
 async def test_after_long_absence_a_server_gets_the_newest_event_of_each_room(
     alice: Client, other: OtherServer, receiving: Receiving, room_id: str
 ) -> None:
