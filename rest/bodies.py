@@ -16,6 +16,8 @@ from homeserver.protocol.json_types import JsonObject
 
 T = TypeVar("T")
 
+_BODY = web.RequestKey("body", bytes)
+
 MAX_JSON_DEPTH = 100
 """Objects and lists within one another. What is stored has to be written again, and canonical JSON,
 orjson and other servers each end somewhere above."""
@@ -40,10 +42,14 @@ async def whole_body(request: web.Request) -> bytes:
     """Raises 413 M_TOO_LARGE, 408 if the body does not come, 400 if it comes broken."""
     if request.content_length is not None and request.content_length > request.client_max_size:
         raise too_large("The request body is too large")
-    if request.content.is_eof():
-        return await request.read()
-    async with _arriving():
-        return await request.read()
+    if _BODY not in request:
+        if request.content.is_eof() and request.content_length is not None:
+            # What is there already is taken at once, not piece by piece.
+            request[_BODY] = request.content.read_nowait()
+        else:
+            async with _arriving():
+                request[_BODY] = await request.read()
+    return request[_BODY]
 
 
 @asynccontextmanager
