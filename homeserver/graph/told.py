@@ -8,22 +8,24 @@ spec: server-server "Backfilling and retrieving missing events", "Retrieving eve
 """
 
 from collections.abc import Collection as Items
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
 import orjson
 
 from homeserver.errors import MatrixError, forbidden, not_found
-from homeserver.graph.events import GraphEvents
+from homeserver.graph.events import GraphEvents, KnownEvent
 from homeserver.graph.states import States, UnknownState
 from homeserver.protocol.event_auth import create_event_id
 from homeserver.protocol.identifiers import server_name_of
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.redaction import redact
 from homeserver.protocol.signing import encode_event
+from homeserver.protocol.state_resolution import StateKey
+from homeserver.protocol.visibility import View, may_see, parse_visibility, strongest_membership
 from homeserver.rooms.heroes import heroes, is_nameless
-from homeserver.rooms.room import Room
+from homeserver.rooms.room import VISIBILITY, Room
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.servers import server_acl
 from homeserver.rooms.stripped import STRIPPED_TYPES
@@ -38,6 +40,9 @@ MAX_BACKFILLED = 100
 MAX_MISSING = 20
 AT_ONCE = 500
 """Events read in one go."""
+
+Differing = Mapping[StateKey, JsonObject]
+"""Keys under which a state is not what another one is, and the content that is there."""
 
 
 class ToldEvent(NamedTuple):
@@ -59,6 +64,7 @@ class _Sight(NamedTuple):
     is_in: bool
 
     def sees(self, event: ToldEvent) -> bool:
+        """Of events beside the timeline see `ToldGraph._seen_beside`."""
         if self.lines is None:
             return True
         position = event.position
@@ -218,12 +224,33 @@ class ToldGraph:
         local = (event.pdu["sender"] for event in events if event.pdu["sender"] not in sight.room.joined)
         erased = await self._accounts.erased({sender for sender in local if self._accounts.is_local(sender)})
         version = sight.room.version
+        beside = await self._seen_beside(sight, [event for event in events if not sight.sees(event)])
         return [
             event.body
-            if sight.sees(event) and event.pdu["sender"] not in erased
+            if (sight.sees(event) or event.event_id in beside) and event.pdu["sender"] not in erased
             else encode_event(version, redact(version, event.pdu))
             for event in events
         ]
+
+    async def _seen_beside(self, sight: _Sight, events: Sequence[ToldEvent]) -> set[str]:
+        """Those of the events beside the timeline that are seen by the states before and after them."""
+        wanted = [event.event_id for event in events if event.position is None]
+        known = await self._events.get_many(sight.room, wanted)
+        lines = sight.lines or ()
+        return {each for each in known if await self._is_seen_beside(lines, sight.room, known[each])}
+
+    async def _is_seen_beside(self, lines: Sequence[SightLine], room: Room, known: KnownEvent) -> bool:
+        base = known.base
+        if base is None:
+            return False
+        others = await self._events.get_many(room, [each for *_, each in known.delta if each is not None])
+        before: dict[StateKey, JsonObject] = {
+            (type, key): others[event_id].event.content if event_id in others else {}
+            for type, key, event_id in known.delta
+        }
+        after = before | ({known.event.state_tuple: known.event.content} if known.adds_to_state else {})
+        later = any(line.joined_after(base) for line in lines)
+        return may_see(_view(lines, base, before), _view(lines, base, after), joins_later=later)
 
     # The graph
 
@@ -301,6 +328,20 @@ class ToldGraph:
                 if side.standing != REJECTED:
                     found[side.event_id] = ToldEvent(side.event_id, orjson.loads(side.body), side.body, None)
         return [found[event_id] for event_id in wanted if event_id in found]
+
+
+def _view(lines: Sequence[SightLine], base: int, differing: Differing) -> View:
+    """The setting and the strongest membership in the state at a position, but for some keys."""
+    setting = lines[0].setting_at(base)
+    if VISIBILITY in differing:
+        setting = parse_visibility(differing[VISIBILITY].get("history_visibility"))
+    memberships = [
+        str(differing[key].get("membership"))
+        if (key := (MEMBER, line.user_id)) in differing
+        else line.membership_at(base)
+        for line in lines
+    ]
+    return View(setting, strongest_membership(memberships))
 
 
 def _prev_ids(event: ToldEvent) -> list[str]:

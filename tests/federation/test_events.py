@@ -6,16 +6,20 @@ HARDENING 15, 20 and 35: who may see a room, and what of it, is decided for serv
 from typing import Any
 from urllib.parse import quote
 
+import aiohttp
 import pytest
 
 from homeserver.clock import system_clock
+from homeserver.graph.receiving import Outcome
 from homeserver.protocol.events import parse_pdu
 from homeserver.protocol.room_versions import ROOM_VERSIONS
 from homeserver.protocol.signing import VerifyKey, check_content_hash, verify_event_signatures
 from tests.client_api.conftest import VALIDATOR, Client
 from tests.client_api.test_erasure import deactivate
-from tests.federation.servers import V1, Homeserver, OtherServer
+from tests.federation.rooms import text
+from tests.federation.servers import V1, Homeserver, OtherServer, another
 from tests.federation.visitor import Visitor
+from tests.federation_transport.network import Internet
 
 PATHS = (
     f"{V1}/state/{{room_id}}?event_id={{event_id}}",
@@ -91,6 +95,32 @@ async def test_history_is_told_backwards_from_where_it_is_asked(
     assert (await other.get(path, query={"v": "$unknown", "limit": "5"}))["pdus"] == []
     await other.call("GET", path, query={"limit": "5"}, expect=400)
     await other.call("GET", path, query={"v": sent[0], "limit": "-1"}, expect=400)
+
+
+async def test_what_is_soft_failed_here_is_told_to_those_who_were_there(
+    server: Homeserver,
+    other: OtherServer,
+    alice: Client,
+    visitor: Visitor,
+    internet: Internet,
+    http: aiohttp.ClientSession,
+) -> None:
+    """HARDENING 35 and 36: elsewhere it may be allowed, and is to be had from here as it was signed."""
+    joined_only = {"history_visibility": "joined"}
+    rule = {"type": "m.room.history_visibility", "state_key": "", "content": joined_only}
+    room_id = await alice.create_room(preset="public_chat", initial_state=[rule])
+    await visitor.member(room_id, "join")
+    await Visitor(server, other, "friend").member(room_id, "join")
+    room = await visitor.room(room_id)
+    said, _ = visitor.drafted(room, room.head, "m.room.message", text("in time"))
+    await alice.post(f"/rooms/{quote(room_id)}/ban", {"user_id": visitor.user_id})
+    assert server.app.federation is not None
+    assert await server.app.federation.receiver.receive(room, said) is Outcome.SOFT_FAILED
+    late = await another(internet, server, http)
+    await Visitor(server, late).member(room_id, "join")
+    path = f"{V1}/backfill/{quote(room_id)}"
+    told = [await each.get(path, query={"v": said.event_id, "limit": "1"}) for each in (other, late)]
+    assert [answer["pdus"][0]["content"] for answer in told] == [text("in time"), {}]
 
 
 async def test_a_gap_is_filled_from_both_of_its_ends(
