@@ -117,11 +117,14 @@ class RemoteLists:
         Raises 503.
         """
         await self._replica.refresh({self._shards.of_user(user_id) for user_id in user_ids})
-        found = {
+        kept = {
             user_id: identity
             for user_id, identity in (await self._identities.get_many(user_ids)).items()
             if identity.copied is not None and identity.copied.told
         }
+        # Of who has just left the last room, nothing more is told, and what is kept is yet to be forgotten.
+        met = await asyncio.gather(*map(self._shared_rooms.met_in, kept))
+        found = {id: kept[id] for id, room in zip(kept, met, strict=True) if room is not None}
         asked = self._ask([user_id for user_id in user_ids if user_id not in found])
         answers, failures = await answers_within(seconds, asked)
         wanted = set(user_ids)

@@ -275,6 +275,21 @@ async def test_a_list_is_forgotten_with_the_last_shared_room(
     assert await devices(alice, remote.user_id) == as_shown(remote)
 
 
+async def test_a_list_that_is_yet_to_be_forgotten_is_no_answer(
+    server: Homeserver, alice: Client, visitor: Visitor, remote: RemoteUser, room_id: str
+) -> None:
+    """Whoever shares no room is told of no change."""
+    await query(alice, remote.user_id)
+    for consumer in server.app.ground.consumers:
+        if consumer.name == "remote_lists":
+            consumer.own(())
+    await visitor.member(room_id, "leave")
+    remote.add("LAPTOP")
+    remote.stream_id += 1
+    assert await devices(alice, remote.user_id) == as_shown(remote)
+    assert remote.asked == ["devices", "query"]
+
+
 async def test_nobody_but_the_users_own_server_changes_a_list(
     server: Homeserver, alice: Client, remote: RemoteUser, room_id: str
 ) -> None:
