@@ -193,10 +193,12 @@ class Identity:
 
     def shown_device(self, device_id: str) -> bytes | None:
         """The JSON of a device's keys with its display name; None for a device that has none."""
+        return self._with_name(device_id, self.names.get(device_id))
+
+    def _with_name(self, device_id: str, name: str | None) -> bytes | None:
         body = self.devices.get(device_id)
         if body is None:
             return None
-        name = self.names.get(device_id)
         unsigned = b"{}" if name is None else b'{"device_display_name":' + orjson.dumps(name) + b"}"
         return body[:-1] + b',"unsigned":' + unsigned + b"}"
 
@@ -209,8 +211,11 @@ class Identity:
         return self._shown_devices
 
     def told_devices(self, wanted: Sequence[str] = ()) -> bytes:
-        """The same for other servers, which are not told the names of devices."""
-        return json_object((id, self.devices.get(id)) for id in dict.fromkeys(wanted or self.devices))
+        """The same for other servers, which are not told the names of devices.
+
+        Where there is no `unsigned` at all, Dendrite tells its clients null, which some do not survive.
+        """
+        return json_object((id, self._with_name(id, None)) for id in dict.fromkeys(wanted or self.devices))
 
     def shown_key(self, usage: str) -> bytes | None:
         """The JSON of a cross-signing key, None when there is none."""

@@ -17,7 +17,7 @@ async def test_keys_are_told_as_they_were_uploaded_without_the_names_of_devices(
     await alice.put(f"/devices/{alice.device_id}", {"display_name": "Alice's secret phone"})
     answer = await other.post(f"{USER}/keys/query", {"device_keys": {alice.user_id: []}})
     assert answer == {
-        "device_keys": {alice.user_id: {alice.device_id: device.device_keys()}},
+        "device_keys": {alice.user_id: {alice.device_id: {**device.device_keys(), "unsigned": {}}}},
         "master_keys": {alice.user_id: signer.master_key()},
         "self_signing_keys": {alice.user_id: signer.upload()["self_signing_key"]},
     }
