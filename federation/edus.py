@@ -29,6 +29,7 @@ from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.servers import server_acl
 from homeserver.users.presence import Presence
 
+TO_DEVICE = "m.direct_to_device"
 TYPING_MS = 60_000
 """How long somebody types of whom nothing more is heard; servers say it again while it goes on."""
 MAX_PRESENCE = 500
@@ -107,7 +108,7 @@ class Edus:
             "m.typing": self._take_typing,
             "m.receipt": self._take_receipts,
             "m.presence": self._take_presence,
-            "m.direct_to_device": self._take_messages,
+            TO_DEVICE: self._take_messages,
             "m.device_list_update": self._take_device_update,
             "m.signing_key_update": self._take_signing_keys,
         }

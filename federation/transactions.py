@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from federation.edus import Edus
+from federation.edus import TO_DEVICE, Edus
 from federation.http import Call, put
 from federation.incoming import Incoming
 from homeserver.errors import MatrixError, invalid_param
@@ -57,8 +57,12 @@ class TransactionRoutes(Routes):
         self._working[origin] = self._working.get(origin, 0) + 1
         self._edus.alive(origin)
         try:
+            edus = transaction.edus
+            # Among them are the keys of messages, without which nobody should be shown these.
+            for edu in [each for each in edus if each.get("edu_type") == TO_DEVICE]:
+                await self._edus.receive(origin, edu)
             answer = {"pdus": await self._take(origin, transaction.pdus)}
-            for edu in transaction.edus:
+            for edu in [each for each in edus if each.get("edu_type") != TO_DEVICE]:
                 await self._edus.receive(origin, edu)
         finally:
             self._working[origin] -= 1

@@ -51,6 +51,25 @@ async def test_state_of_another_server_is_the_rooms_state(
     assert members["joined"][visitor.user_id]["display_name"] == "V"
 
 
+async def test_the_keys_of_a_message_are_there_before_it(
+    alice: Client, other: OtherServer, visitor: Visitor, room_id: str
+) -> None:
+    """Both come in one transaction; some clients do not try again to read what they could not."""
+    event = await visitor.draft(room_id, MESSAGE, text("enciphered"))
+    content = {"sender": visitor.user_id, "type": "m.room_key", "message_id": "1"}
+    messages = {alice.user_id: {alice.device_id: {"session_id": "s"}}}
+    edu = {"edu_type": "m.direct_to_device", "content": {**content, "messages": messages}}
+    came: list[str] = []
+    sending = asyncio.create_task(other.send(event.pdu, edus=[edu]))
+    while event.event_id not in came:
+        news = await alice.sync(timeout=10_000)
+        came += [each["type"] for each in news.get("to_device", {}).get("events", [])]
+        joined = news.get("rooms", {}).get("join", {}).get(room_id, {})
+        came += [each["event_id"] for each in joined.get("timeline", {}).get("events", [])]
+    await sending
+    assert came == ["m.room_key", event.event_id]
+
+
 async def test_many_events_in_one_transaction_keep_their_order(
     alice: Client, other: OtherServer, visitor: Visitor, room_id: str
 ) -> None:
