@@ -80,6 +80,7 @@ class Syncing:
         )
         sliding = SlidingSync(
             rooms=rooms,
+            visibility=visibility,
             users=users,
             wakeup=ground.wakeup,
             sync=self.engine,

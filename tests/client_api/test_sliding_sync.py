@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import orjson
 import pytest
 
 from storage.records.sliding_sync import SLIDING_CONNECTIONS
@@ -210,6 +211,57 @@ async def test_left_room_is_told_once(alice: Client, bob: Client) -> None:
     room = (await sliding.poll(timeout=1000))["rooms"][room_id]
     assert [e["content"]["membership"] for e in room["timeline"]] == ["leave"]
     assert room_id not in (await sliding.poll())["rooms"]
+
+
+@pytest.mark.parametrize("act", ["kick", "ban"])
+async def test_who_is_put_out_is_told_even_where_the_join_was_not(
+    alice: Client, bob: Client, act: str
+) -> None:
+    """A client takes the answer to its join for its membership, and may be told of nothing before it ends."""
+    sliding = Sliding(bob, lists={"all": whole_list()})
+    await sliding.poll()
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    await alice.post(f"/rooms/{room_id}/{act}", {"user_id": bob.user_id})
+    await alice.set_state(room_id, "m.room.name", {"name": "not for bob"})
+    membership = "leave" if act == "kick" else "ban"
+    for connection, live in ((sliding, 1), (Sliding(bob, lists={"all": whole_list()}), 0)):
+        body = await connection.poll()
+        room = body["rooms"][room_id]
+        assert [e["content"]["membership"] for e in room["required_state"]] == [membership]
+        assert (room["membership"], room["num_live"]) == (membership, live)
+        assert body["lists"]["all"]["count"] == 1
+        assert b"not for bob" not in orjson.dumps(body)
+        assert room_id not in (await connection.poll())["rooms"]
+    by_name = Sliding(bob, lists={"all": whole_list(filters={"room_name_like": "not for"})})
+    assert (await by_name.poll())["rooms"] == {}
+
+
+async def test_who_was_put_out_comes_back(alice: Client, bob: Client) -> None:
+    sliding = Sliding(bob, lists={"all": whole_list()})
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    await sliding.poll()
+    await alice.post(f"/rooms/{room_id}/kick", {"user_id": bob.user_id})
+    await sliding.poll()
+    await bob.join(room_id)
+    room = (await sliding.poll())["rooms"][room_id]
+    assert room["initial"] is True
+    assert room["timeline"][-1]["content"]["membership"] == "join"
+
+
+async def test_rooms_never_joined_or_forgotten_are_not_listed(alice: Client, bob: Client) -> None:
+    banned = await alice.create_room(preset="public_chat")
+    await alice.post(f"/rooms/{banned}/ban", {"user_id": bob.user_id})
+    withdrawn = await alice.create_room(invite=[bob.user_id])
+    await alice.post(f"/rooms/{withdrawn}/kick", {"user_id": bob.user_id})
+    forgotten = await alice.create_room(preset="public_chat")
+    await bob.join(forgotten)
+    await alice.post(f"/rooms/{forgotten}/kick", {"user_id": bob.user_id})
+    await bob.post(f"/rooms/{forgotten}/forget")
+    body = await Sliding(bob, lists={"all": whole_list()}).poll()
+    assert body["rooms"] == {}
+    assert body["lists"]["all"]["count"] == 0
 
 
 async def test_filters_tell_direct_chats_and_spaces_apart(alice: Client, bob: Client) -> None:

@@ -10,10 +10,11 @@ import orjson
 from homeserver.rooms.rendering import Reader
 from homeserver.rooms.room import Room
 from homeserver.rooms.rooms import Rooms
+from homeserver.rooms.visibility import Visibility
 from homeserver.sync.engine import MAX_TIMEOUT_MS, SyncEngine
 from homeserver.sync.sliding.connection import Connections, Snapshot
 from homeserver.sync.sliding.extensions import ExtensionSections, Looked
-from homeserver.sync.sliding.lists import Listed, matching, rooms_of, window
+from homeserver.sync.sliding.lists import PRESENT, Listed, matching, rooms_of, window
 from homeserver.sync.sliding.request import RoomConfig, SlidingRequest
 from homeserver.sync.sliding.rooms import Had, RoomSections, Wish
 from homeserver.sync.wakeup import Wakeup
@@ -41,6 +42,7 @@ class SlidingSync:
         self,
         *,
         rooms: Rooms,
+        visibility: Visibility,
         users: Users,
         wakeup: Wakeup,
         sync: SyncEngine,
@@ -49,6 +51,7 @@ class SlidingSync:
         connections: Connections,
     ) -> None:
         self._rooms = rooms
+        self._visibility = visibility
         self._users = users
         self._wakeup = wakeup
         self._sync = sync
@@ -85,7 +88,7 @@ class SlidingSync:
     async def _answer(
         self, user: User, device_id: str, request: SlidingRequest, before: Snapshot | None, upto: SyncToken
     ) -> Answer:
-        listed = await rooms_of(self._rooms, user)
+        listed = await rooms_of(self._rooms, self._visibility, user)
         looked, wishes, counts = await self._looked(user, request, listed)
         had_rooms = before.sent.rooms if before is not None else {}
         sent: dict[str, SentRoom] = {}
@@ -112,7 +115,11 @@ class SlidingSync:
                 if had is None:
                     new_rooms[room_id] = room
             elif had is not None or room_id not in had_rooms or had_rooms[room_id].upto != ref.position:
-                result = self._sections.invited(user, room, ref)
+                if ref.membership in PRESENT:
+                    result = self._sections.invited(user, room, ref)
+                else:
+                    live = before is not None and ref.position > before.position.rooms[room.shard]
+                    result = self._sections.left(user, room, ref, live=live)
                 sent[room_id] = SentRoom(0, "", ref.position, live=False)
             else:
                 continue
@@ -121,7 +128,7 @@ class SlidingSync:
         for room_id, earlier in had_rooms.items():
             if room_id not in sent:
                 sent[room_id] = self._as_it_was(room_id, earlier, before)
-        results += await self._left(user, reader, sent)
+        results += await self._left(user, sent)
         sections, news = await self._extensions.sections(
             user, device_id, request.extensions, looked, new_rooms, before.position if before else None, upto
         )
@@ -172,17 +179,19 @@ class SlidingSync:
             wishes[room_id] = made[same]
         return looked, wishes, counts
 
-    async def _left(self, user: User, reader: Reader, sent: dict[str, SentRoom]) -> list[bytes]:
-        """Rooms that the client follows and the user has left since."""
+    async def _left(self, user: User, sent: dict[str, SentRoom]) -> list[bytes]:
+        """Rooms that the client has otherwise and the user has left since."""
         results: list[bytes] = []
-        for room_id in list(sent):
+        for room_id, earlier in list(sent.items()):
             ref = user.memberships.get(room_id)
-            if ref is None or ref.membership in ("join", "invite", "knock"):
+            if ref is None or ref.membership in PRESENT:
                 continue
+            if not earlier.live and earlier.upto == ref.position:
+                continue  # it was told so
             del sent[room_id]
             room = await self._rooms.get(room_id)
             if room is not None:
-                results.append(room.room_id_json + b":" + self._sections.left(user, reader, room, ref))
+                results.append(room.room_id_json + b":" + self._sections.left(user, room, ref, live=True))
         return results
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from homeserver.rooms.room import Activity, Room
 from homeserver.rooms.rooms import Rooms
+from homeserver.rooms.visibility import Visibility
 from homeserver.sync.sliding.request import ListFilters, RoomList
 from homeserver.users.invite_permission import blocks_invites
 from homeserver.users.users import MembershipRef, User
@@ -11,23 +12,39 @@ from homeserver.users.users import MembershipRef, User
 Listed = tuple[Room, MembershipRef]
 
 
-async def rooms_of(rooms: Rooms, user: User) -> list[Listed]:
-    """The user's rooms (joined, invited, knocked), the one with the newest activity first."""
+PRESENT = frozenset({"join", "invite", "knock"})
+
+
+async def rooms_of(rooms: Rooms, visibility: Visibility, user: User) -> list[Listed]:
+    """The user's rooms, the one with the newest activity first.
+
+    Those joined, invited to or knocked on, and those that others put the user out of: a client that was not
+    told of its join would otherwise believe it for ever.
+    """
     ignored = user.global_data("m.ignored_user_list").get("ignored_users")
     hides_invites = blocks_invites(user)
     found: list[Listed] = []
     for room_id, ref in list(user.memberships.items()):
-        if ref.membership not in ("join", "invite", "knock"):
+        put_out = is_put_out(user, ref)
+        if ref.membership not in PRESENT and not put_out:
             continue
         if ref.membership == "invite" and (
             hides_invites or (isinstance(ignored, dict) and ref.sender in ignored)
         ):
             continue
         room = await rooms.get(room_id)
-        if room is not None:
-            found.append((room, ref))
+        if room is None:
+            continue
+        if put_out and not (await visibility.sight_line(room, user.user_id)).ever_joined:
+            continue
+        found.append((room, ref))
     found.sort(key=recency, reverse=True)
     return found
+
+
+def is_put_out(user: User, ref: MembershipRef) -> bool:
+    """Whether the user was kicked or banned."""
+    return ref.membership == "ban" or (ref.membership == "leave" and ref.sender not in ("", user.user_id))
 
 
 def recency(listed: Listed) -> Activity:
@@ -97,7 +114,8 @@ def _matches(
         if filters.room_types is not None and room_type not in filters.room_types:
             return False
     if filters.room_name_like is not None:
-        name = room.state_content("m.room.name").get("name")
+        # Whoever was put out is told nothing of its present name.
+        name = room.state_content("m.room.name").get("name") if ref.membership in PRESENT else None
         if not isinstance(name, str) or filters.room_name_like.casefold() not in name.casefold():
             return False
     if filters.tags is not None or filters.not_tags:

@@ -141,13 +141,14 @@ class RoomSections:
         ]
         return b"{" + b",".join(parts) + b"}"
 
-    def left(self, user: User, reader: Reader, room: Room, ref: MembershipRef) -> bytes:
-        """The leave of a room that the client was following: its member event, and no more."""
+    def left(self, user: User, room: Room, ref: MembershipRef, *, live: bool) -> bytes:
+        """A room that the user is out of: the member event that says so, which is `live` when it is news."""
         own = room.head.lookup("m.room.member", user.user_id)
         body = own.render(self._now(), membership=ref.membership) if own is not None else b""
-        return b'{"required_state":[%b],"timeline":[%b],"num_live":1,"membership":%b,"bump_stamp":%d}' % (
+        return b'{"required_state":[%b],"timeline":[%b],"num_live":%d,"membership":%b,"bump_stamp":%d}' % (
             body,
             body,
+            live,
             orjson.dumps(ref.membership),
             bump_stamp((room, ref)),
         )
