@@ -67,15 +67,18 @@ SECONDS = 20.0
 LEAVE_SECONDS = 30.0
 """For all attempts to have others know: the user waits for them, and is rid of the room in any case."""
 MAX_BYTES = 1024 * 1024
+MAX_VERSION = 32
+"""Characters in the name of a room version (spec: rooms, "Room version grammar")."""
 
 OMITTING = {"omit_members": "true"}
 """Asked of a server for a join: the members of the room come later, or are known. Not for a room that was
 left: of its members some would be there, and outdated."""
 
+INCOMPATIBLE = "M_INCOMPATIBLE_ROOM_VERSION"
 PASSED_ON = {
     "M_FORBIDDEN": 403,
     "M_NOT_FOUND": 404,
-    "M_INCOMPATIBLE_ROOM_VERSION": 400,
+    INCOMPATIBLE: 400,
     UNABLE_TO_AUTHORISE: 400,
     UNABLE_TO_GRANT: 400,
 }
@@ -303,10 +306,18 @@ class RemoteRooms:
             except FederationError as error:
                 log.info("another server does not help", server=server, reason=error.reason)
                 if isinstance(error, RemoteError) and error.errcode in PASSED_ON and refusal is None:
-                    refusal = MatrixError(PASSED_ON[error.errcode], error.errcode, error.error)
+                    refusal = _passed_on(error)
         if not servers:
             raise not_found("No server is known that may be in the room")
         raise refusal or MatrixError(502, "M_UNKNOWN", "No server that is in the room answers")
+
+
+def _passed_on(error: RemoteError) -> MatrixError:
+    """What a client is told; of a room that this server does not understand, which version it has, too."""
+    version = error.content.get("room_version")
+    says_version = error.errcode == INCOMPATIBLE and isinstance(version, str) and len(version) <= MAX_VERSION
+    extra = {"room_version": version} if says_version else {}
+    return MatrixError(PASSED_ON[error.errcode], error.errcode, error.error, **extra)
 
 
 def _string(server: str, answer: JsonObject, key: str) -> str:

@@ -86,6 +86,21 @@ async def test_of_a_template_that_is_wrong_nothing_is_signed(
     await told_nothing(alice, host)
 
 
+@pytest.mark.parametrize(
+    ("told", "passed_on"),
+    [("org.example.new", "org.example.new"), ("x" * 1_000, None), ({}, None), (None, None)],
+)
+async def test_of_a_room_that_cannot_be_joined_the_version_is_told(
+    alice: Client, host: Host, told: Any, passed_on: str | None
+) -> None:
+    """Spec: client-server "Common error codes"."""
+    refusal = {"errcode": "M_INCOMPATIBLE_ROOM_VERSION", "error": "too new", "room_version": told}
+    host.lies["make_join"] = lambda answer: web.json_response(refusal, status=400)
+    reply = await alice.call("POST", f"/join/{quote(host.room_id)}?via={host.name}", {}, expect=400)
+    assert reply.errcode == "M_INCOMPATIBLE_ROOM_VERSION"
+    assert reply.body.get("room_version") == passed_on
+
+
 async def test_what_else_a_template_says_is_not_signed(alice: Client, host: Host) -> None:
     content = {"membership": "join", "displayname": "Fool", "reason": "because", "third_party_invite": {}}
     host.lies["make_join"] = change(
