@@ -41,8 +41,6 @@ CACHED_COUNTS = 50_000
 MAX_ALGORITHMS = 10
 """That a device ever uses one-time keys of, and fallback keys."""
 MAX_RECORDS = MAX_ONE_TIME_KEYS * MAX_ALGORITHMS
-USUAL_RECORDS = 16
-"""Nearly no device has as many: so few are read without much ado."""
 MAX_CLAIMS = 20_000
 CLAIMS_AT_ONCE = 500
 KEYS_PER_RECORD = 3
@@ -229,16 +227,10 @@ class OneTimeKeys:
 
     async def _count(self, user_id: str, device_id: str) -> KeyCounts:
         one_time: Counter[str] = Counter()
-        for record in await self._records_of(user_id, device_id):
+        for record in await self._keys.find("key", (user_id, device_id), limit=MAX_RECORDS):
             one_time[record.algorithm] += len(record.keys)
         fallback = await self._fallback.find("key", (user_id, device_id), limit=MAX_ALGORITHMS)
         return KeyCounts(dict(one_time), tuple(key.algorithm for key in fallback if not key.used))
-
-    async def _records_of(self, user_id: str, device_id: str) -> list[OneTimeKey]:
-        found = await self._keys.find("key", (user_id, device_id), limit=USUAL_RECORDS)
-        if len(found) == USUAL_RECORDS:
-            found = await self._keys.find("key", (user_id, device_id), limit=MAX_RECORDS)
-        return found
 
     def _count_up(
         self,

@@ -333,10 +333,10 @@ class SqliteCollection(Generic[T]):
     async def _find(self, sql: str, values: Sequence[Scalar], limit: int) -> list[T]:
         decode = self._table.decode
 
-        def read(reader: Reader) -> list[T]:
-            return [decode(body) for (body,) in reader.db.execute(sql, (*values, limit))]
+        def read(reader: Reader, most: int) -> list[T]:
+            return [decode(body) for (body,) in reader.db.execute(sql, (*values, most))]
 
-        return await self._readers.run(read, rows=limit)
+        return await self._readers.seldom_many(read, limit=limit)
 
 
 def _quoted(name: str) -> str:

@@ -81,19 +81,18 @@ class SqliteLog:
         newest_first: bool = False,
         limit: int,
     ) -> list[Entry]:
-        return await self._readers.run(
-            lambda r: log_reads.keyed(r, shard, stream, kind, type, key, after, before, newest_first, limit),
-            rows=limit,
+        return await self._readers.seldom_many(
+            lambda r, most: log_reads.keyed(
+                r, shard, stream, kind, type, key, after, before, newest_first, most
+            ),
+            limit=limit,
         )
 
     async def current(self, shard: int, stream: str, kind: Kind) -> list[KeyedRef]:
-        # Nearly all streams but rooms have few keys, which are there before a thread has heard of it.
-        few = await self._readers.run(
-            lambda r: log_reads.current(r, shard, stream, kind, INLINE_ROWS), rows=INLINE_ROWS
+        # Nearly all streams but rooms have few keys.
+        return await self._readers.seldom_many(
+            lambda r, most: log_reads.current(r, shard, stream, kind, most), limit=log_reads.NO_LIMIT
         )
-        if len(few) < INLINE_ROWS:
-            return few
-        return await self._readers.run(lambda r: log_reads.current(r, shard, stream, kind), rows=SCAN)
 
     async def current_at(
         self,

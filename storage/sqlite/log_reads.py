@@ -1,5 +1,6 @@
 """The log's indexed reads, each a function of a `Reader`."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
@@ -25,7 +26,7 @@ Row = tuple[Any, ...]
 LOWEST, HIGHEST = -(1 << 62), 1 << 62
 """Bounds of positions beyond all that are given."""
 
-NO_LIMIT = -1
+NO_LIMIT = sys.maxsize
 
 _KINDS = {kind.value: kind for kind in Kind}
 _ENTRY = (
@@ -236,7 +237,7 @@ def keyed(
     return to_entries(reader, reader.db.execute(_KEYED[newest_first], values).fetchall())
 
 
-def current(reader: Reader, shard: int, stream: str, kind: Kind, limit: int = NO_LIMIT) -> list[KeyedRef]:
+def current(reader: Reader, shard: int, stream: str, kind: Kind, limit: int) -> list[KeyedRef]:
     number = reader.names.id_of(reader.db, stream, shard)
     return to_refs(reader, reader.db.execute(_CURRENT, (number, line_of(kind), limit)).fetchall())
 

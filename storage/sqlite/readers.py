@@ -82,6 +82,17 @@ class Readers:
         self._asked.put((read, future))
         return await future
 
+    async def seldom_many(self, read: Callable[[Reader, int], list[T]], *, limit: int) -> list[T]:
+        """What `read` returns within `limit` rows, where that nearly always is a few.
+
+        Those are there before a thread has heard of it.
+        """
+        few = min(limit, INLINE_ROWS)
+        found = await self.run(lambda reader: read(reader, few), rows=few)
+        if len(found) < few or few == limit:
+            return found
+        return await self.run(lambda reader: read(reader, limit), rows=limit)
+
     async def close(self) -> None:
         """Wait for what is being read, then close the connections."""
         self._closed = True
