@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from federation.key_ring import KeyRing
+from homeserver.errors import MatrixError, bad_json, invalid_param
 from homeserver.protocol.canonical_json import InvalidJson
-from homeserver.protocol.events import Event, InvalidEvent, parse_pdu
+from homeserver.protocol.events import BadJson, Event, InvalidEvent, parse_pdu
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.redaction import redact
 from homeserver.protocol.room_versions import RoomVersion
@@ -80,6 +81,11 @@ def unchecked_event(version: RoomVersion, pdu: JsonObject) -> Event:
         # Nobody signed it.
         pdu = {key: value for key, value in pdu.items() if key != "unsigned"}
     return parse_pdu(version, pdu)
+
+
+def no_event(error: InvalidEvent) -> MatrixError:
+    """What a server is told that hands in a single event which is none (spec: rooms/v6 "Canonical JSON")."""
+    return bad_json(str(error)) if isinstance(error, BadJson) else invalid_param(str(error))
 
 
 def _event(version: RoomVersion, room_id: str, pdu: JsonObject) -> Event:

@@ -9,7 +9,7 @@ spec: server-server "Inviting to a room"
 from collections.abc import Sequence
 from typing import Any
 
-from federation.gate import Dropped, Gate, unchecked_event
+from federation.gate import Dropped, Gate, no_event, unchecked_event
 from federation.resident import incompatible
 from homeserver.errors import forbidden, invalid_param
 from homeserver.graph.outside import Outside
@@ -71,7 +71,7 @@ class Invited:
         try:
             user_id = self._check(server, event_id, unchecked_event(version, pdu))
         except InvalidEvent as error:
-            raise invalid_param(str(error)) from error
+            raise no_event(error) from error
         (event,) = await self._gate.admit(version, room_id, [pdu])
         if isinstance(event, Dropped):
             raise invalid_param(event.reason)

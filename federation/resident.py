@@ -9,7 +9,7 @@ spec: server-server "Joining Rooms", "Knocking upon a room", "Leaving Rooms (Rej
 
 from collections.abc import Sequence
 
-from federation.gate import Dropped, Gate
+from federation.gate import Dropped, Gate, no_event
 from homeserver.errors import MatrixError, forbidden, invalid_param, not_found
 from homeserver.graph.receiving import Missing, Outcome, Receiver
 from homeserver.protocol.events import Event, InvalidEvent, parse_pdu
@@ -83,7 +83,7 @@ class Resident:
         try:
             event = parse_pdu(room.version, pdu)
         except InvalidEvent as error:
-            raise invalid_param(str(error)) from error
+            raise no_event(error) from error
         _check_own_membership(server, membership, event)
         if membership != "leave":
             self._limits.charge("join", event.sender)

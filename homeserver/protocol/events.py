@@ -5,6 +5,7 @@ before, whatever they look like. `build_event` makes, hashes and signs: its byte
 and sent, for good. `event_template` is the part of it that others may do the rest for.
 
     InvalidEvent         not an event of this room version
+      BadJson            it is not made of such JSON as the version admits
       EventTooLarge      it would be, but for its size
 """
 
@@ -33,6 +34,10 @@ MAX_AUTH_EVENTS = 10
 
 class InvalidEvent(ValueError):
     """Not an event of the room version."""
+
+
+class BadJson(InvalidEvent):
+    """The event is not made of such JSON as its room version admits."""
 
 
 class EventTooLarge(InvalidEvent):
@@ -109,7 +114,9 @@ def parse_pdu(version: RoomVersion, pdu: JsonObject) -> Event:
     """
     try:
         return _parse(version, pdu)
-    except (InvalidJson, InvalidIdentifier) as error:
+    except InvalidJson as error:
+        raise BadJson(str(error)) from None
+    except InvalidIdentifier as error:
         raise InvalidEvent(str(error)) from None
 
 

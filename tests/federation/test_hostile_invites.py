@@ -60,6 +60,11 @@ async def test_only_invites_of_the_own_users_for_users_here_are_signed(
     await refused(room_id="!other")
     await refused(body={"room_version": "11"})
     await refused(body={"event": {}})
+    event = inviter.event("m.room.member", alice.user_id, {"membership": "invite"}, inviter.room_id).pdu
+    number = {**event, "content": {**event["content"], "number": 2**53}}
+    assert (
+        await inviter.invite(alice.user_id, told, body={"event": number}, expect=400)
+    ).errcode == "M_BAD_JSON"
     reply = await inviter.invite(alice.user_id, told, body={"room_version": "none"}, expect=400)
     assert (reply.errcode, reply.body["room_version"]) == ("M_INCOMPATIBLE_ROOM_VERSION", "none")
     nobody = await inviter.invite(f"@nobody:{server.name}", told, expect=403)

@@ -48,6 +48,19 @@ async def test_a_user_of_another_server_joins(alice: Client, carol: Newcomer, ve
     assert list(parse_pdu(ROOM_VERSIONS[version], told).prev_events) == [join.event_id]
 
 
+@pytest.mark.parametrize("membership", ["join", "leave"])
+async def test_an_event_with_numbers_that_are_none_is_bad_json(
+    alice: Client, carol: Newcomer, membership: str
+) -> None:
+    """Spec: room version 6, "Canonical JSON"."""
+    room_id = await alice.create_room(preset="public_chat")
+    await carol.join(room_id)
+    version, event = await carol.event(room_id, membership)
+    event["content"]["number"] = 2**53
+    reply = await carol.send(room_id, version, event, membership, expect=400)
+    assert reply.errcode == "M_BAD_JSON"
+
+
 async def test_joining_twice_is_joining_once(alice: Client, carol: Newcomer) -> None:
     room_id = await alice.create_room(preset="public_chat")
     version, join = await carol.event(room_id)
