@@ -1,7 +1,5 @@
 """Stores as the tests see them from outside: where one is, what lies in it, and how to be rid of it."""
 
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,10 +12,6 @@ class StoredData(Protocol):
 
     def kept(self) -> bytes:
         """All that is stored, as it is stored."""
-        ...
-
-    def set_epoch(self, epoch: str) -> None:
-        """As restoring a backup does it. The store must not be open."""
         ...
 
     def copy(self) -> Any:
@@ -43,10 +37,6 @@ class SqliteFile:
     def kept(self) -> bytes:
         return b"".join(path.read_bytes() for path in self._path.parent.glob(f"{self._path.name}*"))
 
-    def set_epoch(self, epoch: str) -> None:
-        with closing(sqlite3.connect(self._path, isolation_level=None)) as db:
-            db.execute("UPDATE store SET epoch = ?", (epoch,))
-
     def copy(self) -> Any:
         return self._path.read_bytes()
 
@@ -65,9 +55,6 @@ class MongoDatabase:
 
     def kept(self) -> bytes:
         return mongodb.dump(self.uri)
-
-    def set_epoch(self, epoch: str) -> None:
-        mongodb.database(self.uri)["store"].update_one({"_id": "store"}, {"$set": {"epoch": epoch}})
 
     def copy(self) -> Any:
         stored = mongodb.database(self.uri)

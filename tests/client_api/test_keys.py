@@ -7,6 +7,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from homeserver.app.stores import begin_epoch
 from homeserver.e2ee.key_objects import MAX_ONE_TIME_KEYS
 from storage.errors import OutcomeUnknown, StoreUnavailable
 from storage.store import Store
@@ -382,7 +383,7 @@ async def test_a_restored_store_hands_out_no_one_time_key_again(
     device, asking = CryptoDevice(bob), CryptoDevice(alice)
     await device.upload(one_time=3, fallback_keys=device.fallback_key(1))
     await server.stop()
-    server.data.set_epoch("restored")
+    await begin_epoch(server.config)
     await server.start()
     alice._base = bob._base = server.base
     body = await bob.sync(full=True)
