@@ -68,7 +68,7 @@ def _read(version: RoomVersion, room_id: str, pdus: Sequence[JsonObject]) -> lis
         try:
             read.append(_event(version, room_id, pdu))
         except InvalidEvent as error:
-            read.append(Dropped(_id_of(version, pdu), str(error)))
+            read.append(Dropped(claimed_id(version, pdu), str(error)))
     return read
 
 
@@ -97,8 +97,8 @@ def _event(version: RoomVersion, room_id: str, pdu: JsonObject) -> Event:
     return parse_pdu(version, redact(version, event.pdu))
 
 
-def _id_of(version: RoomVersion, pdu: JsonObject) -> str | None:
-    """By which its sender knows what is no event."""
+def claimed_id(version: RoomVersion, pdu: JsonObject) -> str | None:
+    """By which its sender knows a PDU, be it an event or not."""
     try:
         event_id = event_id_of(version, pdu)
     except (InvalidJson, KeyError, TypeError, AttributeError):

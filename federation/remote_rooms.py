@@ -63,6 +63,8 @@ MAX_JOIN_BYTES = 64 * 1024 * 1024
 MAX_JOIN_EVENTS = 200_000
 WHOLE_SECONDS = 0.5
 """So long a join waits for members that were left out: of a small room nobody need see that it is partial."""
+SMALL_STATE = 500
+"""Events. Rooms with more have more members, too, than come in that time."""
 SECONDS = 20.0
 LEAVE_SECONDS = 30.0
 """For all attempts to have others know: the user waits for them, and is rid of the room in any case."""
@@ -166,7 +168,7 @@ class RemoteRooms:
                 arrived = await self._arrival.arrive(state, chain, join, without_members=servers)
             except NoSuchRoom as error:
                 raise InvalidAnswer(server, str(error)) from error
-        if servers:
+        if servers and len(state) <= SMALL_STATE:
             await self._rooms.wait_until_whole(room_id, WHOLE_SECONDS)
         if not arrived:
             # Another replica has brought it in; this join is one like others.
