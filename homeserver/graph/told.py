@@ -224,10 +224,11 @@ class ToldGraph:
         local = (event.pdu["sender"] for event in events if event.pdu["sender"] not in sight.room.joined)
         erased = await self._accounts.erased({sender for sender in local if self._accounts.is_local(sender)})
         version = sight.room.version
-        beside = await self._seen_beside(sight, [event for event in events if not sight.sees(event)])
+        seen = {event.event_id for event in events if sight.sees(event)}
+        seen |= await self._seen_beside(sight, [event for event in events if event.event_id not in seen])
         return [
             event.body
-            if (sight.sees(event) or event.event_id in beside) and event.pdu["sender"] not in erased
+            if event.event_id in seen and event.pdu["sender"] not in erased
             else encode_event(version, redact(version, event.pdu))
             for event in events
         ]
