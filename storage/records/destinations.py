@@ -41,6 +41,6 @@ class Departure(Record, frozen=True):
 DESTINATIONS = CollectionSpec("destinations", Destination, ("server_name",))
 BEHIND = CollectionSpec("behind", Behind, ("shard", "server_name"))
 SERVER_ROOMS = CollectionSpec("server_rooms", ServerRoom, ("server_name", "room_id"))
-DEPARTURES = CollectionSpec("departures", Departure, ("server_name", "shard", "room_id"))
+DEPARTURES = CollectionSpec("departures", Departure, ("server_name", "shard", "room_id", "seq"))
 
 SPECS = (DESTINATIONS, BEHIND, SERVER_ROOMS, DEPARTURES)

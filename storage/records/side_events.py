@@ -7,7 +7,7 @@ OUTLIER = "outlier"
 REJECTED = "rejected"
 """The auth rules refuse it."""
 SOFT_FAILED = "soft_failed"
-"""They allow it where it stands in the graph, but not now."""
+"""They allow it where it stands in the graph, but not now; or it is a redaction that redacts nothing."""
 
 
 class SideEvent(Record, frozen=True):

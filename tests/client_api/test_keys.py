@@ -205,6 +205,20 @@ async def test_keys_are_claimed_in_the_order_of_their_uploads(alice: Client, bob
     assert await asking.claim(device) is None
 
 
+async def test_a_device_that_replaces_each_claimed_key_never_runs_out(alice: Client, bob: Client) -> None:
+    device, asking = CryptoDevice(bob), CryptoDevice(alice)
+    uploaded = device.one_time_keys(5)
+    await bob.post("/keys/upload", {"one_time_keys": uploaded})
+    claimed = []
+    for _ in range(30):
+        claimed.append(await asking.claim(device))
+        another = device.one_time_keys(1)
+        answer = await bob.post("/keys/upload", {"one_time_keys": another})
+        assert answer["one_time_key_counts"] == {ALGORITHM: 5}
+        uploaded |= another
+    assert claimed == list(uploaded.items())[:30]
+
+
 async def test_all_keys_of_an_upload_are_claimed_before_those_of_the_next(alice: Client, bob: Client) -> None:
     device, asking = CryptoDevice(bob), CryptoDevice(alice)
     uploads = [device.one_time_keys(count) for count in (20, 1, 35)]

@@ -14,7 +14,9 @@ T = TypeVar("T", bound=Record)
 
 LOG_WRITES = frozenset({"append", "rewrite", "remove"})
 SEARCH_WRITES = frozenset({"add", "remove", "remove_room"})
-COLLECTION_WRITES = frozenset({"insert", "put", "put_many", "replace_if", "take", "delete", "delete_where"})
+COLLECTION_WRITES = frozenset(
+    {"insert", "put", "put_many", "replace_if", "count_up", "delete", "delete_where"}
+)
 
 
 class FaultyStore:
@@ -22,7 +24,7 @@ class FaultyStore:
 
     `fail_at` None never fails: run an operation so and read `writes` to learn how many steps it has.
     With `stored` the failing write is done all the same, as when only its answer was lost, with `begun`
-    without what was to be done `then` (with both `error` is best an OutcomeUnknown).
+    only what was to be put `first` (with both `error` is best an OutcomeUnknown).
     """
 
     def __init__(
@@ -75,8 +77,9 @@ class FaultyStore:
             return await call(**options)
         if self._stored:
             await call(**options)
-        elif self._begun and "then" in options:
-            await call(**options | {"then": ()})
+        elif self._begun:
+            for puts in options.get("first", ()):
+                await puts.into.put_many(puts.records)
         raise self._error
 
 

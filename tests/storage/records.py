@@ -19,7 +19,15 @@ class Key(Record, frozen=True):
     key_id: str
     order: int
     body: str = ""
-    parts: tuple[tuple[str, str], ...] = ()
+
+
+class Stock(Record, frozen=True):
+    shop: str
+    thing: str
+    came: int
+    sold: int
+    notes: tuple[tuple[int, str], ...] = ()
+    mark: bytes = b""
 
 
 PEOPLE = CollectionSpec(
@@ -35,4 +43,5 @@ PEOPLE = CollectionSpec(
 KEYS = CollectionSpec(
     "keys", Key, ("user_id", "device_id", "key_id"), (Index("by_order", ("user_id", "device_id", "order")),)
 )
-SPECS = (PEOPLE, KEYS)
+STOCKS = CollectionSpec("stocks", Stock, ("shop", "thing"))
+SPECS = (PEOPLE, KEYS, STOCKS)
