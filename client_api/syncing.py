@@ -8,6 +8,7 @@ import orjson
 from client_api.http import Auth, Call, get, post
 from homeserver.errors import MatrixError, bad_json, forbidden, invalid_param, not_found
 from homeserver.sync.engine import SyncEngine, SyncRequest
+from homeserver.sync.federation_format import FederationFormat
 from homeserver.sync.filter import EVERYTHING, Filter
 from homeserver.users.presence import Presence
 from rest.answers import Result
@@ -32,8 +33,15 @@ def parse_filter(raw: bytes | str) -> Filter:
 
 
 class SyncRoutes(Routes):
-    def __init__(self, engine: SyncEngine, filters: Collection[StoredFilter], presence: Presence) -> None:
+    def __init__(
+        self,
+        engine: SyncEngine,
+        federation_format: FederationFormat,
+        filters: Collection[StoredFilter],
+        presence: Presence,
+    ) -> None:
         self._engine = engine
+        self._federation_format = federation_format
         self._filters = filters
         self._presence = presence
         self._parsed: dict[tuple[str, str], Filter] = {}
@@ -54,9 +62,12 @@ class SyncRoutes(Routes):
         del call, session  # a waiting poll holds no more than it needs
         here = self._presence.sync_begins(user_id, device_id, set_presence)
         try:
-            return await self._engine.sync(user_id, device_id, request)
+            answer = await self._engine.sync(user_id, device_id, request)
         finally:
             self._presence.sync_ends(here)
+        if request.filter.event_format == "federation":
+            return await self._federation_format.of(answer)
+        return answer
 
     async def _filter(self, user_id: str, given: str | None) -> Filter:
         if not given:
