@@ -5,6 +5,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from homeserver.errors import MatrixError
+from homeserver.protocol.room_versions import ROOM_VERSIONS
+from homeserver.protocol.signing import check_content_hash, event_id_of
+from homeserver.rooms.authoring import EventTemplate
+from homeserver.rooms.posting import post
 from tests.client_api.conftest import Client, Server
 
 LAZY = {"room": {"state": {"lazy_load_members": True}, "timeline": {"limit": 1}}}
@@ -230,6 +235,35 @@ async def test_stored_filter_is_used_by_its_id(alice: Client, bob: Client) -> No
     await alice.call("GET", f"/user/{bob.user_id}/filter/{reply['filter_id']}", expect=403)
 
 
+@pytest.mark.parametrize("part", ["state", "state_after"])
+async def test_events_come_as_servers_tell_them_where_the_filter_asks_for_it(
+    alice: Client, bob: Client, part: str
+) -> None:
+    version = ROOM_VERSIONS["12"]
+    room_id = await alice.create_room(preset="public_chat", name="n", room_version="12")
+    rude, said = await alice.send(room_id, "rude"), await alice.send(room_id, "said")
+    redaction = (await alice.put(f"/rooms/{room_id}/redact/{rude}/1", {}))["event_id"]
+    await bob.join(room_id)
+    filter = {"event_format": "federation", **limit(4)}
+    query = {"use_state_after": "true"} if part == "state_after" else {}
+    body = await bob.sync(filter=filter, **query)
+    section = body["rooms"]["join"][room_id]
+    timeline, state = section["timeline"]["events"], section[part]["events"]
+    assert ids(timeline)[:3] == [rude, said, redaction]
+    assert {"m.room.create", "m.room.name"} <= {event["type"] for event in state}
+    for event in timeline + state:
+        signed = {key: value for key, value in event.items() if key != "event_id"}
+        assert event_id_of(version, signed) == event["event_id"]
+        assert check_content_hash(version, signed) is (event["event_id"] not in (rude, redaction))
+        assert list(event["signatures"]) == [alice.user_id.partition(":")[2]]
+        assert event["unsigned"]["age"] >= 0
+    assert timeline[0]["content"] == {}
+    assert timeline[0]["unsigned"]["redacted_because"]["event_id"] == redaction
+    assert timeline[1]["content"]["body"] == "said"
+    again = await bob.sync(full=True, filter=limit(4))
+    assert "hashes" not in again["rooms"]["join"][room_id]["timeline"]["events"][0]
+
+
 async def test_room_joined_since_comes_whole(alice: Client, bob: Client) -> None:
     await bob.sync()
     room_id = await alice.create_room(preset="public_chat", name="n")
@@ -322,3 +356,22 @@ async def test_many_rooms_are_in_memory_only_as_the_budget_allows(server: Server
     event_id = await user.send(rooms[0])
     body = await user.sync()
     assert ids(body["rooms"]["join"][rooms[0]]["timeline"]["events"]) == [event_id]
+
+
+async def test_what_waits_while_its_room_leaves_memory_follows_upon_what_came_meanwhile(
+    server: Server, alice: Client, bob: Client
+) -> None:
+    """HARDENING 47."""
+    room_id, other = await pair(alice, bob), await alice.create_room()
+    limits = msgspec.structs.replace(server.config.limits, room_cache=1)
+    await server.restart(msgspec.structs.replace(server.config, limits=limits))
+    user, rooms = server.client(), server.app.rooms
+    user.token = alice.token
+    held = await rooms.get(room_id)
+    assert held is not None
+    await rooms.get(other)
+    assert rooms.in_memory()[0] == 1
+    await user.post(f"/rooms/{room_id}/ban", {"user_id": bob.user_id})
+    message = EventTemplate("m.room.message", bob.user_id, {"body": "still here"})
+    with pytest.raises(MatrixError, match="M_FORBIDDEN"):
+        await post(rooms, server.app.conversations.author, held, lambda head: [message])

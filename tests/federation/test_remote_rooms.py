@@ -7,6 +7,7 @@ from urllib.parse import quote
 import pytest
 
 from homeserver.protocol.room_versions import ROOM_VERSIONS
+from homeserver.protocol.signing import check_content_hash, event_id_of
 from tests.client_api.conftest import Client
 from tests.federation.rooms import members, state_of
 from tests.federation.servers import Homeserver
@@ -39,6 +40,22 @@ async def test_a_room_of_another_server_is_joined(
     assert section["summary"]["m.joined_member_count"] == 2
     await dora.send(room_id, "hello")
     assert (await dora.get("/joined_rooms"))["joined_rooms"] == [room_id]
+
+
+@pytest.mark.parametrize("version", ["1", "12"])
+async def test_state_that_another_server_told_comes_in_its_own_format_where_a_filter_asks_for_it(
+    server: Homeserver, alice: Client, dora: Client, version: str
+) -> None:
+    room_id = await alice.create_room(preset="public_chat", room_version=version)
+    await join(dora, room_id, server)
+    told = await dora.sync(full=True, filter={"event_format": "federation"})
+    events = told["rooms"]["join"][room_id]["state"]["events"]
+    assert {event["event_id"] for event in events} < set((await state_of(alice, room_id)).values())
+    for event in events:
+        signed = {key: value for key, value in event.items() if version == "1" or key != "event_id"}
+        assert event_id_of(ROOM_VERSIONS[version], signed) == event["event_id"]
+        assert list(event["signatures"]) == [server.name]
+        assert check_content_hash(ROOM_VERSIONS[version], signed)
 
 
 async def test_a_joined_room_is_there_after_a_restart(
