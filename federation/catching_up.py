@@ -97,7 +97,7 @@ class CatchingUp:
                 entries = await self._log.entries(shard, missed)
                 yield [outgoing_event(shard, entry) for entry in entries]
             for each in records:
-                await self._departures.delete(server, shard, each.room_id)
+                await self._departures.delete(server, shard, each.room_id, each.seq)
 
     async def _messages(self, server: str, shard: int, after: int) -> AsyncIterator[Sequence[Outgoing]]:
         while page := await self._log.page(shard, server, kind=Kind.OUTGOING, after=after, limit=MAX_EDUS):

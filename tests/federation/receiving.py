@@ -23,9 +23,9 @@ class Receiving:
     def __init__(self, other: OtherServer) -> None:
         self.transactions: list[JsonObject] = []
         self.answer = taken
-        other.peer.site.below[f"{V1}/send/"] = self._take
+        other.peer.site.below[f"{V1}/send/"] = self.take
 
-    async def _take(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def take(self, request: web.BaseRequest) -> web.StreamResponse:
         transaction = json.loads(await request.read())
         answer = self.answer(transaction)
         if answer.status == 200:

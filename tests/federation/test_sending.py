@@ -16,7 +16,7 @@ from homeserver.protocol.room_versions import ROOM_VERSIONS
 from tests.client_api.conftest import Client
 from tests.federation.host import Host
 from tests.federation.receiving import Receiving, away, taken
-from tests.federation.servers import Homeserver, OtherServer
+from tests.federation.servers import V1, Homeserver, OtherServer
 from tests.federation.visitor import Visitor
 from tests.waiting import until
 
@@ -173,6 +173,36 @@ async def test_a_server_that_catches_up_learns_that_its_users_were_put_out(
     await other.show_life()
     await until(lambda: "leave" in [pdu["content"].get("membership") for pdu in receiving.pdus])
     assert "among us" not in receiving.texts
+
+
+async def test_who_is_put_out_again_while_their_server_catches_up_is_told_of_that_too(
+    alice: Client, other: OtherServer, visitor: Visitor, receiving: Receiving, room_id: str
+) -> None:
+    async def kick() -> None:
+        await alice.post(f"/rooms/{room_id}/kick", {"user_id": visitor.user_id})
+
+    def kicks() -> int:
+        return [pdu["content"].get("membership") for pdu in receiving.pdus].count("leave")
+
+    receiving.answer = away
+    await kick()
+    await asyncio.sleep(0.2)
+    hears, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def take(request: web.BaseRequest) -> web.StreamResponse:
+        hears.set()
+        await goes_on.wait()
+        return await receiving.take(request)
+
+    receiving.answer = taken
+    other.peer.site.below[f"{V1}/send/"] = take
+    await other.show_life()
+    await hears.wait()
+    await visitor.member(room_id, "join")
+    await kick()
+    await asyncio.sleep(0.2)
+    goes_on.set()
+    await until(lambda: kicks() == 2)
 
 
 async def test_after_long_absence_a_server_gets_the_newest_event_of_each_room(
