@@ -1,6 +1,6 @@
 """Which servers have users in which rooms, so that a server's rooms are found without looking at all."""
 
-from homeserver.protocol.identifiers import InvalidIdentifier, server_name_of
+from homeserver.protocol.identifiers import server_of_member
 from homeserver.rooms.rooms import Rooms
 from storage.collection import Collection
 from storage.log import Entry, Kind
@@ -20,11 +20,8 @@ class ServerRooms:
         return is_state and entry.type == "m.room.member"
 
     async def handle(self, shard: int, entry: Entry) -> None:
-        try:
-            server = server_name_of(entry.key or "")
-        except InvalidIdentifier:
-            return
-        if server == self._server_name:
+        server = server_of_member(entry.key or "")
+        if server is None or server == self._server_name:
             return
         room = await self._rooms.get(entry.stream)
         known = await self._stored.get(server, entry.stream)

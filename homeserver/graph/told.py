@@ -18,7 +18,6 @@ from homeserver.errors import MatrixError, forbidden, not_found
 from homeserver.graph.events import GraphEvents, KnownEvent
 from homeserver.graph.states import States, UnknownState
 from homeserver.protocol.event_auth import create_event_id
-from homeserver.protocol.identifiers import server_name_of
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.redaction import redact
 from homeserver.protocol.signing import encode_event
@@ -27,7 +26,7 @@ from homeserver.protocol.visibility import View, may_see, parse_visibility, stro
 from homeserver.rooms.heroes import heroes, is_nameless
 from homeserver.rooms.room import VISIBILITY, Room
 from homeserver.rooms.rooms import Rooms
-from homeserver.rooms.servers import server_acl
+from homeserver.rooms.servers import members_from, server_acl
 from homeserver.rooms.stripped import STRIPPED_TYPES
 from homeserver.rooms.visibility import SightLine, Visibility
 from homeserver.users.accounts import Accounts
@@ -199,12 +198,7 @@ class ToldGraph:
         is_in = server in room.servers
         if is_in and (room.always_shared or room.partial is not None):
             return _Sight(room, None, is_in)
-        members = (key for type, key in room.head.state if type == MEMBER)
-        lines = [
-            await self._visibility.sight_line(room, user_id)
-            for user_id in members
-            if user_id.endswith(server) and server_name_of(user_id) == server
-        ]
+        lines = [await self._visibility.sight_line(room, each) for each in members_from(server, room)]
         if not any(line.ever_joined for line in lines):
             raise _not_in_room()
         return _Sight(room, lines, is_in)
@@ -244,10 +238,12 @@ class ToldGraph:
         base = known.base
         if base is None:
             return False
-        others = await self._events.get_many(room, [each for *_, each in known.delta if each is not None])
+        deciding = {VISIBILITY, *((MEMBER, line.user_id) for line in lines)}
+        delta = {(type, key): event_id for type, key, event_id in known.delta if (type, key) in deciding}
+        others = await self._events.get_many(room, [each for each in delta.values() if each is not None])
         before: dict[StateKey, JsonObject] = {
-            (type, key): others[event_id].event.content if event_id in others else {}
-            for type, key, event_id in known.delta
+            key: others[event_id].event.content if event_id in others else {}
+            for key, event_id in delta.items()
         }
         after = before | ({known.event.state_tuple: known.event.content} if known.adds_to_state else {})
         later = any(line.joined_after(base) for line in lines)

@@ -33,6 +33,14 @@ def server_name_of(identifier: str) -> str:
     return domain
 
 
+def server_of_member(state_key: str) -> str | None:
+    """The server of whom a member event is about, None where that is nobody.
+
+    The auth rules want no user id: whoever may ban can ban what is none.
+    """
+    return state_key.partition(":")[2] or None
+
+
 def localpart_of(user_id: str) -> str:
     """What stands between the sigil and the first colon."""
     localpart, colon, _ = user_id[1:].partition(":")

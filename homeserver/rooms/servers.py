@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from functools import lru_cache
 
-from homeserver.protocol.identifiers import server_name_of
+from homeserver.protocol.identifiers import server_of_member
 from homeserver.protocol.server_acl import ServerAcl, compile_acl
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
@@ -25,8 +25,17 @@ def _acl_in(event: RoomEvent) -> ServerAcl:
 
 def has_user_of(server: str, user_ids: Iterable[str]) -> bool:
     """Whether one of the users belongs to a server."""
+    return any(_is_of(server, user_id) for user_id in user_ids)
+
+
+def members_from(server: str, room: Room) -> list[str]:
+    """The users of a server who have, or had, to do with a room: with a member event in its state."""
+    return [key for type, key in room.head.state if type == "m.room.member" and _is_of(server, key)]
+
+
+def _is_of(server: str, user_id: str) -> bool:
     # Most are not, and their ids need no parting.
-    return any(user_id.endswith(server) and server_name_of(user_id) == server for user_id in user_ids)
+    return user_id.endswith(server) and server_of_member(user_id) == server
 
 
 def takes_part(room: Room, server: str) -> bool:

@@ -5,11 +5,11 @@ Those that were in the room when it came: what was said before that they ask for
 
 from collections.abc import Set
 
-from homeserver.protocol.identifiers import InvalidIdentifier, server_name_of
+from homeserver.protocol.identifiers import server_name_of, server_of_member
 from homeserver.rooms.event_meta import decode_meta
 from homeserver.rooms.room import Room
 from homeserver.rooms.rooms import Rooms
-from homeserver.rooms.servers import has_user_of, server_acl
+from homeserver.rooms.servers import members_from, server_acl
 from storage.log import Entry, Kind
 
 MEMBER = "m.room.member"
@@ -54,15 +54,12 @@ def _put_out(room: Room, entry: Entry) -> str | None:
     member = room.head.lookup(MEMBER, entry.key)
     if member is not None and member.membership == "invite":
         return None
-    try:
-        return server_name_of(entry.key)
-    except InvalidIdentifier:
-        return None
+    return server_of_member(entry.key)
 
 
 async def _was_there(server: str, rooms: Rooms, room: Room, position: int) -> bool:
     """Whether a server had users in a room before the event at a position, by the log."""
-    keys = [key for key in room.head.state if key[0] == MEMBER and has_user_of(server, [key[1]])]
+    keys = [(MEMBER, user_id) for user_id in members_from(server, room)]
     refs = await rooms.log.current_at(room.shard, room.room_id, Kind.EVENT, position - 1, keys)
     members = await rooms.stored.current(room.room_id, refs)
     return any(member.membership == "join" for member in members)
@@ -72,7 +69,7 @@ def is_own_membership(server_name: str, entry: Entry) -> bool:
     """Whether an entry is about a membership of one of this server's users."""
     if entry.kind is not Kind.EVENT or entry.is_past or entry.type != MEMBER:
         return False
-    return entry.key is not None and server_name_of(entry.key) == server_name
+    return entry.key is not None and server_of_member(entry.key) == server_name
 
 
 def who_joins(server_name: str, room: Room, entry: Entry) -> str | None:

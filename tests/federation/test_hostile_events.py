@@ -206,6 +206,27 @@ async def test_the_greatest_depth_stops_nobody(
     assert await texts(alice, room_id) == ["deepest", "and on", "and on and on"]
 
 
+async def test_members_who_are_no_users_stop_nobody(
+    server: Homeserver,
+    alice: Client,
+    other: OtherServer,
+    visitor: Visitor,
+    receiving: Receiving,
+    room_id: str,
+) -> None:
+    """HARDENING 9: to the auth rules whoever is banned may be called anything."""
+    levels = await alice.get(f"/rooms/{room_id}/state/m.room.power_levels")
+    levels["users"] = {**levels.get("users", {}), visitor.user_id: 60}
+    await alice.put(f"/rooms/{room_id}/state/m.room.power_levels", levels)
+    for key in ("nobody", "@x:no name", other.name, server.name):
+        ban = await visitor.draft(room_id, "m.room.member", {"membership": "ban"}, key)
+        assert (await other.send(ban.pdu)).body == {"pdus": {ban.event_id: {}}}
+    last = await alice.send(room_id, "on we go")
+    await until(lambda: "on we go" in receiving.texts)
+    fetched = await other.get(f"{V1}/backfill/{room_id}", query={"v": last, "limit": "1"})
+    assert [pdu["content"]["body"] for pdu in fetched["pdus"]] == ["on we go"]
+
+
 async def test_a_room_with_hundreds_of_ends_goes_on(
     alice: Client, other: OtherServer, visitor: Visitor, room_id: str
 ) -> None:
