@@ -58,6 +58,9 @@ class Rooms:
         self.started_at: dict[int, int] = {}
         """Room shard → its tail when this process began to follow it."""
         self._rooms: OrderedDict[str, Room] = OrderedDict()
+        self._held: WeakValueDictionary[str, Room] = WeakValueDictionary()
+        """Evicted rooms that somebody still has in hand: kept up, since what is built on them has to follow
+        upon all that there is."""
         self._loading: dict[str, asyncio.Task[Room | None]] = {}
         self._missed: dict[str, list[Entry]] = {}
         """Room being loaded → its entries that came since."""
@@ -91,7 +94,7 @@ class Rooms:
 
     def cached(self, room_id: str) -> Room | None:
         """The room if it is in memory."""
-        return self._rooms.get(room_id)
+        return self._rooms.get(room_id) or self._held.get(room_id)
 
     def in_memory(self) -> tuple[int, int]:
         """How many rooms are in memory, and what they take, in bytes as `Room.size` estimates them."""
@@ -100,6 +103,8 @@ class Rooms:
     async def get(self, room_id: str) -> Room | None:
         """The room, None when this server does not know it."""
         room = self._rooms.get(room_id)
+        if room is None and (room := self._held.pop(room_id, None)) is not None:
+            self._rooms[room_id] = room
         if room is not None:
             self._rooms.move_to_end(room_id)
             return room
@@ -122,8 +127,8 @@ class Rooms:
 
     async def wait_until_whole(self, room_id: str, seconds: float) -> None:
         """Wait until a partial room has all of its members, but not for longer."""
-        room = self._rooms.get(room_id)
-        if room is not None and room.partial is None:
+        room = await self.get(room_id)
+        if room is None or room.partial is None:
             return
         becomes_whole = self._becoming_whole.setdefault(room_id, asyncio.Event())
         with suppress(TimeoutError):
@@ -137,6 +142,7 @@ class Rooms:
     def drop(self, room_id: str) -> None:
         """Forget the memory of a room (a creation that failed, a purge); the log still has it."""
         self._rooms.pop(room_id, None)
+        self._held.pop(room_id, None)
 
     def submit(self, room: Room, proposal: Proposal[R]) -> asyncio.Future[R]:
         """Append to the room's shard; see ShardWriter.submit."""
@@ -144,10 +150,9 @@ class Rooms:
 
     def on_entries(self, shard: int, appended: Sequence[Appended]) -> None:
         """Apply what is in the log now to the rooms in memory, then tell the followers."""
-        rooms = self._rooms
         for item in appended:
             entry = item.entry
-            room = rooms.get(entry.stream)
+            room = self.cached(entry.stream)
             view = room.apply(entry, item.view) if room is not None else None
             if room is None and (missed := self._missed.get(entry.stream)) is not None:
                 missed.append(entry)
@@ -313,7 +318,8 @@ class Rooms:
     def _evict(self) -> None:
         _, total = self.in_memory()
         while total > self.memory_budget and len(self._rooms) > 1:
-            _, room = self._rooms.popitem(last=False)
+            room_id, room = self._rooms.popitem(last=False)
+            self._held[room_id] = room
             total -= room.size
 
 
