@@ -4,8 +4,8 @@ spec: server-server#checks-performed-on-receipt-of-a-pdu, of which signatures an
 event follows upon must be known here; fetching what is missing is for the caller.
 
     rejected     by its auth events, or by the state before it: kept beside the log, part of no state
-    soft-failed  by the state of the room now, or by its policy server: kept beside the log, and part of the
-                 state behind it
+    soft-failed  by the state of the room now, or by its policy server, or for being a redaction that redacts
+                 nothing: kept beside the log, and part of the state behind it
     accepted     in the room's timeline
 
 Most events follow upon all that there is (`onward`). Of the others the states before and after are worked out
@@ -22,8 +22,9 @@ from msgspec.structs import replace
 from homeserver.errors import MatrixError, unavailable
 from homeserver.graph.early_redactions import EarlyRedactions, is_early_redaction
 from homeserver.graph.events import GraphEvents, KnownEvent, StateDelta
-from homeserver.graph.onward import Onward, redacts_key
+from homeserver.graph.onward import Onward
 from homeserver.graph.outliers import auth_ids, refused_by_auth_events
+from homeserver.graph.redacting import is_vain, redacted_by, redacts_key
 from homeserver.graph.states import StateIds, States, auth_keys, changed, differences, ids_of
 from homeserver.protocol.event_auth import is_allowed, lookup_in
 from homeserver.protocol.events import Event
@@ -71,8 +72,8 @@ class _Incoming(NamedTuple):
     told: StateIds | None
     refused: bool
     """What refuses it by its own auth events refuses it for ever."""
-    redacts_key: tuple[str, str] | None
-    """Of a redaction of state: the key."""
+    redacted: Event | None
+    """Of a redaction: what it redacts, if that is known."""
     is_early: bool
     """Whether it redacts something that is not there."""
     relay: bool
@@ -182,13 +183,13 @@ class Receiver:
         refused = refused_by_auth_events(event, [around[auth_id] for auth_id in authorising])
         told = told if missing_prev else None
         is_early = is_early_redaction(event, around)
-        return _Incoming(event, previous, told, refused, redacts_key(event, around), is_early, relay)
+        return _Incoming(event, previous, told, refused, redacted_by(event, around), is_early, relay)
 
     async def _attempt(self, room: Room, incoming: _Incoming) -> Outcome | None:
         """What became of the event; None when others were faster."""
         event, head = incoming.event, room.head
         before = await self._before(room, incoming)
-        standing = REJECTED if incoming.refused else await self._standing(room, head, event, before.state)
+        standing = REJECTED if incoming.refused else await self._standing(room, head, incoming, before.state)
         if standing is None:
             try:
                 event = await self._policy.signed(room, head, event)
@@ -217,13 +218,18 @@ class Receiver:
         base = max((each.position for each in incoming.previous if each.position is not None), default=newest)
         return _Before(state, base, differences(await self._states.at(room, base), state))
 
-    async def _standing(self, room: Room, head: RoomHead, event: Event, before: StateIds) -> str | None:
+    async def _standing(
+        self, room: Room, head: RoomHead, incoming: _Incoming, before: StateIds
+    ) -> str | None:
         """As what the event is put aside; None if it is allowed by the state before it and by that now."""
+        event = incoming.event
         keys = auth_keys(event)
         stood = await self._events.get_many(room, [before[key] for key in keys if key in before])
         if not is_allowed(event.version, event, lookup_in(known.event for known in stood.values())):
             return REJECTED
-        return None if is_allowed(event.version, event, head.lookup) else SOFT_FAILED
+        if not is_allowed(event.version, event, head.lookup) or is_vain(event, incoming.redacted, head):
+            return SOFT_FAILED
+        return None
 
     async def _fork(self, room: Room, head: RoomHead, event: Event, before: _Before) -> _Fork:
         after = changed(before.state, [(*event.state_tuple, event.event_id)] if event.is_state else [])
@@ -288,7 +294,7 @@ class _Proposal:
         self._event = incoming.event
         self._leaves_gap = incoming.told is not None
         self._fork = fork
-        self._meta = replace(fork.meta, redacts_key=incoming.redacts_key, relay=incoming.relay)
+        self._meta = replace(fork.meta, redacts_key=redacts_key(incoming.redacted), relay=incoming.relay)
         self._is_taken = False
 
     def build(self, drafts: Drafts, next_seq: int) -> list[Appended]:

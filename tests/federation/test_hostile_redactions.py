@@ -6,6 +6,7 @@ HARDENING 17: of other rooms, of the create event, without power, by somebody wh
 import pytest
 
 from homeserver.protocol.events import Event
+from homeserver.rooms.room import RoomHead
 from tests.client_api.conftest import Client
 from tests.federation.rooms import MESSAGE, events, text, texts
 from tests.federation.servers import Homeserver, OtherServer
@@ -55,6 +56,54 @@ async def test_who_has_no_power_redacts_nobody_elses(
         assert await texts(alice, room_id) == ["stays"]
         assert await alice.get(f"/rooms/{room_id}/state/m.room.topic") == {"topic": "stays"}
         await server.restart()
+
+
+async def redactions(client: Client, room_id: str) -> list[str]:
+    shown = await events(client, room_id)
+    return [event["event_id"] for event in shown if event["type"] == REDACTION]
+
+
+@pytest.mark.parametrize("version", ["3", "11", "12"])
+async def test_clients_are_not_shown_a_redaction_that_redacts_nothing(
+    server: Homeserver, alice: Client, other: OtherServer, visitor: Visitor, version: str
+) -> None:
+    """They would take out what it names. In room versions 1 and 2 the room refuses it as a whole."""
+    room_id = await open_room(alice, visitor, version)
+    said = await alice.send(room_id, "stays")
+    vain = await redaction(visitor, room_id, said)
+    assert (await other.send(vain.pdu)).body == {"pdus": {vain.event_id: {}}}
+    # To its own server it is one event like others.
+    room = await visitor.room(room_id)
+    after = RoomHead(room.head.state, (vain.event_id,), vain.depth)
+    answer, _ = visitor.drafted(room, after, MESSAGE, text("there it is"))
+    await other.send(answer.pdu)
+    await empower(alice, visitor, room_id)
+    allowed = await redaction(visitor, room_id, said)
+    await other.send(allowed.pdu)
+    for _ in range(2):
+        await settle(server)
+        assert await redactions(alice, room_id) == [allowed.event_id]
+        assert await texts(alice, room_id) == [None, "there it is"]
+        await alice.call("GET", f"/rooms/{room_id}/event/{vain.event_id}", expect=404)
+        await server.restart()
+
+
+async def test_a_redaction_is_judged_by_what_comes_before_it(
+    alice: Client, other: OtherServer, visitor: Visitor, room_id: str
+) -> None:
+    """Not by the room as it was before all that comes together with it."""
+    await empower(alice, visitor, room_id)
+    first, second = [await alice.send(room_id, body) for body in ("goes", "stays")]
+    levels = await alice.get(f"/rooms/{room_id}/state/m.room.power_levels")
+    withheld = Withheld(visitor, other, await visitor.room(room_id))
+    allowed = withheld.add(REDACTION, {"redacts": first})
+    powerless = {**levels, "users": {**levels["users"], visitor.user_id: 0}}
+    withheld.add("m.room.power_levels", powerless, "")
+    withheld.add(REDACTION, {"redacts": second})
+    reply = await other.send(*(event.pdu for event in withheld.events))
+    assert reply.body == {"pdus": {event.event_id: {} for event in withheld.events}}
+    assert await redactions(alice, room_id) == [allowed.event_id]
+    assert await texts(alice, room_id) == [None, "stays"]
 
 
 @pytest.mark.parametrize("version", VERSIONS)

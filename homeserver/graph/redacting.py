@@ -1,0 +1,36 @@
+"""What a redaction is about, among events that are known, and whether it does anything to it.
+
+spec: rooms/v3#handling-redactions
+"""
+
+from collections.abc import Mapping
+
+from homeserver.graph.events import KnownEvent
+from homeserver.graph.states import CREATE
+from homeserver.protocol.events import Event
+from homeserver.protocol.state_resolution import StateKey
+from homeserver.rooms.redaction import takes_effect
+from homeserver.rooms.room import RoomHead
+
+
+def redacted_by(event: Event, known: Mapping[str, KnownEvent]) -> Event | None:
+    """What a redaction is to redact, if that is known. State redacts nothing."""
+    redacted = known.get(event.redacts) if event.redacts is not None and not event.is_state else None
+    return redacted.event if redacted is not None else None
+
+
+def redacts_key(redacted: Event | None) -> StateKey | None:
+    """The state key of what is redacted, if it is state."""
+    return redacted.state_tuple if redacted is not None and redacted.is_state else None
+
+
+def is_vain(redaction: Event, redacted: Event | None, head: RoomHead) -> bool:
+    """Whether a redaction upon `head` leaves what it names, and is known, as it is.
+
+    Clients must not see it: they would take the event out of what they show.
+    """
+    if redacted is None:
+        return False
+    return redacted.type == CREATE[0] or not takes_effect(
+        redaction.version, head.lookup, redaction.sender, redacted.sender
+    )
