@@ -15,7 +15,7 @@ from storage.records.side_events import EarlyRedaction
 
 def is_early_redaction(event: Event, known: Container[str]) -> bool:
     """Whether it redacts an event that is not among the known."""
-    return event.type == "m.room.redaction" and event.redacts is not None and event.redacts not in known
+    return event.redacts is not None and event.redacts not in known
 
 
 class EarlyRedactions:

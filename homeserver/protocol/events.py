@@ -84,7 +84,9 @@ class Event:
             self.room_id = "!" + event_id[1:]
         else:
             self.room_id = pdu["room_id"]
-        redacts = (self.content if version.redacts_in_content else pdu).get("redacts")
+        redacts = None
+        if self.type == "m.room.redaction":
+            redacts = (self.content if version.redacts_in_content else pdu).get("redacts")
         self.redacts: str | None = redacts if isinstance(redacts, str) else None
 
     @property

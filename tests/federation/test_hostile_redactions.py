@@ -107,6 +107,25 @@ async def test_a_redaction_is_judged_by_what_comes_before_it(
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+async def test_what_is_no_redaction_redacts_nothing(
+    server: Homeserver, alice: Client, other: OtherServer, visitor: Visitor, version: str
+) -> None:
+    room_id = await open_room(alice, visitor, version)
+    await empower(alice, visitor, room_id)
+    room = await visitor.room(room_id)
+    rules, levels = (room.head.state[type, ""] for type in ("m.room.join_rules", "m.room.power_levels"))
+    for event_id in (rules.event_id, levels.event_id, await alice.send(room_id, "stays")):
+        message = await visitor.draft(room_id, MESSAGE, {**text("hello"), "redacts": event_id})
+        if not room.version.redacts_in_content:
+            message = visitor.changed(message, redacts=event_id)
+        reply = await other.send(message.pdu)
+        assert reply.body == {"pdus": {message.event_id: {}}}
+    await settle(server)
+    assert await texts(alice, room_id) == ["stays", "hello", "hello", "hello"]
+    assert await alice.get(f"/rooms/{room_id}/state/m.room.join_rules") == {"join_rule": "public"}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
 async def test_an_event_of_another_room_stays(
     server: Homeserver, alice: Client, other: OtherServer, visitor: Visitor, version: str
 ) -> None:
