@@ -58,21 +58,21 @@ class Collection(Protocol[T]):
         """Like `put` for each, in one commit where the backend can; not atomic as a whole."""
         ...
 
-    async def replace_if(self, old: T | None, new: T, *, first: "Sequence[Puts[Any]]" = ()) -> bool:
+    async def replace_if(self, old: T | None, new: T, *, then: "Sequence[Puts[Any]]" = ()) -> bool:
         """Replace `old` by `new` (same key) if the stored record still equals `old`; else False.
 
-        None stands for no record. When it is replaced, the records of `first` have been put: in the same
-        commit where the backend can, else before, so that they may be there though it was not replaced. No
-        index of theirs is unique. Raises AlreadyExists when another record holds a unique value of `new`.
+        None stands for no record. If it was replaced, the records of `then` are put too: in one commit
+        where the backend can, else afterwards, so that a failure may leave them out. No index of theirs
+        is unique. Raises AlreadyExists when another record holds a unique value of `new`.
         """
         ...
 
-    async def count_up(self, keys: Sequence[tuple[Scalar, ...]], field: str, upto: str) -> list[T | None]:
-        """Add one to `field` of each record, where it is below the same record's field `upto`.
+    async def take(self, index: str, prefixes: Sequence[Sequence[Scalar]], items: str) -> list[T | None]:
+        """Take one thing from the first record under each prefix, in index order; None if there is none.
 
-        The records as they are then; None for those that have come to the end or are not there. Two callers
-        never get the same number of one record. Not atomic as a whole. Neither field has a default or an
-        index.
+        That is the first of those that its field `items`, a tuple, has: the record is given with only this
+        one in it. If it has none, it is the record itself, which is then removed. Two callers never get
+        the same. Not atomic as a whole.
         """
         ...
 

@@ -18,7 +18,6 @@ from homeserver.push.verdicts import Verdicts
 from homeserver.sync.device_lists import DeviceLists
 from homeserver.sync.engine import SyncEngine
 from homeserver.sync.event_stream import EventStream
-from homeserver.sync.federation_format import FederationFormat
 from homeserver.sync.sliding.connection import Connections
 from homeserver.sync.sliding.engine import SlidingSync
 from homeserver.sync.sliding.extensions import ExtensionSections
@@ -28,7 +27,6 @@ from rest.routes import Routes
 from storage.records import keys as key_records
 from storage.records import profiles as profile_records
 from storage.records import push as push_records
-from storage.records import side_events as side_event_records
 from storage.records import sliding_sync as sliding_sync_records
 
 
@@ -47,8 +45,8 @@ class Syncing:
         self.pushers = Pushers(collection(push_records.PUSHERS), now)
         self.device_lists = DeviceLists(rooms, users, people.shared_rooms, now)
         self.one_time_keys = OneTimeKeys(
-            collection(key_records.ONE_TIME_SUPPLIES),
-            collection(key_records.ONE_TIME_BATCHES),
+            collection(key_records.ONE_TIME_KEYS),
+            collection(key_records.ONE_TIME_UPLOADS),
             collection(key_records.FALLBACK_KEYS),
             collection(key_records.ONE_TIME_EPOCH),
             ground.to_others,
@@ -117,12 +115,7 @@ class Syncing:
         rooms.follow(ground.waking.on_room_entry)
         users.follow(ground.waking.on_user_entry)
         self.routes: list[Routes] = [
-            SyncRoutes(
-                self.engine,
-                FederationFormat(rooms, collection(side_event_records.SIDE_EVENTS)),
-                collection(profile_records.FILTERS),
-                people.presence,
-            ),
+            SyncRoutes(self.engine, collection(profile_records.FILTERS), people.presence),
             SlidingSyncRoutes(sliding, people.presence),
             RoomPreviewRoutes(stream),
             NotificationRoutes(notifications),

@@ -34,7 +34,7 @@ MASTER, SELF_SIGNING, USER_SIGNING = "master", "self_signing", "user_signing"
 USAGES = (MASTER, SELF_SIGNING, USER_SIGNING)
 
 
-class NamedKey(msgspec.Struct, frozen=True):
+class NamedKey(msgspec.Struct, frozen=True, gc=False):
     """A one-time or fallback key; `json` is the key object (or string) as canonical JSON."""
 
     algorithm: str

@@ -11,24 +11,25 @@ spec: client-server "One-time and fallback keys", POST /keys/upload, POST /keys/
 """
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
+from zlib import crc32
 
+import msgspec
 import orjson
 import structlog
-from msgspec.structs import replace
 
 from homeserver.bus.to_others import ToOthers
 from homeserver.clock import Clock
 from homeserver.e2ee.identities import json_object
-from homeserver.e2ee.key_objects import NamedKey, too_many
-from homeserver.e2ee.one_time_supply import Addition, addition, batch_with
+from homeserver.e2ee.key_objects import MAX_ONE_TIME_KEYS, NamedKey, too_many
 from homeserver.errors import MatrixError
 from homeserver.sync.engine import KeyCounts
 from storage.collection import Collection, Puts
 from storage.errors import StoreError
-from storage.records.keys import FallbackKey, OneTimeBatch, OneTimeEpoch, OneTimeSupply
+from storage.records.keys import FallbackKey, OneTimeEpoch, OneTimeKey, OneTimeUploads
 
 log = structlog.get_logger(__name__)
 
@@ -39,12 +40,17 @@ COUNTED_FOR_MS = 5 * 60_000
 CACHED_COUNTS = 50_000
 MAX_ALGORITHMS = 10
 """That a device ever uses one-time keys of, and fallback keys."""
+MAX_RECORDS = MAX_ONE_TIME_KEYS * MAX_ALGORITHMS
 MAX_CLAIMS = 20_000
 CLAIMS_AT_ONCE = 500
+KEYS_PER_RECORD = 3
+"""Some 900 bytes. Of rows above 1,000 SQLite keeps the rest in pages of their own, which each claim would
+give back and take anew."""
+
+Upload = tuple[int, int]
+"""Checksum of a key, and in which of the device's uploads it came."""
 Wanted = Mapping[str, Mapping[str, str]]
 """User → device → algorithm."""
-_Target = tuple[str, str, str]
-"""User, device and algorithm."""
 Claimed = dict[str, dict[str, dict[str, bytes]]]
 """User → device → `algorithm:key_id` → the key's JSON."""
 
@@ -54,28 +60,20 @@ class _Counted(NamedTuple):
     until: int
 
 
-class _Planned(NamedTuple):
-    """Keys that are to be added to a supply."""
-
-    supply: OneTimeSupply
-    keys: list[NamedKey]
-    added: Addition
-
-
 class OneTimeKeys:
     """The keys of all local devices."""
 
     def __init__(
         self,
-        supplies: Collection[OneTimeSupply],
-        batches: Collection[OneTimeBatch],
+        keys: Collection[OneTimeKey],
+        uploads: Collection[OneTimeUploads],
         fallback: Collection[FallbackKey],
         epochs: Collection[OneTimeEpoch],
         to_others: ToOthers,
         now: Clock,
     ) -> None:
-        self._supplies = supplies
-        self._batches = batches
+        self._keys = keys
+        self._uploads = uploads
         self._fallback = fallback
         self._epochs = epochs
         self._to_others = to_others
@@ -93,8 +91,7 @@ class OneTimeKeys:
         """
         known = await self._epochs.get("")
         if known is None or known.epoch != epoch:
-            await self._batches.delete_where("key", ())
-            dropped = await self._supplies.delete_where("key", ())
+            dropped = await self._keys.delete_where("key", ())
             await self._epochs.put(OneTimeEpoch(name="", epoch=epoch))
             if dropped:
                 log.warning("one-time keys of another epoch of the store were dropped", count=dropped)
@@ -110,73 +107,43 @@ class OneTimeKeys:
         """
         device = (user_id, device_id)
         new_fallback = await self._new_fallback(user_id, device_id, fallback)
-        planned = await self._plan(user_id, device_id, one_time)
-        if not planned and not new_fallback:
-            return
-        counted = self._counted.get(device)
-        writes = [self._add(*plan) for plan in planned]
-        if new_fallback:
-            writes.append(self._fallback.put_many(new_fallback))
-        try:
-            await asyncio.gather(*writes)
-        except (StoreError, MatrixError):
-            self.recount(user_id, device_id)  # Some of it may be there all the same.
-            raise
-        self._count_up(device, counted, planned, new_fallback)
+        stored = False
+        while not stored:
+            known = await self._uploads.get(user_id, device_id) if one_time else None
+            recent = known.recent if known is not None else {}
+            noted = _noted(recent, one_time)
+            if new := noted.new:
+                await self._check_new(user_id, device_id, noted)
+            counted = self._counted.get(device)
+            stored = not new
+            try:
+                if new:
+                    uploads = OneTimeUploads(user_id=user_id, device_id=device_id, recent=noted.recent)
+                    keys = _records(user_id, device_id, new, noted.number)
+                    puts = Puts(self._keys, keys), Puts(self._fallback, new_fallback)
+                    stored = await self._uploads.replace_if(known, uploads, then=puts)
+                elif new_fallback:
+                    await self._fallback.put_many(new_fallback)
+            except StoreError:
+                self.recount(user_id, device_id)  # Some of it may be there all the same.
+                raise
+        if new or new_fallback:
+            self._count_up(device, counted, new, new_fallback)
 
-    async def _plan(self, user_id: str, device_id: str, keys: Sequence[NamedKey]) -> "list[_Planned]":
-        """What is to be added to which supply. Raises 400."""
-        of_algorithms: dict[str, list[NamedKey]] = {}
-        for key in keys:
-            of_algorithms.setdefault(key.algorithm, []).append(key)
-        if not of_algorithms:
-            return []
-        supplies = {
-            algorithm: OneTimeSupply(
-                user_id=user_id, device_id=device_id, algorithm=algorithm, uploaded=0, claimed=0
-            )
-            for algorithm in of_algorithms
-        }
-        stored = await self._supplies.find("key", (user_id, device_id), limit=MAX_ALGORITHMS)
-        supplies |= {supply.algorithm: supply for supply in stored}
-        if len(supplies) > MAX_ALGORITHMS:
+    async def _check_new(self, user_id: str, device_id: str, noted: "_Noted") -> None:
+        """Raises 400 when one is there already with another value, and for too many."""
+        if len(noted.recent) > MAX_ALGORITHMS:
             raise too_many(f"A device may use {MAX_ALGORITHMS} algorithms at most")
-        planned = []
-        for algorithm, of_algorithm in of_algorithms.items():
-            added = await self._addition(supplies[algorithm], of_algorithm)
-            if added is not None:
-                planned.append(_Planned(supplies[algorithm], of_algorithm, added))
-        return planned
-
-    async def _addition(self, supply: OneTimeSupply, keys: Sequence[NamedKey]) -> Addition | None:
-        """What keys add to a supply. Raises 400 for too many, and when one has another value already."""
-        added = addition(supply, keys)
-        for key, number in added.suspects if added is not None else ():
-            batch, place = batch_with(supply, number)
-            stored = await self._batches.get(*_key_of(supply), batch)
-            if stored is not None and stored.keys[place][0] == key.key_id:
+        for key, uploaded in noted.other:
+            records = await self._keys.find("key", (user_id, device_id, key.algorithm, uploaded))
+            if any(key.key_id == key_id for record in records for key_id, _ in record.keys):
                 raise MatrixError(
                     400, "M_UNKNOWN", f"One-time key {key.name} already exists with another value"
                 )
-        return added
-
-    async def _add(self, supply: OneTimeSupply, keys: Sequence[NamedKey], added: Addition | None) -> None:
-        """Store an addition; should somebody have changed the supply meanwhile, what it is by then."""
-        while added is not None:
-            replaced, *_ = await asyncio.gather(
-                self._supplies.replace_if(
-                    supply if supply.uploaded else None,
-                    added.supply,
-                    first=(Puts(self._batches, added.batches),),
-                ),
-                *(self._batches.delete(*_key_of(supply), batch) for batch in added.ended),
-            )
-            if replaced:
-                return
-            self._forget_count((supply.user_id, supply.device_id))
-            found = await self._supplies.get(*_key_of(supply))
-            supply = found or replace(supply, uploaded=0, claimed=0, batches=(), recent=b"")
-            added = await self._addition(supply, keys)
+        counts = Counter((await self.counts(user_id, device_id)).one_time)
+        counts.update(key.algorithm for key in noted.new)
+        if max(counts.values()) > MAX_ONE_TIME_KEYS:
+            raise too_many(f"A device may have {MAX_ONE_TIME_KEYS} unclaimed one-time keys at most")
 
     async def _new_fallback(
         self, user_id: str, device_id: str, keys: Sequence[NamedKey]
@@ -214,39 +181,31 @@ class OneTimeKeys:
         for i in range(0, len(targets), CLAIMS_AT_ONCE):
             some = targets[i : i + CLAIMS_AT_ONCE]
             try:
-                taken = await self._take(some)
-                fallback = await self._fall_back([target for target in some if target not in taken])
+                taken = await self._keys.take("key", some, "before")
+                fallback = await self._fall_back(
+                    [target for target, record in zip(some, taken, strict=True) if record is None]
+                )
             finally:
                 for user_id, device_id, _ in some:
                     self.recount(user_id, device_id)
-            for (user_id, device_id, algorithm), (key_id, key) in (taken | fallback).items():
-                claimed.setdefault(user_id, {})[device_id] = {f"{algorithm}:{key_id}": key.encode()}
+            found: list[tuple[OneTimeKey | FallbackKey, str, str]] = [
+                *((record, *record.keys[0]) for record in taken if record is not None),
+                *((record, record.key_id, record.key) for record in fallback),
+            ]
+            for record, key_id, key in found:
+                name = f"{record.algorithm}:{key_id}"
+                claimed.setdefault(record.user_id, {})[record.device_id] = {name: key.encode()}
         return claimed
 
-    async def _take(self, targets: Iterable[_Target]) -> dict[_Target, tuple[str, str]]:
-        """The next one-time key of each device that has one: its id and JSON."""
-        taken: dict[_Target, tuple[str, str]] = {}
-        waiting = list(targets)
-        while waiting:
-            counted = await self._supplies.count_up(waiting, "claimed", "uploaded")
-            supplies = [supply for supply in counted if supply is not None]
-            places = {_key_of(supply): batch_with(supply, supply.claimed - 1) for supply in supplies}
-            batches = await self._batches.get_many([(*key, batch) for key, (batch, _) in places.items()])
-            found = {_key_of(batch): batch.keys for batch in batches}
-            taken |= {key: found[key][place] for key, (_, place) in places.items() if key in found}
-            # All of a batch may have been claimed, and the batch dropped, before this one was read: the next.
-            waiting = [key for key in places if key not in found]
-        return taken
-
-    async def _fall_back(self, targets: Sequence[_Target]) -> dict[_Target, tuple[str, str]]:
+    async def _fall_back(self, targets: Sequence[tuple[str, str, str]]) -> list[FallbackKey]:
         """The fallback keys of devices that have one; they count as used from now on."""
         if not targets:
-            return {}
+            return []
         found = await self._fallback.get_many(targets)
-        used = [(key, replace(key, used=True)) for key in found if not key.used]
+        used = [(key, msgspec.structs.replace(key, used=True)) for key in found if not key.used]
         # Should one be replaced at this moment, the new one is unused still, and that is right.
         await asyncio.gather(*(self._fallback.replace_if(key, as_used) for key, as_used in used))
-        return {_key_of(key): (key.key_id, key.key) for key in found}
+        return found
 
     # Counting
 
@@ -267,17 +226,17 @@ class OneTimeKeys:
         return counts
 
     async def _count(self, user_id: str, device_id: str) -> KeyCounts:
-        supplies = await self._supplies.find("key", (user_id, device_id), limit=MAX_ALGORITHMS)
-        one_time = {supply.algorithm: supply.uploaded - supply.claimed for supply in supplies}
+        one_time: Counter[str] = Counter()
+        for record in await self._keys.find("key", (user_id, device_id), limit=MAX_RECORDS):
+            one_time[record.algorithm] += len(record.keys)
         fallback = await self._fallback.find("key", (user_id, device_id), limit=MAX_ALGORITHMS)
-        unused = tuple(key.algorithm for key in fallback if not key.used)
-        return KeyCounts({algorithm: count for algorithm, count in one_time.items() if count}, unused)
+        return KeyCounts(dict(one_time), tuple(key.algorithm for key in fallback if not key.used))
 
     def _count_up(
         self,
         device: tuple[str, str],
         counted: "_Counted | None",
-        added: "Iterable[_Planned]",
+        new: Iterable[NamedKey],
         new_fallback: Iterable[FallbackKey],
     ) -> None:
         """Keys were added to those that were counted before."""
@@ -285,11 +244,10 @@ class OneTimeKeys:
         still_right = counted is not None and self._counted.get(device) is counted
         self.recount(*device)
         if counted is not None and still_right:
-            one_time = dict(counted.counts.one_time)
-            for supply, _, addition in added:
-                one_time[supply.algorithm] = addition.supply.uploaded - addition.supply.claimed
+            one_time = Counter(counted.counts.one_time)
+            one_time.update(key.algorithm for key in new)
             unused = {*counted.counts.unused_fallback, *(key.algorithm for key in new_fallback)}
-            counts = KeyCounts(one_time, tuple(sorted(unused)))
+            counts = KeyCounts(dict(one_time), tuple(sorted(unused)))
             self._counted[device] = counted._replace(counts=counts)
 
     def recount(self, user_id: str, device_id: str) -> None:
@@ -309,15 +267,69 @@ class OneTimeKeys:
 
     async def forget(self, user_id: str, device_id: str) -> None:
         """Drop all keys of a device that is gone, or that has other identity keys now."""
-        # What is uploaded in between loses its supply, not its batch: the device sees that it has no keys.
-        await self._batches.delete_where("key", (user_id, device_id))
-        await self._supplies.delete_where("key", (user_id, device_id))
+        await self._keys.delete_where("key", (user_id, device_id))
         await self._fallback.delete_where("key", (user_id, device_id))
+        await self._uploads.delete(user_id, device_id)
         self.recount(user_id, device_id)
 
 
-def _key_of(record: OneTimeSupply | OneTimeBatch | FallbackKey) -> _Target:
-    return record.user_id, record.device_id, record.algorithm
+class _Noted(NamedTuple):
+    number: int
+    """Of this upload."""
+    recent: dict[str, dict[str, Upload]]
+    """The recent uploads, the keys of this one among them."""
+    new: list[NamedKey]
+    """Those of the keys that have not been uploaded before."""
+    other: list[tuple[NamedKey, int]]
+    """Those of the new ones whose name another key had, and in which upload that one came."""
+
+
+def _noted(recent: dict[str, dict[str, Upload]], keys: Iterable[NamedKey]) -> _Noted:
+    """What an upload brings, in view of the recent ones.
+
+    Of these only the last stay: keys are claimed in the order of uploads, so all unclaimed ones are among
+    them.
+    """
+    newest = (next(reversed(uploads.values()))[1] for uploads in recent.values())
+    number = max(newest, default=0) + 1
+    noted = _Noted(number, {algorithm: {**uploads} for algorithm, uploads in recent.items()}, [], [])
+    for key in keys:
+        of_algorithm = noted.recent.setdefault(key.algorithm, {})
+        before = of_algorithm.get(key.key_id)
+        checksum = crc32(key.json)
+        if before is not None:
+            if before[0] == checksum:
+                continue
+            noted.other.append((key, before[1]))
+            del of_algorithm[key.key_id]
+        of_algorithm[key.key_id] = (checksum, number)
+        noted.new.append(key)
+    for uploads in noted.recent.values():
+        for key_id in list(islice(uploads, max(0, len(uploads) - MAX_ONE_TIME_KEYS))):
+            del uploads[key_id]
+    return noted
+
+
+def _records(user_id: str, device_id: str, keys: Iterable[NamedKey], uploaded: int) -> list[OneTimeKey]:
+    """New keys as they are stored, some of an algorithm together."""
+    of_algorithms: dict[str, list[tuple[str, str]]] = {}
+    for key in keys:
+        of_algorithms.setdefault(key.algorithm, []).append((key.key_id, key.json.decode()))
+    records = []
+    for algorithm, of_algorithm in of_algorithms.items():
+        for start in range(0, len(of_algorithm), KEYS_PER_RECORD):
+            *before, (key_id, json) = of_algorithm[start : start + KEYS_PER_RECORD]
+            record = OneTimeKey(
+                user_id=user_id,
+                device_id=device_id,
+                algorithm=algorithm,
+                uploaded=uploaded,
+                key_id=key_id,
+                key=json,
+                before=tuple(before),
+            )
+            records.append(record)
+    return records
 
 
 def claimed_json(claimed: Claimed) -> bytes:

@@ -13,7 +13,8 @@ from typing import Any, Generic, TypeVar, cast
 import msgspec
 from bson import Int64
 from msgspec.structs import fields as fields_of
-from pymongo import IndexModel, ReturnDocument
+from msgspec.structs import replace
+from pymongo import IndexModel
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import BulkWriteError, DuplicateKeyError
@@ -190,7 +191,7 @@ class MongoCollection(Generic[T]):
         if puts:
             await self._collection.bulk_write(puts, session=session)
 
-    async def replace_if(self, old: T | None, new: T, *, first: Sequence[Puts[Any]] = ()) -> bool:
+    async def replace_if(self, old: T | None, new: T, *, then: Sequence[Puts[Any]] = ()) -> bool:
         shape = self._shape
         where = shape.with_key(shape.key_of(new))
         if old is not None and shape.with_key(shape.key_of(old)) != where:
@@ -201,8 +202,6 @@ class MongoCollection(Generic[T]):
             return False
 
         async def write(session: AsyncClientSession) -> bool:
-            for puts in first:
-                await cast(MongoCollection[Any], puts.into).put_in(session, puts.records)
             document = shape.to_document(new)
             if stored:
                 as_it_was = {**where, "$expr": {"$eq": ["$$ROOT", {"$literal": stored[0]}]}}
@@ -211,6 +210,8 @@ class MongoCollection(Generic[T]):
                     return False
             else:
                 await self._collection.insert_one(document, session=session)
+            for puts in then:
+                await cast(MongoCollection[Any], puts.into).put_in(session, puts.records)
             return True
 
         try:
@@ -220,19 +221,31 @@ class MongoCollection(Generic[T]):
                 return False
             raise
 
-    async def count_up(self, keys: Sequence[tuple[Scalar, ...]], field: str, upto: str) -> list[T | None]:
-        return await asyncio.gather(*(self._count_one_up(key, field, upto) for key in keys))
+    async def take(self, index: str, prefixes: Sequence[Sequence[Scalar]], items: str) -> list[T | None]:
+        by = self._shape.index(index)
+        return await asyncio.gather(*(self._take_one(by, prefix, items) for prefix in prefixes))
 
-    async def _count_one_up(self, key: tuple[Scalar, ...], field: str, upto: str) -> T | None:
-        below = {**self._shape.with_key(key), "$expr": {"$lt": [f"${field}", f"${upto}"]}}
+    async def _take_one(self, by: Index, prefix: Sequence[Scalar], items: str) -> T | None:
+        shape = self._shape
+        where, in_order = shape.under(by, prefix), _in_order(by, 1)
 
-        async def write(session: AsyncClientSession) -> Document | None:
-            return await self._collection.find_one_and_update(
-                below, {"$inc": {field: 1}}, return_document=ReturnDocument.AFTER, hint=KEY, session=session
-            )
+        async def write(session: AsyncClientSession) -> T | None:
+            while True:
+                # From a record without items nothing is taken yet, it is only found.
+                found = await self._collection.find_one_and_update(
+                    where, {"$pop": {items: -1}}, sort=in_order, hint=by.name, session=session
+                )
+                if found is None:
+                    return None
+                record = shape.to_record(found)
+                if first := getattr(record, items)[:1]:
+                    return replace(record, **{items: first})
+                as_it_was = {**shape.with_key(shape.key_of(record)), f"{items}.0": {"$exists": False}}
+                removed = await self._collection.delete_one(as_it_was, hint=KEY, session=session)
+                if removed.deleted_count == 1:
+                    return record
 
-        document = await self._write(write)
-        return None if document is None else self._shape.to_record(document)
+        return await self._write(write)
 
     async def delete(self, *key: Scalar) -> bool:
         async def write(session: AsyncClientSession) -> bool:

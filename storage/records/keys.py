@@ -6,37 +6,38 @@ Identity keys, which others must be told of when they change, are entries of the
 from storage.collection import CollectionSpec, Record
 
 
-class OneTimeSupply(Record, frozen=True):
-    """How many one-time keys of an algorithm a device ever uploaded, and how many of them were claimed.
+class OneTimeKey(Record, frozen=True):
+    """A key that nobody has claimed yet, and some that were uploaded with it and are claimed before it.
 
-    Keys are numbered in the order of their upload, from 0, and claimed in this order. `batches` are those
-    which may have unclaimed keys: the id, and the number after the last key. `recent` has eight bytes for
-    each of the last keys, claimed or not, oldest first: checksums of its id and of its JSON. A client that
-    repeats an upload must not bring back what was claimed meanwhile.
+    `key` is its JSON; `uploaded` is the number of the device's upload, which orders claims. A record for each
+    key would cost more than all else in an upload; one for all of an upload would have to be written anew,
+    as a whole, with each claim.
     """
 
     user_id: str
     device_id: str
     algorithm: str
     uploaded: int
-    claimed: int
-    batches: tuple[tuple[int, int], ...] = ()
-    recent: bytes = b""
+    key_id: str
+    key: str
+    before: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def keys(self) -> tuple[tuple[str, str], ...]:
+        """Key id and JSON of all of them, in the order in which they are claimed."""
+        return (*self.before, (self.key_id, self.key))
 
 
-class OneTimeBatch(Record, frozen=True):
-    """Keys that came in one upload, id and JSON of each; never changed.
+class OneTimeUploads(Record, frozen=True):
+    """The one-time keys that a device uploaded last, claimed or not, by algorithm and key id, oldest first.
 
-    A record for each key would cost more than all else in an upload, and so would it in a claim to write
-    anew what has several. Which keys are claimed the supply says. `batch` is a digest of the keys: an upload
-    that is tried again writes the same record.
+    Of each there is a checksum, and the number of the upload. A client that repeats an upload must not
+    bring back what was claimed meanwhile.
     """
 
     user_id: str
     device_id: str
-    algorithm: str
-    batch: int
-    keys: tuple[tuple[str, str], ...]
+    recent: dict[str, dict[str, tuple[int, int]]]
 
 
 class FallbackKey(Record, frozen=True):
@@ -107,8 +108,8 @@ class DehydratedDevice(Record, frozen=True):
 
 _DEVICE = ("user_id", "device_id")
 
-ONE_TIME_SUPPLIES = CollectionSpec("one_time_supplies", OneTimeSupply, (*_DEVICE, "algorithm"))
-ONE_TIME_BATCHES = CollectionSpec("one_time_batches", OneTimeBatch, (*_DEVICE, "algorithm", "batch"))
+ONE_TIME_KEYS = CollectionSpec("one_time_keys", OneTimeKey, (*_DEVICE, "algorithm", "uploaded", "key_id"))
+ONE_TIME_UPLOADS = CollectionSpec("one_time_uploads", OneTimeUploads, _DEVICE)
 FALLBACK_KEYS = CollectionSpec("fallback_keys", FallbackKey, (*_DEVICE, "algorithm"))
 ONE_TIME_EPOCH = CollectionSpec("one_time_epoch", OneTimeEpoch, ("name",))
 BACKUP_VERSIONS = CollectionSpec("backup_versions", BackupVersions, ("user_id",))
@@ -117,8 +118,8 @@ BACKUP_KEYS = CollectionSpec("backup_keys", BackupKey, ("user_id", "version", "r
 DEHYDRATED_DEVICES = CollectionSpec("dehydrated_devices", DehydratedDevice, ("user_id",))
 
 SPECS = (
-    ONE_TIME_SUPPLIES,
-    ONE_TIME_BATCHES,
+    ONE_TIME_KEYS,
+    ONE_TIME_UPLOADS,
     FALLBACK_KEYS,
     ONE_TIME_EPOCH,
     BACKUP_VERSIONS,

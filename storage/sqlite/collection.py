@@ -247,7 +247,7 @@ class SqliteCollection(Generic[T]):
                 for record in run:
                     self.put_in(db, (record,))
 
-    async def replace_if(self, old: T | None, new: T, *, first: Sequence[Puts[Any]] = ()) -> bool:
+    async def replace_if(self, old: T | None, new: T, *, then: Sequence[Puts[Any]] = ()) -> bool:
         table = self._table
         key = table.key_of(new)
         if old is not None and table.key_of(old) != key:
@@ -257,25 +257,28 @@ class SqliteCollection(Generic[T]):
             row = db.execute(table.get, key).fetchone()
             if not (row is None if old is None else row is not None and table.holds(row[0], old)):
                 return False
-            for puts in first:
-                cast(SqliteCollection[Any], puts.into).put_in(db, puts.records)
             self.put_in(db, (new,))
+            for puts in then:
+                cast(SqliteCollection[Any], puts.into).put_in(db, puts.records)
             return True
 
         return await self._writer.run(work)
 
-    async def count_up(self, keys: Sequence[tuple[Scalar, ...]], field: str, upto: str) -> list[T | None]:
-        return await self._writer.run(lambda db: [self._count_up(db, key, field, upto) for key in keys])
+    async def take(self, index: str, prefixes: Sequence[Sequence[Scalar]], items: str) -> list[T | None]:
+        return await self._writer.run(lambda db: [self._take(db, index, of, items) for of in prefixes])
 
-    def _count_up(self, db: sqlite3.Connection, key: tuple[Scalar, ...], field: str, upto: str) -> T | None:
+    def _take(self, db: sqlite3.Connection, index: str, prefix: Sequence[Scalar], items: str) -> T | None:
         table = self._table
-        row = db.execute(table.get, key).fetchone()
-        record = None if row is None else table.decode(row[0])
-        if record is None or getattr(record, field) >= getattr(record, upto):
+        row = db.execute(table.found(index, len(prefix), (), False), (*prefix, 1)).fetchone()
+        if row is None:
             return None
-        counted = replace(record, **{field: getattr(record, field) + 1})
-        db.execute(table.rewrite, (table.encode(counted), *key))
-        return counted
+        record = table.decode(row[0])
+        first, rest = getattr(record, items)[:1], getattr(record, items)[1:]
+        if first:
+            db.execute(table.rewrite, (table.encode(replace(record, **{items: rest})), *table.key_of(record)))
+        else:
+            db.execute(table.delete, table.key_of(record))
+        return replace(record, **{items: first})
 
     async def delete(self, *key: Scalar) -> bool:
         return await self._writer.run(lambda db: db.execute(self._table.delete, key).rowcount > 0)

@@ -14,9 +14,7 @@ T = TypeVar("T", bound=Record)
 
 LOG_WRITES = frozenset({"append", "rewrite", "remove"})
 SEARCH_WRITES = frozenset({"add", "remove", "remove_room"})
-COLLECTION_WRITES = frozenset(
-    {"insert", "put", "put_many", "replace_if", "count_up", "delete", "delete_where"}
-)
+COLLECTION_WRITES = frozenset({"insert", "put", "put_many", "replace_if", "take", "delete", "delete_where"})
 
 
 class FaultyStore:
@@ -24,7 +22,7 @@ class FaultyStore:
 
     `fail_at` None never fails: run an operation so and read `writes` to learn how many steps it has.
     With `stored` the failing write is done all the same, as when only its answer was lost, with `begun`
-    only what was to be put `first` (with both `error` is best an OutcomeUnknown).
+    without what was to be done `then` (with both `error` is best an OutcomeUnknown).
     """
 
     def __init__(
@@ -77,9 +75,8 @@ class FaultyStore:
             return await call(**options)
         if self._stored:
             await call(**options)
-        elif self._begun:
-            for puts in options.get("first", ()):
-                await puts.into.put_many(puts.records)
+        elif self._begun and "then" in options:
+            await call(**options | {"then": ()})
         raise self._error
 
 

@@ -19,15 +19,7 @@ class Key(Record, frozen=True):
     key_id: str
     order: int
     body: str = ""
-
-
-class Stock(Record, frozen=True):
-    shop: str
-    thing: str
-    came: int
-    sold: int
-    notes: tuple[tuple[int, str], ...] = ()
-    mark: bytes = b""
+    parts: tuple[tuple[str, str], ...] = ()
 
 
 PEOPLE = CollectionSpec(
@@ -43,5 +35,4 @@ PEOPLE = CollectionSpec(
 KEYS = CollectionSpec(
     "keys", Key, ("user_id", "device_id", "key_id"), (Index("by_order", ("user_id", "device_id", "order")),)
 )
-STOCKS = CollectionSpec("stocks", Stock, ("shop", "thing"))
-SPECS = (PEOPLE, KEYS, STOCKS)
+SPECS = (PEOPLE, KEYS)

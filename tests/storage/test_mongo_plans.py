@@ -75,7 +75,7 @@ RECORDS: dict[str, Callable[[Any, Any], Awaitable[object]]] = {
     "put": lambda people, keys: people.put(Person(user_id="a", age=2)),
     "put_many": lambda people, keys: people.put_many([Person(user_id="a"), Person(user_id="b", age=1)]),
     "replace_if": lambda people, keys: people.replace_if(Person(user_id="a"), Person(user_id="a", age=1)),
-    "count_up": lambda people, keys: people.count_up([("a",)], "age", "age"),
+    "take": lambda people, keys: keys.take("by_order", [("u", "d")], "parts"),
     "delete": lambda people, keys: people.delete("a"),
     "delete_where": lambda people, keys: keys.delete_where("by_order", ("u", "e")),
     "find": lambda people, keys: people.find("by_city", ("x",), after=1, newest_first=True, limit=5),

@@ -1,6 +1,7 @@
 """Typed records: each operation is atomic on one record."""
 
 import asyncio
+from collections import Counter
 
 import msgspec
 import pytest
@@ -9,7 +10,7 @@ from storage.collection import Collection, CollectionSpec, Index, Puts, Record
 from storage.errors import AlreadyExists
 from storage.store import Store
 from tests.storage.conftest import Backend
-from tests.storage.records import KEYS, PEOPLE, STOCKS, Key, Person, Stock
+from tests.storage.records import KEYS, PEOPLE, Key, Person
 
 
 @pytest.fixture
@@ -20,11 +21,6 @@ def people(store: Store) -> Collection[Person]:
 @pytest.fixture
 def keys(store: Store) -> Collection[Key]:
     return store.collection(KEYS)
-
-
-@pytest.fixture
-def stocks(store: Store) -> Collection[Stock]:
-    return store.collection(STOCKS)
 
 
 def ids(records: list[Person]) -> list[str]:
@@ -127,11 +123,11 @@ async def test_what_comes_with_a_replacement_is_put_only_if_it_was_replaced(
     old, new = Person(user_id="a", age=1), Person(user_id="a", age=2)
     records = [Key(user_id="a", device_id="d", key_id=f"{i:03}", order=i) for i in range(50)]
     refused = Puts(keys, [Key(user_id="b", device_id="d", key_id="0", order=0)])
-    assert not await people.replace_if(old, new, first=(refused,))
-    assert await people.replace_if(None, old, first=(Puts(keys, records[:30]), Puts(people, ())))
-    assert not await people.replace_if(None, new, first=(refused,))
+    assert not await people.replace_if(old, new, then=(refused,))
+    assert await people.replace_if(None, old, then=(Puts(keys, records[:30]), Puts(people, ())))
+    assert not await people.replace_if(None, new, then=(refused,))
     changed = [msgspec.structs.replace(record, body="new") for record in records[20:]]
-    assert await people.replace_if(old, new, first=(Puts(keys, changed), Puts(people, [Person(user_id="c")])))
+    assert await people.replace_if(old, new, then=(Puts(keys, changed), Puts(people, [Person(user_id="c")])))
     assert await people.find("key") == [new, Person(user_id="c")]
     assert await keys.find("key") == records[:20] + changed
 
@@ -171,55 +167,72 @@ async def test_inserting_one_key_at_once_lets_one_win(people: Collection[Person]
     assert await people.get("a") == Person(user_id="a", age=winners[0])
 
 
-async def test_count_up_gives_each_number_to_one_of_fifty_callers(stocks: Collection[Stock]) -> None:
-    stock = Stock(shop="u", thing="tea", came=60, sold=20, notes=((1, "a"), (2, "b")), mark=b"\0\xff")
-    other = Stock(shop="u", thing="milk", came=5, sold=0)
-    await stocks.put_many([stock, other])
-    key = ("u", "tea")
-    callers = await asyncio.gather(*(stocks.count_up([key, key], "sold", "came") for _ in range(25)))
-    counted = [record for of_one in callers for record in of_one]
-    assert counted.count(None) == 10
-    assert sorted(record.sold for record in counted if record) == list(range(21, 61))
-    assert {msgspec.structs.replace(record, sold=20) for record in counted if record} == {stock}
-    assert await stocks.find("key") == [other, msgspec.structs.replace(stock, sold=60)]
+async def test_take_gives_each_record_to_one_of_fifty_takers(keys: Collection[Key]) -> None:
+    records = [Key(user_id="u", device_id="d", key_id=f"{i:03}", order=i) for i in range(40)]
+    await keys.put_many(records)
+    await keys.insert(Key(user_id="u", device_id="other", key_id="x", order=0))
+    takers = await asyncio.gather(*(keys.take("by_order", [("u", "d")] * 2, "parts") for _ in range(25)))
+    taken = [key for of_one in takers for key in of_one]
+    assert taken.count(None) == 10
+    assert Counter(key.key_id for key in taken if key) == Counter(key.key_id for key in records)
+    assert await keys.count("key") == 1
 
 
-async def test_count_up_answers_record_by_record(stocks: Collection[Stock]) -> None:
-    first, full = Stock(shop="a", thing="x", came=2, sold=0), Stock(shop="b", thing="x", came=1, sold=1)
-    await stocks.put_many([first, full])
-    counted = await stocks.count_up([("b", "x"), ("a", "x"), ("a", "none")], "sold", "came")
-    assert counted == [None, msgspec.structs.replace(first, sold=1), None]
-    assert await stocks.count_up([], "sold", "came") == []
-    assert await stocks.get("b", "x") == full
+async def test_take_follows_the_index(keys: Collection[Key]) -> None:
+    for order, key_id in ((3, "a"), (1, "b"), (2, "c")):
+        await keys.insert(Key(user_id="u", device_id="d", key_id=key_id, order=order))
+    taken = [(await keys.take("by_order", [("u", "d")], "parts"))[0] for _ in range(4)]
+    assert [key and key.key_id for key in taken] == ["b", "c", "a", None]
+    assert await keys.take("key", [("u", "d")], "parts") == [None]
 
 
-async def test_counting_up_and_replacing_at_once_lose_nothing(stocks: Collection[Stock]) -> None:
-    """What was counted between reading and replacing makes the replacement fail."""
-    await stocks.insert(Stock(shop="a", thing="x", came=1, sold=0))
-    sold = 0
+async def test_take_answers_prefix_by_prefix(keys: Collection[Key]) -> None:
+    for device_id, key_id in (("d", "a"), ("e", "b"), ("e", "c")):
+        await keys.insert(Key(user_id="u", device_id=device_id, key_id=key_id, order=1))
+    taken = await keys.take("key", [("u", "e"), ("u", "none"), ("u", "d")], "parts")
+    assert [key and key.key_id for key in taken] == ["b", None, "a"]
+    assert await keys.take("key", [("u", "e", "b")], "parts") == [None]
+    assert await keys.take("key", [], "parts") == []
+    assert [key.key_id for key in await keys.find("key")] == ["c"]
 
-    async def sell() -> None:
-        nonlocal sold
-        while sold < 30:
-            (counted,) = await stocks.count_up([("a", "x")], "sold", "came")
-            if counted is not None:
-                sold += 1
-                assert counted.sold == sold
-            await asyncio.sleep(0)
 
-    async def supply() -> int:
-        refused = 0
-        while sold < 30:
-            stock = await stocks.get("a", "x")
-            assert stock is not None
-            await asyncio.sleep(0)
-            refused += not await stocks.replace_if(stock, msgspec.structs.replace(stock, came=stock.came + 1))
-        return refused
+async def test_take_gives_the_items_of_a_record_before_the_record(keys: Collection[Key]) -> None:
+    parts = (("1", "one"), ("2", "two"))
+    await keys.put_many(
+        [
+            Key(user_id="u", device_id="d", key_id="a", order=1, body="A", parts=parts),
+            Key(user_id="u", device_id="d", key_id="b", order=2),
+        ]
+    )
+    taken: list[tuple[str, str, tuple[tuple[str, str], ...]] | None] = []
+    left = []
+    for _ in range(5):
+        (key,) = await keys.take("by_order", [("u", "d")], "parts")
+        taken.append(key and (key.key_id, key.body, key.parts))
+        left.append([(key.key_id, len(key.parts)) for key in await keys.find("by_order")])
+    assert taken == [("a", "A", parts[:1]), ("a", "A", parts[1:]), ("a", "A", ()), ("b", "", ()), None]
+    assert left == [[("a", 1), ("b", 0)], [("a", 0), ("b", 0)], [("b", 0)], [], []]
 
-    async with asyncio.timeout(30):
-        await asyncio.gather(sell(), supply())
-    stock = await stocks.get("a", "x")
-    assert stock is not None and stock.sold == sold <= stock.came
+
+async def test_take_gives_each_item_to_one_of_fifty_takers(keys: Collection[Key]) -> None:
+    """Each of eight records is found empty by several at once, and removed by one of them."""
+    records = [
+        Key(
+            user_id="u",
+            device_id="d",
+            key_id=str(n),
+            order=n,
+            parts=tuple((f"{n}/{i}", "") for i in range(4)),
+        )
+        for n in range(8)
+    ]
+    await keys.put_many(records)
+    takers = await asyncio.gather(*(keys.take("by_order", [("u", "d")], "parts") for _ in range(50)))
+    taken = [key for of_one in takers for key in of_one]
+    assert taken.count(None) == 10
+    names = Counter(key.parts[0][0] if key.parts else key.key_id for key in taken if key)
+    assert names == Counter([key.key_id for key in records] + [of[0] for key in records for of in key.parts])
+    assert await keys.count("key") == 0
 
 
 async def test_delete_tells_whether_it_was_there(people: Collection[Person]) -> None:
@@ -278,6 +291,7 @@ async def test_a_record_with_none_in_any_field_is_not_in_the_index(people: Colle
     assert await people.count("by_city") == 1
     assert await people.count("key") == 4
     assert await people.delete_where("by_city", ("x",)) == 1
+    assert await people.take("by_city", [("x",)], "parts") == [None]
     await people.put(Person(user_id="no age", city="x", age=0))
     assert ids(await people.find("by_city", ("x",))) == ["no age"]
 
