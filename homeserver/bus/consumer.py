@@ -7,8 +7,8 @@ after what was handled, so after a crash some entries are handled again: handler
 A replica handles only the shards that it owns. A cursor moves by compare-and-set alone: of two replicas
 that take themselves for the owner, one loses, and goes on from where the other one has come to.
 
-Entries that `wants` turns down cost a comparison. One that fails again and again is set aside with an
-error in the log, and blocks nothing.
+Entries that `wants` turns down cost a comparison. One of which it cannot tell, or that fails again and again,
+is set aside with an error in the log, and blocks nothing.
 """
 
 import asyncio
@@ -113,7 +113,7 @@ class Consumer:
         for item in appended:
             entry = item.entry
             state.tail = entry.seq
-            if state.task is None and state.seq == entry.seq - 1 and not self._wants(entry):
+            if state.task is None and state.seq == entry.seq - 1 and not self._wanted(shard, entry):
                 state.seq = entry.seq
             elif len(state.queue) < MAX_QUEUED:
                 state.queue.append(entry)
@@ -171,7 +171,7 @@ class Consumer:
                     await self._begin(state)
                     continue
                 for entries in self._batches(await self._next(state)):
-                    if wanted := [entry for entry in entries if self._wants(entry)]:
+                    if wanted := [entry for entry in entries if self._wanted(state.shard, entry)]:
                         await self._attempt(state.shard, wanted)
                     state.seq = entries[-1].seq
                     if not state.owned:
@@ -224,6 +224,18 @@ class Consumer:
             return (entries,)
         return ((entry,) for entry in entries)
 
+    def _wanted(self, shard: int, entry: Entry) -> bool:
+        try:
+            return self._wants(entry)
+        except Exception:
+            self._set_aside(shard, entry)
+            return False
+
+    def _set_aside(self, shard: int, entry: Entry) -> None:
+        """Go past an entry, and say what is wrong with it."""
+        self.set_aside += 1
+        log.exception("entry set aside", consumer=self.name, shard=shard, seq=entry.seq)
+
     async def _attempt(self, shard: int, entries: Sequence[Entry]) -> None:
         for attempt in range(ATTEMPTS):
             try:
@@ -241,8 +253,7 @@ class Consumer:
                 if attempt < ATTEMPTS - 1:
                     await asyncio.sleep(RETRY_SECONDS * attempt)
                 elif len(entries) == 1:
-                    self.set_aside += 1
-                    log.exception("entry set aside", consumer=self.name, shard=shard, seq=entries[0].seq)
+                    self._set_aside(shard, entries[0])
         if len(entries) > 1:
             # One of them is at fault: the others are not set aside with it.
             for entry in entries:

@@ -137,6 +137,26 @@ async def test_an_entry_that_cannot_be_handled_is_set_aside_alone(
         assert stored.seq == 6
 
 
+async def test_an_entry_that_nobody_can_tell_to_be_wanted_is_set_aside_alone(store: Store) -> None:
+    def beyond_the_third(entry: Entry) -> bool:
+        return 12 // (entry.seq - 3) > 0
+
+    log = Log()
+    consumer = Consumer("c", store.log, store.collection(CURSORS), wants=beyond_the_third, handle=log.one)
+    await append(store.log, 0, *(message(n) for n in range(5)))
+    consumer.start({0: 2})
+    consumer.own({0})
+    await consumer.settled(0)
+    consumer.on_entries(0, fed(await store.log.read(0, 2, 10)))
+    await consumer.settled(0)
+    assert (log.handled, consumer.set_aside) == ([4, 5], 1)
+    again = Consumer("c", store.log, store.collection(CURSORS), wants=beyond_the_third, handle=log.one)
+    again.start({0: 5})
+    again.own({0})
+    await again.settled(0)
+    assert (log.handled, again.set_aside) == ([4, 5, 4, 5], 1)
+
+
 @pytest.mark.parametrize("error", [unavailable("full"), StoreUnavailable("full")])
 async def test_what_the_store_cannot_take_now_waits_and_is_never_set_aside(
     store: Store, monkeypatch: pytest.MonkeyPatch, error: Exception
