@@ -18,6 +18,7 @@ from homeserver.push.verdicts import Verdicts
 from homeserver.sync.device_lists import DeviceLists
 from homeserver.sync.engine import SyncEngine
 from homeserver.sync.event_stream import EventStream
+from homeserver.sync.federation_format import FederationFormat
 from homeserver.sync.sliding.connection import Connections
 from homeserver.sync.sliding.engine import SlidingSync
 from homeserver.sync.sliding.extensions import ExtensionSections
@@ -27,6 +28,7 @@ from rest.routes import Routes
 from storage.records import keys as key_records
 from storage.records import profiles as profile_records
 from storage.records import push as push_records
+from storage.records import side_events as side_event_records
 from storage.records import sliding_sync as sliding_sync_records
 
 
@@ -115,7 +117,12 @@ class Syncing:
         rooms.follow(ground.waking.on_room_entry)
         users.follow(ground.waking.on_user_entry)
         self.routes: list[Routes] = [
-            SyncRoutes(self.engine, collection(profile_records.FILTERS), people.presence),
+            SyncRoutes(
+                self.engine,
+                FederationFormat(rooms, collection(side_event_records.SIDE_EVENTS)),
+                collection(profile_records.FILTERS),
+                people.presence,
+            ),
             SlidingSyncRoutes(sliding, people.presence),
             RoomPreviewRoutes(stream),
             NotificationRoutes(notifications),
