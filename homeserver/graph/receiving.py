@@ -229,7 +229,14 @@ class Receiver:
             return REJECTED
         if not is_allowed(event.version, event, head.lookup) or is_vain(event, incoming.redacted, head):
             return SOFT_FAILED
-        return None
+        return SOFT_FAILED if incoming.is_early and await self._is_of_another_room(event) else None
+
+    async def _is_of_another_room(self, redaction: Event) -> bool:
+        """Whether what it names is in another room. In versions 1 and 2 rooms may have the same ids."""
+        assert redaction.redacts is not None
+        if not redaction.version.event_ids_are_hashes:
+            return False
+        return await self._rooms.log.find_event(redaction.redacts) is not None
 
     async def _fork(self, room: Room, head: RoomHead, event: Event, before: _Before) -> _Fork:
         after = changed(before.state, [(*event.state_tuple, event.event_id)] if event.is_state else [])

@@ -135,11 +135,14 @@ async def test_an_event_of_another_room_stays(
     secret = await alice.send(elsewhere, "stays")
     own = await alice.send(room_id, "goes")
     for event_id in (secret, own):
-        await other.send((await redaction(visitor, room_id, event_id)).pdu)
+        allowed = await redaction(visitor, room_id, event_id)
+        await other.send(allowed.pdu)
     for _ in range(2):
         await settle(server)
         assert await texts(alice, elsewhere) == ["stays"]
         assert await texts(alice, room_id) == [None]
+        if version != "1":  # There two rooms may have an event of the same id.
+            assert await redactions(alice, room_id) == [allowed.event_id]
         await server.restart()
 
 
