@@ -23,10 +23,10 @@ from homeserver.clock import Clock
 from homeserver.graph.events import GraphEvents
 from homeserver.graph.outliers import auth_ids
 from homeserver.graph.past import Link, Past, linked
-from homeserver.graph.states import CREATE, StateIds
+from homeserver.graph.states import StateIds
 from homeserver.protocol.events import Event
 from homeserver.protocol.json_types import JsonObject
-from homeserver.rooms.room import Room
+from homeserver.rooms.room import CREATE, Room
 from homeserver.rooms.servers import takes_part
 from homeserver.rooms.told_servers import others_in
 from homeserver.single_flight import SingleFlight

@@ -21,12 +21,12 @@ from federation.gate import Gate, claimed_id
 from homeserver.graph.events import GraphEvents
 from homeserver.graph.outliers import Outliers
 from homeserver.graph.receiving import Missing, Outcome, Receiver
-from homeserver.graph.states import CREATE, StateIds
+from homeserver.graph.states import StateIds
 from homeserver.protocol.events import Event
 from homeserver.protocol.identifiers import InvalidIdentifier, check_event_id
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.room_versions import RoomVersion
-from homeserver.rooms.room import Room
+from homeserver.rooms.room import CREATE, Room
 
 V1 = "/_matrix/federation/v1"
 MAX_BETWEEN = 20

@@ -17,14 +17,13 @@ from homeserver.clock import Clock
 from homeserver.graph.events import GraphEvents, KnownEvent
 from homeserver.graph.outliers import Outliers, auth_ids, refused_by_auth_events
 from homeserver.graph.receiving import state_entry
-from homeserver.graph.states import CREATE
 from homeserver.protocol.event_auth import is_allowed, lookup_in
 from homeserver.protocol.events import Event
 from homeserver.protocol.signing import encode_event
 from homeserver.protocol.state_resolution import StateKey
 from homeserver.rooms.event_entry import event_entry
 from homeserver.rooms.event_meta import EventMeta
-from homeserver.rooms.room import EMPTY_STATE, Partial, Room, RoomHead, partial_entry, view_of
+from homeserver.rooms.room import CREATE, EMPTY_STATE, Partial, Room, RoomHead, partial_entry, view_of
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.servers import takes_part

@@ -16,7 +16,7 @@ from homeserver.protocol.event_auth import (
 )
 from homeserver.protocol.events import Event
 from homeserver.protocol.signing import encode_event
-from homeserver.rooms.room import Room
+from homeserver.rooms.room import CREATE, Room
 from storage.collection import Collection
 from storage.records.side_events import OUTLIER, REJECTED, SideEvent
 
@@ -39,7 +39,7 @@ class Outliers:
         named = {auth_id for event in events for auth_id in auth_ids(event)}
         known = await self._events.get_many(room, {*new, *named})
         new = {event_id: event for event_id, event in new.items() if event_id not in known}
-        found = await asyncio.to_thread(standings, new, known)
+        found = await asyncio.to_thread(standings, room, new, known)
         records = [side_event(new[event_id], standing) for event_id, standing in found.items()]
         for first in range(0, len(records), WRITTEN_AT_ONCE):
             await self._side.put_many(records[first : first + WRITTEN_AT_ONCE])
@@ -47,7 +47,7 @@ class Outliers:
         return {**known, **added}
 
 
-def standings(new: Mapping[str, Event], known: Mapping[str, KnownEvent]) -> dict[str, str]:
+def standings(room: Room, new: Mapping[str, Event], known: Mapping[str, KnownEvent]) -> dict[str, str]:
     """As what each of some events is known from now on: OUTLIER or REJECTED, those first that others rest on.
 
     Events that rest on what is neither new nor known are left out, and so are those that rest on themselves.
@@ -70,7 +70,7 @@ def standings(new: Mapping[str, Event], known: Mapping[str, KnownEvent]) -> dict
         named = auth_ids(event)
         if event_id in found or not all(each in there for each in named):
             continue
-        refused = refused_by_auth_events(event, [there[each] for each in named])
+        refused = creates_again(room, event) or refused_by_auth_events(event, [there[each] for each in named])
         found[event_id] = standing = REJECTED if refused else OUTLIER
         there[event_id] = KnownEvent(event, None, standing=standing)
     return found
@@ -87,6 +87,16 @@ def auth_ids(event: Event) -> Sequence[str]:
     if event.version.room_id_is_create_hash and event.type != "m.room.create":
         return (*event.auth_events, create_event_id(event.room_id))
     return event.auth_events
+
+
+def creates_again(room: Room, event: Event) -> bool:
+    """Whether an event would be another beginning of a room than it has.
+
+    As far as the auth rules go, the server that a room's id names may sign one at any time, where that id is
+    not the hash of the first one.
+    """
+    create = room.head.state.get(CREATE)
+    return event.type == "m.room.create" and create is not None and event.event_id != create.event_id
 
 
 def refused_by_auth_events(event: Event, auth_events: Sequence[KnownEvent]) -> bool:

@@ -19,16 +19,16 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from homeserver.graph.events import GraphEvents, KnownEvent
-from homeserver.graph.outliers import auth_ids, side_event, standings
+from homeserver.graph.outliers import auth_ids, creates_again, side_event, standings
 from homeserver.graph.receiving import state_entry
-from homeserver.graph.states import CREATE, StateIds
+from homeserver.graph.states import StateIds
 from homeserver.protocol.events import Event
 from homeserver.protocol.signing import encode_event
 from homeserver.protocol.state_resolution import StateKey
 from homeserver.rooms.event_entry import entry_of, misnamed_target
 from homeserver.rooms.event_meta import EventMeta
 from homeserver.rooms.reading_order import in_gap, lower_end
-from homeserver.rooms.room import Room
+from homeserver.rooms.room import CREATE, Room
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.servers import has_user_of
 from homeserver.shard_writer import Appended, Drafts
@@ -100,10 +100,11 @@ class Past:
         out. Raises StoreError, MatrixError 503.
         """
         lowest = room.gaps[gap]
+        events = [event for event in events if not creates_again(room, event)]
         named = {auth_id for event in events for auth_id in auth_ids(event)}
         known = await self._events.get_many(room, {*named, *(event.event_id for event in events)})
         new = {event.event_id: event for event in events if event.event_id not in known}
-        found = await asyncio.to_thread(standings, new, known)
+        found = await asyncio.to_thread(standings, room, new, known)
         rejected = [event_id for event_id, standing in found.items() if standing == REJECTED]
         await self._side.put_many([side_event(new[event_id], REJECTED) for event_id in rejected])
         accepted = [

@@ -23,7 +23,7 @@ from homeserver.errors import MatrixError, unavailable
 from homeserver.graph.early_redactions import EarlyRedactions, is_early_redaction
 from homeserver.graph.events import GraphEvents, KnownEvent, StateDelta
 from homeserver.graph.onward import Onward
-from homeserver.graph.outliers import auth_ids, refused_by_auth_events
+from homeserver.graph.outliers import auth_ids, creates_again, refused_by_auth_events
 from homeserver.graph.redacting import is_vain, redacted_by, redacts_key
 from homeserver.graph.states import StateIds, States, auth_keys, changed, differences, ids_of
 from homeserver.protocol.event_auth import is_allowed, lookup_in
@@ -71,7 +71,7 @@ class _Incoming(NamedTuple):
     """What it follows upon, as far as that is known."""
     told: StateIds | None
     refused: bool
-    """What refuses it by its own auth events refuses it for ever."""
+    """What refuses it by its own auth events refuses it for ever, and so does what the room began with."""
     redacted: Event | None
     """Of a redaction: what it redacts, if that is known."""
     is_early: bool
@@ -170,6 +170,10 @@ class Receiver:
         known = around.get(event.event_id)
         if known is not None and known.standing != OUTLIER:
             return Outcome.ACCEPTED if known.standing is None else Outcome(known.standing)
+        creates = creates_again(room, event)
+        if event.type == "m.room.create" and not creates:
+            # The room has it. Its place is before all that came later, with the past.
+            return Outcome.ACCEPTED
         previous = [
             each for event_id in event.prev_events if (each := around.get(event_id)) and each.has_state
         ]
@@ -180,7 +184,7 @@ class Receiver:
             raise Missing(missing_prev, missing_auth)
         if missing_prev:
             await self._gaps.put_many([Gap(room_id=room.room_id, event_id=each) for each in missing_prev])
-        refused = refused_by_auth_events(event, [around[auth_id] for auth_id in authorising])
+        refused = creates or refused_by_auth_events(event, [around[auth_id] for auth_id in authorising])
         told = told if missing_prev else None
         is_early = is_early_redaction(event, around)
         return _Incoming(event, previous, told, refused, redacted_by(event, around), is_early, relay)

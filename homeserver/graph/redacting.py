@@ -6,11 +6,10 @@ spec: rooms/v3#handling-redactions
 from collections.abc import Mapping
 
 from homeserver.graph.events import KnownEvent
-from homeserver.graph.states import CREATE
 from homeserver.protocol.events import Event
 from homeserver.protocol.state_resolution import StateKey
 from homeserver.rooms.redaction import takes_effect
-from homeserver.rooms.room import RoomHead
+from homeserver.rooms.room import CREATE, RoomHead
 
 
 def redacted_by(event: Event, known: Mapping[str, KnownEvent]) -> Event | None:

@@ -12,14 +12,13 @@ from homeserver.graph.events import GraphEvents, KnownEvent, StateDelta
 from homeserver.protocol.event_auth import auth_event_keys
 from homeserver.protocol.events import Event
 from homeserver.protocol.state_resolution import StateKey, resolve
-from homeserver.rooms.room import Room, RoomHead
+from homeserver.rooms.room import CREATE, Room, RoomHead
 from storage.log import Kind, Log
 
 KEPT = 500
 AHEAD = 8
 """How many steps of auth events are read ahead when one of them is missed."""
 
-CREATE = ("m.room.create", "")
 
 StateIds = immutables.Map[StateKey, str]
 NO_STATE: StateIds = immutables.Map()

@@ -30,8 +30,9 @@ from storage.log import Entry, Kind
 StateKey = tuple[str, str]
 StateMap = immutables.Map[StateKey, RoomEvent]
 
+CREATE = ("m.room.create", "")
 VISIBILITY = ("m.room.history_visibility", "")
-PAST_DECIDING = frozenset({("m.room.create", ""), VISIBILITY})
+PAST_DECIDING = frozenset({CREATE, VISIBILITY})
 """Where these came without an event of the timeline, who might see what of the past is not known from now."""
 
 NO_HASHES: Mapping[str, str] = {}
@@ -273,7 +274,7 @@ class Room:
             self.size += view.size()
             if view.type == "m.room.member":
                 self.note_member(view)
-            elif view.type == "m.room.create":
+            elif (view.type, view.state_key) == CREATE:
                 self._note_create(view)
                 self.is_whole = True
         elif view.redacts is not None and view.state_key is None:
@@ -306,7 +307,7 @@ class Room:
         self.size += view.size()
         if view.type == "m.room.member":
             self.note_member(view)
-        elif view.type == "m.room.create":
+        elif key == CREATE:
             self._note_create(view)
         return view
 

@@ -18,6 +18,7 @@ from homeserver.protocol.room_versions import ROOM_VERSIONS, RoomVersion
 from homeserver.rooms.event_meta import decode_meta
 from homeserver.rooms.reading_order import in_gap, lower_end
 from homeserver.rooms.room import (
+    CREATE,
     GAPS_KEPT,
     PAST_DECIDING,
     Room,
@@ -222,7 +223,7 @@ class Rooms:
         known = {entry.seq for entry in entries}
         views = await self.stored.views(room_id, entries + [e for e in page if e.seq not in known])
         by_position = {view.position: view for view in views}
-        create = next((entry for entry in entries if entry.type == "m.room.create"), None)
+        create = next((entry for entry in entries if (entry.type, entry.key) == CREATE), None)
         room = Room(room_id, shard, _version_of(create, entries), self._now)
         state = RoomHead().state.mutate()
         for ref in refs:

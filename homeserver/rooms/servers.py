@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from homeserver.protocol.identifiers import server_of_member
 from homeserver.protocol.server_acl import ServerAcl, compile_acl
-from homeserver.rooms.room import Room
+from homeserver.rooms.room import CREATE, Room
 from homeserver.rooms.room_event import RoomEvent
 
 _EVERYBODY = compile_acl({"allow": ["*"]})
@@ -44,7 +44,7 @@ def takes_part(room: Room, server: str) -> bool:
     Where all its users have left others, the room has gone on without it, and of one that its users were
     only invited to it knows nothing. A room that nobody is in stays what it is.
     """
-    if ("m.room.create", "") not in room.head.state:
+    if CREATE not in room.head.state:
         return False
     is_empty = not room.joined and room.partial is None
     return is_empty or server in room.servers

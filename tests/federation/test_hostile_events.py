@@ -7,6 +7,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import pytest
@@ -18,8 +19,9 @@ from homeserver.protocol.event_auth import auth_event_keys
 from homeserver.protocol.events import Event
 from homeserver.protocol.json_types import JsonObject
 from tests.client_api.conftest import Client
+from tests.federation.host import Host
 from tests.federation.receiving import Receiving
-from tests.federation.rooms import MESSAGE, state_of, text, texts
+from tests.federation.rooms import MESSAGE, events, state_of, text, texts
 from tests.federation.servers import V1, Homeserver, OtherServer, another
 from tests.federation.visitor import Visitor
 from tests.federation.withheld import Withheld
@@ -225,6 +227,33 @@ async def test_members_who_are_no_users_stop_nobody(
     await until(lambda: "on we go" in receiving.texts)
     fetched = await other.get(f"{V1}/backfill/{room_id}", query={"v": last, "limit": "1"})
     assert [pdu["content"]["body"] for pdu in fetched["pdus"]] == ["on we go"]
+
+
+@pytest.mark.parametrize("state_key", ["", "another"])
+async def test_a_room_is_not_created_again(
+    server: Homeserver, alice: Client, other: OtherServer, state_key: str
+) -> None:
+    """HARDENING 1: who gave the room its id may sign another beginning, which the auth rules allow."""
+    host = Host(other.peer)
+    host.open_to(alice.user_id)
+    await alice.post(f"/join/{quote(host.room_id)}?via={host.name}")
+    host.let_in(host.received[-1])
+    before = await state_of(alice, host.room_id)
+    content = {"room_version": "1", "creator": host.creator}
+    again = host.event("m.room.create", state_key, content, prev_events=[], auth_events=[])
+    answer = (await other.send(again.pdu)).body["pdus"]
+    assert "error" in answer[again.event_id]
+    assert (await other.send(host.events[0].pdu)).body["pdus"] == {host.events[0].event_id: {}}
+    assert await state_of(alice, host.room_id) == before
+    sent = await alice.send(host.room_id, "on we go")
+    assert [event["event_id"] for event in await events(alice, host.room_id)][-1] == sent
+    upon = host.event(MESSAGE, None, text("good"), prev_events=[sent], depth=100)
+    assert (await other.send(upon.pdu)).body["pdus"] == {upon.event_id: {}}
+    await server.restart()
+    client = server.client()
+    client.token = alice.token
+    assert await texts(client, host.room_id) == ["on we go", "good"]
+    assert await state_of(client, host.room_id) == before
 
 
 async def test_a_room_with_hundreds_of_ends_goes_on(
