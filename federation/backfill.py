@@ -21,12 +21,12 @@ from federation.gate import Gate
 from federation.missing_events import MissingEvents
 from homeserver.clock import Clock
 from homeserver.graph.events import GraphEvents
-from homeserver.graph.outliers import auth_ids
+from homeserver.graph.outliers import auth_ids, creates_again
 from homeserver.graph.past import Link, Past, linked
 from homeserver.graph.states import StateIds
 from homeserver.protocol.events import Event
 from homeserver.protocol.json_types import JsonObject
-from homeserver.rooms.room import CREATE, Room
+from homeserver.rooms.room import Room
 from homeserver.rooms.servers import takes_part
 from homeserver.rooms.told_servers import others_in
 from homeserver.single_flight import SingleFlight
@@ -138,18 +138,17 @@ class Backfill:
             elif each.event_id is not None and room.version.event_ids_are_hashes:
                 # Its id says that this is what others follow upon, whether or not it is signed.
                 links[each.event_id] = _claimed(pdu)
-        create = room.head.state[CREATE].event_id
         # What comes before those that are there is in another gap.
         for event_id in await self._past.there(room, links):
             del links[event_id]
         return [
             admitted[event_id]
             for event_id in linked(edge, links)
-            if event_id in admitted and (admitted[event_id].type != CREATE[0] or event_id == create)
+            if event_id in admitted and not creates_again(room, admitted[event_id])
         ]
 
     async def _state_before(self, server: str, room: Room, oldest: Event) -> StateIds:
-        if oldest.type == CREATE[0]:
+        if oldest.type == "m.room.create":
             return StateIds()
         return await self._missing.told_state(room, oldest, server)
 

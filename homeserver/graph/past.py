@@ -19,7 +19,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from homeserver.graph.events import GraphEvents, KnownEvent
-from homeserver.graph.outliers import auth_ids, creates_again, side_event, standings
+from homeserver.graph.outliers import auth_ids, side_event, standings
 from homeserver.graph.receiving import state_entry
 from homeserver.graph.states import StateIds
 from homeserver.protocol.events import Event
@@ -100,7 +100,6 @@ class Past:
         out. Raises StoreError, MatrixError 503.
         """
         lowest = room.gaps[gap]
-        events = [event for event in events if not creates_again(room, event)]
         named = {auth_id for event in events for auth_id in auth_ids(event)}
         known = await self._events.get_many(room, {*named, *(event.event_id for event in events)})
         new = {event.event_id: event for event in events if event.event_id not in known}
