@@ -8,8 +8,7 @@ import random
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import parse_qs, unquote, urlsplit
+from typing import NamedTuple
 
 import orjson
 
@@ -19,43 +18,70 @@ from federation.client import FederationClient, request_target
 from federation.errors import FederationError
 from federation.gate import Gate
 from federation.incoming import Incoming
+from federation.inviting import Inviting
 from federation.key_ring import KeyRing
 from federation.missing_events import MissingEvents
 from federation.outbound import Outbound
 from federation.own_keys import OwnKeys
+from federation.partial_rooms import PartialRooms
+from federation.remote_rooms import RemoteRooms
+from federation.resident import Resident
 from homeserver.bus.consumer import Consumer
 from homeserver.config.options import Federation
+from homeserver.config.options import RateLimits as RateLimitOptions
+from homeserver.consumers.successors import Successors
 from homeserver.graph.arrival import Arrival
 from homeserver.graph.early_redactions import EarlyRedactions
 from homeserver.graph.events import GraphEvents
+from homeserver.graph.learning import Learning
 from homeserver.graph.merging import Merging
 from homeserver.graph.outliers import Outliers
 from homeserver.graph.outside import Outside
-from homeserver.graph.receiving import Outcome, Receiver
+from homeserver.graph.receiving import Receiver
 from homeserver.graph.states import States
 from homeserver.graph.told import ToldGraph
 from homeserver.protocol.event_auth import auth_event_keys
-from homeserver.protocol.events import Event, build_event, parse_pdu
+from homeserver.protocol.events import Event, build_event
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.room_versions import RoomVersion
 from homeserver.protocol.server_acl import ServerAcl
 from homeserver.protocol.signing import SigningKey
+from homeserver.rate_limits import RateLimits
+from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.authoring import Author, EventTemplate, RoomProposal
+from homeserver.rooms.creation import Creation
+from homeserver.rooms.directory import Directory
+from homeserver.rooms.membership import Membership
 from homeserver.rooms.policy import NoPolicyServers, Policy
+from homeserver.rooms.restricted import RestrictedJoins
 from homeserver.rooms.room import Room
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.told_servers import is_told_by
+from homeserver.rooms.upgrade import Upgrade
 from homeserver.rooms.visibility import Visibility
+from homeserver.users.account_data import AccountData
 from homeserver.users.accounts import Accounts
+from homeserver.users.invite_permission import InvitePermission
 from homeserver.users.passwords import Passwords
+from homeserver.users.profiles import Profiles
 from homeserver.users.users import Users
 from storage.collection import Collection
 from storage.log import Entry, Kind, ShardMap
-from storage.records import accounts, cursors, destinations, remote_keys, side_events, staged_events
+from storage.records import (
+    accounts,
+    cursors,
+    destinations,
+    profiles,
+    remote_keys,
+    rooms,
+    side_events,
+    staged_events,
+)
 from storage.records.cursors import CURSORS, Cursor
 from storage.records.remote_keys import RemoteKey, RemoteKeys
 from storage.records.side_events import EARLY_REDACTIONS, GAPS, SIDE_EVENTS
 from storage.sqlite import open_store
+from tests.simulation.answers import V1, answer_to
 from tests.simulation.network import Network, SimulatedTransport
 from tests.simulation.process import Process
 from tests.simulation.virtual_time import EPOCH_MS, virtual_clock
@@ -65,11 +91,12 @@ SPECS = (
     *accounts.SPECS,
     *cursors.SPECS,
     *destinations.SPECS,
+    *profiles.SPECS,
     *remote_keys.SPECS,
+    *rooms.SPECS,
     *side_events.SPECS,
     *staged_events.SPECS,
 )
-V1 = "/_matrix/federation/v1"
 A_YEAR_MS = 365 * 24 * 3600 * 1000
 
 
@@ -117,11 +144,11 @@ class Node:
         self.events = GraphEvents(store.log, side)
         self.states = States(store.log, self.events)
         early = EarlyRedactions(store.collection(EARLY_REDACTIONS))
-        self.receiver = Receiver(self.rooms, self.events, self.states, side, gaps, early, self.author.policy)
+        receiver = Receiver(self.rooms, self.events, self.states, side, gaps, early, self.author.policy)
         outliers = Outliers(self.events, side)
-        self.arrival = Arrival(self.rooms, self.events, outliers, gaps, name, now)
+        arrival = Arrival(self.rooms, self.events, outliers, gaps, name, now)
         visibility = Visibility(store.log, users, known_accounts)
-        self.told = ToldGraph(self.rooms, self.events, self.states, side, visibility, known_accounts)
+        self._told = told = ToldGraph(self.rooms, self.events, self.states, side, visibility, known_accounts)
         # How it speaks with others.
         transport, allowed = SimulatedTransport(name, self._network), allowed_servers(Federation())
         self._backoff = Backoff(now, rng=random.Random(f"{name} {self.starts}"))
@@ -130,19 +157,56 @@ class Node:
         self._keys = store.collection(remote_keys.REMOTE_KEYS)
         gate = Gate(KeyRing(OwnKeys(name, self.key, (), now), self._keys, transport, allowed, now))
         self._staged = store.collection(staged_events.STAGED_EVENTS)
+        missing = MissingEvents(client, gate, receiver, self.events, outliers)
+        outside = Outside(self.rooms, name)
         self._incoming = Incoming(
             name,
             self.rooms,
             gate,
-            self.receiver,
-            MissingEvents(client, gate, self.receiver, self.events, outliers),
-            Outside(self.rooms, name),
+            receiver,
+            missing,
+            outside,
             Merging(self.rooms, self.author),
             self._staged,
             lambda shard: True,
             now,
         )
         self._backoff.on_change.append(self._incoming.heard_of)
+        self._partial = PartialRooms(
+            name,
+            self.rooms,
+            self.events,
+            missing,
+            Learning(self.rooms, self.events, self.states),
+            self._incoming.is_whole,
+            lambda shard: True,
+        )
+        # What its users do, beside what they send.
+        restricted, limits = RestrictedJoins(self.rooms, name), RateLimits(RateLimitOptions(enabled=False))
+        self._resident = Resident(self.rooms, self.author, restricted, limits, gate, receiver)
+        names = Profiles(store.collection(profiles.PROFILES))
+        self.membership = Membership(
+            self.rooms, users, self.author, names, InvitePermission(users), restricted
+        )
+        self.membership.elsewhere = RemoteRooms(
+            self.rooms,
+            self.author,
+            client,
+            gate,
+            arrival,
+            missing,
+            outside,
+            Inviting(self.author, client, gate, receiver, told),
+        )
+        self.upgrade = Upgrade(
+            self.rooms,
+            self.author,
+            Creation(self.rooms, self.author, default_version="12"),
+            Aliases(store.collection(rooms.ALIASES), self.rooms, self.author),
+            Directory(store.collection(rooms.PUBLISHED), self.rooms, anyone_publishes=True),
+            names,
+            Successors(self.rooms, users, AccountData(users, now, shown={})),
+        )
         others = OtherServers(client, self._backoff, allowed)
         run = f"run{self.starts}"
         outbound = Outbound(name, run, store, self.rooms, users, others, lambda shard: True, now)
@@ -164,7 +228,10 @@ class Node:
             self.rooms.feed(consumer.on_entries)
             consumer.start({shard: writer.tail for shard, writer in self.rooms.writers.items()})
             consumer.own(self.rooms.writers)
-        self._sweeping = asyncio.create_task(self._incoming.keep_sweeping(), name="staged-events")
+        self._sweeping = [
+            asyncio.create_task(self._incoming.keep_sweeping(), name="staged-events"),
+            asyncio.create_task(self._partial.keep_sweeping(), name="partial-rooms"),
+        ]
 
     def _cursors(self) -> Collection[Cursor]:
         return self.store.collection(CURSORS)
@@ -195,7 +262,7 @@ class Node:
         self._backoff.alive(origin)
         if target.startswith(f"{V1}/send/"):
             return {"pdus": await self._take(origin, content["pdus"])}
-        return await told_by(self.told, origin, target, content)
+        return await answer_to(self._told, self._resident, origin, target, content)
 
     async def _take(self, origin: str, pdus: Sequence[JsonObject]) -> JsonObject:
         results: dict[str, str | None] = {}
@@ -204,6 +271,11 @@ class Node:
             results |= await self._incoming.take(origin, room_id, of_room)
         self.refused |= {event_id: why for event_id, why in results.items() if why is not None}
         return {event_id: {} if why is None else {"error": why} for event_id, why in results.items()}
+
+    async def room_ids(self) -> list[str]:
+        """The rooms that this server has."""
+        found = await self.store.log.streams_keyed(SHARDS.room_shards(), Kind.EVENT, "m.room.create", "")
+        return sorted(found)
 
     async def room(self, room_id: str) -> Room:
         room = await self.rooms.get(room_id)
@@ -249,14 +321,6 @@ class Node:
         with suppress(FederationError):
             await self._client.put(server, target, {"pdus": [pdu], "edus": []})
 
-    async def come_into(self, room: Room, resident: "Node", template: EventTemplate) -> None:
-        """Join a room by way of a server that is in it."""
-        join = await self.author.event(room, template)
-        assert await resident.receiver.receive(room, join, relay=True) is Outcome.ACCEPTED
-        state, chain = await resident.told.joined(room, join.event_id, omit_members=False)
-        told = [[parse_pdu(room.version, orjson.loads(body)) for body in each] for each in (state, chain)]
-        assert await self.arrival.arrive(*told, join)
-
     async def own_events(self, room_id: str) -> dict[str, Event]:
         """The events of the room that it is for this server to tell others of."""
         page = await self._entries(room_id)
@@ -265,12 +329,14 @@ class Node:
         return {event_id: each.event for event_id, each in known.items()}
 
     async def is_idle(self) -> bool:
-        """Whether everything was sent, and nothing waits for what it follows upon."""
+        """Whether everything was sent, all members are known, and nothing waits for what it follows upon."""
         if any(sum(consumer.lag().values()) or not consumer.lag() for consumer in self._consumers):
             return False
         if any(each.waiting or each.behind for each in self.sender.destinations.values()):
             return False
-        return not await self._staged.find("key", ())
+        if await self._staged.find("key", (), limit=1):
+            return False
+        return not any([(await self.room(room_id)).partial for room_id in await self.room_ids()])
 
     async def timeline(self, room_id: str) -> list[str]:
         """All events of the room in the log, in order."""
@@ -284,37 +350,3 @@ class Node:
         ):
             found += page
         return found
-
-
-async def told_by(told: ToldGraph, origin: str, target: str, content: JsonObject) -> JsonObject:
-    """What the routes of `federation.events` answer."""
-    parts = urlsplit(target)
-    query = parse_qs(parts.query)
-    what, *names = [unquote(part) for part in parts.path.removeprefix(f"{V1}/").split("/")]
-    if what == "event":
-        return {"pdus": _events([await told.event(names[0], origin)])}
-    if what == "state_ids":
-        state_ids, chain_ids = await told.state_ids(names[0], query["event_id"][0], origin)
-        return {"pdu_ids": state_ids, "auth_chain_ids": chain_ids}
-    if what == "state":
-        state, chain = await told.state(names[0], query["event_id"][0], origin)
-        return {"pdus": _events(state), "auth_chain": _events(chain)}
-    if what == "event_auth":
-        return {"auth_chain": _events(await told.auth_chain(names[0], names[1], origin))}
-    if what == "backfill":
-        limit = int(query["limit"][0])
-        return {"pdus": _events(await told.backfill(names[0], query["v"], origin, limit=limit))}
-    assert what == "get_missing_events", target
-    found = await told.missing(
-        names[0],
-        origin,
-        latest=content["latest_events"],
-        earliest=content["earliest_events"],
-        min_depth=content["min_depth"],
-        limit=content["limit"],
-    )
-    return {"events": _events(found)}
-
-
-def _events(bodies: Sequence[bytes]) -> list[Any]:
-    return [orjson.loads(body) for body in bodies]

@@ -5,8 +5,9 @@ import random
 from contextlib import suppress
 
 from homeserver.errors import MatrixError
+from homeserver.protocol.identifiers import server_name_of
 from homeserver.protocol.json_types import JsonObject
-from homeserver.protocol.room_versions import RoomVersion
+from homeserver.protocol.room_versions import ROOM_VERSIONS, RoomVersion
 from homeserver.rooms.authoring import EventTemplate
 from homeserver.rooms.posting import post
 from homeserver.rooms.room import Room
@@ -16,6 +17,10 @@ from tests.simulation.process import Killed
 from tests.simulation.virtual_time import EPOCH_MS
 
 MEMBER = "m.room.member"
+TOMBSTONE = "m.room.tombstone"
+VERSIONS = ("2", "6", "11", "12")
+UPGRADES = 2
+"""Rooms replaced in a run."""
 GUESTS = 2
 """Users of each server who come, go, and are thrown out. Its keeper has all power, and stays."""
 
@@ -26,6 +31,11 @@ def keeper(name: str) -> str:
 
 def guests(name: str) -> list[str]:
     return [f"@guest{n}:{name}" for n in range(GUESTS)]
+
+
+def replacement(room: Room) -> str | None:
+    """What has replaced a room, by its tombstone, unless that was redacted."""
+    return room.state_content(TOMBSTONE).get("replacement_room")
 
 
 def beginning(version: RoomVersion, names: list[str]) -> list[EventTemplate]:
@@ -51,27 +61,33 @@ def levels(version: RoomVersion, names: list[str], of_guests: dict[str, int]) ->
 
 
 class Crowd:
-    """Acts of all users, one at a time, on their own servers."""
+    """Acts of all users, one at a time, on their own servers; joining other servers' rooms takes a while."""
 
-    def __init__(self, seed: str, nodes: list[Node], room_id: str) -> None:
+    def __init__(self, seed: str, nodes: list[Node]) -> None:
         self._random = random.Random(seed)
         self._nodes = nodes
         self._names = [node.name for node in nodes]
-        self._room_id = room_id
+        self._wanted: dict[tuple[str, str], list[str]] = {}
+        """(server, room) → by way of which others its keeper wants to be there."""
         self.acknowledged: list[str] = []
         """Events of which their senders know that they were sent."""
+        self.upgraded: list[tuple[str, str]] = []
+        """Rooms of which their keepers know that they were replaced, and by what."""
         self.forged: set[str] = set()
         """Events that servers sent though the state before them forbids them."""
 
     async def act(self, times: int) -> None:
-        for _ in range(times):
+        upgrading = set(self._random.sample(range(times), UPGRADES))
+        for number in range(times):
             await asyncio.sleep(self._random.choice((0.0, 0.01, 0.5, 2.0)))
             node = self._random.choice([node for node in self._nodes if node.process.alive])
             with suppress(Killed):
-                await node.process.run(self._act(node))
+                await node.process.run(self._upgrade(node) if number in upgrading else self._act(node))
 
     async def _act(self, node: Node) -> None:
-        room = await node.room(self._room_id)
+        room = await self._some_room(node)
+        if replacement(room) is not None and self._random.random() < 0.5:
+            node.process.spawn(self.follow(node))
         sender = self._random.choice([keeper(node.name), *guests(node.name)])
         template = self._wish(room, sender)
         try:
@@ -82,13 +98,46 @@ class Crowd:
             if self._random.random() < 0.3:
                 self.forged.add(node.forge(room, template))
 
+    async def _some_room(self, node: Node) -> Room:
+        return await node.room(self._random.choice(await node.room_ids()))
+
+    async def _upgrade(self, node: Node) -> None:
+        """Have a server's keeper replace a room by one of its version, or of a later one."""
+        old = await self._some_room(node)
+        version = self._random.choice(VERSIONS[VERSIONS.index(old.version.identifier) :])
+        creators = self._keepers_but(node) if ROOM_VERSIONS[version].privileged_creators else []
+        new = await node.upgrade.upgrade(old.room_id, keeper(node.name), version, creators)
+        self.upgraded.append((old.room_id, new))
+
+    def _keepers_but(self, node: Node) -> list[str]:
+        return [keeper(name) for name in self._names if name != node.name]
+
+    async def follow(self, node: Node) -> bool:
+        """Have a server's keeper join what their rooms were replaced by; whether others have let them in."""
+        seen: set[str] = set()
+        while new := set(await node.room_ids()) - seen:
+            seen |= new
+            for room_id in sorted(new):
+                room = await node.room(room_id)
+                if (successor := replacement(room)) is not None:
+                    via = [server_name_of(room.head.state[TOMBSTONE, ""].sender), *self._names]
+                    self._wanted[node.name, successor] = via
+            for (name, room_id), via in list(self._wanted.items()):
+                if name == node.name:
+                    try:
+                        await node.membership.join(room_id, keeper(name), via=via)
+                    except MatrixError:
+                        return False
+        return True
+
     async def speak(self, node: Node, text: str) -> None:
-        """Have a server's keeper say something."""
+        """Have a server's keeper say something in all of its rooms."""
         content = {"msgtype": "m.text", "body": text}
         template = EventTemplate("m.room.message", keeper(node.name), content)
-        room = await node.room(self._room_id)
-        said = await node.process.run(post(node.rooms, node.author, room, lambda head: [template]))
-        self.acknowledged += said
+        for room_id in await node.room_ids():
+            room = await node.room(room_id)
+            said = await node.process.run(post(node.rooms, node.author, room, lambda head: [template]))
+            self.acknowledged += said
 
     def _wish(self, room: Room, sender: str) -> EventTemplate:
         """What a user would like to send."""

@@ -5,6 +5,7 @@ What is left is the order of sets of strings, which PYTHONHASHSEED fixes.
 """
 
 import asyncio
+import random
 import selectors
 import sqlite3
 from collections.abc import Callable, Coroutine
@@ -15,6 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import pytest
 
+from homeserver.rooms import authoring
 from storage.sqlite import readers, store
 from storage.sqlite.appending import Appender
 from storage.sqlite.writer import Writer
@@ -94,7 +96,9 @@ def virtual_clock() -> int:
 
 
 def run_virtually(patch: pytest.MonkeyPatch, work: Coroutine[Any, Any, T]) -> T:
-    """The outcome of work to which time and stores are like this."""
+    """The outcome of work to which time, stores and the ids of new rooms are like this."""
+    chance = random.Random(0)
+    patch.setattr(authoring, "token_urlsafe", lambda size: chance.randbytes(size).hex())
     patch.setattr(readers, "INLINE_ROWS", 1 << 40)
     patch.setattr(store, "Writer", _WriterOnTheSpot)
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
