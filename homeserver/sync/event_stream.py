@@ -60,6 +60,7 @@ class EventStream:
         self._wakeup = wakeup
         self._looking_in = Wakeup()
         """Polls on one room, by room id: who looks into a room is not among those whom it wakes."""
+        wakeup.on_close.append(self._looking_in.close)
         self._epoch = epoch
         self._now = now
 
@@ -171,8 +172,10 @@ class EventStream:
             events, since = await self._between(session, room_ids, since, upto)
             if events or loop.time() >= deadline:
                 break
-            if self._engine.position(user) == upto:
-                await self._wait(session, room_id, deadline - loop.time())
+            if self._engine.position(user) == upto and not await self._wait(
+                session, room_id, deadline - loop.time()
+            ):
+                deadline = loop.time()
         return (
             b'{"start":' + self._token(first)
             + b',"end":' + self._token(since)
@@ -180,12 +183,12 @@ class EventStream:
             + b"}"
         )  # fmt: skip
 
-    async def _wait(self, session: Session, room_id: str | None, seconds: float) -> None:
+    async def _wait(self, session: Session, room_id: str | None, seconds: float) -> bool:
+        """See `Wakeup.wait`."""
         slot = f"events {session.device_id}"
         if room_id is None:
-            await self._wakeup.wait(session.user_id, slot, seconds)
-        else:
-            await self._looking_in.wait(room_id, f"{session.user_id} {slot}", seconds)
+            return await self._wakeup.wait(session.user_id, slot, seconds)
+        return await self._looking_in.wait(room_id, f"{session.user_id} {slot}", seconds)
 
     async def _between(
         self, session: Session, room_ids: Sequence[str], since: SyncToken, upto: SyncToken

@@ -172,6 +172,30 @@ async def test_a_kick_ends_what_the_stream_shows(alice: Client, bob: Client) -> 
     assert "gone at last" not in str(again.body)
 
 
+@pytest.fixture(params=["all rooms", "one room"])
+async def stream(request: pytest.FixtureRequest, alice: Client) -> str:
+    """The path of a poll with a minute's patience, from which nothing has happened."""
+    room_id = await alice.create_room()
+    where = "" if request.param == "all rooms" else f"&room_id={room_id}"
+    return f"/events?timeout=60000{where}"
+
+
+async def test_a_new_poll_of_a_device_ends_its_old_one(alice: Client, stream: str) -> None:
+    old = asyncio.create_task(alice.get(stream))
+    await asyncio.sleep(0.05)
+    new = asyncio.create_task(alice.get(stream))
+    assert (await asyncio.wait_for(old, 5))["chunk"] == []
+    assert not new.done()
+    new.cancel()
+
+
+async def test_shutdown_answers_who_waits_at_once(server: Server, alice: Client, stream: str) -> None:
+    poll = asyncio.create_task(alice.get(stream))
+    await asyncio.sleep(0.05)
+    await asyncio.wait_for(server.stop(), 10)
+    assert (await poll)["chunk"] == []
+
+
 async def test_a_single_event_is_for_those_who_may_see_it(alice: Client, bob: Client) -> None:
     room_id = await alice.create_room()
     event_id = await alice.send(room_id, "mine")
