@@ -8,10 +8,15 @@ class ReceivedMessage(Record, frozen=True):
 
     digest: str
     expires_ts: int
+    server_name: str | None = None
+    """Whose user sent it."""
 
 
 RECEIVED_MESSAGES = CollectionSpec(
-    "received_messages", ReceivedMessage, ("digest",), (Index("by_expiry", ("expires_ts",)),)
+    "received_messages",
+    ReceivedMessage,
+    ("digest",),
+    (Index("by_expiry", ("expires_ts",)), Index("by_server", ("server_name", "expires_ts"))),
 )
 
 SPECS = (RECEIVED_MESSAGES,)

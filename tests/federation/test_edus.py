@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+import federation.received_messages
 from federation.edus import Edus
 from homeserver.config.options import Rate, RateLimits
 from homeserver.metrics import GcPauses
+from homeserver.protocol.identifiers import server_name_of
 from storage.log import Kind
+from storage.records.received_messages import RECEIVED_MESSAGES, ReceivedMessage
 from tests.client_api.conftest import Client
 from tests.client_api.crypto_device import log_in
 from tests.client_api.test_receipts import ephemeral
@@ -128,6 +131,26 @@ async def test_a_message_that_comes_again_after_days_was_delivered(
     await sending.message(visitor.user_id, "m1", first)
     await sending.message(visitor.user_id, "m2", {alice.user_id: {alice.device_id: {"n": 2}}})
     assert [event["content"] for event in (await alice.sync())["to_device"]["events"]] == [{"n": 2}]
+
+
+async def test_who_sends_very_many_messages_has_the_oldest_forgotten(
+    server: Homeserver,
+    sending: Sending,
+    alice: Client,
+    visitor: Visitor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """HARDENING 33: ids are for others to choose, and each takes a record."""
+    monkeypatch.setattr(federation.received_messages, "MOST_OF_SERVER", 3)
+    monkeypatch.setattr(federation.received_messages, "COUNTED_ONCE_IN", 1)
+    received = server.app.store.collection(RECEIVED_MESSAGES)
+    of_another = ReceivedMessage(digest="another", expires_ts=1 << 50, server_name="another.test")
+    await received.put(of_another)
+    for n in range(8):
+        await sending.message(visitor.user_id, f"m{n}", {alice.user_id: {alice.device_id: {"n": n}}})
+    assert len((await alice.sync())["to_device"]["events"]) == 8
+    assert await received.count("by_server", (server_name_of(visitor.user_id),)) == 3
+    assert await received.get("another") == of_another
 
 
 @pytest.mark.parametrize("who", ["@alice:{own}", "@alice:third.example.org", "@visitor:{origin}.evil", "x"])
