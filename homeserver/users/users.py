@@ -7,6 +7,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 import orjson
 
@@ -122,6 +123,8 @@ class Users:
         self._suffix = ":" + server_name
         self.writers: dict[int, ShardWriter] = {}
         self._users: OrderedDict[str, User] = OrderedDict()
+        self._held: WeakValueDictionary[str, User] = WeakValueDictionary()
+        """Evicted users whom somebody still has in hand, see `Rooms`."""
         self._loading: dict[str, asyncio.Task[User]] = {}
         self._changed_while_loading: set[str] = set()
         self.max_users = max_users
@@ -151,7 +154,7 @@ class Users:
         return self.writers[self._shards.of_user(user_id)].tail
 
     def cached(self, user_id: str) -> User | None:
-        return self._users.get(user_id)
+        return self._users.get(user_id) or self._held.get(user_id)
 
     def in_memory(self) -> int:
         return len(self._users)
@@ -159,6 +162,8 @@ class Users:
     async def get(self, user_id: str) -> User:
         """The aggregate of a local user; an empty one if nothing ever happened to them."""
         user = self._users.get(user_id)
+        if user is None and (user := self._held.pop(user_id, None)) is not None:
+            self._users[user_id] = user
         if user is not None:
             self._users.move_to_end(user_id)
             return user
@@ -181,7 +186,7 @@ class Users:
         """Apply entries of a user shard, then tell the followers."""
         for item in appended:
             entry = item.entry
-            user = self._users.get(entry.stream)
+            user = self.cached(entry.stream)
             if user is not None:
                 user.apply(entry)
             elif entry.stream in self._loading:
@@ -197,7 +202,7 @@ class Users:
             return
         if entry.key in self._loading:
             self._changed_while_loading.add(entry.key)
-        user = self._users.get(entry.key)
+        user = self.cached(entry.key)
         if user is None:
             return
         if sets_state(entry) and not entry.is_past:
@@ -205,7 +210,8 @@ class Users:
             user.apply_member(entry, membership, self._now())
         elif entry.kind is Kind.STATE:
             # No member event is left: what there is is read when the user is needed again.
-            del self._users[entry.key]
+            self._users.pop(entry.key, None)
+            self._held.pop(entry.key, None)
 
     async def _load(self, user_id: str) -> User:
         for _ in range(LOAD_ATTEMPTS):
@@ -218,7 +224,8 @@ class Users:
         for on_loaded in self.on_loaded:
             on_loaded(existing)
         while len(self._users) > self.max_users:
-            self._users.popitem(last=False)
+            evicted, user = self._users.popitem(last=False)
+            self._held[evicted] = user
         return existing
 
     async def _read(self, user_id: str) -> User:

@@ -1,5 +1,7 @@
 """Account data, tags, profiles, invite permission (spec: client-server modules of those names)."""
 
+import asyncio
+
 from tests.client_api.conftest import Client, Server
 
 
@@ -29,6 +31,23 @@ async def test_tags_of_a_room_are_set_listed_and_removed(alice: Client) -> None:
     assert (await alice.get(base))["tags"] == {"m.favourite": {"order": 0.5}, "u.work": {}}
     await alice.delete(f"{base}/m.favourite")
     assert (await alice.get(base))["tags"] == {"u.work": {}}
+
+
+async def test_no_tag_is_lost_where_users_leave_memory_all_the_time(server: Server, alice: Client) -> None:
+    room_id = await alice.create_room()
+    users = server.app.users
+    users.max_users = 1
+
+    async def others() -> None:
+        for number in range(200):
+            await users.get(f"@another{number}:{users.server_name}")
+
+    async def tag(number: int) -> None:
+        await alice.put(f"/user/{alice.user_id}/rooms/{room_id}/tags/u.{number}", {})
+
+    await asyncio.gather(others(), *map(tag, range(20)))
+    kept = await alice.get(f"/user/{alice.user_id}/rooms/{room_id}/tags")
+    assert kept["tags"].keys() == {f"u.{number}" for number in range(20)}
 
 
 async def test_account_data_survives_a_restart(server: Server, alice: Client) -> None:
