@@ -20,6 +20,7 @@ import structlog
 
 from homeserver.errors import MatrixError
 from homeserver.shard_writer import Appended
+from homeserver.tasks import end
 from storage.collection import Collection
 from storage.errors import StoreError
 from storage.log import Entry, Log
@@ -153,15 +154,16 @@ class Consumer:
         await asyncio.gather(*map(self._close, self._shards.values()))
 
     async def _close(self, state: "_Shard") -> None:
-        if state.task is not None:
-            await asyncio.wait([state.task], timeout=CLOSE_SECONDS)
+        if (task := state.task) is not None:
+            await asyncio.wait([task], timeout=CLOSE_SECONDS)
+            await end((task,))
         if state.timer is not None:
             state.timer.cancel()
         if state.owned and state.begun:
             await self._save(state)
 
     def _run(self, state: "_Shard") -> None:
-        if state.task is None:
+        if state.task is None and not self._closing:
             state.task = asyncio.create_task(self._consume(state), name=f"consumer-{self.name}")
 
     async def _consume(self, state: "_Shard") -> None:

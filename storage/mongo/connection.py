@@ -138,21 +138,29 @@ class Connection:
 
         Raises StoreUnavailable.
         """
-        with reading():
+
+        async def read() -> list[Document]:
             async with self.session() as session:
                 cursor = self.collection(collection).find(
                     where, fields, hint=hint, limit=limit, sort=sort, batch_size=limit, session=session
                 )
                 return await cursor.to_list()
 
+        with reading():
+            return await undisturbed(read())
+
     async def aggregate(
         self, collection: str, pipeline: Sequence[Mapping[str, Any]], *, hint: str
     ) -> list[Document]:
         """What a pipeline gives that the index named `hint` serves. Raises StoreUnavailable."""
-        with reading():
+
+        async def read() -> list[Document]:
             async with self.session() as session:
                 cursor = await self.collection(collection).aggregate(pipeline, hint=hint, session=session)
                 return await cursor.to_list()
+
+        with reading():
+            return await undisturbed(read())
 
     async def close(self) -> None:
         # A server that is away is not waited for to tell it good-bye.
@@ -170,6 +178,31 @@ async def whole(write: Coroutine[Any, Any, R]) -> R:
         if not task.cancelled():
             task.exception()  # Nobody is left who could be told.
         raise
+
+
+async def undisturbed(read: Coroutine[Any, Any, R]) -> R:
+    """Await a read that goes on by itself when its caller is cancelled.
+
+    The driver must not be cancelled: where it waits for a server, it may be left holding its own lock, and
+    nothing is read or written any more.
+    """
+    task = asyncio.ensure_future(read)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        _going_on.add(task)
+        task.add_done_callback(_ended)
+        raise
+
+
+_going_on: set[asyncio.Future[Any]] = set()
+"""Reads that nobody waits for any more."""
+
+
+def _ended(task: asyncio.Future[Any]) -> None:
+    _going_on.discard(task)
+    if not task.cancelled():
+        task.exception()  # Nobody is left who could be told.
 
 
 async def connect(uri: str) -> Connection:

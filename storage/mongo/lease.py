@@ -15,7 +15,7 @@ from typing import Any
 from pymongo import ReturnDocument, timeout
 
 from storage.errors import StoreRefused, StoreUnavailable
-from storage.mongo.connection import AWAY_TIMEOUT_S, Connection, Document
+from storage.mongo.connection import AWAY_TIMEOUT_S, Connection, Document, whole
 from storage.mongo.faults import reading
 from storage.mongo.schema import BY_ID, STORE
 from storage.store import Occupant
@@ -65,6 +65,8 @@ class Lease:
         if self._renewing is None:
             return
         self._renewing.cancel()
+        # What is under way would put it back.
+        await asyncio.wait((self._renewing,), timeout=AWAY_TIMEOUT_S)
         out = {"$pull": {"servers": {"id": self._id}}}
         try:
             # A server that is away is not waited for.
@@ -110,9 +112,10 @@ class Lease:
         servers = {
             "$cond": [{"$eq": [in_the_way, []]}, {"$concatArrays": [others, [own]]}, others],
         }
-        with reading():
+
+        async def write() -> Document | None:
             async with self._connection.session() as session:
-                store = await self._connection.collection(STORE).find_one_and_update(
+                return await self._connection.collection(STORE).find_one_and_update(
                     self._where,
                     [{"$set": {"servers": servers}}],
                     projection={"servers": 1},
@@ -120,6 +123,9 @@ class Lease:
                     hint=BY_ID,
                     session=session,
                 )
+
+        with reading():
+            store = await whole(write())
         return [] if store is None else list(store["servers"])
 
 

@@ -9,7 +9,7 @@ from pymongo.errors import PyMongoError
 from storage.collection import Collection, CollectionSpec, Record
 from storage.log import ShardMap
 from storage.mongo.collection import MongoCollection, Shape
-from storage.mongo.connection import Connection, connect
+from storage.mongo.connection import Connection, Document, connect, undisturbed
 from storage.mongo.examination import examine
 from storage.mongo.faults import opening_error, reading
 from storage.mongo.identity import begin_epoch, confirm, establish
@@ -87,9 +87,13 @@ class MongoStore:
 
     async def size_bytes(self) -> int:
         """What documents and indexes take; on disk the server compresses them, as it gets round to it."""
-        with reading():
+
+        async def read() -> Document:
             async with self._connection.session() as session:
-                stats = await self._connection.database.command("dbStats", session=session)
+                return await self._connection.database.command("dbStats", session=session)
+
+        with reading():
+            stats = await undisturbed(read())
         return int(stats["dataSize"] + stats["indexSize"])
 
     async def examine(self) -> Examination:

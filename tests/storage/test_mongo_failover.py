@@ -10,7 +10,7 @@ from pymongo import MongoClient, WriteConcern
 from pymongo.read_concern import ReadConcern
 
 from storage.errors import Conflict, OutcomeUnknown, StoreUnavailable
-from storage.log import ShardMap
+from storage.log import Entry, ShardMap
 from storage.mongo import MongoStore, connection, open_store, watch
 from storage.mongo.documents import to_document
 from storage.mongo.schema import LOG
@@ -181,3 +181,33 @@ async def test_nothing_acknowledged_is_lost_when_the_only_server_is_killed(
     await writers.run(kill)
     await writers.check(store)
     await store.close()
+
+
+async def test_reads_given_up_while_no_server_is_there_leave_the_store_whole(one: ReplicaSet) -> None:
+    """Their callers are cancelled, and cancelled again: the driver would keep its lock for ever."""
+    store = await opened(one)
+    try:
+        await append(store.log, 0, message(1))
+        one.nodes[0].kill()
+        reads = [asyncio.create_task(store.log.read(0, 0, 9)) for _ in range(50)]
+        await asyncio.sleep(0.3)
+        for _ in range(5):
+            for read in reads:
+                read.cancel()
+            await asyncio.sleep(0)
+        await asyncio.wait(reads)
+        one.nodes[0].start()
+        one.wait_until_whole()
+        async with asyncio.timeout(20):
+            assert seqs(await until_read(store)) == [1]
+    finally:
+        async with asyncio.timeout(20):
+            await store.close()
+
+
+async def until_read(store: MongoStore) -> list[Entry]:
+    while True:
+        try:
+            return await store.log.read(0, 0, 9)
+        except StoreUnavailable:
+            await asyncio.sleep(0.1)
