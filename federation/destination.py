@@ -11,6 +11,7 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 import structlog
 
@@ -30,6 +31,8 @@ SEND_SECONDS = 60.0
 MAX_WAITING = 2_000
 """Of a server that takes longer than things come; then it catches up by the log."""
 MAX_TOLD = 1_000
+TOLD_MS = 60_000
+"""How long what nothing in the log stands for is tried to be sent; who is away for longer is not told."""
 AWAY = (401, 403, 404, 429)
 """With these a server refuses us, and not what was sent; as with those from 500 up."""
 RETRY_SECONDS = 1.0
@@ -41,6 +44,13 @@ Delivered = Callable[[Sequence[Outgoing]], Awaitable[None]]
 """Hears what a server has taken."""
 CaughtUp = Callable[[str, int], Awaitable[None]]
 """Hears that a server has everything of a shard again."""
+
+
+class _News(NamedTuple):
+    """Content of an EDU, and until when it is worth to be sent (ms)."""
+
+    content: JsonObject
+    until: int
 
 
 class Destination:
@@ -75,7 +85,8 @@ class Destination:
         self._now = now
         self._waiting: deque[Outgoing] = deque()
         self._in_flight: Sequence[Outgoing] = ()
-        self._told: OrderedDict[tuple[str, str], JsonObject] = OrderedDict()
+        self._told: OrderedDict[tuple[str, str], _News] = OrderedDict()
+        self._being_told: dict[tuple[str, str], _News] = {}
         self._heads: dict[int, int] = {}
         """Shard → the newest entry handed over, sent or not."""
         self._awake = asyncio.Event()
@@ -99,10 +110,10 @@ class Destination:
         self.work()
 
     def tell(self, edu_type: str, key: str, content: JsonObject) -> None:
-        """Send this soon or never."""
-        if self._backoff.wait_ms(self.name):
+        """Send this soon or never, unless there is something newer of this type and key by then."""
+        if self._backoff.wait_ms(self.name) > TOLD_MS:
             return
-        self._told[edu_type, key] = content
+        self._told[edu_type, key] = _News(content, self._now() + TOLD_MS)
         if len(self._told) > MAX_TOLD:
             self._told.popitem(last=False)
         self.work()
@@ -160,7 +171,8 @@ class Destination:
                 self.behind.setdefault(item.shard, item.seq - 1)
         self._waiting.clear()
         self._in_flight = ()
-        self._told.clear()
+        self._told = OrderedDict(self._being_told | self._told)
+        self._being_told = {}
 
     async def _send_next(self) -> None:
         batch: list[Outgoing] = []
@@ -169,14 +181,17 @@ class Destination:
             item = self._waiting.popleft()
             room[item.is_event] -= 1
             batch.append(item)
-        while self._told and room[False]:
-            (edu_type, _), content = self._told.popitem(last=False)
-            batch.append(told(edu_type, content))
-            room[False] -= 1
+        while self._told and len(self._being_told) < room[False]:
+            what, news = self._told.popitem(last=False)
+            if news.until > self._now():
+                self._being_told[what] = news
+        batch += [told(edu_type, news.content) for (edu_type, _), news in self._being_told.items()]
         self._in_flight = batch
-        await self._send(batch)
-        await self._delivered(batch)
+        if batch:
+            await self._send(batch)
+            await self._delivered(batch)
         self._in_flight = ()
+        self._being_told = {}
 
     async def _catch_up(self) -> None:
         """Send what was missed in one of the shards, and then be up to date in it."""

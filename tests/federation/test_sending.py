@@ -6,8 +6,10 @@ HARDENING 9: what one server cannot take holds up nothing else.
 import asyncio
 from typing import Any
 
+import pytest
 from aiohttp import web
 
+from federation import destination
 from federation.sender import Sender
 from homeserver.outbox import Message
 from homeserver.protocol.events import parse_pdu
@@ -267,6 +269,31 @@ async def test_of_passing_news_the_newest_counts(
 
 
 DESTINATIONS = "/_synapse/admin/v1/federation/destinations"
+
+
+@pytest.mark.parametrize(("told_ms", "told"), [(60_000, True), (100, False)])
+async def test_passing_news_outlives_a_short_failure(
+    server: Homeserver,
+    alice: Client,
+    other: OtherServer,
+    receiving: Receiving,
+    room_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+    told_ms: int,
+    told: bool,
+) -> None:
+    """A transaction that failed takes no receipt with it; what is stale by then is not sent any more."""
+    monkeypatch.setattr(destination, "TOLD_MS", told_ms)
+    receiving.answer = away
+    sender_of(server).tell([other.name], "m.receipt", room_id, {"n": 1})
+    await asyncio.sleep(0.3)
+    await alice.send(room_id, "meanwhile")
+    receiving.answer = taken
+    await other.show_life()
+    await until(lambda: receiving.texts == ["meanwhile"])
+    await alice.send(room_id, "end")
+    await until(lambda: receiving.texts[-1] == "end")
+    assert receiving.contents("m.receipt") == ([{"n": 1}] if told else [])
 
 
 async def test_administrators_see_who_does_not_answer_and_try_again(
