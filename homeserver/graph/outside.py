@@ -32,7 +32,8 @@ class Outside:
         """Whether an event of another server ends an invite or a knock; it does so by being current.
 
         What entitles somebody to that is not known outside. It is left to the server that told of the room,
-        and to the inviter's. Raises MatrixError 503.
+        and to the inviter's. What came before the invite ends nothing, though it arrives later: an invite is
+        told at once, a kick or the end of a ban when its turn comes. Raises MatrixError 503.
         """
         if event.type != "m.room.member" or event.content.get("membership") not in ("leave", "ban"):
             return False
@@ -41,7 +42,7 @@ class Outside:
         if current is None or current.preview is None or current.membership not in ("invite", "knock"):
             return False
         entitled = {current.preview.server, server_name_of(current.sender)}
-        if server_name_of(event.sender) not in entitled:
+        if server_name_of(event.sender) not in entitled or event.depth < current.depth:
             return False
         ended = Preview(room_version=event.version.identifier, server=current.preview.server)
         await self.note(event, ended)

@@ -186,6 +186,20 @@ async def test_an_invite_is_withdrawn_and_a_knock_denied(
     await dora.call("POST", f"/rooms/{quote(room_id)}/join", {}, expect=403)
 
 
+async def test_an_invite_is_not_ended_by_what_came_before_it(other: OtherServer, alice: Client) -> None:
+    """Who is invited as soon as a ban has ended may hear of the end later."""
+    inviter = Inviter(other, "11")
+    await inviter.invite(alice.user_id, [], changes={"depth": 7})
+    unban, kick = (
+        inviter.event("m.room.member", alice.user_id, {"membership": "leave"}, inviter.room_id, depth=depth)
+        for depth in (6, 8)
+    )
+    await other.send(unban.pdu)
+    assert inviter.room_id in (await alice.sync())["rooms"]["invite"]
+    await other.send(kick.pdu)
+    assert inviter.room_id in (await alice.sync())["rooms"]["leave"]
+
+
 async def test_an_invite_is_not_ended_by_servers_that_have_no_part_in_it(
     server: Homeserver, second: Homeserver, other: OtherServer, alice: Client, dora: Client
 ) -> None:
