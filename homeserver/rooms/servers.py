@@ -28,9 +28,15 @@ def has_user_of(server: str, user_ids: Iterable[str]) -> bool:
     return any(_is_of(server, user_id) for user_id in user_ids)
 
 
-def members_from(server: str, room: Room) -> list[str]:
+def members_from(server: str, room: Room) -> tuple[str, ...]:
     """The users of a server who have, or had, to do with a room: with a member event in its state."""
-    return [key for type, key in room.head.state if type == "m.room.member" and _is_of(server, key)]
+    kept = "members from", server
+    known = room.fragments.get(kept)
+    if not isinstance(known, tuple):
+        # All of a large state is gone through, and who asks does so for many events at a time.
+        members = (key for type, key in room.head.state if type == "m.room.member" and _is_of(server, key))
+        room.fragments[kept] = known = tuple(members)
+    return known
 
 
 def _is_of(server: str, user_id: str) -> bool:
