@@ -29,6 +29,10 @@ from storage.collection import Collection
 from storage.log import Entry, Kind
 from storage.records.destinations import Behind, Departure
 
+DEPARTURES_KEPT_MS = 90 * 24 * 3600 * 1000
+FORGOTTEN_FOR_EACH = 2
+"""Departures from long ago, for each new one."""
+
 
 class Sender:
     """The queues to all other servers; an `Outbox`."""
@@ -109,11 +113,26 @@ class Sender:
                     self._add(servers, [Outgoing(shard, entry.seq, edu, is_event=False) for edu in newest])
 
     async def _note_departures(self, servers: Set[str], shard: int, entry: Entry) -> None:
-        """Servers were put out of a room: those that are away are told of it when they are back."""
-        room_id, seq = entry.stream, entry.seq
+        """Servers were put out of a room: those that are away are told of it when they are back.
+
+        Forgets some of those that have been away for too long.
+        """
+        now = self._now()
         await self._departures.put_many(
-            [Departure(server_name=server, shard=shard, room_id=room_id, seq=seq) for server in servers]
+            [
+                Departure(
+                    server_name=server,
+                    shard=shard,
+                    room_id=entry.stream,
+                    seq=entry.seq,
+                    expires_ts=now + DEPARTURES_KEPT_MS,
+                )
+                for server in servers
+            ]
         )
+        limit = FORGOTTEN_FOR_EACH * len(servers)
+        for old in await self._departures.find("by_expiry", before=now + 1, limit=limit):
+            await self._departures.delete(old.server_name, old.shard, old.room_id, old.seq)
 
     @staticmethod
     def wants_of_users(entry: Entry) -> bool:

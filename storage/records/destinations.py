@@ -1,6 +1,6 @@
 """Other servers as those to whom things are sent (see `federation.sender`)."""
 
-from storage.collection import CollectionSpec, Record
+from storage.collection import CollectionSpec, Index, Record
 
 
 class Destination(Record, frozen=True):
@@ -36,11 +36,17 @@ class Departure(Record, frozen=True):
     shard: int
     room_id: str
     seq: int
+    expires_ts: int
 
 
 DESTINATIONS = CollectionSpec("destinations", Destination, ("server_name",))
 BEHIND = CollectionSpec("behind", Behind, ("shard", "server_name"))
 SERVER_ROOMS = CollectionSpec("server_rooms", ServerRoom, ("server_name", "room_id"))
-DEPARTURES = CollectionSpec("departures", Departure, ("server_name", "shard", "room_id", "seq"))
+DEPARTURES = CollectionSpec(
+    "departures",
+    Departure,
+    ("server_name", "shard", "room_id", "seq"),
+    (Index("by_expiry", ("expires_ts",)),),
+)
 
 SPECS = (DESTINATIONS, BEHIND, SERVER_ROOMS, DEPARTURES)

@@ -1,18 +1,19 @@
 """Servers, and what most tests have in their rooms: alice here, a visitor from another server."""
 
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
 import pytest
 
-from tests.client_api.conftest import Client
+from tests.client_api.conftest import STORES, Client
 from tests.federation.receiving import Receiving
 from tests.federation.servers import Homeserver, OtherServer, another
 from tests.federation.visitor import Visitor
 from tests.federation_transport.network import CA, Internet
+from tests.stores import MongoDatabase, StoredData
 
 
 @pytest.fixture
@@ -25,8 +26,10 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 @asynccontextmanager
-async def running(folder: Path, http: aiohttp.ClientSession) -> AsyncIterator[Homeserver]:
-    homeserver = Homeserver(folder)
+async def running(
+    folder: Path, http: aiohttp.ClientSession, data: StoredData | None = None
+) -> AsyncIterator[Homeserver]:
+    homeserver = Homeserver(folder, data)
     homeserver.http = http
     await homeserver.start()
     try:
@@ -36,8 +39,29 @@ async def running(folder: Path, http: aiohttp.ClientSession) -> AsyncIterator[Ho
 
 
 @pytest.fixture
-async def server(tmp_path: Path, http: aiohttp.ClientSession) -> AsyncIterator[Homeserver]:
-    async with running(tmp_path / "own", http) as homeserver:
+def on_sqlite() -> None:
+    """In the server's own folder."""
+
+
+@pytest.fixture
+def on_mongo() -> Iterator[StoredData]:
+    database = MongoDatabase()
+    yield database
+    database.destroy()
+
+
+@pytest.fixture
+def data(request: pytest.FixtureRequest) -> StoredData | None:
+    """The store of the server; a test that wants several is parametrized with it, by `STORES`."""
+    stored: StoredData | None = request.getfixturevalue(STORES[getattr(request, "param", "sqlite")])
+    return stored
+
+
+@pytest.fixture
+async def server(
+    tmp_path: Path, http: aiohttp.ClientSession, data: StoredData | None
+) -> AsyncIterator[Homeserver]:
+    async with running(tmp_path / "own", http, data) as homeserver:
         yield homeserver
 
 

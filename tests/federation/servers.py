@@ -27,7 +27,7 @@ from rest.connections import runner_of
 from tests.client_api.conftest import VALIDATOR, Reply, Server
 from tests.federation_transport.network import CA, LOOPBACK, Internet, Time, new_address
 from tests.federation_transport.peers import Peer
-from tests.stores import SqliteFile
+from tests.stores import SqliteFile, StoredData
 
 V1 = "/_matrix/federation/v1"
 V2 = "/_matrix/federation/v2"
@@ -38,9 +38,10 @@ PORT = 8448
 class Homeserver(Server):
     """A server by the name of its address, with a listener for other servers beside that for clients."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, data: StoredData | None = None) -> None:
+        """`data`: where its store is, if not in the folder."""
         folder.mkdir(mode=0o700)
-        super().__init__(folder, SqliteFile(folder), 1)
+        super().__init__(folder, data or SqliteFile(folder), 1)
         self.name = new_address()
         issued = CA.issue_cert(self.name)
         certificate, key, authority = folder / "certificate.pem", folder / "key.pem", folder / "ca.pem"

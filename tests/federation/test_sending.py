@@ -15,7 +15,8 @@ from homeserver.outbox import Message
 from homeserver.protocol.events import parse_pdu
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.room_versions import ROOM_VERSIONS
-from tests.client_api.conftest import Client
+from storage.records.destinations import DEPARTURES, Departure
+from tests.client_api.conftest import STORES, Client
 from tests.federation.host import Host
 from tests.federation.receiving import Receiving, away, taken
 from tests.federation.servers import V1, Homeserver, OtherServer
@@ -163,6 +164,7 @@ async def test_what_is_sent_late_is_not_sent_to_those_who_came_in_since(
     assert receiving.texts == ["end"]
 
 
+@pytest.mark.parametrize("data", STORES, indirect=True)
 async def test_a_server_that_catches_up_learns_that_its_users_were_put_out(
     alice: Client, other: OtherServer, receiving: Receiving, room_id: str
 ) -> None:
@@ -175,6 +177,26 @@ async def test_a_server_that_catches_up_learns_that_its_users_were_put_out(
     await other.show_life()
     await until(lambda: "leave" in [pdu["content"].get("membership") for pdu in receiving.pdus])
     assert "among us" not in receiving.texts
+
+
+@pytest.mark.parametrize("data", STORES, indirect=True)
+async def test_who_was_put_out_long_ago_is_forgotten(
+    server: Homeserver, alice: Client, other: OtherServer, visitor: Visitor, room_id: str
+) -> None:
+    """Servers that are gone for good would be remembered for ever."""
+    departures = server.app.store.collection(DEPARTURES)
+    at = {"shard": 0, "seq": 1}
+    for room in ("!first", "!second"):
+        await departures.put(Departure(server_name="gone.test", room_id=room, expires_ts=1, **at))
+    kept = Departure(server_name="gone.test", room_id="!third", expires_ts=1 << 50, **at)
+    await departures.put(kept)
+    await alice.post(f"/rooms/{room_id}/kick", {"user_id": visitor.user_id})
+
+    async def is_forgotten() -> bool:
+        return await departures.find("key", ("gone.test",)) == [kept]
+
+    await until(is_forgotten)
+    assert await departures.find("key", (other.name,))
 
 
 async def test_who_is_put_out_again_while_their_server_catches_up_is_told_of_that_too(
@@ -205,6 +227,29 @@ async def test_who_is_put_out_again_while_their_server_catches_up_is_told_of_tha
     await asyncio.sleep(0.2)
     goes_on.set()
     await until(lambda: kicks() == 2)
+
+
+async def test_a_server_that_catches_up_is_sent_nothing_of_rooms_that_shut_it_out(
+    server: Homeserver, alice: Client, other: OtherServer, receiving: Receiving, room_id: str
+) -> None:
+    """HARDENING 15."""
+    receiving.answer = away
+    open_room = await alice.create_room(preset="public_chat")
+    await Visitor(server, other).member(open_room, "join")
+    await alice.send(room_id, "among us")
+    rule = {"allow": ["*"], "deny": [other.name], "allow_ip_literals": True}
+    await alice.set_state(room_id, "m.room.server_acl", rule)
+    await alice.send(room_id, "among us still")
+    await alice.send(open_room, "end")
+    await asyncio.sleep(0.2)
+    receiving.answer = taken
+    await other.show_life()
+    await until(lambda: "end" in receiving.texts)
+    await alice.send(open_room, "live")
+    await until(lambda: "live" in receiving.texts)
+    assert receiving.texts == ["end", "live"]
+    # Of the rule the server has to learn.
+    assert "m.room.server_acl" in [pdu["type"] for pdu in receiving.pdus]
 
 
 async def test_after_long_absence_a_server_gets_the_newest_event_of_each_room(
