@@ -75,7 +75,10 @@ class Arrival:
         room_id, version = join.room_id, join.version
         shard = self._rooms.shards.of_room(room_id)
         room = await self._rooms.get(room_id) or Room(room_id, shard, version, self._now)
-        known = await self._outliers.add(room, [*auth_chain, *state])
+        create = next((event for event in state if event.is_state and event.state_tuple == CREATE), None)
+        # What rests on another beginning is not of this room, though it may be under the same id.
+        told = [event for event in (*auth_chain, *state) if event.type != CREATE[0] or event is create]
+        known = await self._outliers.add(room, told)
         believed = _believed(state, known)
         _check_create(believed, join)
         _check_join(believed, known, join)

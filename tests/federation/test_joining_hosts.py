@@ -16,6 +16,7 @@ import federation.remote_rooms
 from homeserver.protocol.signing import SigningKey, sign_event
 from tests.client_api.conftest import Client
 from tests.federation.host import Answer, Host
+from tests.federation.rooms import members
 from tests.federation.servers import Homeserver, OtherServer
 
 STRANGER = SigningKey.from_seed("a_1", b"stranger".ljust(32))
@@ -111,6 +112,23 @@ async def test_what_else_a_template_says_is_not_signed(alice: Client, host: Host
     assert join["content"] == {"membership": "join", "displayname": "alice"}
     assert not {"redacts", "origin", "extra"} & join.keys()
     assert join["origin_server_ts"] > 1_700_000_000_000
+
+
+async def test_a_member_who_is_no_user_does_not_come_along(other: OtherServer, alice: Client) -> None:
+    """HARDENING 10: whom a create event names may join, whoever that is; and there may be two of these."""
+    host = Host(other.peer, "10")
+    host.open_to(alice.user_id)
+    again = host.event(
+        "m.room.create", "", {"room_version": "10", "creator": "nobody"}, prev_events=[], auth_events=[]
+    )
+    founded = {"prev_events": [again.event_id], "auth_events": [again.event_id]}
+    host.events.insert(0, again)
+    host.send("m.room.member", "nobody", {"membership": "join"}, **founded)
+    host.send("m.room.topic", "", {"topic": "x"})
+    await attempt(alice, host)
+    assert (await alice.sync(full=True))["rooms"]["join"].keys() == {host.room_id}
+    assert (await members(alice, host.room_id)).keys() == {host.creator, alice.user_id}
+    await alice.send(host.room_id, "on we go")
 
 
 def without(host: Host, *types: str) -> Callable[[Answer], None]:
