@@ -229,25 +229,24 @@ class ToldGraph:
 
     async def _seen_beside(self, sight: _Sight, events: Sequence[ToldEvent]) -> set[str]:
         """Those of the events beside the timeline that are seen by the states before and after them."""
-        wanted = [event.event_id for event in events if event.position is None]
-        known = await self._events.get_many(sight.room, wanted)
         lines = sight.lines or ()
-        return {each for each in known if await self._is_seen_beside(lines, sight.room, known[each])}
-
-    async def _is_seen_beside(self, lines: Sequence[SightLine], room: Room, known: KnownEvent) -> bool:
-        base = known.base
-        if base is None:
-            return False
         deciding = {VISIBILITY, *((MEMBER, line.user_id) for line in lines)}
-        delta = {(type, key): event_id for type, key, event_id in known.delta if (type, key) in deciding}
-        others = await self._events.get_many(room, [each for each in delta.values() if each is not None])
-        before: dict[StateKey, JsonObject] = {
-            key: others[event_id].event.content if event_id in others else {}
-            for key, event_id in delta.items()
+        beside = [event.event_id for event in events if event.position is None]
+        known = await self._events.get_many(sight.room, beside)
+        differing = {
+            event_id: {(type, key): other for type, key, other in event.delta if (type, key) in deciding}
+            for event_id, event in known.items()
         }
-        after = before | ({known.event.state_tuple: known.event.content} if known.adds_to_state else {})
-        later = any(line.joined_after(base) for line in lines)
-        return may_see(_view(lines, base, before), _view(lines, base, after), joins_later=later)
+        named = {other for delta in differing.values() for other in delta.values() if other is not None}
+        others = await self._events.get_many(sight.room, named)
+        seen = set()
+        for event_id, delta in differing.items():
+            before = {
+                key: others[other].event.content if other in others else {} for key, other in delta.items()
+            }
+            if _is_seen_beside(lines, known[event_id], before):
+                seen.add(event_id)
+        return seen
 
     # The graph
 
@@ -325,6 +324,16 @@ class ToldGraph:
                 if side.standing != REJECTED:
                     found[side.event_id] = ToldEvent(side.event_id, orjson.loads(side.body), side.body, None)
         return [found[event_id] for event_id in wanted if event_id in found]
+
+
+def _is_seen_beside(lines: Sequence[SightLine], known: KnownEvent, before: Differing) -> bool:
+    """By the state before the event, which differs from that at its base in some keys, and that after it."""
+    base = known.base
+    if base is None:
+        return False
+    after = {**before, known.event.state_tuple: known.event.content} if known.adds_to_state else before
+    later = any(line.joined_after(base) for line in lines)
+    return may_see(_view(lines, base, before), _view(lines, base, after), joins_later=later)
 
 
 def _view(lines: Sequence[SightLine], base: int, differing: Differing) -> View:
