@@ -79,7 +79,11 @@ class MissingEvents:
             ]
             if not waiting:
                 break
-            await self._take(room, waiting[0], server)
+            try:
+                await self._take(room, waiting[0], server)
+            except RemoteError:
+                # It may have come into the room later: of the event that it sent it knows what was before.
+                del waiting[0]
         return await self._take(room, event, server, relay=relay)
 
     async def _behind_event(self, room: Room, event: Event, server: str) -> list[Event]:

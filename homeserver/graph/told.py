@@ -32,7 +32,7 @@ from homeserver.rooms.visibility import SightLine, Visibility
 from homeserver.users.accounts import Accounts
 from storage.collection import Collection
 from storage.log import Kind
-from storage.records.side_events import REJECTED, SideEvent
+from storage.records.side_events import OUTLIER, REJECTED, SideEvent
 
 MEMBER = "m.room.member"
 MAX_BACKFILLED = 100
@@ -276,7 +276,10 @@ class ToldGraph:
     async def _behind(
         self, room: Room, start: Sequence[ToldEvent], *, limit: int, stop: Items[str] = ()
     ) -> list[ToldEvent]:
-        """Events and those that they follow upon, the deepest first; nothing behind those in `stop`."""
+        """Events and those that they follow upon, the deepest first; nothing behind those in `stop`.
+
+        It ends at the state that the room was joined with: what was before that is not known here.
+        """
         seen = {event.event_id: event for event in start}
         nearby = await self._before(room, start, limit)
         queue = [(-_depth(event.pdu), event.event_id) for event in start]
@@ -289,7 +292,8 @@ class ToldGraph:
             behind = [each for each in _prev_ids(event) if each not in seen and each not in stop]
             known = [nearby[each] for each in behind if each in nearby]
             elsewhere = [each for each in behind if each not in nearby]
-            for previous in (*known, *(await self._read(room, elsewhere) if elsewhere else ())):
+            read = await self._read(room, elsewhere, withheld=(OUTLIER, REJECTED)) if elsewhere else ()
+            for previous in (*known, *read):
                 seen[previous.event_id] = previous
                 heappush(queue, (-_depth(previous.pdu), previous.event_id))
         return found
@@ -308,8 +312,13 @@ class ToldGraph:
             if entry.event_id is not None
         }
 
-    async def _read(self, room: Room, event_ids: Iterable[str]) -> list[ToldEvent]:
-        """Those of the events that are there, as they are stored now: with redactions."""
+    async def _read(
+        self, room: Room, event_ids: Iterable[str], *, withheld: Items[str] = (REJECTED,)
+    ) -> list[ToldEvent]:
+        """Those of the events that are there, as they are stored now: with redactions.
+
+        `withheld`: those beside the timeline that are left out.
+        """
         wanted = list(dict.fromkeys(event_ids))
         found: dict[str, ToldEvent] = {}
         for first in range(0, len(wanted), AT_ONCE):
@@ -321,7 +330,7 @@ class ToldGraph:
                     )
             beside = [(room.room_id, event_id) for event_id in some if event_id not in found]
             for side in await self._side.get_many(beside) if beside else ():
-                if side.standing != REJECTED:
+                if side.standing not in withheld:
                     found[side.event_id] = ToldEvent(side.event_id, orjson.loads(side.body), side.body, None)
         return [found[event_id] for event_id in wanted if event_id in found]
 

@@ -16,6 +16,7 @@ from homeserver.protocol.room_versions import ROOM_VERSIONS
 from homeserver.protocol.signing import VerifyKey, check_content_hash, verify_event_signatures
 from tests.client_api.conftest import VALIDATOR, Client
 from tests.client_api.test_erasure import deactivate
+from tests.federation.host import Host
 from tests.federation.rooms import text
 from tests.federation.servers import V1, Homeserver, OtherServer, another
 from tests.federation.visitor import Visitor
@@ -95,6 +96,19 @@ async def test_history_is_told_backwards_from_where_it_is_asked(
     assert (await other.get(path, query={"v": "$unknown", "limit": "5"}))["pdus"] == []
     await other.call("GET", path, query={"limit": "5"}, expect=400)
     await other.call("GET", path, query={"v": sent[0], "limit": "-1"}, expect=400)
+
+
+async def test_history_ends_where_this_server_came_in(other: OtherServer, alice: Client) -> None:
+    """Of the state that the room had then it knows the events, but not what they follow upon."""
+    host = Host(other.peer)
+    host.open_to(alice.user_id)
+    await alice.post(f"/join/{quote(host.room_id)}?via={other.name}")
+    last = await alice.send(host.room_id, "last")
+    told = await other.get(f"{V1}/backfill/{quote(host.room_id)}", query={"v": last, "limit": "9"})
+    assert [pdu["type"] for pdu in told["pdus"]] == ["m.room.message", "m.room.member"]
+    content = {"latest_events": [last], "earliest_events": [], "limit": 9, "min_depth": 0}
+    told = await other.post(f"{V1}/get_missing_events/{quote(host.room_id)}", content)
+    assert [pdu["type"] for pdu in told["events"]] == ["m.room.member"]
 
 
 async def test_what_is_soft_failed_here_is_told_to_those_who_were_there(

@@ -357,6 +357,17 @@ async def test_an_event_comes_with_the_state_that_its_server_tells(
     assert (await withheld.room()).head.tips == (last.event_id,)
 
 
+async def test_an_event_comes_though_its_server_knows_no_state_of_what_lies_between(
+    alice: Client, other: OtherServer, room_id: str, withheld: Withheld
+) -> None:
+    """It may have come into the room between two of them."""
+    _, between, last = (withheld.add(MESSAGE, text(each)) for each in ("before", "between", "last"))
+    withheld.tell_missing(between.pdu)
+    withheld.tell_state(withheld.head, last)
+    await other.send(last.pdu)
+    await until(lambda: has_texts(alice, room_id, "last"))
+
+
 async def test_an_acknowledged_event_waits_for_what_it_follows_upon_across_restarts(
     server: Homeserver, alice: Client, other: OtherServer, room_id: str, withheld: Withheld
 ) -> None:

@@ -2,6 +2,8 @@
 
 import json
 
+from aiohttp import web
+
 from homeserver.protocol.events import Event
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.room import Room, RoomHead
@@ -31,10 +33,20 @@ class Withheld:
         body = json.dumps({"events": list(pdus)})
         self._site.answer(f"{V1}/get_missing_events/{self._room.room_id}", body)
 
-    def tell_state(self, head: RoomHead) -> None:
-        ids = [event.event_id for event in head.state.values()]
-        answer = json.dumps({"pdu_ids": ids, "auth_chain_ids": []})
-        self._site.answer(f"{V1}/state_ids/{self._room.room_id}", answer)
+    def tell_state(self, head: RoomHead, *before: Event) -> None:
+        """Tell it of these events; of all, if none is named."""
+        told = {
+            "pdu_ids": [event.event_id for event in head.state.values()],
+            "auth_chain_ids": list[str](),
+        }
+        known = {event.event_id for event in before}
+
+        async def answer(request: web.BaseRequest) -> web.Response:
+            if known and request.query["event_id"] not in known:
+                return web.json_response({"errcode": "M_NOT_FOUND", "error": "No state"}, status=404)
+            return web.json_response(told)
+
+        self._site.pages[f"{V1}/state_ids/{self._room.room_id}"] = answer
 
     def tell_event(self, event: Event) -> None:
         answer = {
