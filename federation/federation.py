@@ -109,6 +109,7 @@ class Federation:
         self.others = others
         side_events = store.collection(side_event_records.SIDE_EVENTS)
         self.graph_events = GraphEvents(store.log, side_events)
+        rooms.follow(self.graph_events.on_room_entry)
         self.states = States(store.log, self.graph_events)
         gaps = store.collection(side_event_records.GAPS)
         early_redactions = EarlyRedactions(store.collection(side_event_records.EARLY_REDACTIONS))

@@ -1,6 +1,6 @@
 """Events of a room by id, wherever they lie: in the log, or beside it."""
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Collection as Items
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,8 +11,9 @@ from homeserver.protocol.events import Event, load_event
 from homeserver.protocol.room_versions import RoomVersion
 from homeserver.rooms.event_meta import decode_meta
 from homeserver.rooms.room import Room
+from homeserver.rooms.room_event import RoomEvent
 from storage.collection import Collection
-from storage.log import Log
+from storage.log import Entry, Kind, Log
 from storage.records.side_events import OUTLIER, REJECTED, SOFT_FAILED, SideEvent
 
 KEPT = 20_000
@@ -55,6 +56,10 @@ class GraphEvents:
         self._log = log
         self._side = side_events
         self._kept: OrderedDict[tuple[str, str], KnownEvent] = OrderedDict()
+        self._read_now: Counter[tuple[str, str]] = Counter()
+        """How many are reading an event."""
+        self._overtaken: set[tuple[str, str]] = set()
+        """What was forgotten while it was read: it may be out of date, and is not kept."""
 
     async def get_many(self, room: Room, event_ids: Items[str]) -> dict[str, KnownEvent]:
         """Those of the events that are known."""
@@ -74,8 +79,33 @@ class GraphEvents:
     def forget(self, room_id: str, event_id: str) -> None:
         """What became of the event has changed."""
         self._kept.pop((room_id, event_id), None)
+        if (room_id, event_id) in self._read_now:
+            self._overtaken.add((room_id, event_id))
+
+    def on_room_entry(self, shard: int, entry: Entry, room: Room | None, view: RoomEvent | None) -> None:
+        """Follows the room shards: an event has a place in the timeline, whichever replica took it."""
+        if entry.kind is Kind.EVENT and entry.event_id is not None:
+            self.forget(entry.stream, entry.event_id)
 
     async def _read(self, room: Room, event_ids: Sequence[str]) -> dict[str, KnownEvent]:
+        reading = [(room.room_id, event_id) for event_id in event_ids]
+        self._read_now.update(reading)
+        try:
+            found = await self._looked_up(room, event_ids)
+            for event_id, known in found.items():
+                if (room.room_id, event_id) not in self._overtaken:
+                    self._kept[room.room_id, event_id] = known
+        finally:
+            for each in reading:
+                self._read_now[each] -= 1
+                if not self._read_now[each]:
+                    del self._read_now[each]
+                    self._overtaken.discard(each)
+        while len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        return found
+
+    async def _looked_up(self, room: Room, event_ids: Sequence[str]) -> dict[str, KnownEvent]:
         found: dict[str, KnownEvent] = {}
         entries = await self._log.by_event_id(room.shard, event_ids)
         for event_id, entry in entries.items():
@@ -87,10 +117,6 @@ class GraphEvents:
         for side in await self._side.get_many(beside) if beside else ():
             event = _loaded(room.version, side.body, side.event_id)
             found[side.event_id] = KnownEvent(event, None, side.base, side.delta, side.standing)
-        for event_id, known in found.items():
-            self._kept[room.room_id, event_id] = known
-        while len(self._kept) > KEPT:
-            self._kept.popitem(last=False)
         return found
 
 

@@ -5,8 +5,6 @@ which of them the rules refuse.
 """
 
 import random
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -25,14 +23,12 @@ from homeserver.rooms.policy import NoPolicyServers, Policy
 from homeserver.rooms.room import Room, RoomHead
 from homeserver.rooms.rooms import Rooms
 from homeserver.shard_writer import Append
-from storage.log import ShardMap
-from storage.records.side_events import EARLY_REDACTIONS, GAPS, SIDE_EVENTS, SPECS
-from storage.sqlite import open_store
+from storage.records.side_events import EARLY_REDACTIONS, GAPS, SIDE_EVENTS
 from storage.store import Store
+from tests.graph.conftest import SHARDS
 from tests.unit.protocol.auth_room import make_event
 from tests.unit.protocol.random_room import RandomRoom
 
-SHARDS = ShardMap(1, 1)
 BEGINNING = 1
 """Events with which a server knows of the room at first: its creation."""
 
@@ -66,15 +62,6 @@ class Server:
         room = await self.rooms.get(room_id)
         assert room is not None
         return room
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    store = await open_store(
-        f"sqlite:///{tmp_path / 'weft.db'}", server_name="here", shards=SHARDS, specs=SPECS
-    )
-    yield store
-    await store.close()
 
 
 def state_ids(room: Room) -> dict[tuple[str, str], str]:

@@ -10,15 +10,21 @@ from aiohttp import web
 from msgspec.structs import replace
 
 import client_api.replicas
+import federation.federation
 from homeserver.clock import system_clock
 from homeserver.config import Config
 from homeserver.config.options import Egress, Federation
+from homeserver.graph.outliers import Outliers
+from homeserver.graph.receiving import Outcome
+from homeserver.rooms.room import Room
+from storage.records.side_events import SIDE_EVENTS
 from tests.client_api.conftest import Client
 from tests.federation.host import Host
 from tests.federation.servers import PORT, V1
 from tests.federation_transport.network import CA, LOOPBACK, Internet, Time, new_address
 from tests.federation_transport.peers import Peer
-from tests.two_replicas.conftest import Replicas
+from tests.two_replicas.conftest import Replica, Replicas
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -81,3 +87,28 @@ async def test_the_room_is_brought_in_once(host: Host, alice: Client, bob: Clien
     shown = [event["content"].get("body") for event in room["timeline"]["events"]]
     assert shown[-1] == "both are here"
     assert sum(event["type"] == "m.room.member" for event in room["timeline"]["events"]) == 2
+
+
+async def test_an_event_that_one_replica_knew_by_hearsay_counts_there_once_the_other_has_it(
+    replicas: Replicas, host: Host, alice: Client
+) -> None:
+    host.open_to(alice.user_id)
+    await alice.post(f"/join/{quote(host.room_id)}?via={host.name}")
+    host.let_in(host.received[-1])
+    (a, in_a), (b, in_b) = [await graph_and_room(each, host) for each in (replicas.a, replicas.b)]
+    renamed = host.send("m.room.member", host.creator, {"membership": "join", "displayname": "Hostess"})
+    await Outliers(b.graph_events, replicas.b.app.store.collection(SIDE_EVENTS)).add(in_b, [renamed])
+    assert (await b.graph_events.get_many(in_b, [renamed.event_id])).keys() == {renamed.event_id}
+    assert await a.receiver.receive(in_a, renamed) is Outcome.ACCEPTED
+    await alice.send(host.room_id, "welcome")
+    await until(lambda: in_b.last_seq == in_a.last_seq)
+    beside = host.event("m.room.message", None, {"msgtype": "m.text", "body": "hello"})
+    assert await b.receiver.receive(in_b, beside) is Outcome.ACCEPTED
+
+
+async def graph_and_room(replica: Replica, host: Host) -> tuple[federation.federation.Federation, Room]:
+    """A replica's part that has to do with other servers, and the host's room there."""
+    room = await replica.app.rooms.get(host.room_id)
+    assert room is not None
+    assert replica.app.federation is not None
+    return replica.app.federation, room
