@@ -33,3 +33,11 @@ class Graph:
         """Whether the state before an event does."""
         before = self.before[event.event_id]
         return is_allowed(event.version, event, lambda t, k: self.events.get(before.get((t, k), "")))
+
+    def following(self, event_id: str) -> set[str]:
+        """An event, and those that follow upon it."""
+        found = {event_id}
+        for event in sorted(self.events.values(), key=lambda event: event.depth):
+            if not found.isdisjoint(event.prev_events):
+                found.add(event.event_id)
+        return found

@@ -5,7 +5,7 @@ The network is simulated, and it can go down at any moment: what was in memory i
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +13,7 @@ from typing import NamedTuple
 import orjson
 
 from federation.allowed import allowed_servers
+from federation.backfill import VAIN_MS, Backfill
 from federation.backoff import Backoff
 from federation.client import FederationClient, request_target
 from federation.errors import FederationError
@@ -29,14 +30,17 @@ from federation.resident import Resident
 from homeserver.bus.consumer import Consumer
 from homeserver.config.options import Federation
 from homeserver.config.options import RateLimits as RateLimitOptions
+from homeserver.consumers.redactions import Redactions
 from homeserver.consumers.successors import Successors
+from homeserver.errors import MatrixError
 from homeserver.graph.arrival import Arrival
 from homeserver.graph.early_redactions import EarlyRedactions
-from homeserver.graph.events import GraphEvents
+from homeserver.graph.events import GraphEvents, KnownEvent
 from homeserver.graph.learning import Learning
 from homeserver.graph.merging import Merging
 from homeserver.graph.outliers import Outliers
 from homeserver.graph.outside import Outside
+from homeserver.graph.past import Past
 from homeserver.graph.receiving import Receiver
 from homeserver.graph.states import States
 from homeserver.graph.told import ToldGraph
@@ -65,7 +69,7 @@ from homeserver.users.invite_permission import InvitePermission
 from homeserver.users.passwords import Passwords
 from homeserver.users.profiles import Profiles
 from homeserver.users.users import Users
-from storage.collection import Collection
+from storage.collection import Collection as Stored
 from storage.log import Entry, Kind, ShardMap
 from storage.records import (
     accounts,
@@ -79,7 +83,7 @@ from storage.records import (
 )
 from storage.records.cursors import CURSORS, Cursor
 from storage.records.remote_keys import RemoteKey, RemoteKeys
-from storage.records.side_events import EARLY_REDACTIONS, GAPS, SIDE_EVENTS
+from storage.records.side_events import EARLY_REDACTIONS, GAPS, OUTLIER, SIDE_EVENTS
 from storage.sqlite import open_store
 from tests.simulation.answers import V1, answer_to
 from tests.simulation.network import Network, SimulatedTransport
@@ -98,6 +102,10 @@ SPECS = (
     *staged_events.SPECS,
 )
 A_YEAR_MS = 365 * 24 * 3600 * 1000
+
+
+READ_BACK = 10
+"""Servers that do not answer in time are asked again so often."""
 
 
 class OtherServers(NamedTuple):
@@ -159,6 +167,8 @@ class Node:
         self._staged = store.collection(staged_events.STAGED_EVENTS)
         missing = MissingEvents(client, gate, receiver, self.events, outliers)
         outside = Outside(self.rooms, name)
+        past = Past(self.rooms, self.events, side, gaps, name)
+        self._backfill = Backfill(name, client, gate, missing, self.events, past, now)
         self._incoming = Incoming(
             name,
             self.rooms,
@@ -185,10 +195,10 @@ class Node:
         restricted, limits = RestrictedJoins(self.rooms, name), RateLimits(RateLimitOptions(enabled=False))
         self._resident = Resident(self.rooms, self.author, restricted, limits, gate, receiver)
         names = Profiles(store.collection(profiles.PROFILES))
-        self.membership = Membership(
+        self._membership = Membership(
             self.rooms, users, self.author, names, InvitePermission(users), restricted
         )
-        self.membership.elsewhere = RemoteRooms(
+        self._membership.elsewhere = RemoteRooms(
             self.rooms,
             self.author,
             client,
@@ -211,7 +221,11 @@ class Node:
         run = f"run{self.starts}"
         outbound = Outbound(name, run, store, self.rooms, users, others, lambda shard: True, now)
         self.sender, kept = outbound.sender, outbound.server_rooms
+        redactions = Redactions(store.log, self.rooms.stored)
         self._consumers = [
+            Consumer(
+                "redactions", store.log, self._cursors(), wants=redactions.wants, handle=redactions.handle
+            ),
             Consumer("server_rooms", store.log, self._cursors(), wants=kept.wants, handle=kept.handle),
             Consumer(
                 "sender",
@@ -233,7 +247,7 @@ class Node:
             asyncio.create_task(self._partial.keep_sweeping(), name="partial-rooms"),
         ]
 
-    def _cursors(self) -> Collection[Cursor]:
+    def _cursors(self) -> Stored[Cursor]:
         return self.store.collection(CURSORS)
 
     async def meet(self, others: "Sequence[Node]") -> None:
@@ -292,6 +306,14 @@ class Node:
         await self.rooms.submit(room, RoomProposal(self.author, room, lambda head: templates))
         return room
 
+    async def join(self, room_id: str, user_id: str, via: Sequence[str]) -> bool:
+        """Have a user come into a room; whether one of the other servers could be asked, and let them in."""
+        try:
+            await self._membership.join(room_id, user_id, via=via)
+        except MatrixError:
+            return False
+        return True
+
     def forge(self, room: Room, template: EventTemplate) -> str:
         """Sign an event upon all that the room has, whatever its rules say, and send it to everybody."""
         head, version = room.head, room.version
@@ -327,6 +349,18 @@ class Node:
         own = [entry.event_id or "" for entry in page if is_told_by(self.name, entry)]
         known = await self.events.get_many(await self.room(room_id), own)
         return {event_id: each.event for event_id, each in known.items()}
+
+    async def read_back(self, room: Room, event_ids: Collection[str]) -> Mapping[str, KnownEvent]:
+        """Those of some events that are there once somebody has read all that other servers have."""
+        for _ in range(READ_BACK):
+            known = await self.events.get_many(room, event_ids)
+            if len(known) == len(event_ids) and OUTLIER not in {each.standing for each in known.values()}:
+                break
+            for gap in list(room.gaps):
+                while await self._backfill.fetch(room, gap):
+                    pass
+            await asyncio.sleep(VAIN_MS / 1000)
+        return known
 
     async def is_idle(self) -> bool:
         """Whether everything was sent, all members are known, and nothing waits for what it follows upon."""

@@ -90,6 +90,9 @@ class Crowd:
             node.process.spawn(self.follow(node))
         sender = self._random.choice([keeper(node.name), *guests(node.name)])
         template = self._wish(room, sender)
+        if room.partial is not None and template.type == MEMBER:
+            # Their server has them wait until it knows who is in the room.
+            return
         try:
             self.acknowledged += await post(node.rooms, node.author, room, lambda head: [template])
         except MatrixError as error:
@@ -123,11 +126,8 @@ class Crowd:
                     via = [server_name_of(room.head.state[TOMBSTONE, ""].sender), *self._names]
                     self._wanted[node.name, successor] = via
             for (name, room_id), via in list(self._wanted.items()):
-                if name == node.name:
-                    try:
-                        await node.membership.join(room_id, keeper(name), via=via)
-                    except MatrixError:
-                        return False
+                if name == node.name and not await node.join(room_id, keeper(name), via):
+                    return False
         return True
 
     async def speak(self, node: Node, text: str) -> None:
