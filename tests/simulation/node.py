@@ -104,7 +104,7 @@ SPECS = (
 A_YEAR_MS = 365 * 24 * 3600 * 1000
 
 
-READ_BACK = 10
+READ_BACK = 100
 """Servers that do not answer in time are asked again so often."""
 
 
