@@ -173,7 +173,10 @@ class ToldGraph:
         start = await self._read(sight.room, latest[:MAX_MISSING])
         known = {*earliest, *latest}
         limit = min(limit, MAX_MISSING)
-        found = await self._behind(sight.room, start, limit=limit + len(start), stop=known)
+        # Who asks wants to know the state before each, which of outliers nobody is told here.
+        found = await self._behind(
+            sight.room, start, limit=limit + len(start), stop=known, withheld=(OUTLIER, REJECTED)
+        )
         between = [event for event in found if event.event_id not in known and _depth(event.pdu) >= min_depth]
         return await self._shown(sight, between[:limit][::-1])
 
@@ -274,11 +277,17 @@ class ToldGraph:
         return list(chain.values())
 
     async def _behind(
-        self, room: Room, start: Sequence[ToldEvent], *, limit: int, stop: Items[str] = ()
+        self,
+        room: Room,
+        start: Sequence[ToldEvent],
+        *,
+        limit: int,
+        stop: Items[str] = (),
+        withheld: Items[str] = (REJECTED,),
     ) -> list[ToldEvent]:
         """Events and those that they follow upon, the deepest first; nothing behind those in `stop`.
 
-        It ends at the state that the room was joined with: what was before that is not known here.
+        `withheld`: see `_read`.
         """
         seen = {event.event_id: event for event in start}
         nearby = await self._before(room, start, limit)
@@ -292,7 +301,7 @@ class ToldGraph:
             behind = [each for each in _prev_ids(event) if each not in seen and each not in stop]
             known = [nearby[each] for each in behind if each in nearby]
             elsewhere = [each for each in behind if each not in nearby]
-            read = await self._read(room, elsewhere, withheld=(OUTLIER, REJECTED)) if elsewhere else ()
+            read = await self._read(room, elsewhere, withheld=withheld) if elsewhere else ()
             for previous in (*known, *read):
                 seen[previous.event_id] = previous
                 heappush(queue, (-_depth(previous.pdu), previous.event_id))
