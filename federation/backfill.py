@@ -90,8 +90,11 @@ class Backfill:
         try:
             async with asyncio.timeout(SECONDS):
                 for _ in range(ROUNDS):
-                    if not await self._fetch_some(room, gap) or room.gaps[gap] < before:
+                    if not await self._fetch_some(room, gap):
                         break
+                    if room.gaps[gap] < before and not (gap == 0 and room.is_whole):
+                        break
+                    # With the room's beginning nobody asks again: branches beside it are fetched now.
         except TimeoutError:
             log.info("the past of a room could not be had in time", room=room.room_id)
         if room.gaps[gap] == before:
