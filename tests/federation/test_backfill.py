@@ -256,6 +256,21 @@ async def test_what_nobody_can_vouch_for_does_not_end_the_past(
     assert bodies(await pages(alice, host.room_id)) == ["after", "before"]
 
 
+async def test_a_branch_that_is_left_out_comes_with_the_rooms_beginning(host: Host, alice: Client) -> None:
+    """Whom one server does not tell of it, that one asks again, though it has the create event by then."""
+    archive = Archive(host)
+    first = say(host, "first")
+    branch = say(host, "branch")
+    trunk = say(host, "trunk", prev_events=[first.event_id])
+    say(host, "both", prev_events=[branch.event_id, trunk.event_id])
+    archive.lie = lambda pdus: pdus if archive.asked > 1 else [pdu for pdu in pdus if pdu != branch.pdu]
+    await enter(alice, host)
+    found = await pages(alice, host.room_id)
+    assert sorted(bodies(found)) == ["both", "branch", "first", "trunk"]
+    assert "m.room.create" in [event["type"] for event in found]
+    assert archive.asked == 2
+
+
 def foreign(host: Host) -> Event:
     return host.event("m.room.message", None, {"body": "foreign"}, room_id="!another:example.org")
 
