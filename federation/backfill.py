@@ -75,7 +75,7 @@ class Backfill:
         """Room and gap → until when nobody is asked."""
 
     async def fetch(self, room: Room, gap: int) -> bool:
-        if (gap == 0 and room.is_whole) or not takes_part(room, self._server_name):
+        if room.begins_in(gap) or not takes_part(room, self._server_name):
             return False
         if self._vain.get((room.room_id, gap), 0) > self._now():
             return False
@@ -92,7 +92,7 @@ class Backfill:
                 for _ in range(ROUNDS):
                     if not await self._fetch_some(room, gap):
                         break
-                    if room.gaps[gap] < before and not (gap == 0 and room.is_whole):
+                    if room.gaps[gap] < before and not room.begins_in(gap):
                         break
                     # With the room's beginning nobody asks again: branches beside it are fetched now.
         except TimeoutError:

@@ -413,7 +413,7 @@ class History:
 def _incomplete(room: Room, stretch: Stretch) -> int | None:
     """The gap of which a stretch is the lower part, if more of it may be elsewhere."""
     gap = stretch.gap
-    if gap is None or stretch.low != bottom_of(gap) or (gap == 0 and room.is_whole):
+    if gap is None or stretch.low != bottom_of(gap) or room.begins_in(gap):
         return None
     return gap
 

@@ -360,6 +360,10 @@ class Room:
             activity = Activity(credible(event.ts, self._now()), event.position)
             self.bumped = max(self.bumped, activity)
 
+    def begins_in(self, gap: int) -> bool:
+        """Whether a gap has come down to the room's first event."""
+        return gap == 0 and self.is_whole
+
     def keep_past(self, page: Sequence[RoomEvent]) -> int:
         """Put what was just read of the past, newest first, before `timeline`; how many events that were.
 

@@ -12,7 +12,7 @@ is known.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, TypeVar
 
@@ -138,29 +138,34 @@ class Connection:
 
         Raises StoreUnavailable.
         """
-
-        async def read() -> list[Document]:
-            async with self.session() as session:
-                cursor = self.collection(collection).find(
-                    where, fields, hint=hint, limit=limit, sort=sort, batch_size=limit, session=session
-                )
-                return await cursor.to_list()
-
-        with reading():
-            return await undisturbed(read())
+        return await self.read(
+            lambda session: (
+                self.collection(collection)
+                .find(where, fields, hint=hint, limit=limit, sort=sort, batch_size=limit, session=session)
+                .to_list()
+            )
+        )
 
     async def aggregate(
         self, collection: str, pipeline: Sequence[Mapping[str, Any]], *, hint: str
     ) -> list[Document]:
         """What a pipeline gives that the index named `hint` serves. Raises StoreUnavailable."""
 
-        async def read() -> list[Document]:
+        async def aggregated(session: AsyncClientSession) -> list[Document]:
+            cursor = await self.collection(collection).aggregate(pipeline, hint=hint, session=session)
+            return await cursor.to_list()
+
+        return await self.read(aggregated)
+
+    async def read(self, operation: Callable[[AsyncClientSession], Awaitable[R]]) -> R:
+        """What an operation that changes nothing gives, in a session. Raises StoreUnavailable."""
+
+        async def in_session() -> R:
             async with self.session() as session:
-                cursor = await self.collection(collection).aggregate(pipeline, hint=hint, session=session)
-                return await cursor.to_list()
+                return await operation(session)
 
         with reading():
-            return await undisturbed(read())
+            return await undisturbed(in_session())
 
     async def close(self) -> None:
         # A server that is away is not waited for to tell it good-bye.
@@ -168,25 +173,13 @@ class Connection:
             await self._client.close()
 
 
-async def whole(write: Coroutine[Any, Any, R]) -> R:
-    """Await a write that a cancellation does not cut short: it is through before the caller is cancelled."""
-    task = asyncio.ensure_future(write)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait((task,))
-        if not task.cancelled():
-            task.exception()  # Nobody is left who could be told.
-        raise
-
-
-async def undisturbed(read: Coroutine[Any, Any, R]) -> R:
-    """Await a read that goes on by itself when its caller is cancelled.
+async def undisturbed(operation: Awaitable[R]) -> R:
+    """Await an operation of the driver that goes on by itself when its caller is cancelled.
 
     The driver must not be cancelled: where it waits for a server, it may be left holding its own lock, and
     nothing is read or written any more.
     """
-    task = asyncio.ensure_future(read)
+    task = asyncio.ensure_future(operation)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
@@ -195,8 +188,18 @@ async def undisturbed(read: Coroutine[Any, Any, R]) -> R:
         raise
 
 
+async def whole(write: Coroutine[Any, Any, R]) -> R:
+    """Await a write that a cancellation does not cut short: it is through before the caller is cancelled."""
+    task = asyncio.ensure_future(write)
+    try:
+        return await undisturbed(task)
+    except asyncio.CancelledError:
+        await asyncio.wait((task,))
+        raise
+
+
 _going_on: set[asyncio.Future[Any]] = set()
-"""Reads that nobody waits for any more."""
+"""Operations that nobody waits for any more."""
 
 
 def _ended(task: asyncio.Future[Any]) -> None:

@@ -9,9 +9,9 @@ from pymongo.errors import PyMongoError
 from storage.collection import Collection, CollectionSpec, Record
 from storage.log import ShardMap
 from storage.mongo.collection import MongoCollection, Shape
-from storage.mongo.connection import Connection, Document, connect, undisturbed
+from storage.mongo.connection import Connection, connect
 from storage.mongo.examination import examine
-from storage.mongo.faults import opening_error, reading
+from storage.mongo.faults import opening_error
 from storage.mongo.identity import begin_epoch, confirm, establish
 from storage.mongo.lease import Lease
 from storage.mongo.log import MongoLog
@@ -87,13 +87,8 @@ class MongoStore:
 
     async def size_bytes(self) -> int:
         """What documents and indexes take; on disk the server compresses them, as it gets round to it."""
-
-        async def read() -> Document:
-            async with self._connection.session() as session:
-                return await self._connection.database.command("dbStats", session=session)
-
-        with reading():
-            stats = await undisturbed(read())
+        database = self._connection.database
+        stats = await self._connection.read(lambda session: database.command("dbStats", session=session))
         return int(stats["dataSize"] + stats["indexSize"])
 
     async def examine(self) -> Examination:
