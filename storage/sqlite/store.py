@@ -27,7 +27,10 @@ from storage.store import Examination, Occupant, StoreInfo
 T = TypeVar("T", bound=Record)
 
 SCHEME = "sqlite:///"
-CACHE_KIB = 32 * 1024
+CACHE_KIB = 2 * 1024
+"""Of the writer. Most commits have SQLite walk over all pages that it keeps: to put pages of a tree in order
+it borrows a page number beyond the file's end, and looks afterwards for what may lie there. More pages
+cost more than they save, as the system keeps them anyway."""
 CACHED_STATEMENTS = 1024
 BUSY_TIMEOUT_S = 1.0
 CHECKPOINT_PAGES = 2000

@@ -1,9 +1,9 @@
 """The one thread that writes: everything that came in while it was busy becomes its next transaction.
 
-Requests gather in a list on the event loop and are handed over once per commit, only when the thread
-is idle; it answers them with one call back. A request is answered after COMMIT has returned, which
-with `synchronous=FULL` means that it is on the disk. Its caller may be gone by then: a write that was
-handed in is done whatever becomes of the caller.
+Requests gather in a list on the event loop and are handed over once per commit, when the thread is idle
+and no more of them come; it answers them with one call back. A request is answered after COMMIT has
+returned, which with `synchronous=FULL` means that it is on the disk. Its caller may be gone by then: a
+write that was handed in is done whatever becomes of the caller.
 """
 
 import asyncio
@@ -24,6 +24,9 @@ R = TypeVar("R")
 
 MAX_PENDING = 20_000
 MAX_BATCH = 512
+QUIET_TURNS = 2
+"""Of the loop, without another request, after which those that wait are handed over. A commit costs more than
+a dozen turns; what a request makes others write, and who was answered just now, come along."""
 WAL_LIMIT_BYTES = 64 * 1024 * 1024
 """Above this the writer waits for readers and empties the write-ahead log."""
 WAL_CHECKED_EVERY = 32
@@ -78,8 +81,7 @@ class Writer:
         if not self._busy:
             self._busy = True
             self._idle.clear()
-            # At the end of this turn of the loop: others that are ready now come along.
-            self._loop.call_soon(self._hand_over)
+            self._gather()
         return await request.future
 
     async def close(self) -> None:
@@ -89,6 +91,15 @@ class Writer:
         self._batches.put(None)
         await asyncio.to_thread(self._thread.join)
 
+    def _gather(self, known: int = 0, quiet: int = 0) -> None:
+        """Hand over when so many turns have passed since there were no more than the `known` requests."""
+        waiting = len(self._waiting)
+        quiet = quiet + 1 if waiting == known else 0
+        if quiet > QUIET_TURNS or waiting >= MAX_BATCH:
+            self._hand_over()
+        else:
+            self._loop.call_soon(self._gather, waiting, quiet)
+
     def _hand_over(self) -> None:
         batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
         self._batches.put(batch)
@@ -96,7 +107,7 @@ class Writer:
     def _settle(self, batch: list[Request[Any]]) -> None:
         self._pending -= len(batch)
         if self._waiting:
-            self._hand_over()
+            self._gather()
         else:
             self._busy = False
             self._idle.set()
