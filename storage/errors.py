@@ -7,6 +7,7 @@ StoreError
 ├── StoreUnavailable      the store cannot take it now (disk full, no primary, timeout): nothing is known
 │   ├── OutcomeUnknown    … and it may or may not have been stored
 │   └── StoreReplaced     … and never will: it is not the store any more that was opened, or not this server's
+├── StoreDamaged          a part of what is stored cannot be read, the rest can
 └── StoreRefused          the store must not be opened (newer format, other shard count, damaged)
 """
 
@@ -52,6 +53,10 @@ class StoreUnavailable(StoreError):
 
 class OutcomeUnknown(StoreUnavailable):
     """The store did not say whether it was stored; look before writing again."""
+
+
+class StoreDamaged(StoreError):
+    """What was asked for is there, and cannot be read any more; asking again is of no use."""
 
 
 class StoreReplaced(StoreUnavailable):

@@ -1,10 +1,15 @@
 """Stores as the tests see them from outside: where one is, what lies in it, and how to be rid of it."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
 from homeserver.app.stores import SPECS
+from storage.sqlite.event_ids import pack
 from tests.real_parts import mongodb
+
+UNREADABLE = b"\0\x11\x22\x33"
 
 
 class StoredData(Protocol):
@@ -20,6 +25,10 @@ class StoredData(Protocol):
 
     def put_back(self, copy: Any) -> None:
         """Have in it what the backup has, and nothing else. The store must not be open."""
+        ...
+
+    def damage(self, event_id: str) -> None:
+        """Have what is stored of an event be nothing that anybody could read. The store must not be open."""
         ...
 
     def destroy(self) -> None:
@@ -42,6 +51,10 @@ class SqliteFile:
 
     def put_back(self, copy: Any) -> None:
         self._path.write_bytes(copy)
+
+    def damage(self, event_id: str) -> None:
+        with closing(sqlite3.connect(self._path)) as db, db:
+            db.execute("UPDATE entry SET content = ? WHERE event_id = ?", (UNREADABLE, pack(event_id)))
 
     def destroy(self) -> None:
         return
@@ -66,6 +79,10 @@ class MongoDatabase:
             stored[name].delete_many({}, hint="_id_")
             if documents:
                 stored[name].insert_many(documents)
+
+    def damage(self, event_id: str) -> None:
+        log = mongodb.database(self.uri)["log"]
+        log.update_one({"event_id": event_id}, {"$set": {"body": UNREADABLE}}, hint="_id_")
 
     def destroy(self) -> None:
         mongodb.drop(self.uri)

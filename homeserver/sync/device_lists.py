@@ -16,6 +16,7 @@ import orjson
 
 from homeserver.clock import Clock
 from homeserver.e2ee.identities import SIGNATURE
+from homeserver.rooms.left_out import left_out_if_broken
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
@@ -110,7 +111,8 @@ class DeviceLists:
         changed = await self._signed_between(user, after.user, upto.user)
         gone: set[str] = set()
         for room_id, who in moved:
-            await self._note_move(user, room_id, who, changed, gone)
+            with left_out_if_broken(room_id):
+                await self._note_move(user, room_id, who, changed, gone)
         announced -= changed
         if user.user_id in announced:
             changed.add(user.user_id)
@@ -170,9 +172,10 @@ class DeviceLists:
                 if ref.membership in ("join", "leave", "ban"):
                     found.add((room_id, user.user_id))
             elif ref.membership == "join":
-                room = await self._rooms.get(room_id)
-                if room is not None and room.last_seq > after:
-                    found.update((room_id, e.state_key or "") for e in _members_between(room, after, upto))
+                with left_out_if_broken(room_id):
+                    room = await self._rooms.get(room_id)
+                    if room is not None and room.last_seq > after:
+                        found.update((room_id, e.state_key or "") for e in _members_between(room, after, upto))
         return found
 
     async def _signed_between(self, user: User, after: int, upto: int) -> set[str]:
@@ -205,9 +208,10 @@ class DeviceLists:
         for room_id in joined:
             if not others:
                 break
-            room = await self._rooms.get(room_id)
-            if room is not None:
-                others = others - room.joined
+            with left_out_if_broken(room_id):
+                room = await self._rooms.get(room_id)
+                if room is not None:
+                    others = others - room.joined
         return others
 
     # Following

@@ -19,6 +19,7 @@ from homeserver.push.unread import Counts, Unread
 from homeserver.rooms.bundling import Bundling
 from homeserver.rooms.ephemeral import EphemeralClock, Typing
 from homeserver.rooms.heroes import heroes, is_nameless
+from homeserver.rooms.left_out import left_out_if_broken
 from homeserver.rooms.past_state import state_at
 from homeserver.rooms.rendering import Reader, render_events
 from homeserver.rooms.room import Room
@@ -264,21 +265,23 @@ class _Answer:
         for room_id, ref in list(self._user.memberships.items()):
             if self._is_quiet(room_id) or not self._filter.allows_room(room_id):
                 continue
-            kind = ref.membership if ref.membership in ("join", "invite", "knock") else "leave"
-            section: bytes | None
-            if kind == "join":
-                section = await self._joined(room_id, ref)
-            elif kind == "leave":
-                section = await self._left(room_id, ref)
-            else:
-                section = await self._invited(room_id, ref, kind)
-            if section is not None:
-                by_kind[kind].append(orjson.dumps(room_id) + b":" + section)
+            kind = ref.membership if ref.membership in by_kind else "leave"
+            with left_out_if_broken(room_id):
+                section = await self._section(room_id, ref, kind)
+                if section is not None:
+                    by_kind[kind].append(orjson.dumps(room_id) + b":" + section)
         return [
             b'"' + kind.encode() + b'":{' + b",".join(sections) + b"}"
             for kind, sections in by_kind.items()
             if sections
         ]
+
+    async def _section(self, room_id: str, ref: MembershipRef, kind: str) -> bytes | None:
+        if kind == "join":
+            return await self._joined(room_id, ref)
+        if kind == "leave":
+            return await self._left(room_id, ref)
+        return await self._invited(room_id, ref, kind)
 
     def wants_presence_of(self, user_id: str) -> bool:
         wanted = self._request.filter.presence

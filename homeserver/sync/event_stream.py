@@ -13,6 +13,7 @@ from homeserver.clock import Clock
 from homeserver.errors import not_found
 from homeserver.rooms.directory import Directory
 from homeserver.rooms.history import History
+from homeserver.rooms.left_out import left_out_if_broken
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
@@ -76,10 +77,11 @@ class EventStream:
         at = self._engine.position(user)
         rooms: list[bytes] = []
         for room_id, ref in list(user.memberships.items()):
-            if ref.membership == "invite":
-                rooms.append(await self._invite(room_id, user))
-            elif ref.membership == "join" or (archived and not user.has_forgotten(room_id)):
-                rooms.append(await self._room(room_id, user, session, at, limit))
+            with left_out_if_broken(room_id):
+                if ref.membership == "invite":
+                    rooms.append(await self._invite(room_id, user))
+                elif ref.membership == "join" or (archived and not user.has_forgotten(room_id)):
+                    rooms.append(await self._room(room_id, user, session, at, limit))
         ignored = ignored_by(user)
         presence = self._presence.events(user, 0, lambda user_id: user_id not in ignored)
         return (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import zstandard
 
-from storage.errors import StoreUnavailable
+from storage.errors import StoreDamaged
 
 LEVEL = 3
 SMALLEST = 24
@@ -69,10 +69,10 @@ class Bodies:
         return [packed[i].tobytes() for i in range(len(packed))]
 
     def unpack(self, stored: bytes, number: int | None) -> bytes:
-        """What was packed. Raises StoreUnavailable when it is damaged."""
+        """What was packed. Raises StoreDamaged."""
         if number is None:
             return stored
         try:
             return self._decompressors[number].decompress(stored)
         except zstandard.ZstdError as error:
-            raise StoreUnavailable(f"A stored body is damaged: restore a backup ({error})") from error
+            raise StoreDamaged(f"A stored body is damaged: restore a backup ({error})") from error

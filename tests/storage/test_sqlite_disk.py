@@ -7,7 +7,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from storage.errors import StoreUnavailable
+from storage.errors import StoreDamaged
 from storage.log import Entry, Kind, ShardMap
 from storage.sqlite import SqliteStore, bodies, open_store
 from tests.storage.entries import ROOM, append, event_id, message
@@ -90,7 +90,7 @@ async def test_a_damaged_body_is_told_and_hides_no_other(tmp_path: Path) -> None
     store = await opened(path)
     good, bad = await append(store.log, 0, message("good"), message("bad", body=b"0123456789" * 100))
     await store._writer.run(lambda db: db.execute("UPDATE entry SET content = x'00112233' WHERE id = 2"))
-    with pytest.raises(StoreUnavailable, match="damaged"):
+    with pytest.raises(StoreDamaged, match="damaged"):
         await store.log.entry(0, bad.seq)
     assert await store.log.entry(0, good.seq) == good
     await store.close()

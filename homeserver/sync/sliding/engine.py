@@ -7,6 +7,7 @@ from typing import NamedTuple
 import msgspec
 import orjson
 
+from homeserver.rooms.left_out import left_out_if_broken
 from homeserver.rooms.rendering import Reader
 from homeserver.rooms.room import Room
 from homeserver.rooms.rooms import Rooms
@@ -104,27 +105,28 @@ class SlidingSync:
             wish = wishes.get(room_id)
             if wish is None:
                 continue
-            had = _had(before, room)
-            if ref.membership == "join":
-                looked.joined[room_id] = room
-                if len(results) >= MAX_ROOMS_PER_ANSWER:
-                    continue
-                result, sent[room_id], members[room_id] = await self._sections.joined(
-                    user, reader, room, ref, wish, had, upto.rooms[room.shard]
-                )
-                if had is None:
-                    new_rooms[room_id] = room
-            elif had is not None or room_id not in had_rooms or had_rooms[room_id].upto != ref.position:
-                if ref.membership in PRESENT:
-                    result = self._sections.invited(user, room, ref)
+            with left_out_if_broken(room_id):
+                had = _had(before, room)
+                if ref.membership == "join":
+                    looked.joined[room_id] = room
+                    if len(results) >= MAX_ROOMS_PER_ANSWER:
+                        continue
+                    result, sent[room_id], members[room_id] = await self._sections.joined(
+                        user, reader, room, ref, wish, had, upto.rooms[room.shard]
+                    )
+                    if had is None:
+                        new_rooms[room_id] = room
+                elif had is not None or room_id not in had_rooms or had_rooms[room_id].upto != ref.position:
+                    if ref.membership in PRESENT:
+                        result = self._sections.invited(user, room, ref)
+                    else:
+                        live = before is not None and ref.position > before.position.rooms[room.shard]
+                        result = self._sections.left(user, room, ref, live=live)
+                    sent[room_id] = SentRoom(0, "", ref.position, live=False)
                 else:
-                    live = before is not None and ref.position > before.position.rooms[room.shard]
-                    result = self._sections.left(user, room, ref, live=live)
-                sent[room_id] = SentRoom(0, "", ref.position, live=False)
-            else:
-                continue
-            if result is not None:
-                results.append(room.room_id_json + b":" + result)
+                    continue
+                if result is not None:
+                    results.append(room.room_id_json + b":" + result)
         for room_id, earlier in had_rooms.items():
             if room_id not in sent:
                 sent[room_id] = self._as_it_was(room_id, earlier, before)
@@ -189,9 +191,10 @@ class SlidingSync:
             if not earlier.live and earlier.upto == ref.position:
                 continue  # it was told so
             del sent[room_id]
-            room = await self._rooms.get(room_id)
-            if room is not None:
-                results.append(room.room_id_json + b":" + self._sections.left(user, room, ref, live=True))
+            with left_out_if_broken(room_id):
+                room = await self._rooms.get(room_id)
+                if room is not None:
+                    results.append(room.room_id_json + b":" + self._sections.left(user, room, ref, live=True))
         return results
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from homeserver.rooms.left_out import left_out_if_broken
 from homeserver.rooms.room import Activity, Room
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.visibility import Visibility
@@ -32,12 +33,13 @@ async def rooms_of(rooms: Rooms, visibility: Visibility, user: User) -> list[Lis
             hides_invites or (isinstance(ignored, dict) and ref.sender in ignored)
         ):
             continue
-        room = await rooms.get(room_id)
-        if room is None:
-            continue
-        if put_out and not (await visibility.sight_line(room, user.user_id)).ever_joined:
-            continue
-        found.append((room, ref))
+        with left_out_if_broken(room_id):
+            room = await rooms.get(room_id)
+            if room is None:
+                continue
+            if put_out and not (await visibility.sight_line(room, user.user_id)).ever_joined:
+                continue
+            found.append((room, ref))
     found.sort(key=recency, reverse=True)
     return found
 
@@ -85,13 +87,14 @@ def direct_rooms(user: User) -> frozenset[str]:
 async def _children_of(rooms: Rooms, spaces: Sequence[str]) -> set[str]:
     children: set[str] = set()
     for space_id in spaces:
-        space = await rooms.get(space_id)
-        if space is not None:
-            children.update(
-                key
-                for (type, key), event in space.head.state.items()
-                if type == "m.space.child" and isinstance(event.content.get("via"), list)
-            )
+        with left_out_if_broken(space_id):
+            space = await rooms.get(space_id)
+            if space is not None:
+                children.update(
+                    key
+                    for (type, key), event in space.head.state.items()
+                    if type == "m.space.child" and isinstance(event.content.get("via"), list)
+                )
     return children
 
 
