@@ -175,7 +175,8 @@ class DeviceLists:
                 with left_out_if_broken(room_id):
                     room = await self._rooms.get(room_id)
                     if room is not None and room.last_seq > after:
-                        found.update((room_id, e.state_key or "") for e in _members_between(room, after, upto))
+                        members = _members_between(room, after, upto)
+                        found.update((room_id, event.state_key or "") for event in members)
         return found
 
     async def _signed_between(self, user: User, after: int, upto: int) -> set[str]:
