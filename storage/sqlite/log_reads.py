@@ -75,6 +75,9 @@ _BY_REL_TYPE = (
     f"{_ENTRY} WHERE stream = ? AND rel_type = ? AND pos < ? AND kind = {Kind.EVENT:d}"
     " ORDER BY pos DESC LIMIT ?"
 )
+_HAS_RELATIONS = (
+    "SELECT 1 FROM entry INDEXED BY entry_by_rel_type WHERE stream = ? AND rel_type IS NOT NULL LIMIT 1"
+)
 _NEAR_TIME = (
     f"{_ENTRY} WHERE stream = ? AND kind = {Kind.EVENT:d} AND ts <= ? ORDER BY ts DESC, id DESC LIMIT 1",
     f"{_ENTRY} WHERE stream = ? AND kind = {Kind.EVENT:d} AND ts >= ? ORDER BY ts, id LIMIT 1",
@@ -286,6 +289,11 @@ def related(
     stream_number = reader.names.id_of(reader.db, stream, shard)
     values = (stream_number, prefix(packed), *_bounds(after, before), *numbers, packed, limit)
     return to_entries(reader, reader.db.execute(_RELATED[newest_first], values).fetchall())
+
+
+def has_relations(reader: Reader, shard: int, stream: str) -> bool:
+    number = reader.names.id_of(reader.db, stream, shard)
+    return reader.db.execute(_HAS_RELATIONS, (number,)).fetchone() is not None
 
 
 def with_relations(reader: Reader, shard: int, stream: str, targets: Sequence[str]) -> set[str]:

@@ -29,6 +29,7 @@ EXPECTED: dict[str, tuple[str, ...]] = {
     log_reads._STREAMS_KEYED: (ROW, "current_by_key (key=? AND type=? AND line=? AND id>? AND id<?)"),
     log_reads._RELATED[False]: ("entry_by_target (stream=? AND <expr>=? AND pos>? AND pos<?)",),
     log_reads._RELATED[True]: ("entry_by_target (stream=? AND <expr>=? AND pos>? AND pos<?)",),
+    log_reads._HAS_RELATIONS: ("entry_by_rel_type (stream=? AND rel_type>?)",),
     log_reads._with_relations(2): ("entry_by_target (stream=? AND <expr>=?)",),
     log_reads._BY_REL_TYPE: ("entry_by_rel_type (stream=? AND rel_type=? AND pos<?)",),
     log_reads._NEAR_TIME[False]: ("entry_by_time (stream=? AND ts<?)",),
