@@ -317,6 +317,9 @@ def _auth_data(algorithm: str, auth_data: JsonObject) -> str:
     if algorithm == CURVE25519:
         if not isinstance(auth_data.get("public_key"), str):
             raise invalid_param("auth_data: public_key must be a string")
+        if auth_data.get("signatures", {}) is None:
+            # So clients (mautrix-go) write that nobody signed it; others expect an object, or nothing.
+            auth_data = {name: value for name, value in auth_data.items() if name != "signatures"}
         if not isinstance(auth_data.get("signatures", {}), dict):
             raise invalid_param("auth_data: signatures must be an object")
     json = orjson.dumps(auth_data)

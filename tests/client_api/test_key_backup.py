@@ -113,6 +113,12 @@ async def test_only_auth_data_of_a_backup_can_be_changed(bob: Client) -> None:
     assert (await bob.get(path))["auth_data"] == changed
 
 
+async def test_a_backup_that_nobody_signed_may_say_so_by_null(bob: Client) -> None:
+    body = {"algorithm": ALGORITHM, "auth_data": {"public_key": "abcdefg", "signatures": None}}
+    version = (await bob.call("POST", "/room_keys/version", body)).body["version"]
+    assert (await bob.get(f"/room_keys/version/{version}"))["auth_data"] == {"public_key": "abcdefg"}
+
+
 async def test_backups_belong_to_one_user(alice: Client, bob: Client) -> None:
     version = await create(bob)
     await put(bob, version, {ROOM: {"s": key()}})
