@@ -27,6 +27,8 @@ MAX_BATCH = 512
 QUIET_TURNS = 2
 """Of the loop, without another request, after which those that wait are handed over. A commit costs more than
 a dozen turns; what a request makes others write, and who was answered just now, come along."""
+LONGEST_GATHERING_S = 0.002
+"""A busy loop has longer turns, each of which may bring another request."""
 WAL_LIMIT_BYTES = 64 * 1024 * 1024
 """Above this the writer waits for readers and empties the write-ahead log."""
 WAL_CHECKED_EVERY = 32
@@ -81,7 +83,7 @@ class Writer:
         if not self._busy:
             self._busy = True
             self._idle.clear()
-            self._gather()
+            self._gather(self._loop.time() + LONGEST_GATHERING_S)
         return await request.future
 
     async def close(self) -> None:
@@ -91,14 +93,14 @@ class Writer:
         self._batches.put(None)
         await asyncio.to_thread(self._thread.join)
 
-    def _gather(self, known: int = 0, quiet: int = 0) -> None:
-        """Hand over when so many turns have passed since there were no more than the `known` requests."""
+    def _gather(self, until: float, known: int = 0, quiet: int = 0) -> None:
+        """Hand over when some turns have brought no more than the `known` requests, or when it is `until`."""
         waiting = len(self._waiting)
         quiet = quiet + 1 if waiting == known else 0
-        if quiet > QUIET_TURNS or waiting >= MAX_BATCH:
+        if quiet > QUIET_TURNS or waiting >= MAX_BATCH or self._loop.time() >= until:
             self._hand_over()
         else:
-            self._loop.call_soon(self._gather, waiting, quiet)
+            self._loop.call_soon(self._gather, until, waiting, quiet)
 
     def _hand_over(self) -> None:
         batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
@@ -107,7 +109,7 @@ class Writer:
     def _settle(self, batch: list[Request[Any]]) -> None:
         self._pending -= len(batch)
         if self._waiting:
-            self._gather()
+            self._gather(self._loop.time() + LONGEST_GATHERING_S)
         else:
             self._busy = False
             self._idle.set()

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,19 @@ async def test_writes_that_gather_become_few_commits(store: SqliteStore) -> None
 
     await asyncio.gather(*(put(i) for i in range(300)))
     assert 1 <= len(seen - {before}) <= 2
+    await store.close()
+
+
+async def test_no_write_waits_for_all_that_come_behind_it(store: SqliteStore) -> None:
+    """On a busy loop every turn may bring another one."""
+    people = store.collection(PEOPLE)
+    writes: list[asyncio.Task[None]] = []
+    while len(writes) < 100 and not (writes and writes[0].done()):
+        writes.append(asyncio.create_task(people.put(Person(user_id=str(len(writes))))))
+        time.sleep(0.005)  # noqa: ASYNC251  (what others do in this turn)
+        await asyncio.sleep(0)
+    assert writes[0].done() and len(writes) < 50
+    await asyncio.gather(*writes)
     await store.close()
 
 
