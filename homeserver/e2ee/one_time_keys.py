@@ -43,9 +43,8 @@ MAX_ALGORITHMS = 10
 MAX_RECORDS = MAX_ONE_TIME_KEYS * MAX_ALGORITHMS
 MAX_CLAIMS = 20_000
 CLAIMS_AT_ONCE = 500
-KEYS_PER_RECORD = 3
-"""Some 900 bytes. Of rows above 1,000 SQLite keeps the rest in pages of their own, which each claim would
-give back and take anew."""
+KEYS_PER_RECORD = 10
+"""Some 3,000 bytes, which are one page of SQLite; with more, each claim would give pages back and take others."""
 
 Upload = tuple[int, int]
 """Checksum of a key, and in which of the device's uploads it came."""

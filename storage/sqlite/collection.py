@@ -1,7 +1,9 @@
 """The generic collection on SQLite: a table with the key and the index fields as columns, and the record.
 
-A record lies in `body` as JSON, defaults left out; the columns repeat what it can be found by. A spec
-that gained a field or an index since the store was last opened gets it then, filled from the bodies.
+A record lies in `body` as JSON, defaults left out; the columns repeat what it can be found by, and the key
+has an index beside the rows: of a table that is itself ordered by its key, few records would fit into one
+page. A spec that gained a field or an index since the store was last opened gets it then, filled from the
+bodies.
 """
 
 import sqlite3
@@ -124,7 +126,7 @@ class Table(Generic[T]):
             definitions = ", ".join(map(_quoted, self.fields))
             db.execute(
                 f"CREATE TABLE {_quoted(self.name)} ({definitions}, body BLOB NOT NULL,"
-                f" PRIMARY KEY ({_columns(self.spec.key)})) WITHOUT ROWID"
+                f" PRIMARY KEY ({_columns(self.spec.key)}))"
             )
         else:
             stored_key = tuple(sorted((c for c, n in columns.items() if n), key=columns.__getitem__))
