@@ -14,6 +14,7 @@ import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
+from operator import attrgetter
 from typing import NamedTuple
 from zlib import crc32
 
@@ -44,7 +45,9 @@ MAX_RECORDS = MAX_ONE_TIME_KEYS * MAX_ALGORITHMS
 MAX_CLAIMS = 20_000
 CLAIMS_AT_ONCE = 500
 KEYS_PER_RECORD = 10
-"""Some 3,000 bytes, which are one page of SQLite; with more, each claim would give pages back and take others."""
+"""Some 3,000 bytes, a page of SQLite; with more, each claim would give pages back and take others."""
+
+_algorithm = attrgetter("algorithm")
 
 Upload = tuple[int, int]
 """Checksum of a key, and in which of the device's uploads it came."""
@@ -139,8 +142,7 @@ class OneTimeKeys:
                 raise MatrixError(
                     400, "M_UNKNOWN", f"One-time key {key.name} already exists with another value"
                 )
-        counts = Counter((await self.counts(user_id, device_id)).one_time)
-        counts.update(key.algorithm for key in noted.new)
+        counts = _added((await self.counts(user_id, device_id)).one_time, noted.new)
         if max(counts.values()) > MAX_ONE_TIME_KEYS:
             raise too_many(f"A device may have {MAX_ONE_TIME_KEYS} unclaimed one-time keys at most")
 
@@ -243,10 +245,8 @@ class OneTimeKeys:
         still_right = counted is not None and self._counted.get(device) is counted
         self.recount(*device)
         if counted is not None and still_right:
-            one_time = Counter(counted.counts.one_time)
-            one_time.update(key.algorithm for key in new)
             unused = {*counted.counts.unused_fallback, *(key.algorithm for key in new_fallback)}
-            counts = KeyCounts(dict(one_time), tuple(sorted(unused)))
+            counts = KeyCounts(_added(counted.counts.one_time, new), tuple(sorted(unused)))
             self._counted[device] = counted._replace(counts=counts)
 
     def recount(self, user_id: str, device_id: str) -> None:
@@ -272,6 +272,11 @@ class OneTimeKeys:
         self.recount(user_id, device_id)
 
 
+def _added(counts: Mapping[str, int], keys: Iterable[NamedKey]) -> dict[str, int]:
+    """How many there are of each algorithm with some more."""
+    return dict(Counter(counts) + Counter(map(_algorithm, keys)))
+
+
 class _Noted(NamedTuple):
     number: int
     """Of this upload."""
@@ -291,22 +296,24 @@ def _noted(recent: dict[str, dict[str, Upload]], keys: Iterable[NamedKey]) -> _N
     """
     newest = (next(reversed(uploads.values()))[1] for uploads in recent.values())
     number = max(newest, default=0) + 1
-    noted = _Noted(number, {algorithm: {**uploads} for algorithm, uploads in recent.items()}, [], [])
+    noted = {algorithm: {**uploads} for algorithm, uploads in recent.items()}
+    new: list[NamedKey] = []
+    other: list[tuple[NamedKey, int]] = []
     for key in keys:
-        of_algorithm = noted.recent.setdefault(key.algorithm, {})
+        of_algorithm = noted.setdefault(key.algorithm, {})
         before = of_algorithm.get(key.key_id)
         checksum = crc32(key.json)
         if before is not None:
             if before[0] == checksum:
                 continue
-            noted.other.append((key, before[1]))
+            other.append((key, before[1]))
             del of_algorithm[key.key_id]
         of_algorithm[key.key_id] = (checksum, number)
-        noted.new.append(key)
-    for uploads in noted.recent.values():
+        new.append(key)
+    for uploads in noted.values():
         for key_id in list(islice(uploads, max(0, len(uploads) - MAX_ONE_TIME_KEYS))):
             del uploads[key_id]
-    return noted
+    return _Noted(number, noted, new, other)
 
 
 def _records(user_id: str, device_id: str, keys: Iterable[NamedKey], uploaded: int) -> list[OneTimeKey]:
