@@ -123,9 +123,9 @@ class Table(Generic[T]):
         """Make the table as the spec says, inside a transaction. Raises StoreRefused if the key changed."""
         columns = {row[1]: row[5] for row in db.execute(f"PRAGMA table_info({_quoted(self.name)})")}
         if not columns:
-            definitions = ", ".join(map(_quoted, self.fields))
+            definitions = (_quoted(f) + (" NOT NULL" if f in self.spec.key else "") for f in self.fields)
             db.execute(
-                f"CREATE TABLE {_quoted(self.name)} ({definitions}, body BLOB NOT NULL,"
+                f"CREATE TABLE {_quoted(self.name)} ({', '.join(definitions)}, body BLOB NOT NULL,"
                 f" PRIMARY KEY ({_columns(self.spec.key)}))"
             )
         else:

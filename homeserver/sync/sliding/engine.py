@@ -190,11 +190,11 @@ class SlidingSync:
                 continue
             if not earlier.live and earlier.upto == ref.position:
                 continue  # it was told so
-            del sent[room_id]
             with left_out_if_broken(room_id):
                 room = await self._rooms.get(room_id)
                 if room is not None:
                     results.append(room.room_id_json + b":" + self._sections.left(user, room, ref, live=True))
+                del sent[room_id]
         return results
 
 
