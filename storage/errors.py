@@ -55,13 +55,13 @@ class OutcomeUnknown(StoreUnavailable):
     """The store did not say whether it was stored; look before writing again."""
 
 
-class StoreDamaged(StoreError):
-    """What was asked for is there, and cannot be read any more; asking again is of no use."""
-
-
 class StoreReplaced(StoreUnavailable):
     """Another store lies where this one was opened, or it lost what it had, or another server has taken it:
     whoever has it open must end."""
+
+
+class StoreDamaged(StoreError):
+    """What was asked for is there, and cannot be read any more; asking again is of no use."""
 
 
 class StoreRefused(StoreError):

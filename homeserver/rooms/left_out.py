@@ -1,7 +1,6 @@
 """One room that cannot be shown must not keep its members from all the others (HARDENING 10)."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 import structlog
 
@@ -11,15 +10,29 @@ from storage.errors import StoreUnavailable
 log = structlog.get_logger(__name__)
 
 
-@contextmanager
-def left_out_if_broken(room_id: str) -> Iterator[None]:
-    """Go on behind the block when the room in it cannot be read or shown; the log says which, and why.
+class LeftOutIfBroken:
+    """Goes on behind the block when the room in it cannot be read or shown; the log says which, and why.
 
     What may pass goes through: asking again shows the room, too.
     """
-    try:
-        yield
-    except (MatrixError, StoreUnavailable):
-        raise
-    except Exception:
-        log.exception("a room is broken, and left out of what its members are shown", room_id=room_id)
+
+    # No generator: it stands around each of the thousand rooms that a user may be in, at each poll.
+    __slots__ = ("_room_id",)
+
+    def __init__(self, room_id: str) -> None:
+        self._room_id = room_id
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, Exception) or isinstance(error, (MatrixError, StoreUnavailable)):
+            return False
+        log.error(
+            "a room is broken, and left out of what its members are shown",
+            room_id=self._room_id,
+            exc_info=error,
+        )
+        return True

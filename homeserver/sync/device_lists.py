@@ -16,7 +16,7 @@ import orjson
 
 from homeserver.clock import Clock
 from homeserver.e2ee.identities import SIGNATURE
-from homeserver.rooms.left_out import left_out_if_broken
+from homeserver.rooms.left_out import LeftOutIfBroken
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
@@ -111,7 +111,7 @@ class DeviceLists:
         changed = await self._signed_between(user, after.user, upto.user)
         gone: set[str] = set()
         for room_id, who in moved:
-            with left_out_if_broken(room_id):
+            with LeftOutIfBroken(room_id):
                 await self._note_move(user, room_id, who, changed, gone)
         announced -= changed
         if user.user_id in announced:
@@ -172,7 +172,7 @@ class DeviceLists:
                 if ref.membership in ("join", "leave", "ban"):
                     found.add((room_id, user.user_id))
             elif ref.membership == "join":
-                with left_out_if_broken(room_id):
+                with LeftOutIfBroken(room_id):
                     room = await self._rooms.get(room_id)
                     if room is not None and room.last_seq > after:
                         members = _members_between(room, after, upto)
@@ -209,7 +209,7 @@ class DeviceLists:
         for room_id in joined:
             if not others:
                 break
-            with left_out_if_broken(room_id):
+            with LeftOutIfBroken(room_id):
                 room = await self._rooms.get(room_id)
                 if room is not None:
                     others = others - room.joined

@@ -19,7 +19,7 @@ from homeserver.push.unread import Counts, Unread
 from homeserver.rooms.bundling import Bundling
 from homeserver.rooms.ephemeral import EphemeralClock, Typing
 from homeserver.rooms.heroes import heroes, is_nameless
-from homeserver.rooms.left_out import left_out_if_broken
+from homeserver.rooms.left_out import LeftOutIfBroken
 from homeserver.rooms.past_state import state_at
 from homeserver.rooms.rendering import Reader, render_events
 from homeserver.rooms.room import Room
@@ -266,7 +266,7 @@ class _Answer:
             if self._is_quiet(room_id) or not self._filter.allows_room(room_id):
                 continue
             kind = ref.membership if ref.membership in by_kind else "leave"
-            with left_out_if_broken(room_id):
+            with LeftOutIfBroken(room_id):
                 section = await self._section(room_id, ref, kind)
                 if section is not None:
                     by_kind[kind].append(orjson.dumps(room_id) + b":" + section)

@@ -13,7 +13,7 @@ from homeserver.clock import Clock
 from homeserver.errors import not_found
 from homeserver.rooms.directory import Directory
 from homeserver.rooms.history import History
-from homeserver.rooms.left_out import left_out_if_broken
+from homeserver.rooms.left_out import LeftOutIfBroken
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
@@ -77,7 +77,7 @@ class EventStream:
         at = self._engine.position(user)
         rooms: list[bytes] = []
         for room_id, ref in list(user.memberships.items()):
-            with left_out_if_broken(room_id):
+            with LeftOutIfBroken(room_id):
                 if ref.membership == "invite":
                     rooms.append(await self._invite(room_id, user))
                 elif ref.membership == "join" or (archived and not user.has_forgotten(room_id)):

@@ -83,7 +83,7 @@ class Writer:
         if not self._busy:
             self._busy = True
             self._idle.clear()
-            self._gather(self._loop.time() + LONGEST_GATHERING_S)
+            self._gather()
         return await request.future
 
     async def close(self) -> None:
@@ -93,14 +93,17 @@ class Writer:
         self._batches.put(None)
         await asyncio.to_thread(self._thread.join)
 
-    def _gather(self, until: float, known: int = 0, quiet: int = 0) -> None:
-        """Hand over when some turns have brought no more than the `known` requests, or when it is `until`."""
+    def _gather(self) -> None:
+        self._hand_over_when_quiet(self._loop.time() + LONGEST_GATHERING_S, 0, 0)
+
+    def _hand_over_when_quiet(self, until: float, known: int, quiet: int) -> None:
+        """When some turns have brought no more than the `known` requests, or when it is `until`."""
         waiting = len(self._waiting)
         quiet = quiet + 1 if waiting == known else 0
         if quiet > QUIET_TURNS or waiting >= MAX_BATCH or self._loop.time() >= until:
             self._hand_over()
         else:
-            self._loop.call_soon(self._gather, until, waiting, quiet)
+            self._loop.call_soon(self._hand_over_when_quiet, until, waiting, quiet)
 
     def _hand_over(self) -> None:
         batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
@@ -109,7 +112,7 @@ class Writer:
     def _settle(self, batch: list[Request[Any]]) -> None:
         self._pending -= len(batch)
         if self._waiting:
-            self._gather(self._loop.time() + LONGEST_GATHERING_S)
+            self._gather()
         else:
             self._busy = False
             self._idle.set()

@@ -14,8 +14,7 @@ async def event_of(client: Client, room_id: str, damaged: str) -> str:
     """An event of a room: one of its state, or its newest message."""
     if damaged == "message":
         return await client.send(room_id, "will not be read again")
-    path = f"/rooms/{room_id}/state/m.room.topic"
-    event_id: str = (await client.call("PUT", path, {"topic": "unread"})).body["event_id"]
+    event_id = await client.set_state(room_id, "m.room.topic", {"topic": "unread"})
     for number in range(40):
         await client.send(room_id, f"later {number}")
     return event_id

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import msgspec
 import orjson
 
-from homeserver.rooms.left_out import left_out_if_broken
+from homeserver.rooms.left_out import LeftOutIfBroken
 from homeserver.rooms.rendering import Reader
 from homeserver.rooms.room import Room
 from homeserver.rooms.rooms import Rooms
@@ -105,7 +105,7 @@ class SlidingSync:
             wish = wishes.get(room_id)
             if wish is None:
                 continue
-            with left_out_if_broken(room_id):
+            with LeftOutIfBroken(room_id):
                 had = _had(before, room)
                 if ref.membership == "join":
                     looked.joined[room_id] = room
@@ -190,7 +190,7 @@ class SlidingSync:
                 continue
             if not earlier.live and earlier.upto == ref.position:
                 continue  # it was told so
-            with left_out_if_broken(room_id):
+            with LeftOutIfBroken(room_id):
                 room = await self._rooms.get(room_id)
                 if room is not None:
                     results.append(room.room_id_json + b":" + self._sections.left(user, room, ref, live=True))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from homeserver.rooms.left_out import left_out_if_broken
+from homeserver.rooms.left_out import LeftOutIfBroken
 from homeserver.rooms.room import Activity, Room
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.visibility import Visibility
@@ -33,7 +33,7 @@ async def rooms_of(rooms: Rooms, visibility: Visibility, user: User) -> list[Lis
             hides_invites or (isinstance(ignored, dict) and ref.sender in ignored)
         ):
             continue
-        with left_out_if_broken(room_id):
+        with LeftOutIfBroken(room_id):
             room = await rooms.get(room_id)
             if room is None:
                 continue
@@ -87,7 +87,7 @@ def direct_rooms(user: User) -> frozenset[str]:
 async def _children_of(rooms: Rooms, spaces: Sequence[str]) -> set[str]:
     children: set[str] = set()
     for space_id in spaces:
-        with left_out_if_broken(space_id):
+        with LeftOutIfBroken(space_id):
             space = await rooms.get(space_id)
             if space is not None:
                 children.update(
