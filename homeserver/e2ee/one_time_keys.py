@@ -14,7 +14,6 @@ import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
-from operator import attrgetter
 from typing import NamedTuple
 from zlib import crc32
 
@@ -46,8 +45,6 @@ MAX_CLAIMS = 20_000
 CLAIMS_AT_ONCE = 500
 KEYS_PER_RECORD = 10
 """Some 3,000 bytes, a page of SQLite; with more, each claim would give pages back and take others."""
-
-_algorithm = attrgetter("algorithm")
 
 Upload = tuple[int, int]
 """Checksum of a key, and in which of the device's uploads it came."""
@@ -142,7 +139,8 @@ class OneTimeKeys:
                 raise MatrixError(
                     400, "M_UNKNOWN", f"One-time key {key.name} already exists with another value"
                 )
-        counts = _added((await self.counts(user_id, device_id)).one_time, noted.new)
+        counted = await self.counts(user_id, device_id, none_uploaded=noted.number == 1)
+        counts = _added(counted.one_time, noted.new)
         if max(counts.values()) > MAX_ONE_TIME_KEYS:
             raise too_many(f"A device may have {MAX_ONE_TIME_KEYS} unclaimed one-time keys at most")
 
@@ -210,14 +208,19 @@ class OneTimeKeys:
 
     # Counting
 
-    async def counts(self, user_id: str, device_id: str) -> KeyCounts:
-        """What a device has left; from memory as long as nothing happens to it."""
+    async def counts(self, user_id: str, device_id: str, *, none_uploaded: bool = False) -> KeyCounts:
+        """What a device has left; from memory as long as nothing happens to it.
+
+        One-time keys are not looked for if it has never uploaded any.
+        """
         device = (user_id, device_id)
         counted = self._counted.get(device)
         if counted is not None and counted.until > self._now():
             return counted.counts
         count = self._counting[device] = object()
-        counts = await self._count(user_id, device_id)
+        one_time = {} if none_uploaded else await self._count(user_id, device_id)
+        fallback = await self._fallback.find("key", (user_id, device_id), limit=MAX_ALGORITHMS)
+        counts = KeyCounts(one_time, tuple(key.algorithm for key in fallback if not key.used))
         if self._counting.get(device) is count:
             del self._counting[device]
             self._counted[device] = _Counted(counts, self._now() + COUNTED_FOR_MS)
@@ -226,18 +229,17 @@ class OneTimeKeys:
                 self._counted.popitem(last=False)
         return counts
 
-    async def _count(self, user_id: str, device_id: str) -> KeyCounts:
+    async def _count(self, user_id: str, device_id: str) -> dict[str, int]:
         one_time: Counter[str] = Counter()
         for record in await self._keys.find("key", (user_id, device_id), limit=MAX_RECORDS):
             one_time[record.algorithm] += len(record.keys)
-        fallback = await self._fallback.find("key", (user_id, device_id), limit=MAX_ALGORITHMS)
-        return KeyCounts(dict(one_time), tuple(key.algorithm for key in fallback if not key.used))
+        return dict(one_time)
 
     def _count_up(
         self,
         device: tuple[str, str],
         counted: "_Counted | None",
-        new: Iterable[NamedKey],
+        new: Mapping[str, Sequence[NamedKey]],
         new_fallback: Iterable[FallbackKey],
     ) -> None:
         """Keys were added to those that were counted before."""
@@ -272,9 +274,9 @@ class OneTimeKeys:
         self.recount(user_id, device_id)
 
 
-def _added(counts: Mapping[str, int], keys: Iterable[NamedKey]) -> dict[str, int]:
+def _added(counts: Mapping[str, int], new: Mapping[str, Sequence[NamedKey]]) -> dict[str, int]:
     """How many there are of each algorithm with some more."""
-    return dict(Counter(counts) + Counter(map(_algorithm, keys)))
+    return {**counts, **{algorithm: counts.get(algorithm, 0) + len(keys) for algorithm, keys in new.items()}}
 
 
 class _Noted(NamedTuple):
@@ -282,8 +284,8 @@ class _Noted(NamedTuple):
     """Of this upload."""
     recent: dict[str, dict[str, Upload]]
     """The recent uploads, the keys of this one among them."""
-    new: list[NamedKey]
-    """Those of the keys that have not been uploaded before."""
+    new: dict[str, list[NamedKey]]
+    """Those of the keys that have not been uploaded before, by algorithm."""
     other: list[tuple[NamedKey, int]]
     """Those of the new ones whose name another key had, and in which upload that one came."""
 
@@ -297,7 +299,7 @@ def _noted(recent: dict[str, dict[str, Upload]], keys: Iterable[NamedKey]) -> _N
     newest = (next(reversed(uploads.values()))[1] for uploads in recent.values())
     number = max(newest, default=0) + 1
     noted = {algorithm: {**uploads} for algorithm, uploads in recent.items()}
-    new: list[NamedKey] = []
+    new: dict[str, list[NamedKey]] = {}
     other: list[tuple[NamedKey, int]] = []
     for key in keys:
         of_algorithm = noted.setdefault(key.algorithm, {})
@@ -309,29 +311,28 @@ def _noted(recent: dict[str, dict[str, Upload]], keys: Iterable[NamedKey]) -> _N
             other.append((key, before[1]))
             del of_algorithm[key.key_id]
         of_algorithm[key.key_id] = (checksum, number)
-        new.append(key)
+        new.setdefault(key.algorithm, []).append(key)
     for uploads in noted.values():
         for key_id in list(islice(uploads, max(0, len(uploads) - MAX_ONE_TIME_KEYS))):
             del uploads[key_id]
     return _Noted(number, noted, new, other)
 
 
-def _records(user_id: str, device_id: str, keys: Iterable[NamedKey], uploaded: int) -> list[OneTimeKey]:
+def _records(
+    user_id: str, device_id: str, new: Mapping[str, Sequence[NamedKey]], uploaded: int
+) -> list[OneTimeKey]:
     """New keys as they are stored, some of an algorithm together."""
-    of_algorithms: dict[str, list[tuple[str, str]]] = {}
-    for key in keys:
-        of_algorithms.setdefault(key.algorithm, []).append((key.key_id, key.json.decode()))
     records = []
-    for algorithm, of_algorithm in of_algorithms.items():
-        for start in range(0, len(of_algorithm), KEYS_PER_RECORD):
-            *before, (key_id, json) = of_algorithm[start : start + KEYS_PER_RECORD]
+    for algorithm, keys in new.items():
+        for start in range(0, len(keys), KEYS_PER_RECORD):
+            *before, last = [(key.key_id, key.json.decode()) for key in keys[start : start + KEYS_PER_RECORD]]
             record = OneTimeKey(
                 user_id=user_id,
                 device_id=device_id,
                 algorithm=algorithm,
                 uploaded=uploaded,
-                key_id=key_id,
-                key=json,
+                key_id=last[0],
+                key=last[1],
                 before=tuple(before),
             )
             records.append(record)
