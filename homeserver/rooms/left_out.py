@@ -1,5 +1,7 @@
 """One room that cannot be shown must not keep its members from all the others (HARDENING 10)."""
 
+from math import inf
+from time import monotonic
 from types import TracebackType
 
 import structlog
@@ -8,6 +10,12 @@ from homeserver.errors import MatrixError
 from storage.errors import StoreUnavailable
 
 log = structlog.get_logger(__name__)
+
+LOGGED_EVERY_S = 600.0
+MAX_LOGGED = 10_000
+
+_logged: dict[str, float] = {}
+"""When the fault of a room was logged last."""
 
 
 class LeftOutIfBroken:
@@ -30,9 +38,21 @@ class LeftOutIfBroken:
     ) -> bool:
         if not isinstance(error, Exception) or isinstance(error, (MatrixError, StoreUnavailable)):
             return False
-        log.error(
-            "a room is broken, and left out of what its members are shown",
-            room_id=self._room_id,
-            exc_info=error,
-        )
+        if _is_to_be_logged(self._room_id):
+            log.error(
+                "a room is broken, and left out of what its members are shown",
+                room_id=self._room_id,
+                exc_info=error,
+            )
         return True
+
+
+def _is_to_be_logged(room_id: str) -> bool:
+    """Now and then: each poll of each member comes upon it."""
+    now = monotonic()
+    if now < _logged.get(room_id, -inf) + LOGGED_EVERY_S:
+        return False
+    if len(_logged) >= MAX_LOGGED:
+        _logged.clear()
+    _logged[room_id] = now
+    return True

@@ -5,6 +5,7 @@ Its tokens are since-tokens. Someone who is not in a room sees of it what is wor
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import orjson
@@ -59,15 +60,15 @@ class EventStream:
         self._presence = presence
         self._engine = engine
         self._wakeup = wakeup
-        self._looking_in = Wakeup()
-        """Polls on one room, by room id: who looks into a room is not among those whom it wakes."""
-        wakeup.on_close.append(self._looking_in.close)
+        self._looking_in: dict[str, Counter[str]] = {}
+        """Who polls one room, and how many times: they need not be members, whom a room wakes anyway."""
         self._epoch = epoch
         self._now = now
 
     def on_room_entry(self, shard: int, entry: Entry, room: Room | None, view: RoomEvent | None) -> None:
         """Follows the room shards."""
-        self._looking_in.wake_user(entry.stream)
+        for user_id in self._looking_in.get(entry.stream, ()):
+            self._wakeup.wake_user(user_id)
 
     # Snapshots
 
@@ -187,10 +188,19 @@ class EventStream:
 
     async def _wait(self, session: Session, room_id: str | None, seconds: float) -> bool:
         """See `Wakeup.wait`."""
-        slot = f"events {session.device_id}"
+        user_id, slot = session.user_id, f"events {session.device_id}"
         if room_id is None:
-            return await self._wakeup.wait(session.user_id, slot, seconds)
-        return await self._looking_in.wait(room_id, f"{session.user_id} {slot}", seconds)
+            return await self._wakeup.wait(user_id, slot, seconds)
+        looking_in = self._looking_in.setdefault(room_id, Counter())
+        looking_in[user_id] += 1
+        try:
+            return await self._wakeup.wait(user_id, f"{slot} {room_id}", seconds)
+        finally:
+            looking_in[user_id] -= 1
+            if not looking_in[user_id]:
+                del looking_in[user_id]
+            if not looking_in:
+                del self._looking_in[room_id]
 
     async def _between(
         self, session: Session, room_ids: Sequence[str], since: SyncToken, upto: SyncToken
@@ -200,7 +210,9 @@ class EventStream:
         for room_id in room_ids:
             shard = self._rooms.shards.of_room(room_id)
             last = self._rooms.activity.get(room_id, self._rooms.started_at[shard])
-            if last > since.rooms[shard]:
+            if last <= since.rooms[shard]:
+                continue
+            with LeftOutIfBroken(room_id):
                 page = await self._rooms.stored.page(
                     room_id,
                     after=since.rooms[shard],
@@ -217,11 +229,15 @@ class EventStream:
                 # Whatever lies below the last of these is among them.
                 del events[MAX_EVENTS:]
                 reached[shard] = events[-1][0]
-            views = {room_id: await self._view(room_id, session) for room_id in {e[1] for e in events}}
+            views: dict[str, tuple[Room, SightLine]] = {}
+            for room_id in {room_id for _, room_id, _ in events}:
+                with LeftOutIfBroken(room_id):
+                    views[room_id] = await self._view(room_id, session)
             for _, room_id, event in events:
-                room, line = views[room_id]
-                visible = await self._history.shown(room, [event], session.user_id, line)
-                shown += await self._history.render(room, visible, session, line)
+                if room_id in views:
+                    room, line = views[room_id]
+                    visible = await self._history.shown(room, [event], session.user_id, line)
+                    shown += await self._history.render(room, visible, session, line)
         return shown, upto._replace(rooms=tuple(reached))
 
 

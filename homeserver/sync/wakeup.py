@@ -14,8 +14,6 @@ class Wakeup:
     def __init__(self) -> None:
         self._waiting: dict[str, dict[str, asyncio.Future[bool]]] = {}
         self.count = 0
-        self.on_close: list[Callable[[], None]] = []
-        """What else ends with it."""
         self._closed = False
 
     async def wait(self, user_id: str, slot: str, timeout: float) -> bool:
@@ -81,8 +79,6 @@ class Wakeup:
         for slots in self._waiting.values():
             for future in slots.values():
                 _finish(future, False)
-        for close in self.on_close:
-            close()
 
 
 def _finish(future: asyncio.Future[bool], news: bool) -> None:

@@ -31,6 +31,7 @@ async def test_all_other_rooms_are_shown(server: Server, alice: Client, bob: Cli
     sound = await alice.create_room(preset="public_chat")
     await bob.join(broken)
     await bob.join(sound)
+    stream = (await bob.get("/events?timeout=0"))["end"]
     event_id = await event_of(alice, broken, damaged)
     before = await alice.send(sound, "before")
     await bob.sync()
@@ -51,6 +52,8 @@ async def test_all_other_rooms_are_shown(server: Server, alice: Client, bob: Cli
     sliding = await Sliding(bob, lists={"all": whole_list()}).poll()
     assert {before, after} <= set(messages_in(sliding, sound))
     assert broken not in sliding["rooms"]
+    legacy = (await bob.get(f"/events?from={stream}&timeout=0"))["chunk"]
+    assert [event["event_id"] for event in legacy if event["type"] == "m.room.message"] == [before, after]
     snapshot = await bob.get("/initialSync")
     assert [room["room_id"] for room in snapshot["rooms"]] == [sound]
     await bob.call("GET", f"/rooms/{broken}/messages", query={"dir": "b"}, expect=500)

@@ -420,11 +420,21 @@ async def test_hardening_21_waiting_poll_of_an_ended_session_tells_nothing(
     assert (reply.status, reply.errcode) == (401, "M_UNKNOWN_TOKEN")
 
 
-async def test_waiting_poll_is_told_at_once_that_its_session_has_ended(alice: Client, server: Server) -> None:
+@pytest.mark.parametrize("path", ["/sync", "/events", "/events of a room"])
+async def test_waiting_poll_is_told_at_once_that_its_session_has_ended(
+    alice: Client, server: Server, path: str
+) -> None:
+    room_id = await alice.create_room()
     other = await client_of(server, (await log_in(server)).body)
     await other.sync()
-    query = {"timeout": 20_000, "since": other.next_batch}
-    poll = asyncio.create_task(other.call("GET", "/sync", query=query, expect=None))
+    query = {
+        "/sync": {"since": other.next_batch},
+        "/events": {"from": other.next_batch},
+        "/events of a room": {"room_id": room_id},
+    }[path]
+    poll = asyncio.create_task(
+        other.call("GET", path.removesuffix(" of a room"), query={**query, "timeout": 20_000}, expect=None)
+    )
     await asyncio.sleep(0.05)
     await alice.post("/logout/all")
     reply = await asyncio.wait_for(poll, 2)

@@ -1,0 +1,31 @@
+"""Rooms that are broken are left out, and said to be so now and then."""
+
+import pytest
+from structlog.testing import capture_logs
+
+from homeserver.errors import MatrixError
+from homeserver.rooms import left_out
+from homeserver.rooms.left_out import LeftOutIfBroken
+from storage.errors import StoreDamaged, StoreUnavailable
+
+
+def come_upon(room_id: str) -> int:
+    """How often the log speaks of a broken room when one comes upon it."""
+    with capture_logs() as logs, LeftOutIfBroken(room_id):
+        raise StoreDamaged("not an event")
+    return [line["room_id"] for line in logs].count(room_id)
+
+
+def test_a_room_is_logged_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 5.0
+    monkeypatch.setattr(left_out, "monotonic", lambda: now)
+    monkeypatch.setattr(left_out, "_logged", {})
+    assert [come_upon("!one:x"), come_upon("!two:x"), come_upon("!one:x")] == [1, 1, 0]
+    now += left_out.LOGGED_EVERY_S
+    assert come_upon("!one:x") == 1
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("busy"), MatrixError(404, "M_NOT_FOUND", "gone")])
+def test_what_may_pass_goes_through(error: Exception) -> None:
+    with pytest.raises(type(error)), LeftOutIfBroken("!one:x"):
+        raise error
