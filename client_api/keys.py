@@ -71,17 +71,17 @@ class KeyRoutes(Routes):
     @post("/keys/upload", auth=Auth.GUEST)
     async def upload(self, call: Call) -> Result:
         session = call.session
-        counts = await self._device_keys.upload(session.user_id, session.device_id, call.json(KeyUpload))
+        counts = await self._device_keys.upload(session.user_id, session.device_id, call.struct(KeyUpload))
         return {"one_time_key_counts": counts}
 
     @post("/keys/query", auth=Auth.GUEST, quick=True)
     async def query(self, call: Call) -> Result:
-        body = call.json(Query)
+        body = call.struct(Query)
         return await self._device_keys.query(call.user_id, body.device_keys, seconds=seconds_of(body))
 
     @post("/keys/claim", auth=Auth.GUEST, quick=True)
     async def claim(self, call: Call) -> Result:
-        body = call.json(Claim)
+        body = call.struct(Claim)
         return await self._device_keys.claim(body.one_time_keys, seconds=seconds_of(body))
 
     @get("/keys/changes")

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from homeserver.errors import invalid_param, missing_param
 from homeserver.protocol.json_types import JsonObject
-from rest.bodies import converted, json_object
+from rest.bodies import converted, decoded, json_object
 from rest.routes import PARAMETERS
 
 T = TypeVar("T")
@@ -76,6 +76,10 @@ class Call:
         Raises 400 M_NOT_JSON, M_BAD_JSON or M_MISSING_PARAM.
         """
         return converted(self.content() if self.raw else {}, kind)
+
+    def struct(self, kind: type[T]) -> T:
+        """What `json` gives, faster; for structs in which nothing may be just anything."""
+        return decoded(self.raw or b"{}", kind)
 
     def content(self) -> JsonObject:
         """The body as a JSON object; it must be there. Raises 400 M_NOT_JSON or M_BAD_JSON."""

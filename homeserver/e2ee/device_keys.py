@@ -16,10 +16,11 @@ from homeserver.e2ee.key_objects import (
     MAX_ONE_TIME_KEYS,
     SELF_SIGNING,
     USER_SIGNING,
+    KeyPart,
     NamedKey,
     body_of,
     check_device_keys,
-    check_named_keys,
+    named_keys,
     signatures_by,
     too_many,
     verify,
@@ -43,9 +44,9 @@ MAX_USERS = 20_000
 class KeyUpload(msgspec.Struct, kw_only=True):
     """What a device publishes, all of it optional."""
 
-    device_keys: JsonObject | None = None
-    one_time_keys: JsonObject = {}
-    fallback_keys: JsonObject = {}
+    device_keys: dict[str, KeyPart] | None = None
+    one_time_keys: dict[str, KeyPart] = {}
+    fallback_keys: dict[str, KeyPart] = {}
 
 
 class CheckedUpload(NamedTuple):
@@ -99,8 +100,8 @@ class DeviceKeys:
             counting_signatures(await self._identities.get(user_id), keys)
         return CheckedUpload(
             keys,
-            check_named_keys(upload.one_time_keys, "one_time_keys", most=MAX_ONE_TIME_KEYS),
-            check_named_keys(upload.fallback_keys, "fallback_keys", most=MAX_FALLBACK_KEYS),
+            named_keys(upload.one_time_keys, "one_time_keys", most=MAX_ONE_TIME_KEYS),
+            named_keys(upload.fallback_keys, "fallback_keys", most=MAX_FALLBACK_KEYS),
         )
 
     async def store(self, user_id: str, device_id: str, upload: "CheckedUpload") -> None:

@@ -7,7 +7,7 @@ spec: client-server "Key algorithms", "Device keys", "Cross-signing"
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import orjson
@@ -19,7 +19,8 @@ from homeserver.protocol.signing import InvalidSignature, decode_base64, verify_
 
 MAX_OBJECT_BYTES = 16 * 1024
 """Of a device's or a cross-signing key's JSON; a usual one has about 1,000."""
-MAX_DEPTH = 10
+MAX_DEPTH = 6
+"""Of objects and lists; those of the specification are three deep."""
 MAX_NAME_BYTES = 255
 MAX_ALGORITHMS = 50
 
@@ -32,6 +33,19 @@ PUBLIC_KEY_BYTES = 32
 
 MASTER, SELF_SIGNING, USER_SIGNING = "master", "self_signing", "user_signing"
 USAGES = (MASTER, SELF_SIGNING, USER_SIGNING)
+
+
+if TYPE_CHECKING:
+    KeyPart = Any
+else:
+
+    def _nested(depth: int) -> type:
+        scalar = None | bool | int | str
+        inner = _nested(depth - 1) if depth else scalar
+        return scalar | list[inner] | dict[str, inner] if depth else scalar
+
+    KeyPart = _nested(MAX_DEPTH - 1)
+    """What stands in a key object: JSON without floats, nested so deep at most. Its decoder sees to that."""
 
 
 class NamedKey(msgspec.Struct, frozen=True, gc=False):
@@ -104,10 +118,18 @@ def check_cross_signing_key(key: JsonObject, usage: str, user_id: str) -> CrossS
 
 def check_named_keys(keys: Mapping[str, Any], what: str, *, most: int) -> list[NamedKey]:
     """One-time or fallback keys by `algorithm:key_id`. Raises 400."""
+    try:
+        check_shape(dict(keys), max_depth=MAX_DEPTH)
+    except InvalidJson as error:
+        raise bad_json(f"{what}: {error}") from None
+    return named_keys(keys, what, most=most)
+
+
+def named_keys(keys: Mapping[str, KeyPart], what: str, *, most: int) -> list[NamedKey]:
+    """What `check_named_keys` gives, of keys that were decoded as `KeyPart`s."""
     if len(keys) > most:
         raise too_many(f"{what}: at most {most} keys at once")
     try:
-        check_shape(dict(keys), max_depth=MAX_DEPTH)
         return [_named_key(name, key, what) for name, key in keys.items()]
     except InvalidJson as error:
         raise bad_json(f"{what}: {error}") from None
