@@ -349,7 +349,7 @@ class History:
     async def context(
         self, room_id: str, session: Session, event_id: str, *, limit: int, filter_json: str | None
     ) -> bytes:
-        """Events around one, with the state at the last of them. Raises 404."""
+        """Events around one, with the state at the last of them that is shown. Raises 404."""
         room, event, _ = await self.visible_event(room_id, session.user_id, event_id)
         wanted = parse_filter(filter_json)
         half = limit // 2
@@ -363,7 +363,8 @@ class History:
             for events in (before, after)
         ]
         before, after = around
-        state = await state_at(self._rooms.log, self._rooms.stored, room, end)
+        last = after[-1] if after else event
+        state = await state_at(self._rooms.log, self._rooms.stored, room, last.position)
         if wanted.lazy_load_members:
             senders = {e.sender for e in (*before, event, *after)}
             state = [e for e in state if e.type != "m.room.member" or e.state_key in senders]

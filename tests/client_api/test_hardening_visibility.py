@@ -80,3 +80,14 @@ async def test_hardening_35_what_may_not_be_seen_is_seen_by_no_path(
     assert told(late_children, sent) == seen & {"joined", "left", "again"}
     bundle = (await bob.get(f"{room}/event/{quote(late)}"))["unsigned"]["m.relations"]["m.reference"]
     assert told(bundle, sent) == seen & {"joined", "left", "again"}
+
+
+async def test_hardening_35_context_has_no_state_of_after_the_reader_left(alice: Client, bob: Client) -> None:
+    room_id = await alice.create_room(preset="public_chat", topic="known")
+    await bob.join(room_id)
+    event_id = await alice.send(room_id, "seen")
+    await bob.leave(room_id)
+    await alice.set_state(room_id, "m.room.topic", {"topic": "secret"})
+    answer = await bob.get(f"/rooms/{quote(room_id)}/context/{quote(event_id)}")
+    topics = [event["content"]["topic"] for event in answer["state"] if event["type"] == "m.room.topic"]
+    assert topics == ["known"]
