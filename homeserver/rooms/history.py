@@ -233,10 +233,17 @@ class History:
             token = encode_position(token_position(at, backwards=backwards))
             parts.append(b'"end":' + orjson.dumps(token))
         if wanted.lazy_load_members and events:
-            senders = {event.sender for event in events}
-            members = [m for s in senders if (m := room.head.state.get(("m.room.member", s))) is not None]
-            parts.append(b'"state":' + self._array(room, members))
+            parts.append(b'"state":' + self._array(room, await self._senders(access, events)))
         return b"{" + b",".join(parts) + b"}"
+
+    async def _senders(self, access: Access, events: Sequence[RoomEvent]) -> Sequence[RoomEvent]:
+        """The member events of those who sent events."""
+        senders = {event.sender for event in events}
+        if access.upto is None:
+            state = access.room.head.state
+            return [m for sender in senders if (m := state.get(("m.room.member", sender))) is not None]
+        state_then = await self._state_events(access)
+        return [e for e in state_then if e.type == "m.room.member" and e.state_key in senders]
 
     def _bounds(
         self,

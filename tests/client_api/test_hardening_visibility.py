@@ -91,3 +91,19 @@ async def test_hardening_35_context_has_no_state_of_after_the_reader_left(alice:
     answer = await bob.get(f"/rooms/{quote(room_id)}/context/{quote(event_id)}")
     topics = [event["content"]["topic"] for event in answer["state"] if event["type"] == "m.room.topic"]
     assert topics == ["known"]
+
+
+async def test_hardening_35_messages_have_no_members_of_after_the_reader_left(
+    alice: Client, bob: Client
+) -> None:
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    await alice.send(room_id, "seen")
+    await bob.leave(room_id)
+    await alice.set_state(
+        room_id, "m.room.member", {"membership": "join", "displayname": "secret"}, alice.user_id
+    )
+    query = {"dir": "b", "filter": '{"lazy_load_members": true}'}
+    answer = await bob.get(f"/rooms/{quote(room_id)}/messages", query=query)
+    members = {event["state_key"]: event["content"].get("displayname") for event in answer["state"]}
+    assert members[alice.user_id] == "alice"
