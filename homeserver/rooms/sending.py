@@ -79,10 +79,10 @@ class Sending:
             )
         room = await self.room_of(room_id)
         check_content(content)
-        if "m.relates_to" in content:
-            await self._relations.check_new(room, sender, type, content)
-        template = EventTemplate(type, sender, content, ts=ts)
         transaction = _transaction(sender, device_id, f"send {room_id} {type}", txn_id)
+        if "m.relates_to" in content:
+            await self._relations.check_new(room, sender, type, content, transaction.digest)
+        template = EventTemplate(type, sender, content, ts=ts)
         return await self._submit(room, template, transaction)
 
     async def send_state(

@@ -57,6 +57,14 @@ async def test_same_reaction_twice_is_refused_until_redacted(alice: Client) -> N
     await alice.send(room_id, reaction, type="m.reaction")
 
 
+async def test_reaction_whose_answer_was_lost_may_be_sent_again(alice: Client) -> None:
+    room_id = await alice.create_room()
+    event_id = await alice.send(room_id)
+    reaction = related("m.annotation", event_id, key="👍")
+    first = await alice.send(room_id, reaction, type="m.reaction", txn="once")
+    assert await alice.send(room_id, reaction, type="m.reaction", txn="once") == first
+
+
 async def test_thread_is_summed_up_on_its_root_and_listed(alice: Client, bob: Client) -> None:
     room_id = await alice.create_room(preset="public_chat")
     await bob.join(room_id)
