@@ -34,6 +34,7 @@ OWN_KEYS = frozenset(
     )
 )
 """Content of a member event that the server fills in itself."""
+KICKED_FROM = ("join", "invite", "knock")
 
 
 class MemberProfiles(Protocol):
@@ -153,9 +154,7 @@ class Membership:
     async def kick(self, room_id: str, actor: str, user_id: str, *, reason: str | None = None) -> str:
         """Make a user leave, or withdraw an invite. Raises 403 when there is nothing to kick."""
         room = await self._room_with(room_id, actor)
-        if room.membership_of(user_id) not in ("join", "invite", "knock"):
-            raise forbidden("The user is not in this room")
-        return await self._set(room, actor, user_id, _plain("leave", reason))
+        return await self._set(room, actor, user_id, _plain("leave", reason), was=KICKED_FROM)
 
     async def ban(self, room_id: str, actor: str, user_id: str, *, reason: str | None = None) -> str:
         room = await self._room_with(room_id, actor)
@@ -164,9 +163,7 @@ class Membership:
     async def unban(self, room_id: str, actor: str, user_id: str, *, reason: str | None = None) -> str:
         """Raises 403 M_FORBIDDEN when the user is not banned (spec: unban)."""
         room = await self._room_with(room_id, actor)
-        if room.membership_of(user_id) != "ban":
-            raise forbidden("The user is not banned")
-        return await self._set(room, actor, user_id, _plain("leave", reason))
+        return await self._set(room, actor, user_id, _plain("leave", reason), was=("ban",))
 
     async def put(self, room_id: str, actor: str, user_id: str, content: JsonObject) -> str:
         """A member event that a client wrote, as the endpoint for that change would have made it.
@@ -201,7 +198,8 @@ class Membership:
         called: JsonObject = {key: content[key] for key in ("displayname", "avatar_url") if key in content}
         if user_id not in room.joined:
             return await self.join(room_id, user_id, reason=reason, extra=content, called=called)
-        return await self._set(room, user_id, user_id, {**_extra(content), "membership": "join", **called})
+        content = {**_extra(content), "membership": "join", **called}
+        return await self._set(room, user_id, user_id, content, was=("join",))
 
     async def forget(self, room_id: str, user_id: str) -> None:
         """Hide a room that was left from the user's lists. Raises 400 while the user is in it, 404."""
@@ -276,14 +274,20 @@ class Membership:
         user_id: str,
         content: JsonObject,
         unless: str | None = None,
+        was: Sequence[str] | None = None,
     ) -> str:
-        """Append the member event, unless the membership is `unless` or all is as it says; its id."""
+        """Append the member event, unless the membership is `unless` or all is as it says; its id.
+
+        Raises 403 when the membership before it is none of `was`.
+        """
         check_content(content)
         template = EventTemplate("m.room.member", actor, content, state_key=user_id)
         unchanged: list[str] = []
 
         def decide(head: RoomHead) -> list[EventTemplate]:
             current = head.state.get(("m.room.member", user_id))
+            if was is not None and (current is None or current.membership not in was):
+                raise forbidden(f"The user's membership is not {' or '.join(was)}")
             if current is not None and (current.membership == unless or same_state(head, template)):
                 unchanged[:] = [current.event_id]
                 return []

@@ -1,8 +1,11 @@
 """What a user is told of a room around joining, leaving and forgetting it (spec: "Room membership")."""
 
+import asyncio
 from typing import Any
+from urllib.parse import quote
 
-from tests.client_api.conftest import Client
+from homeserver.errors import MatrixError
+from tests.client_api.conftest import Client, Server
 
 ARCHIVED = {"room": {"include_leave": True}}
 
@@ -163,3 +166,38 @@ async def test_joiner_may_be_called_something_else_in_the_room(alice: Client, bo
         )
         content = await alice.get(f"/rooms/{room_id}/state/m.room.member/{bob.user_id}")
         assert content["displayname"] == name
+
+
+async def test_kick_at_the_moment_of_a_ban_does_not_lift_it(
+    server: Server, alice: Client, bob: Client, carol: Client
+) -> None:
+    room_id = await alice.create_room(preset="public_chat")
+    for member in (bob, carol):
+        await member.join(room_id)
+    levels = await alice.get(f"/rooms/{quote(room_id)}/state/m.room.power_levels")
+    levels["users"] = {**levels.get("users", {}), bob.user_id: 50}
+    await alice.set_state(room_id, "m.room.power_levels", levels)
+    membership = server.app.conversations.membership
+    ban = membership.ban(room_id, alice.user_id, carol.user_id)
+    kick = membership.kick(room_id, bob.user_id, carol.user_id)
+    _, kicked = await asyncio.gather(ban, kick, return_exceptions=True)
+    assert isinstance(kicked, MatrixError)
+    assert kicked.status == 403
+    member = await alice.get(f"/rooms/{quote(room_id)}/state/m.room.member/{quote(carol.user_id)}")
+    assert member["membership"] == "ban"
+
+
+async def test_new_name_at_the_moment_of_a_kick_does_not_join_again(
+    server: Server, alice: Client, bob: Client
+) -> None:
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    membership = server.app.conversations.membership
+    kick = membership.kick(room_id, alice.user_id, bob.user_id)
+    renamed = {"membership": "join", "displayname": "Bobby"}
+    change = membership.put(room_id, bob.user_id, bob.user_id, renamed)
+    _, changed = await asyncio.gather(kick, change, return_exceptions=True)
+    assert isinstance(changed, MatrixError)
+    assert changed.status == 403
+    member = await alice.get(f"/rooms/{quote(room_id)}/state/m.room.member/{quote(bob.user_id)}")
+    assert member["membership"] == "leave"
