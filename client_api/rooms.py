@@ -58,7 +58,8 @@ class RoomRoutes(Routes):
         wanted = call.json(NewRoom)
         if wanted.invite:
             call.charge("invite", len(wanted.invite))
-        return {"room_id": await self._new_rooms.create(call.user_id, wanted)}
+        as_admin = call.session.account.is_admin
+        return {"room_id": await self._new_rooms.create(call.user_id, wanted, as_admin=as_admin)}
 
     @post("/join/{room_id_or_alias}", auth=Auth.GUEST, limit="join", good_standing=True)
     async def join_by_alias(self, call: Call) -> Result:

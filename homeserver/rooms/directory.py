@@ -73,13 +73,17 @@ class Directory:
                 raise forbidden("You may not change the room's place in the directory")
         await self.publish(room_id, published, is_admin=is_admin)
 
+    def check_publishing(self, *, is_admin: bool) -> None:
+        """Raises 403 where only admins publish rooms."""
+        if not (is_admin or self._anyone_publishes):
+            raise forbidden("Only administrators publish rooms on this server")
+
     async def publish(self, room_id: str, published: bool, *, is_admin: bool = False) -> None:
         """Raises 403 where only admins publish rooms."""
         if not published:
             await self._published.delete(room_id)
             return
-        if not (is_admin or self._anyone_publishes):
-            raise forbidden("Only administrators publish rooms on this server")
+        self.check_publishing(is_admin=is_admin)
         room = await self._rooms.get(room_id)
         if room is not None:
             await self._published.put(published_of(room))

@@ -31,11 +31,13 @@ class NewRooms:
         self._profiles = profiles
         self._permission = permission
 
-    async def create(self, creator: str, request: NewRoom) -> str:
+    async def create(self, creator: str, request: NewRoom, *, as_admin: bool) -> str:
         """The new room's id. Everything that can be refused is refused before anything is made."""
         version = self._creation.version_of(request.room_version)
         if request.invite_3pid:
             raise no_identity_server()
+        if request.visibility == "public":
+            self._directory.check_publishing(is_admin=as_admin)
         for invitee in request.invite:
             try:
                 check_user_id(invitee)
@@ -53,7 +55,7 @@ class NewRooms:
         if alias is not None:
             await self._aliases.create(alias, room.room_id, creator)
         if request.visibility == "public":
-            await self._directory.publish(room.room_id, True)
+            await self._directory.publish(room.room_id, True, is_admin=as_admin)
         for invitee in dict.fromkeys(request.invite):
             if invitee != creator:
                 await self._invite(room.room_id, creator, invitee, is_direct=request.is_direct)

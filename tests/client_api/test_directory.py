@@ -5,7 +5,9 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
-from tests.client_api.conftest import Client
+from msgspec.structs import replace
+
+from tests.client_api.conftest import Client, Server
 
 
 async def until(client: Client, there: Callable[[Any], bool]) -> Any:
@@ -96,6 +98,15 @@ async def test_member_without_power_does_not_publish(alice: Client, bob: Client)
     room_id = await alice.create_room(preset="public_chat")
     await bob.join(room_id)
     await bob.call("PUT", f"/directory/list/room/{room_id}", {"visibility": "public"}, expect=403)
+
+
+async def test_room_that_may_not_be_published_is_not_made(server: Server, alice: Client, bob: Client) -> None:
+    await server.app.people.accounts.update(alice.user_id, is_admin=True)
+    await server.restart(replace(server.config, rooms=replace(server.config.rooms, allow_publishing=False)))
+    await bob.call("POST", "/createRoom", {"visibility": "public", "room_alias_name": "b"}, expect=403)
+    assert (await bob.get("/joined_rooms"))["joined_rooms"] == []
+    room_id = await alice.create_room(visibility="public")
+    assert [room["room_id"] for room in (await bob.get("/publicRooms"))["chunk"]] == [room_id]
 
 
 async def test_summary_is_for_those_who_may_join(alice: Client, bob: Client) -> None:
