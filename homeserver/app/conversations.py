@@ -47,6 +47,7 @@ from homeserver.users.account_data import AccountData
 from homeserver.users.invite_permission import InvitePermission
 from rest.routes import Routes
 from storage.records import rooms as room_records
+from storage.records import side_events as side_event_records
 
 
 class Conversations:
@@ -79,7 +80,7 @@ class Conversations:
         summaries = Summaries(rooms, aliases, self.restricted, foreign_rooms, name)
         self.hierarchy = Hierarchy(rooms, summaries, foreign_rooms, name)
         new_rooms = NewRooms(creation, membership, aliases, directory, people.profiles, self.permission)
-        redactions = Redactions(store.log, rooms.stored)
+        redactions = Redactions(store.log, rooms.stored, collection(side_event_records.SIDE_EVENTS))
         pruned = ground.consume(rooms, "redactions", redactions.wants, redactions.handle)
         filing = SearchFiling(store.search, rooms, redactions, now)
         filed = ground.consume(rooms, "search", filing.wants, handle_batch=filing.handle)

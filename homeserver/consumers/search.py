@@ -75,7 +75,7 @@ class SearchFiling:
         if not Redactions.wants(entry):
             return None
         redacted = await self._redactions.redacted_by(shard, entry)
-        return redacted[0].event_id if redacted is not None else None
+        return redacted.event_id if redacted is not None else None
 
 
 def _encrypts(entry: Entry) -> bool:

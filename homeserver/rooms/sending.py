@@ -16,6 +16,7 @@ from homeserver.rooms.posting import post
 from homeserver.rooms.redaction import may_redact
 from homeserver.rooms.relations import Relations
 from homeserver.rooms.room import Room, RoomHead
+from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
 from homeserver.users.accounts import suspended
 from storage.log import transaction_digest
@@ -118,7 +119,7 @@ class Sending:
         check_content(content)
         if not isinstance(content.get("reason", ""), str):
             raise bad_json("reason must be a string")
-        target = room.find(event_id) or (await self._rooms.stored.by_id(room_id, [event_id])).get(event_id)
+        target = await self._target(room, event_id)
         if target is None:
             raise not_found("There is no such event in this room")
         if target.type in NEVER_REDACTED:
@@ -142,6 +143,15 @@ class Sending:
         redaction_id = (await post(self._rooms, self._author, room, decide, transaction))[0]
         await self._pruned.settled(room.shard)
         return redaction_id
+
+    async def _target(self, room: Room, event_id: str) -> RoomEvent | None:
+        """An event of the room, or of its state only, as that was told when this server came in."""
+        found = room.find(event_id) or (await self._rooms.stored.by_id(room.room_id, [event_id])).get(
+            event_id
+        )
+        if found is not None:
+            return found
+        return next((event for event in room.head.state.values() if event.event_id == event_id), None)
 
     async def _submit(self, room: Room, template: EventTemplate, transaction: Transaction | None) -> str:
         unchanged: list[str] = []

@@ -8,7 +8,7 @@ import pytest
 
 from homeserver.protocol.room_versions import ROOM_VERSIONS
 from homeserver.protocol.signing import check_content_hash, event_id_of
-from tests.client_api.conftest import Client
+from tests.client_api.conftest import STORES, Client
 from tests.federation.rooms import members, state_of
 from tests.federation.servers import Homeserver
 from tests.federation.test_resident import restricted_to
@@ -166,3 +166,39 @@ async def test_where_nobody_here_may_let_them_in_the_other_server_does(
         await join(user, room_id, server)
     here = await members(ed, room_id)
     assert (here[dora.user_id], here[ed.user_id]) == ("join", "join")
+
+
+@pytest.mark.parametrize("data", STORES, indirect=True)
+async def test_state_of_before_the_join_stays_redacted(
+    server: Homeserver, second: Homeserver, alice: Client, dora: Client
+) -> None:
+    room_id = await dora.create_room(preset="public_chat")
+    event_id = await dora.set_state(room_id, "m.room.topic", {"topic": "regretted"})
+    await join(alice, room_id, second)
+    await dora.redact(room_id, event_id)
+    path = f"/rooms/{quote(room_id)}/state/m.room.topic"
+    async with asyncio.timeout(10):
+        while await alice.get(path) != {}:
+            await asyncio.sleep(0.02)
+    for consumer in server.app.ground.consumers:
+        await consumer.settled(0)
+    await server.restart()
+    assert await alice.get(path) == {}
+    assert "regretted" not in str(await alice.sync(full=True))
+
+
+@pytest.mark.parametrize("data", STORES, indirect=True)
+async def test_state_of_before_the_join_is_redacted_by_a_user_here(
+    server: Homeserver, second: Homeserver, alice: Client, dora: Client
+) -> None:
+    levels = {"users": {dora.user_id: 100, alice.user_id: 50}}
+    room_id = await dora.create_room(
+        preset="public_chat", room_version="10", power_level_content_override=levels
+    )
+    event_id = await dora.set_state(room_id, "m.room.topic", {"topic": "regretted"})
+    await join(alice, room_id, second)
+    await alice.redact(room_id, event_id)
+    path = f"/rooms/{quote(room_id)}/state/m.room.topic"
+    assert await alice.get(path) == {}
+    await server.restart()
+    assert await alice.get(path) == {}

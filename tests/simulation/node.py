@@ -221,7 +221,7 @@ class Node:
         run = f"run{self.starts}"
         outbound = Outbound(name, run, store, self.rooms, users, others, lambda shard: True, now)
         self.sender, kept = outbound.sender, outbound.server_rooms
-        redactions = Redactions(store.log, self.rooms.stored)
+        redactions = Redactions(store.log, self.rooms.stored, store.collection(SIDE_EVENTS))
         self._consumers = [
             Consumer(
                 "redactions", store.log, self._cursors(), wants=redactions.wants, handle=redactions.handle
