@@ -278,7 +278,7 @@ class Room:
                 self._note_create(view)
                 self.is_whole = True
         elif view.redacts is not None and view.state_key is None:
-            self._redact(view, meta.redacts_key)
+            self.redact(view, meta.redacts_key)
         self.add_to_timeline(view)
         self.note_activity(view)
         if len(self.timeline) > 2 * TIMELINE_KEPT:
@@ -418,7 +418,7 @@ class Room:
                 return event
         return None
 
-    def _redact(self, redaction: RoomEvent, key: StateKey | None) -> None:
+    def redact(self, redaction: RoomEvent, key: StateKey | None) -> None:
         """Show what is left of the redacted event, whose state key is `key`, and of the copies of it."""
         lookup = self.head.lookup
         for i, event in enumerate(self.timeline):

@@ -246,6 +246,11 @@ class Rooms:
                 depth=max(view.depth for view in (*room.timeline, *ends)),
                 tip_hashes={view.event_id: view.reference_hash for view in ends if view.reference_hash},
             )
+        for entry in page:
+            view = by_position[entry.position]
+            if view.redacts is not None and view.state_key is None:
+                # What it redacts may not be pruned in the log yet.
+                room.redact(view, decode_meta(entry.meta).redacts_key)
         receipts = [ref for ref in await log.current(shard, room_id, Kind.RECEIPT) if ref.seq <= tail]
         for entry in await log.entries(shard, [ref.seq for ref in receipts]):
             room.apply_receipt(receipt_of(entry))

@@ -10,6 +10,8 @@ import pytest
 
 from client_api.http import Route
 from homeserver.protocol.room_versions import ROOM_VERSIONS
+from storage.errors import StoreUnavailable
+from storage.log import Entry
 from tests.client_api.conftest import Client, Server
 from tests.client_api.hostile import PARAMETER, specified
 
@@ -216,3 +218,32 @@ async def test_redacted_member_event_leaves_the_membership(alice: Client, bob: C
     await redact(alice, room_id, member["event_id"], 200)
     assert bob.user_id in (await alice.get(f"/rooms/{quote(room_id)}/joined_members"))["joined"]
     await bob.send(room_id, "still here")
+
+
+async def test_hardening_18_room_loaded_before_the_log_is_pruned_shows_nothing_of_what_was_redacted(
+    server: Server, alice: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room_id = await alice.create_room()
+    sent = [
+        await alice.send(room_id, "regretted"),
+        await alice.set_state(room_id, "m.room.topic", {"topic": "regretted"}),
+    ]
+
+    async def stuck(shard: int, entry: Entry) -> None:
+        raise StoreUnavailable("not now")
+
+    (consumer,) = (each for each in server.app.ground.consumers if each.name == "redactions")
+    handle = consumer._handle
+    monkeypatch.setattr(consumer, "_handle", stuck)
+    for event_id in sent:
+        await alice.redact(room_id, event_id)
+    server.app.rooms.drop(room_id)
+    room = f"/rooms/{quote(room_id)}"
+    for pruned in (False, True):
+        if pruned:
+            monkeypatch.setattr(consumer, "_handle", handle)
+            async with asyncio.timeout(5):
+                while consumer.lag()[0]:
+                    await asyncio.sleep(0.02)
+        shown = [await alice.get(f"{room}/state"), await alice.sync(full=True)]
+        assert "regretted" not in str(shown)
