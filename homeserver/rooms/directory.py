@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from homeserver.bus.consumer import Handle
 from homeserver.errors import forbidden, invalid_param, not_found
 from homeserver.protocol.json_types import JsonObject
-from homeserver.rooms.redaction import power_levels
+from homeserver.rooms.redaction import power_levels, redacted_key
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.summary import chunk_of, published_of
 from storage.collection import Collection
@@ -45,7 +45,10 @@ class Directory:
 
     @staticmethod
     def wants(entry: Entry) -> bool:
-        return entry.key is not None and entry.kind is Kind.EVENT and entry.type in SHOWN_TYPES
+        if entry.kind in (Kind.EVENT, Kind.STATE) and entry.key is not None:
+            return entry.type in SHOWN_TYPES
+        redacted = redacted_key(entry)
+        return redacted is not None and redacted[0] in SHOWN_TYPES
 
     async def _refresh(self, shard: int, entry: Entry) -> None:
         old = await self._published.get(entry.stream)

@@ -13,7 +13,9 @@ from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.power_levels import PowerLevels
 from homeserver.protocol.redaction import redact, redactor_suffices
 from homeserver.protocol.room_versions import RoomVersion
+from homeserver.rooms.event_meta import decode_meta
 from homeserver.rooms.room_event import RoomEvent, client_front, client_tail, named_target
+from storage.log import Entry, Kind
 
 
 def may_redact(
@@ -46,6 +48,12 @@ def power_levels(version: RoomVersion, lookup: Callable[[str, str], RoomEvent | 
         raise forbidden("This server is not in the room")
     levels = lookup("m.room.power_levels", "")
     return PowerLevels(version, levels.content if levels is not None else None, create)
+
+
+def redacted_key(entry: Entry) -> tuple[str, str] | None:
+    """The state key of what an entry's event redacts, if it is a redaction, and of state."""
+    is_redaction = entry.kind is Kind.EVENT and entry.type == "m.room.redaction" and entry.key is None
+    return decode_meta(entry.meta).redacts_key if is_redaction else None
 
 
 def redacted_view(

@@ -94,6 +94,14 @@ async def test_directory_follows_the_room(alice: Client) -> None:
     assert (await alice.get("/publicRooms"))["chunk"] == []
 
 
+async def test_directory_drops_what_is_redacted(alice: Client) -> None:
+    room_id = await alice.create_room(visibility="public")
+    event_id = await alice.set_state(room_id, "m.room.topic", {"topic": "regretted"})
+    await until(alice, lambda rooms: rooms[0].get("topic") == "regretted")
+    await alice.redact(room_id, event_id)
+    await until(alice, lambda rooms: "topic" not in rooms[0])
+
+
 async def test_member_without_power_does_not_publish(alice: Client, bob: Client) -> None:
     room_id = await alice.create_room(preset="public_chat")
     await bob.join(room_id)

@@ -85,3 +85,11 @@ async def test_state_that_resolution_took_away_is_gone(server: Server, alice: Cl
         await alice.call("GET", f"/rooms/{room_id}/state/m.room.topic", expect=404)
     at = orjson.dumps({"not_types": ["x"]}).decode()
     assert await alice.get(f"/rooms/{room_id}/messages", query={"dir": "b", "filter": at})
+
+
+async def test_directory_follows_what_resolution_chose(server: Server, alice: Client) -> None:
+    room_id = await alice.create_room(visibility="public", topic="before")
+    await change(server, room_id, alice.user_id, "m.room.topic", "", {"topic": "after"})
+    for consumer in server.app.ground.consumers:
+        await consumer.settled(0)
+    assert (await alice.get("/publicRooms"))["chunk"][0]["topic"] == "after"
