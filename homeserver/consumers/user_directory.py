@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.membership import MemberProfiles
+from homeserver.rooms.redaction import redacted_key
 from homeserver.rooms.room import Room
 from homeserver.rooms.rooms import Rooms
 from homeserver.users.ignoring import ignored_by
@@ -57,15 +58,13 @@ class UserDirectory:
 
     @staticmethod
     def wants(entry: Entry) -> bool:
-        return (
-            entry.kind in (Kind.EVENT, Kind.STATE)
-            and entry.key is not None
-            and (entry.type == "m.room.member" or entry.type in OPENING_TYPES)
-        )
+        if entry.kind in (Kind.EVENT, Kind.STATE) and entry.key is not None and entry.type in OPENING_TYPES:
+            return True
+        return _member_of(entry) is not None
 
     async def handle(self, shard: int, entry: Entry) -> None:
         room = await self._rooms.get(entry.stream)
-        if room is None or entry.key is None:
+        if room is None:
             return
         async with self._filing:
             filed = await self._filed_rooms.get(room.room_id)
@@ -75,8 +74,8 @@ class UserDirectory:
                 for user_id in list(room.joined):
                     await self._file(room, user_id, public)
                 await self._filed_rooms.put(DirectoryRoom(room_id=room.room_id, public=public))
-            if entry.type == "m.room.member":
-                await self._file(room, entry.key, public)
+            if (member := _member_of(entry)) is not None:
+                await self._file(room, member, public)
 
     async def _file(self, room: Room, user_id: str, public: bool) -> None:
         """File a user of the room as they are now."""
@@ -151,6 +150,14 @@ class UserDirectory:
         activity = self._rooms.activity
         private = [room.room_id for room in filed if not room.public]
         return sorted(private, key=lambda room_id: -activity.get(room_id, 0))[:MAX_ROOMS]
+
+
+def _member_of(entry: Entry) -> str | None:
+    """Whose member event an entry sets, or redacts."""
+    if entry.kind in (Kind.EVENT, Kind.STATE) and entry.key is not None:
+        return entry.key if entry.type == "m.room.member" else None
+    redacted = redacted_key(entry)
+    return redacted[1] if redacted is not None and redacted[0] == "m.room.member" else None
 
 
 def is_public(room: Room) -> bool:

@@ -290,6 +290,29 @@ async def test_a_redaction_by_another_server_redacts_state(
     assert "display_name" not in members["joined"][visitor.user_id]
 
 
+async def test_a_redacted_name_finds_nobody_in_the_user_directory(
+    alice: Client, other: OtherServer, visitor: Visitor, room_id: str
+) -> None:
+    named = await visitor.draft(
+        room_id, "m.room.member", {"membership": "join", "displayname": "Rude"}, visitor.user_id
+    )
+
+    async def is_found() -> bool:
+        answer = await alice.post("/user_directory/search", {"search_term": "Rude"})
+        return bool(answer["results"])
+
+    async def is_not_found() -> bool:
+        return not await is_found()
+
+    await other.send(named.pdu)
+    await until(is_found)
+    redaction = await visitor.draft(
+        room_id, "m.room.redaction", {"redacts": named.event_id}, redacts=named.event_id
+    )
+    await other.send(redaction.pdu)
+    await until(is_not_found)
+
+
 @pytest.fixture
 async def withheld(visitor: Visitor, other: OtherServer, room_id: str) -> Withheld:
     return Withheld(visitor, other, await visitor.room(room_id))
