@@ -159,6 +159,7 @@ class Relations:
         before = self._history.position(room, start) + 1 if start else None
         line = await self._visibility.sight_line(room, session.user_id)
         roots: dict[str, RoomEvent] = {}
+        looked_at: set[str] = set()
         more: int | None = None
         for _ in range(MAX_SCANS):
             entries = await self._rooms.log.by_rel_type(
@@ -166,7 +167,10 @@ class Relations:
             )
             for view in await self._rooms.stored.views(room_id, entries):
                 root_id = view.relates_to
-                if root_id is None or root_id in roots or not await self._is_newest(room, root_id, view):
+                if root_id is None or root_id in looked_at:
+                    continue
+                looked_at.add(root_id)
+                if not await self._is_newest(room, root_id, view):
                     continue
                 root = await self._event(room, root_id)
                 if root is None or not (shown := await self._visibility.shown(room, line, [root])):
@@ -180,6 +184,8 @@ class Relations:
             if more is not None or len(entries) < THREAD_SCAN:
                 break
             before = entries[-1].position
+        else:
+            more = before
         rendered = await self._history.render(room, list(roots.values()), session, line)
         parts = [b'"chunk":[' + b",".join(rendered) + b"]"]
         if more is not None:

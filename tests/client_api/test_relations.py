@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from tests.client_api.conftest import Client
 
 
@@ -93,6 +95,27 @@ async def test_threads_list_pages_without_repeating(alice: Client) -> None:
     start: dict[str, str] = {}
     for _ in range(5):
         page = await alice.get(f"/_matrix/client/v1/rooms/{room_id}/threads", query={"limit": 2, **start})
+        seen += [event["event_id"] for event in page["chunk"]]
+        if "next_batch" not in page:
+            break
+        start = {"from": page["next_batch"]}
+    assert seen == roots[::-1]
+
+
+async def test_threads_behind_very_many_replies_are_reached(
+    alice: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("homeserver.rooms.relations.THREAD_SCAN", 2)
+    monkeypatch.setattr("homeserver.rooms.relations.MAX_SCANS", 2)
+    room_id = await alice.create_room()
+    roots = [await alice.send(room_id, f"root {i}") for i in range(2)]
+    for root in roots:
+        for _ in range(5):
+            await alice.send(room_id, text("reply", **related("m.thread", root)))
+    seen: list[str] = []
+    start: dict[str, str] = {}
+    for _ in range(5):
+        page = await alice.get(f"/_matrix/client/v1/rooms/{room_id}/threads", query={"limit": 5, **start})
         seen += [event["event_id"] for event in page["chunk"]]
         if "next_batch" not in page:
             break
