@@ -23,6 +23,8 @@ MAX_RECURSION = 3
 MAX_CHILDREN = 1000
 THREAD_SCAN = 200
 MAX_SCANS = 25
+NEWER_READ = 20
+"""Replies read at a time in search of one that was not redacted."""
 
 
 class Relations:
@@ -194,8 +196,15 @@ class Relations:
 
     async def _is_newest(self, room: Room, root_id: str, reply: RoomEvent) -> bool:
         """Whether a reply is its thread's last: only then is the thread listed at this place."""
-        newest, _ = await self._rooms.stored.children(room.room_id, root_id, rel_type=THREAD, limit=20)
-        return bool(newest) and newest[0].event_id == reply.event_id
+        before: int | None = None
+        while True:
+            newer, before = await self._rooms.stored.children(
+                room.room_id, root_id, rel_type=THREAD, after=reply.position, before=before, limit=NEWER_READ
+            )
+            if newer:
+                return False
+            if before is None:
+                return True
 
     async def _took_part(self, room: Room, root: RoomEvent, user_id: str) -> bool:
         if root.sender == user_id:

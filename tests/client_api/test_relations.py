@@ -123,6 +123,16 @@ async def test_threads_behind_very_many_replies_are_reached(
     assert seen == roots[::-1]
 
 
+async def test_thread_is_listed_whose_last_replies_were_all_redacted(alice: Client) -> None:
+    room_id = await alice.create_room()
+    root = await alice.send(room_id, "root")
+    replies = [await alice.send(room_id, text("reply", **related("m.thread", root))) for _ in range(22)]
+    for reply in replies[1:]:
+        await alice.redact(room_id, reply)
+    threads = await alice.get(f"/_matrix/client/v1/rooms/{room_id}/threads")
+    assert [event["event_id"] for event in threads["chunk"]] == [root]
+
+
 async def test_thread_off_a_reply_is_refused(alice: Client) -> None:
     room_id = await alice.create_room()
     root = await alice.send(room_id)
