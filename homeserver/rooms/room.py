@@ -269,9 +269,10 @@ class Room:
         if view is None:
             view = view_of(entry, meta, self.head.state)
         current = meta.state_key is None
+        if view.state_key is not None and current:
+            self._weigh((view.type, view.state_key), view)
         self.head = self.head.advance(view, meta.tips, current=current)
         if view.state_key is not None and current:
-            self.size += view.size()
             if view.type == "m.room.member":
                 self.note_member(view)
             elif (view.type, view.state_key) == CREATE:
@@ -296,6 +297,7 @@ class Room:
             if current is not None and current.position > entry.pos:
                 return None
         if entry.target is None:
+            self._weigh(key, None)
             self.head = self.head.without(key)
             if entry.type == "m.room.member":
                 self._part(key[1])
@@ -303,13 +305,21 @@ class Room:
             return None
         if view is None:
             view = view_of(entry, decode_meta(entry.meta), self.head.state)
+        self._weigh(key, view)
         self.head = self.head._replace(state=self.head.state.set(key, view))
-        self.size += view.size()
         if view.type == "m.room.member":
             self.note_member(view)
         elif key == CREATE:
             self._note_create(view)
         return view
+
+    def _weigh(self, key: StateKey, event: RoomEvent | None) -> None:
+        """Keep `size` in step with the state, under a key of which there is about to be an event, or none."""
+        current = self.head.state.get(key)
+        if current is not None:
+            self.size -= current.size()
+        if event is not None:
+            self.size += event.size()
 
     def apply_partial(self, entry: Entry) -> None:
         """Take it that members are missing, or are not any more. Till then those servers are in the room that
@@ -423,9 +433,13 @@ class Room:
         lookup = self.head.lookup
         for i, event in enumerate(self.timeline):
             if event.event_id == redaction.redacts or (event.type, event.state_key) == key:
-                self.timeline[i] = after_redaction(self.version, lookup, event, redaction, self.room_id_json)
+                left = after_redaction(self.version, lookup, event, redaction, self.room_id_json)
+                self.size += left.size() - event.size()
+                self.timeline[i] = left
         if key is not None:
-            self.head = self.head.redacted(self.version, redaction, key, self.room_id_json)
+            head = self.head.redacted(self.version, redaction, key, self.room_id_json)
+            self._weigh(key, head.state.get(key))
+            self.head = head
 
     def _trim(self) -> None:
         dropped = self.timeline[:-TIMELINE_KEPT]

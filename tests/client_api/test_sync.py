@@ -375,3 +375,20 @@ async def test_what_waits_while_its_room_leaves_memory_follows_upon_what_came_me
     message = EventTemplate("m.room.message", bob.user_id, {"body": "still here"})
     with pytest.raises(MatrixError, match="M_FORBIDDEN"):
         await post(rooms, server.app.conversations.author, held, lambda head: [message])
+
+
+async def test_room_takes_no_more_memory_for_state_that_was_replaced(server: Server, alice: Client) -> None:
+    room_id = await alice.create_room(name="n")
+    room = await server.app.rooms.get(room_id)
+    assert room is not None
+
+    def held() -> int:
+        return sum(event.size() for event in (*room.timeline, *room.head.state.values()))
+
+    rest = room.size - held()
+    for n in range(5):
+        topic = await alice.set_state(room_id, "m.room.topic", {"topic": "word " * 100 * n})
+    assert room.size == rest + held()
+    await alice.redact(room_id, topic)
+    await alice.redact(room_id, await alice.send(room_id, "word " * 100))
+    assert room.size == rest + held()
