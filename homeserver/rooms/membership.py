@@ -13,6 +13,7 @@ from homeserver.protocol.identifiers import check_user_id, server_name_of
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.authoring import Author, EventTemplate, check_content, same_state
 from homeserver.rooms.elsewhere import Elsewhere, Nowhere
+from homeserver.rooms.left_out import LeftOutIfBroken
 from homeserver.rooms.posting import post
 from homeserver.rooms.restricted import AUTHORISER, UNABLE_TO_AUTHORISE, UNABLE_TO_GRANT, RestrictedJoins
 from homeserver.rooms.room import Room, RoomHead
@@ -241,9 +242,12 @@ class Membership:
 
     async def refresh_profiles(self, user_id: str, room_ids: Sequence[str]) -> None:
         """Carry a changed profile into many rooms, side by side; a room that refuses it keeps the old one."""
-        results = await asyncio.gather(
-            *(self.refresh_profile(room_id, user_id) for room_id in room_ids), return_exceptions=True
-        )
+
+        async def refresh(room_id: str) -> None:
+            with LeftOutIfBroken(room_id):
+                await self.refresh_profile(room_id, user_id)
+
+        results = await asyncio.gather(*map(refresh, room_ids), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException) and not isinstance(result, MatrixError):
                 raise result

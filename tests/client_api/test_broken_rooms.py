@@ -73,3 +73,19 @@ async def test_it_is_shown_when_it_can_be_read_again(server: Server, alice: Clie
     server.data.put_back(backup)
     await server.start()
     assert shown_in(await alice.sync(full=True), room)
+
+
+@pytest.mark.parametrize("damaged", DAMAGED)
+async def test_a_new_name_reaches_the_others(server: Server, alice: Client, bob: Client, damaged: str) -> None:
+    broken = await alice.create_room(preset="public_chat")
+    sound = await alice.create_room(preset="public_chat")
+    await bob.join(broken)
+    await bob.join(sound)
+    event_id = await event_of(alice, broken, damaged)
+
+    await server.stop()
+    server.data.damage(event_id)
+    await server.start()
+    await bob.put(f"/profile/{bob.user_id}/displayname", {"displayname": "Robert"})
+    member = await alice.get(f"/rooms/{sound}/state/m.room.member/{bob.user_id}")
+    assert member["displayname"] == "Robert"
