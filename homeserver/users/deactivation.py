@@ -16,6 +16,7 @@ import structlog
 
 from homeserver.clock import Clock
 from homeserver.errors import MatrixError
+from homeserver.rooms.left_out import LeftOutIfBroken
 from homeserver.rooms.membership import Membership
 from homeserver.users.account_data import AccountData
 from homeserver.users.accounts import Accounts
@@ -89,13 +90,14 @@ class Deactivation:
 
     async def _leave(self, user_id: str, room_ids: Sequence[str]) -> None:
         for room_id in room_ids:
-            try:
-                await self._membership.leave(room_id, user_id)
-            except MatrixError as error:
-                if error.status >= 500:
-                    raise
-                # A room that cannot be left (nobody is in it any more) must not hold up the others.
-                log.warning("room not left", user=user_id, room=room_id, error=error.error)
+            with LeftOutIfBroken(room_id):
+                try:
+                    await self._membership.leave(room_id, user_id)
+                except MatrixError as error:
+                    if error.status >= 500:
+                        raise
+                    # A room that cannot be left (nobody is in it any more) must not hold up the others.
+                    log.warning("room not left", user=user_id, room=room_id, error=error.error)
 
     async def _forget_account_data(self, user: User) -> None:
         """Delete it for those who follow the log, then what the log still has of it."""

@@ -6,6 +6,7 @@ import pytest
 
 from tests.client_api.conftest import Client, Server
 from tests.client_api.sliding import Sliding, messages_in, whole_list
+from tests.client_api.test_account import deactivate
 
 DAMAGED = ("state", "message")
 
@@ -76,7 +77,9 @@ async def test_it_is_shown_when_it_can_be_read_again(server: Server, alice: Clie
 
 
 @pytest.mark.parametrize("damaged", DAMAGED)
-async def test_a_new_name_reaches_the_others(server: Server, alice: Client, bob: Client, damaged: str) -> None:
+async def test_a_new_name_reaches_the_others(
+    server: Server, alice: Client, bob: Client, damaged: str
+) -> None:
     broken = await alice.create_room(preset="public_chat")
     sound = await alice.create_room(preset="public_chat")
     await bob.join(broken)
@@ -89,3 +92,25 @@ async def test_a_new_name_reaches_the_others(server: Server, alice: Client, bob:
     await bob.put(f"/profile/{bob.user_id}/displayname", {"displayname": "Robert"})
     member = await alice.get(f"/rooms/{sound}/state/m.room.member/{bob.user_id}")
     assert member["displayname"] == "Robert"
+
+
+@pytest.mark.parametrize("damaged", DAMAGED)
+async def test_who_is_deactivated_leaves_all_the_others(
+    server: Server, alice: Client, bob: Client, damaged: str
+) -> None:
+    broken = await alice.create_room(preset="public_chat")
+    sound = await alice.create_room(preset="public_chat")
+    await bob.join(broken)
+    await bob.join(sound)
+    await bob.put(f"/user/{bob.user_id}/account_data/org.x", {"a": "secret"})
+    event_id = await event_of(alice, broken, damaged)
+
+    await server.stop()
+    server.data.damage(event_id)
+    await server.start()
+    await deactivate(server, bob, erase=True)
+    member = await alice.get(f"/rooms/{sound}/state/m.room.member/{bob.user_id}")
+    assert member["membership"] == "leave"
+    gone = await server.app.users.get(bob.user_id)
+    assert not any(datum.content for datum in gone.account_data.values())
+    assert await server.app.people.profiles.get(bob.user_id) == {}
