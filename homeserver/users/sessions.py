@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from homeserver.clock import Clock
-from homeserver.errors import MatrixError, invalid_param
+from homeserver.errors import MatrixError, forbidden, invalid_param
 from homeserver.users.accounts import Accounts, check_unlocked
 from homeserver.users.last_seen import LastSeen
 from homeserver.users.tokens import digest_of, new_device_id, new_token
@@ -184,7 +184,8 @@ class Sessions:
     ) -> NewSession:
         """Log in: a new device, or a new token for one that is there (its old tokens end).
 
-        Raises 400 for a device id that is none, 403 for one too many devices or for an id that may not be.
+        Raises 400 for a device id that is none, 403 for one too many devices, for an id that may not be, or
+        when the device was deleted meanwhile.
         """
         if device_id is None:
             device_id = new_device_id()
@@ -207,7 +208,12 @@ class Sessions:
                 await on_device_added(user_id, device_id)
         elif await self._end_tokens(user_id, device_id):
             await self.tell_changed(user_id)
-        return await self._issue(user_id, device_id, with_refresh_token=with_refresh_token)
+        session = await self._issue(user_id, device_id, with_refresh_token=with_refresh_token)
+        if await self._devices.get(user_id, device_id) is None:
+            # Tokens without a device would be in nobody's list, and no logout would end them.
+            await self._end_tokens(user_id, device_id)
+            raise forbidden("The device was deleted while it logged in")
+        return session
 
     async def _issue(
         self, user_id: str, device_id: str, *, with_refresh_token: bool, replaces: str | None = None
@@ -300,6 +306,9 @@ class Sessions:
             await self._last_seen.forget(user_id, device_id)
             # The device goes last: until then it is still listed, and can be deleted again.
             await self._devices.delete(user_id, device_id)
+            # Whoever logged in meanwhile has still seen the device.
+            if await self._end_tokens(user_id, device_id):
+                await self.tell_changed(user_id)
 
     async def end_all(self, user_id: str, *, but_device: str | None = None) -> None:
         """Log all devices out (but one) and delete them."""

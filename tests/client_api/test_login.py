@@ -9,6 +9,7 @@ import pytest
 
 from homeserver.config.units import Duration
 from homeserver.users.sessions import MAX_ACCESS_TOKENS
+from storage.records.accounts import ACCESS_TOKENS
 from tests.client_api.conftest import Client, Reply, Server
 
 PASSWORD = "correct horse"
@@ -389,6 +390,42 @@ async def test_logout_all_ends_every_session_of_this_user(alice: Client, bob: Cl
     for client in (alice, *others):
         assert (await client.call("GET", "/account/whoami", expect=401)).errcode == "M_UNKNOWN_TOKEN"
     assert (await bob.get("/account/whoami"))["user_id"] == bob.user_id
+
+
+async def test_login_during_a_logout_leaves_no_session_without_a_device(
+    alice: Client, server: Server
+) -> None:
+    """Before its tokens are made the device goes."""
+    sessions = server.app.people.sessions
+    is_made, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def hold_on(user_id: str, device_id: str) -> None:
+        is_made.set()
+        await goes_on.wait()
+
+    sessions.on_device_added.append(hold_on)
+    login = asyncio.create_task(log_in(server, expect=403))
+    await is_made.wait()
+    await alice.post("/logout/all")
+    goes_on.set()
+    await login
+    assert await server.app.store.collection(ACCESS_TOKENS).find("by_device", (alice.user_id,)) == []
+
+
+async def test_login_to_a_device_that_is_being_deleted_ends_with_it(alice: Client, server: Server) -> None:
+    """After its old tokens ended the device gets new ones."""
+    await log_in(server, device_id="PHONE")
+    logged_in: list[Client] = []
+
+    async def log_in_again(user_id: str, device_id: str) -> None:
+        logged_in.append(await client_of(server, (await log_in(server, device_id="PHONE")).body))
+        await logged_in[0].get("/account/whoami")
+
+    server.app.people.sessions.on_device_gone.append(log_in_again)
+    proof = {"type": "m.login.password", "identifier": identified("alice"), "password": PASSWORD}
+    await alice.delete("/devices/PHONE", {"auth": proof})
+    assert "PHONE" not in {device["device_id"] for device in (await alice.get("/devices"))["devices"]}
+    assert (await logged_in[0].call("GET", "/account/whoami", expect=401)).errcode == "M_UNKNOWN_TOKEN"
 
 
 async def test_logout_needs_no_body(alice: Client) -> None:
