@@ -55,7 +55,7 @@ class AccountDataRoutes(Routes):
     async def tags(self, call: Call) -> Result:
         check_own(call)
         content = await self._account_data.get(call.user_id, "m.tag", check_room_id(call.path("room_id")))
-        return {"tags": (content or {}).get("tags", {})}
+        return {"tags": _tags(content or {})}
 
     @put("/user/{user_id}/rooms/{room_id}/tags/{tag}", quick=True)
     async def set_tag(self, call: Call) -> Result:
@@ -68,7 +68,7 @@ class AccountDataRoutes(Routes):
             raise bad_json("order: a number")
 
         def change(content: JsonObject) -> JsonObject:
-            tags = {**content.get("tags", {}), tag: info}
+            tags = {**_tags(content), tag: info}
             if len(tags) > MAX_TAGS:
                 raise invalid_param(f"A room may have {MAX_TAGS} tags at most")
             return {**content, "tags": tags}
@@ -82,11 +82,17 @@ class AccountDataRoutes(Routes):
         tag = call.path("tag")
 
         def change(content: JsonObject) -> JsonObject:
-            tags = {name: info for name, info in content.get("tags", {}).items() if name != tag}
+            tags = {name: info for name, info in _tags(content).items() if name != tag}
             return {**content, "tags": tags}
 
         await self._account_data.change(call.user_id, "m.tag", change, check_room_id(call.path("room_id")))
         return {}
+
+
+def _tags(content: JsonObject) -> JsonObject:
+    """The tags in a room's `m.tag`, which clients may also write as any other account data."""
+    tags = content.get("tags")
+    return tags if isinstance(tags, dict) else {}
 
 
 def check_own(call: Call) -> None:

@@ -1,6 +1,9 @@
 """Account data, tags, profiles, invite permission (spec: client-server modules of those names)."""
 
 import asyncio
+from typing import Any
+
+import pytest
 
 from tests.client_api.conftest import Client, Server
 
@@ -31,6 +34,17 @@ async def test_tags_of_a_room_are_set_listed_and_removed(alice: Client) -> None:
     assert (await alice.get(base))["tags"] == {"m.favourite": {"order": 0.5}, "u.work": {}}
     await alice.delete(f"{base}/m.favourite")
     assert (await alice.get(base))["tags"] == {"u.work": {}}
+
+
+@pytest.mark.parametrize("tags", [None, [], "u.work"])
+async def test_what_a_client_wrote_in_place_of_tags_counts_as_none(alice: Client, tags: Any) -> None:
+    base = f"/user/{alice.user_id}/rooms/{await alice.create_room()}"
+    await alice.put(f"{base}/account_data/m.tag", {"tags": tags})
+    assert (await alice.get(f"{base}/tags"))["tags"] == {}
+    await alice.delete(f"{base}/tags/u.work")
+    await alice.put(f"{base}/account_data/m.tag", {"tags": tags})
+    await alice.put(f"{base}/tags/u.work", {})
+    assert (await alice.get(f"{base}/tags"))["tags"] == {"u.work": {}}
 
 
 async def test_no_tag_is_lost_where_users_leave_memory_all_the_time(server: Server, alice: Client) -> None:
