@@ -44,6 +44,8 @@ class Thumbnails:
         self._max_pixels = max_pixels
         self._pool: ProcessPoolExecutor | None = None
         self._making: dict[Path, asyncio.Task[Thumbnail]] = {}
+        self._turn = asyncio.Lock()
+        """Of one picture at a time: its seconds begin with its turn, and no other is lost with it."""
 
     async def get(self, file: MediaFile, width: int, height: int, method: str) -> Thumbnail:
         """The thumbnail nearest to what is wanted. Raises 400 M_UNKNOWN for what is no picture."""
@@ -72,6 +74,14 @@ class Thumbnails:
         return next((size for size in same if size.width >= width and size.height >= height), same[-1])
 
     async def _make(self, file: MediaFile, base: Path, size: ThumbnailSize) -> Thumbnail:
+        async with self._turn:
+            content, is_jpeg = await self._decoded(file, size)
+        path = base.with_name(base.name + (".jpg" if is_jpeg else ".png"))
+        await asyncio.to_thread(file.files.save_thumbnail, path, content)
+        return Thumbnail(path, "image/jpeg" if is_jpeg else "image/png")
+
+    async def _decoded(self, file: MediaFile, size: ThumbnailSize) -> tuple[bytes, bool]:
+        """(thumbnail, whether it is a JPEG). Raises as `get`."""
         loop = asyncio.get_running_loop()
         if self._pool is None:
             self._pool = _new_pool()
@@ -85,16 +95,13 @@ class Thumbnails:
             self._max_pixels,
         )
         try:
-            content, is_jpeg = await asyncio.wait_for(job, SECONDS)
+            return await asyncio.wait_for(job, SECONDS)
         except (TimeoutError, BrokenProcessPool) as error:
             log.warning("a picture could not be decoded in time or memory", digest=file.digest)
             self._end_pool()
             raise no_thumbnail("The picture is too demanding") from error
         except ValueError as error:
             raise no_thumbnail("This file has no thumbnail") from error
-        path = base.with_name(base.name + (".jpg" if is_jpeg else ".png"))
-        await asyncio.to_thread(file.files.save_thumbnail, path, content)
-        return Thumbnail(path, "image/jpeg" if is_jpeg else "image/png")
 
     def _end_pool(self) -> None:
         pool, self._pool = self._pool, None
@@ -104,6 +111,8 @@ class Thumbnails:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def close(self) -> None:
+        for task in self._making.values():
+            task.cancel()
         self._end_pool()
 
 

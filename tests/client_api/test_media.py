@@ -2,14 +2,17 @@
 
 import asyncio
 import io
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
 from PIL import Image
 
+from homeserver.media import thumbnails
 from tests.client_api.conftest import Client, Reply, Server
 
 V1 = "/_matrix/client/v1/media"
@@ -144,6 +147,27 @@ async def test_decoders_bombs(alice: Client) -> None:
     assert (await thumbnail(alice, where, width=32, height=32)).status == 400
     good = await upload(alice, picture(100, 100))
     assert (await thumbnail(alice, good, width=32, height=32)).status == 200
+
+
+class OfThreads(ThreadPoolExecutor):
+    """Decodes in the test's own process."""
+
+    _processes: ClassVar[dict[int, Any]] = {}
+
+
+async def test_thumbnails_that_wait_for_others_are_made_all_the_same(
+    alice: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(*_: Any) -> tuple[bytes, bool]:
+        time.sleep(0.2)
+        return b"small", True
+
+    monkeypatch.setattr(thumbnails, "SECONDS", 0.7)
+    monkeypatch.setattr(thumbnails, "_thumbnail", slow)
+    monkeypatch.setattr(thumbnails, "_new_pool", lambda: OfThreads(1))
+    pictures = [await upload(alice, picture(10, 10 + number)) for number in range(6)]
+    replies = await asyncio.gather(*(thumbnail(alice, where, width=32, height=32) for where in pictures))
+    assert [reply.status for reply in replies] == [200] * len(pictures)
 
 
 async def test_upload_beyond_the_limit_is_refused_and_leaves_no_file(server: Server) -> None:
