@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from secrets import token_urlsafe
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -53,7 +54,8 @@ class MediaRepository:
         self.max_upload_size = max_upload_size
         self._unused_expires_after = unused_expires_after
         self._max_pending = max_pending
-        self._waiting: dict[str, asyncio.Event] = {}
+        self._waiting: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
+        """Held by those who wait."""
         to_others.subscribe(FILLED, lambda body: self._on_filled(body.decode()))
 
     def uri(self, media_id: str) -> str:
@@ -122,7 +124,7 @@ class MediaRepository:
         self._to_others.tell(FILLED, media_id.encode())
 
     def _on_filled(self, media_id: str) -> None:
-        waiting = self._waiting.pop(media_id, None)
+        waiting = self._waiting.get(media_id)
         if waiting is not None:
             waiting.set()
 
@@ -137,11 +139,12 @@ class MediaRepository:
 
         Raises 404, or 504 M_NOT_YET_UPLOADED.
         """
+        # Before it is looked for: it may be filled while that is under way.
+        filled = self._waiting.setdefault(media_id, asyncio.Event())
         media = await self._media.get(media_id)
         if media is not None and media.digest is None and not self._expired(media):
-            event = self._waiting.setdefault(media_id, asyncio.Event())
             with suppress(TimeoutError):
-                await asyncio.wait_for(event.wait(), min(wait_ms, MAX_WAIT_MS) / 1000)
+                await asyncio.wait_for(filled.wait(), min(wait_ms, MAX_WAIT_MS) / 1000)
             media = await self._media.get(media_id)
             if media is not None and media.digest is None:
                 raise not_yet_uploaded()

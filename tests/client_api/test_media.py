@@ -200,6 +200,32 @@ async def test_reserved_id_is_filled_once_by_its_owner(alice: Client, bob: Clien
     assert again.errcode == "M_CANNOT_OVERWRITE_MEDIA"
 
 
+async def test_file_that_comes_while_it_is_looked_for_is_not_waited_for(
+    alice: Client, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = (await alice.post("/_matrix/media/v1/create"))["content_uri"].removeprefix("mxc://")
+    records: Any = server.app.media.repository._media
+    read, fills = records.get, [True]
+
+    async def filled_meanwhile(media_id: str) -> Any:
+        media = await read(media_id)
+        if fills:
+            fills.pop()
+            await alice.call("PUT", f"/_matrix/media/v3/upload/{where}", data=b"here")
+        return media
+
+    monkeypatch.setattr(records, "get", filled_meanwhile)
+    async with asyncio.timeout(10):
+        reply = await alice.call("GET", f"{V1}/download/{where}", query={"timeout_ms": 60_000})
+    assert reply.body == b"here"
+
+
+async def test_who_waited_in_vain_leaves_nothing_in_memory(alice: Client, server: Server) -> None:
+    where = (await alice.post("/_matrix/media/v1/create"))["content_uri"].removeprefix("mxc://")
+    await alice.call("GET", f"{V1}/download/{where}", query={"timeout_ms": 1}, expect=504)
+    assert len(server.app.media.repository._waiting) == 0
+
+
 async def test_reserved_ids_are_few_per_user(alice: Client) -> None:
     for _ in range(5):
         await alice.post("/_matrix/media/v1/create")
