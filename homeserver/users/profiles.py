@@ -54,11 +54,11 @@ class Profiles:
                 fields[key] = value
             if len(orjson.dumps(fields)) > MAX_PROFILE_BYTES:
                 raise MatrixError(400, "M_PROFILE_TOO_LARGE", "A profile may have 64 KiB at most")
-            if old is not None and fields == old.fields:
-                return
-            if await self._profiles.replace_if(old, Profile(user_id=user_id, fields=fields)):
+            new = Profile(user_id=user_id, fields=fields)
+            if new == old or await self._profiles.replace_if(old, new):
                 break
         if key in IN_MEMBER_EVENTS:
+            # Also when it was set already: an earlier attempt may have died before all rooms had it.
             for on_change in self.on_member_change:
                 await on_change(user_id)
 

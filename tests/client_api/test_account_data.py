@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from homeserver.errors import unavailable
 from tests.client_api.conftest import Client, Server
 
 
@@ -82,6 +83,22 @@ async def test_new_displayname_is_carried_into_the_users_rooms(alice: Client, bo
     event = body["rooms"]["join"][room_id]["timeline"]["events"][-1]
     assert event["content"] == {"membership": "join", "displayname": "Alice"}
     assert event["unsigned"]["prev_content"] == {"membership": "join", "displayname": "alice"}
+
+
+async def test_name_that_did_not_reach_a_room_does_when_it_is_set_again(
+    alice: Client, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overloaded(proposal: object) -> None:
+        raise unavailable("The server is overloaded")
+
+    room_id = await alice.create_room()
+    member = f"/rooms/{room_id}/state/m.room.member/{alice.user_id}"
+    with monkeypatch.context() as patched:
+        patched.setattr(server.app.ground.rooms.writers[0], "submit", overloaded)
+        await alice.put(f"/profile/{alice.user_id}/displayname", {"displayname": "Alice"})
+        assert (await alice.get(member))["displayname"] == "alice"
+    await alice.put(f"/profile/{alice.user_id}/displayname", {"displayname": "Alice"})
+    assert (await alice.get(member))["displayname"] == "Alice"
 
 
 async def test_profile_takes_any_field_within_its_bounds(alice: Client) -> None:
