@@ -47,10 +47,10 @@ class Devices:
             raise invalid_param(f"A device's name may have {MAX_NAME} characters at most")
         while True:
             device = (await self.get(user_id, device_id)).device
-            if device.display_name == name:
-                return
-            if await self._devices.replace_if(device, msgspec.structs.replace(device, display_name=name)):
+            renamed = msgspec.structs.replace(device, display_name=name)
+            if renamed == device or await self._devices.replace_if(device, renamed):
                 break
+        # Also when it had that name: an earlier attempt may have died before it was told.
         for on_rename in self.on_rename:
             await on_rename(user_id, device_id, name)
 

@@ -3,6 +3,7 @@
 import pytest
 
 from homeserver.protocol.json_types import JsonObject
+from storage.errors import StoreUnavailable
 from tests.client_api.conftest import Client, Server
 
 PASSWORD = "correct horse"
@@ -70,6 +71,21 @@ async def test_device_is_renamed(alice: Client, server: Server) -> None:
     await alice.put(path, {})
     assert (await alice.get(path))["display_name"] == "tablet"
     assert told == [(alice.user_id, alice.device_id, "tablet")]
+
+
+async def test_new_name_that_was_not_told_is_told_when_it_is_set_again(alice: Client, server: Server) -> None:
+    told: list[str] = []
+
+    async def fails_once(user_id: str, device_id: str, name: str) -> None:
+        told.append(name)
+        if len(told) == 1:
+            raise StoreUnavailable("cut short")
+
+    server.app.people.devices.on_rename.append(fails_once)
+    path = f"/devices/{alice.device_id}"
+    await alice.call("PUT", path, {"display_name": "tablet"}, expect=503)
+    await alice.put(path, {"display_name": "tablet"})
+    assert told == ["tablet", "tablet"]
 
 
 async def test_device_that_is_not_there_cannot_be_renamed(alice: Client) -> None:
