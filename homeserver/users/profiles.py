@@ -54,8 +54,7 @@ class Profiles:
                 fields[key] = value
             if len(orjson.dumps(fields)) > MAX_PROFILE_BYTES:
                 raise MatrixError(400, "M_PROFILE_TOO_LARGE", "A profile may have 64 KiB at most")
-            new = Profile(user_id=user_id, fields=fields)
-            if new == old or await self._profiles.replace_if(old, new):
+            if await self._profiles.replace_if(old, Profile(user_id=user_id, fields=fields)):
                 break
         if key in IN_MEMBER_EVENTS:
             # Also when it was set already: an earlier attempt may have died before all rooms had it.

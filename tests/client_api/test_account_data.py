@@ -114,6 +114,13 @@ async def test_profile_takes_any_field_within_its_bounds(alice: Client) -> None:
     assert reply.errcode == "M_KEY_TOO_LARGE"
 
 
+async def test_profile_tells_a_number_from_a_truth_value(alice: Client) -> None:
+    path = f"/profile/{alice.user_id}/org.example.flag"
+    for value in (1, True, 0, False):
+        await alice.put(path, {"org.example.flag": value})
+        assert repr((await alice.get(path))["org.example.flag"]) == repr(value)
+
+
 async def test_blocked_invites_are_refused_and_hidden(alice: Client, bob: Client) -> None:
     early = await alice.create_room()
     await alice.invite(early, bob.user_id)
