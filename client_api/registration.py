@@ -9,7 +9,7 @@ from homeserver.errors import missing_param
 from homeserver.protocol.json_types import JsonObject
 from homeserver.users.accounts import Accounts
 from homeserver.users.registration import Registration
-from homeserver.users.sessions import Sessions
+from homeserver.users.sessions import Sessions, check_device_id
 from rest.answers import Result
 from rest.bodies import converted
 from rest.routes import Routes
@@ -64,9 +64,9 @@ class RegistrationRoutes(Routes):
         return await first_session(self._sessions, account, body)
 
     async def _register_guest(self, call: Call) -> Result:
+        name = call.json(GuestBody).initial_device_display_name
         call.charge("registration")
         account = await self._registration.register_guest()
-        name = call.json(GuestBody).initial_device_display_name
         return await first_session(self._sessions, account, DeviceWishes(initial_device_display_name=name))
 
     async def _check(self, parameters: JsonObject) -> RegisterBody:
@@ -75,6 +75,8 @@ class RegistrationRoutes(Routes):
             await self._registration.check_name(body.username, body.guest_access_token)
         if body.password is not None:
             self._accounts.check_new_password(body.password)
+        if body.device_id is not None:
+            check_device_id(body.device_id)
         return body
 
     @get("/register/available", auth=Auth.NONE, limit="registration_check")

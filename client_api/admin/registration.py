@@ -7,7 +7,7 @@ from client_api.http import Auth, Call, get, post
 from client_api.registration import DeviceWishes, first_session
 from homeserver.errors import invalid_param
 from homeserver.users.registration import Registration
-from homeserver.users.sessions import Sessions
+from homeserver.users.sessions import Sessions, check_device_id
 from rest.answers import Result
 from rest.routes import Routes
 
@@ -43,6 +43,8 @@ class SecretRegistrationRoutes(Routes):
             # A zero byte parts the fields in what the proof is over.
             if not 1 <= len(value) <= MAX_FIELD or "\0" in value:
                 raise invalid_param(f"Invalid {name}")
+        if body.device_id is not None:
+            check_device_id(body.device_id)
         account = await self._registration.register_by_secret(
             nonce=body.nonce,
             mac=body.mac,

@@ -15,7 +15,7 @@ from homeserver.errors import MatrixError, forbidden
 from homeserver.protocol.identifiers import localpart_of
 from homeserver.shared_secret import registration_mac
 from homeserver.users.accounts import Accounts
-from homeserver.users.profiles import Profiles
+from homeserver.users.profiles import Profiles, check_field
 from homeserver.users.registration_tokens import RegistrationTokens
 from homeserver.users.sessions import Sessions
 from homeserver.users.tokens import keep_until_expiry
@@ -135,7 +135,7 @@ class Registration:
         user_type: str | None,
         displayname: str | None = None,
     ) -> Account:
-        """Raises 400 for a nonce that is not good any more, 403 for a wrong proof, 400 as `check_name`."""
+        """Raises 400 for a nonce that is not good any more, 403 for a wrong proof, 400 for a name."""
         secret = self._shared_secret()
         record = await self._nonces.get(nonce)
         if record is None or record.expires_ts <= self._now() or not await self._nonces.delete(nonce):
@@ -146,6 +146,8 @@ class Registration:
         if not hmac.compare_digest(wanted.encode(), mac.encode()):
             raise forbidden("HMAC incorrect")
         user_id = await self._accounts.available(username)
+        if displayname is not None:
+            check_field("displayname", displayname)
         account = await self._accounts.create(user_id, password, now=self._now(), is_admin=admin)
         return await self._named(account, displayname)
 

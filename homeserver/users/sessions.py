@@ -189,8 +189,8 @@ class Sessions:
         """
         if device_id is None:
             device_id = new_device_id()
-        elif not 1 <= len(device_id.encode("utf-8", "surrogatepass")) <= MAX_DEVICE_ID_BYTES:
-            raise invalid_param(f"device_id: 1 to {MAX_DEVICE_ID_BYTES} bytes")
+        else:
+            check_device_id(device_id)
         if await self._devices.get(user_id, device_id) is None:
             for check in self.check_device_id:
                 await check(user_id, device_id)
@@ -320,6 +320,12 @@ class Sessions:
         return await self._refresh.delete_where(
             "by_device", (user_id, device_id)
         ) + await self._access.delete_where("by_device", (user_id, device_id))
+
+
+def check_device_id(device_id: str) -> None:
+    """Raises 400 for a device id that is none."""
+    if not 1 <= len(device_id.encode("utf-8", "surrogatepass")) <= MAX_DEVICE_ID_BYTES:
+        raise invalid_param(f"device_id: 1 to {MAX_DEVICE_ID_BYTES} bytes")
 
 
 def unknown_token(error: str, *, soft_logout: bool) -> MatrixError:

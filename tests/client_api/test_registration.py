@@ -127,6 +127,14 @@ async def test_name_outside_the_grammar_is_refused_before_the_stages(server: Ser
     assert reply.errcode == "M_INVALID_USERNAME"
 
 
+async def test_refused_device_id_makes_no_account(server: Server) -> None:
+    for device_id in ("", "x" * 256):
+        await register(server.client(), 400, username="alice", device_id=device_id)
+        await by_secret(server, 400, device_id=device_id)
+    for localpart in ("alice", "root"):
+        assert await server.app.people.accounts.get(f"@{localpart}:localhost") is None
+
+
 async def test_upper_case_name_becomes_lower_case(server: Server) -> None:
     assert (await register(server.client(), username="Alice")).body["user_id"] == "@alice:localhost"
 
@@ -301,6 +309,11 @@ async def test_hardening_31_proof_with_another_secret_or_other_fields_is_refused
     mac = registration_mac("weft-dev-secret", nonce=nonce, username="root", password=PASSWORD, admin=False)
     assert (await by_secret(server, 403, nonce=nonce, mac=mac, admin=True)).errcode == "M_FORBIDDEN"
     assert (await by_secret(server, 403, mac="ä")).errcode == "M_FORBIDDEN"
+    assert await server.app.people.accounts.get("@root:localhost") is None
+
+
+async def test_refused_display_name_makes_no_account(server: Server) -> None:
+    await by_secret(server, 400, displayname="x" * 257)
     assert await server.app.people.accounts.get("@root:localhost") is None
 
 
