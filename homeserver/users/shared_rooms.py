@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 
+from homeserver.rooms.left_out import LeftOutIfBroken
 from homeserver.rooms.room import Room, sets_state
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
@@ -56,9 +57,10 @@ class SharedRooms:
     async def met_in(self, user_id: str) -> Room | None:
         """A room that a user of another server shares with anybody here, None if there is none."""
         for room_id in await self.of(user_id):
-            room = await self._rooms.get(room_id)
-            if room is not None and self._users.server_name in room.servers:
-                return room
+            with LeftOutIfBroken(room_id):
+                room = await self._rooms.get(room_id)
+                if room is not None and self._users.server_name in room.servers:
+                    return room
         return None
 
     def _on_room_entry(self, shard: int, entry: Entry, room: Room | None, view: RoomEvent | None) -> None:

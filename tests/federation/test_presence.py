@@ -52,6 +52,22 @@ async def test_who_is_not_heard_of_for_long_is_gone(
     assert (await told(alice))[visitor.user_id]["presence"] == "offline"
 
 
+async def test_a_room_that_cannot_be_read_silences_nobody(
+    server: Homeserver, other: OtherServer, alice: Client, bob: Client, visitor: Visitor, room_id: str
+) -> None:
+    sound = await alice.create_room(preset="public_chat")
+    await bob.join(sound)
+    await push(server, other, state(visitor.user_id))
+    topic = await alice.set_state(room_id, "m.room.topic", {"topic": "unread"})
+    await server.stop()
+    server.data.damage(topic)
+    await server.start()
+    alice._base = bob._base = server.base
+    await alice.put(path(alice), {"presence": "online", "status_msg": "here"})
+    await settle(server)
+    assert (await told(bob))[alice.user_id]["status_msg"] == "here"
+
+
 async def test_who_was_here_is_so_after_a_restart_until_their_server_is_silent_for_long(
     server: Homeserver, other: OtherServer, alice: Client, visitor: Visitor, room_id: str
 ) -> None:
