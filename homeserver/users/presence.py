@@ -355,11 +355,11 @@ class Presence:
         """See who has become idle or gone, and store what is due, until cancelled."""
         while True:
             await asyncio.sleep(LOOK_EVERY_SECONDS)
-            await self.look()
             try:
+                await self.look()
                 await self.write()
             except StoreError as error:
-                log.warning("presence is not stored for now", error=str(error))
+                log.warning("presence is not looked after for now", error=str(error))
 
     async def look(self) -> None:
         """Note who has become idle or gone."""

@@ -1,11 +1,15 @@
 """Presence between servers: who is told of whom (HARDENING 5 and 38)."""
 
+import asyncio
 from typing import Any
 
 import pytest
 
+from homeserver.tasks import end
+from homeserver.users import presence as presence_module
 from homeserver.users.presence import ELSEWHERE_FOR_MS, MAX_STATUS_BYTES
 from homeserver.users.told_presence import AGAIN_AFTER_MS
+from storage.errors import StoreUnavailable
 from tests.client_api.conftest import Client
 from tests.client_api.test_presence import path, settle, told
 from tests.federation.receiving import Receiving
@@ -134,6 +138,33 @@ async def test_servers_of_rooms_are_told_how_users_are(
     assert last["status_msg"] == "here"
     assert last["currently_active"] is True
     assert 0 <= last["last_active_ago"] < 60_000
+
+
+async def test_what_the_store_could_not_say_once_is_told_later(
+    server: Homeserver, alice: Client, receiving: Receiving, room_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    presence, shared_rooms = server.app.people.presence, server.app.people.presence._shared_rooms
+    device = presence.sync_begins(alice.user_id, alice.device_id, "unavailable")
+    await settle(server)
+    await until(lambda: pushed(receiving) and pushed(receiving)[-1]["presence"] == "unavailable")
+    before = len(pushed(receiving))
+    read, failures = shared_rooms.of, [True]
+
+    async def fails_once(user_id: str) -> frozenset[str]:
+        if failures:
+            failures.pop()
+            raise StoreUnavailable("for a moment")
+        return await read(user_id)
+
+    now = presence._now
+    monkeypatch.setattr(shared_rooms, "of", fails_once)
+    monkeypatch.setattr(presence._told_servers, "_now", lambda: now() + AGAIN_AFTER_MS)
+    monkeypatch.setattr(presence_module, "LOOK_EVERY_SECONDS", 0.01)
+    looking = asyncio.create_task(presence.keep_looking())
+    await until(lambda: looking.done() or len(pushed(receiving)) > before)
+    assert not looking.done()
+    presence.sync_ends(device)
+    await end([looking])
 
 
 async def test_what_lasts_is_told_again_before_it_is_taken_for_over(
