@@ -28,7 +28,7 @@ from homeserver.e2ee.key_objects import (
 from homeserver.e2ee.key_servers import KeyServers, Wanted, answers_within
 from homeserver.e2ee.one_time_keys import Claimed, OneTimeKeys, claimed_json
 from homeserver.e2ee.remote_lists import RemoteLists
-from homeserver.errors import not_found
+from homeserver.errors import MatrixError, not_found
 from homeserver.protocol.identifiers import check_user_id, server_name_of
 from homeserver.protocol.json_types import JsonObject
 from homeserver.sync.to_device import ToDeviceQueue
@@ -106,23 +106,30 @@ class DeviceKeys:
 
     async def store(self, user_id: str, device_id: str, upload: "CheckedUpload") -> None:
         """The rest of `upload`: identity keys last, since they are what others are told of."""
-        keys, name = upload.device_keys, None
+        keys, name, known = upload.device_keys, None, False
         if keys is not None:
-            present = (await self._identities.get(user_id)).device(device_id)
+            identity = await self._identities.get(user_id)
+            present, known = identity.device(device_id), identity.knows(device_id)
             if present is None:
                 device = await self._devices.get(user_id, device_id)
                 if device is None:
-                    raise not_found("The device has been deleted")
+                    raise deleted()
                 name = device.display_name
             elif present["keys"] != keys["keys"]:
                 # One-time keys are signed by, and of use with, the old identity only.
                 await self._one_time_keys.forget(user_id, device_id)
         await self._one_time_keys.upload(user_id, device_id, upload.one_time, upload.fallback)
         if keys is not None:
-            await self._publish(user_id, device_id, keys, name)
+            await self._publish(user_id, device_id, keys, name, known=known)
 
-    async def _publish(self, user_id: str, device_id: str, keys: JsonObject, name: str | None) -> None:
+    async def _publish(
+        self, user_id: str, device_id: str, keys: JsonObject, name: str | None, *, known: bool
+    ) -> None:
+        """`known`: whether it was known when the upload began that there is such a device."""
+
         def change(identity: Identity) -> Sequence[Draft]:
+            if known and not identity.knows(device_id):
+                raise deleted()
             drafts: list[Draft] = []
             signatures = counting_signatures(identity, keys)
             present = identity.device(device_id)
@@ -216,8 +223,7 @@ class DeviceKeys:
         """Have it known that there is a device. It has no keys yet, so it is no news but to other servers."""
 
         def change(identity: Identity) -> Sequence[Draft]:
-            is_known = device_id in identity.devices or device_id in identity.keyless
-            return () if is_known else (Draft(DEVICE, device_id, {}, quiet=True),)
+            return () if identity.knows(device_id) else (Draft(DEVICE, device_id, {}, quiet=True),)
 
         await self._identities.change(user_id, change)
 
@@ -243,6 +249,10 @@ class DeviceKeys:
         await self._identities.change(user_id, change)
         await self._one_time_keys.forget(user_id, device_id)
         await self._queue.forget(await self._users.get(user_id), device_id)
+
+
+def deleted() -> MatrixError:
+    return not_found("The device has been deleted")
 
 
 def counting_signatures(identity: Identity, keys: JsonObject) -> dict[str, str]:

@@ -182,6 +182,10 @@ class Identity:
         body = self.devices.get(device_id)
         return orjson.loads(body) if body is not None else None
 
+    def knows(self, device_id: str) -> bool:
+        """Whether there is such a device, with keys or without."""
+        return device_id in self.devices or device_id in self.keyless
+
     def as_copy(self) -> Copy:
         """What is kept of another server's user, to be changed and kept again."""
         assert self.copied is not None

@@ -53,6 +53,28 @@ async def test_a_renamed_device_is_shown_under_its_new_name(alice: Client, bob: 
     assert shown["unsigned"] == {"device_display_name": "new"}
 
 
+@pytest.mark.parametrize("uploaded_before", [False, True])
+async def test_keys_that_come_while_their_device_is_deleted_are_not_published(
+    server: Server, alice: Client, bob: Client, monkeypatch: pytest.MonkeyPatch, uploaded_before: bool
+) -> None:
+    phone = await log_in(bob)
+    device = CryptoDevice(phone)
+    if uploaded_before:
+        await device.upload()
+    one_time_keys = server.app.syncing.one_time_keys
+    upload = one_time_keys.upload
+
+    async def logged_out_meanwhile(*keys: Any) -> None:
+        await upload(*keys)
+        await phone.post("/logout")
+
+    monkeypatch.setattr(one_time_keys, "upload", logged_out_meanwhile)
+    other_keys = CryptoDevice(phone, 2).device_keys()
+    reply = await phone.call("POST", "/keys/upload", {"device_keys": other_keys}, expect=None)
+    assert reply.status == 404
+    assert (await CryptoDevice(alice).query(bob.user_id))["device_keys"][bob.user_id] == {}
+
+
 async def test_a_deleted_device_has_no_keys(alice: Client, bob: Client) -> None:
     device = CryptoDevice(bob)
     other = await log_in(bob)
