@@ -103,10 +103,9 @@ class Destination:
         if item.shard in self.behind:
             # It comes with the rest.
             return
-        if len(self._waiting) >= MAX_WAITING:
+        self._waiting.append(item)
+        if len(self._waiting) > MAX_WAITING:
             self._fall_behind()
-        else:
-            self._waiting.append(item)
         self.work()
 
     def tell(self, edu_type: str, key: str, content: JsonObject) -> None:

@@ -286,6 +286,36 @@ async def test_one_event_that_a_server_cannot_take_holds_up_no_other(
     await until(lambda: receiving.texts[-1] == "end")
 
 
+async def test_what_is_too_much_to_wait_for_a_slow_server_arrives_all_the_same(
+    server: Homeserver,
+    alice: Client,
+    other: OtherServer,
+    receiving: Receiving,
+    room_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also the message that was one too many behind events, with none of its own shard before it."""
+    monkeypatch.setattr(destination, "MAX_WAITING", 2)
+    hears, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def take(request: web.BaseRequest) -> web.StreamResponse:
+        hears.set()
+        await goes_on.wait()
+        return await receiving.take(request)
+
+    other.peer.site.below[f"{V1}/send/"] = take
+    await alice.send(room_id, "under way")
+    await hears.wait()
+    await alice.send(room_id, "one")
+    await alice.send(room_id, "two")
+    edu = {"edu_type": "m.direct_to_device", "content": {"message_id": "key"}}
+    await sender_of(server).send({other.name: [Message(b"k" * 16, edu)]})
+    await asyncio.sleep(0.2)
+    goes_on.set()
+    await until(lambda: edu in receiving.edus)
+    await until(lambda: set(receiving.texts) == {"under way", "one", "two"})
+
+
 async def test_messages_arrive_though_the_server_was_away_and_this_one_stopped(
     server: Homeserver, other: OtherServer, receiving: Receiving
 ) -> None:
