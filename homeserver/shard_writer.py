@@ -122,11 +122,19 @@ class ShardWriter:
         return future
 
     def follow(self, entries: Sequence[Entry]) -> bool:
-        """Apply entries in order as they were handed over; False when some before them are missing."""
-        if entries[0].seq > self.tail + 1:
-            return False
-        self._apply([Appended(entry) for entry in entries])
-        return True
+        """Apply entries as they were handed over, perhaps again; False when some among them are missing.
+
+        Those behind what is missing are not applied.
+        """
+        following: list[Appended] = []
+        next_seq = self.tail + 1
+        for entry in entries:
+            if entry.seq == next_seq:
+                following.append(Appended(entry))
+                next_seq += 1
+        if following:
+            self._apply(following)
+        return max(entry.seq for entry in entries) < next_seq
 
     async def catch_up(self) -> None:
         """Apply what others have appended."""

@@ -152,3 +152,17 @@ async def test_an_entry_that_cannot_be_written_down_fails_alone(store: Store) ->
     )
     assert outcomes[::2] == [1, 2]
     assert isinstance(outcomes[1], Exception)
+
+
+@pytest.mark.parametrize("told", [(1, 3), (1, 2, 1, 2, 3), (1, 2, 3, 2), (1, 3, 1)])
+async def test_what_is_told_with_gaps_or_again_is_applied_once_and_whole(
+    store: Store, told: tuple[int, ...]
+) -> None:
+    """A bus gives out many at once: among them it may lack what was too large for it, and repeat the rest."""
+    entries = await append(store.log, 0, message("1"), message("2"), message("3"))
+    seen = Seen()
+    writer = writer_on(store.log, seen)
+    if not writer.follow([entries[seq - 1] for seq in told]):
+        await writer.catch_up()
+    assert seen.ids == [event_id("1"), event_id("2"), event_id("3")]
+    assert writer.tail == 3
