@@ -212,12 +212,13 @@ class Consumer:
             while state.queue and state.queue[0].seq == ready[-1].seq + 1 and len(ready) < PAGE:
                 ready.append(state.queue.popleft())
             return ready
+        tail = state.tail
         page = await self._log.read(state.shard, state.seq, PAGE)
         # What lies beyond the tail has not been applied to the rooms and users in memory yet.
         page = [entry for entry in page if entry.seq <= state.tail]
         if not page:
-            # Everything up to the tail was removed from the log meanwhile.
-            state.seq = state.tail
+            # Everything up to what was the tail was removed from the log meanwhile.
+            state.seq = tail
         return page
 
     def _batches(self, entries: Sequence[Entry]) -> Iterable[Sequence[Entry]]:

@@ -1,7 +1,7 @@
 """Consumers of the log on a real store: every entry handled, in order, and progress kept."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -188,3 +188,34 @@ async def test_nothing_lags_in_shards_that_others_own_by_now(store: Store) -> No
     consumer.own(())
     consumer.on_entries(0, fed(await append(store.log, 0, message("one"))))
     assert consumer.lag() == {}
+
+
+class RemovedFrom:
+    """A log from which all that it had was removed, and to which something comes while it is read."""
+
+    def __init__(self, meanwhile: Callable[[], Awaitable[None]]) -> None:
+        self._meanwhile = meanwhile
+
+    async def read(self, shard: int, after: int, limit: int) -> list[Entry]:
+        await self._meanwhile()
+        return []
+
+
+async def test_what_arrives_while_nothing_is_found_in_the_log_is_handled(store: Store) -> None:
+    entries = await append(store.log, 0, *(message(n) for n in range(4)))
+    log = Log()
+
+    async def arrives() -> None:
+        consumer.on_entries(0, fed(entries[3:]))
+
+    consumer = Consumer(
+        "c",
+        RemovedFrom(arrives),  # type: ignore[arg-type]
+        store.collection(CURSORS),
+        wants=everything,
+        handle=log.one,
+    )
+    consumer.start({0: 3})
+    consumer.own({0})
+    await consumer.settled(0)
+    assert log.handled == [4]
