@@ -74,15 +74,28 @@ class CatchingUp:
         room = await self._rooms.get(room_id)
         if room is None or room.last_seq <= after or server not in room.servers:
             return ()
-        page = await self._log.page(
-            room.shard, room_id, kind=Kind.EVENT, after=after, newest_first=True, limit=MAX_PDUS + 1
-        )
-        told = [
-            entry
-            for entry in reversed(page)
-            if is_told_by(self._server_name, entry) and await told_among({server}, self._rooms, room, entry)
-        ]
-        return told if len(page) <= MAX_PDUS else told[-1:]
+        before: int | None = None
+        while True:
+            page = await self._log.page(
+                room.shard,
+                room_id,
+                kind=Kind.EVENT,
+                after=after,
+                before=before,
+                newest_first=True,
+                limit=MAX_PDUS + 1,
+            )
+            told = [
+                entry
+                for entry in reversed(page)
+                if is_told_by(self._server_name, entry)
+                and await told_among({server}, self._rooms, room, entry)
+            ]
+            if len(page) <= MAX_PDUS:
+                return told
+            if told:
+                return told[-1:]
+            before = page[-1].position
 
     async def _puttings_out(self, server: str, shard: int, after: int) -> AsyncIterator[Sequence[Outgoing]]:
         """What put the server out of rooms; what it has heard of, or is in again, is forgotten."""

@@ -269,6 +269,28 @@ async def test_after_long_absence_a_server_gets_the_newest_event_of_each_room(
     assert bodies >= {str(number) for number in range(80)}
 
 
+async def test_after_long_absence_a_server_gets_what_lies_behind_many_events_of_others(
+    server: Homeserver, alice: Client, other: OtherServer, receiving: Receiving, room_id: str
+) -> None:
+    """It could be heard, and not be reached: what it does not know of it would never ask for."""
+    visitor = Visitor(server, other)
+    room = await visitor.room(room_id)
+    head = room.head
+    receiving.answer = away
+    await alice.send(room_id, "missed")
+    said = []
+    for number in range(60):
+        content = {"msgtype": "m.text", "body": str(number)}
+        event, head = visitor.drafted(room, head, "m.room.message", content)
+        said.append(event.pdu)
+    await other.send(*said[:30])
+    await other.send(*said[30:])
+    await asyncio.sleep(0.2)
+    receiving.answer = taken
+    await other.show_life()
+    await until(lambda: receiving.texts == ["missed"])
+
+
 async def test_one_event_that_a_server_cannot_take_holds_up_no_other(
     alice: Client, receiving: Receiving, room_id: str
 ) -> None:
