@@ -9,7 +9,8 @@ spec: server-server "EDUs", "Typing Notifications", "Presence", "Receipts", "Sen
 """
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -79,7 +80,8 @@ class UserPresence(msgspec.Struct):
 class PresencePush(msgspec.Struct):
     """Content of m.presence."""
 
-    push: Annotated[list[UserPresence], msgspec.Meta(max_length=MAX_PRESENCE)]
+    push: Annotated[list[Any], msgspec.Meta(max_length=MAX_PRESENCE)]
+    """Each a `UserPresence`."""
 
 
 class Edus:
@@ -128,8 +130,14 @@ class Edus:
         taker = self._takers.get(edu_type) if isinstance(edu_type, str) else None
         if edu_type is None or taker is None:
             return
-        try:
+        with self._dropped_if_wrong(edu_type):
             await taker(origin, edu.get("content"))
+
+    @contextmanager
+    def _dropped_if_wrong(self, edu_type: str) -> Iterator[None]:
+        """Go on behind what is malformed, or not the server's to say."""
+        try:
+            yield
         except (msgspec.ValidationError, InvalidIdentifier):
             self.dropped[edu_type] += 1
         except MatrixError as error:
@@ -169,11 +177,13 @@ class Edus:
         return read
 
     async def _take_presence(self, origin: str, content: Any) -> None:
-        for said in msgspec.convert(content, PresencePush).push:
-            self._admit(origin, said.user_id)
-            await self._presence.said_elsewhere(
-                said.user_id, said.presence, said.status_msg, said.last_active_ago
-            )
+        for each in msgspec.convert(content, PresencePush).push:
+            with self._dropped_if_wrong("m.presence"):
+                said = msgspec.convert(each, UserPresence)
+                self._admit(origin, said.user_id)
+                await self._presence.said_elsewhere(
+                    said.user_id, said.presence, said.status_msg, said.last_active_ago
+                )
 
     async def _take_messages(self, origin: str, content: Any) -> None:
         message = msgspec.convert(content, DirectToDevice)

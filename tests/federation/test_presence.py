@@ -107,6 +107,23 @@ async def test_presence_is_believed_of_own_users_only(
     assert server.app.federation.edus.dropped == {"m.presence": 6}
 
 
+async def test_what_is_wrong_with_one_user_takes_no_other_along(
+    server: Homeserver, other: OtherServer, alice: Client, visitor: Visitor, room_id: str
+) -> None:
+    """A server says of many at once how they are; states of later releases come among them."""
+    wrong = (
+        state(f"@busy:{other.name}", "org.matrix.msc3026.busy"),
+        state("@carol:third.example.org"),
+        state("nobody"),
+        {"user_id": 1},
+        "nonsense",
+    )
+    await push(server, other, *wrong, state(visitor.user_id))
+    assert (await told(alice))[visitor.user_id]["presence"] == "online"
+    assert server.app.federation is not None
+    assert server.app.federation.edus.dropped == {"m.presence": len(wrong)}
+
+
 async def test_whom_nobody_here_meets_is_not_remembered(
     server: Homeserver, other: OtherServer, alice: Client, visitor: Visitor, room_id: str
 ) -> None:
