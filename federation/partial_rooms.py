@@ -7,6 +7,7 @@ spec: server-server "Joining Rooms" (`omit_members`)
 
 import asyncio
 from collections.abc import Callable, Sequence
+from itertools import count
 
 import structlog
 
@@ -92,13 +93,13 @@ class PartialRooms:
     async def _complete(self, room_id: str) -> None:
         """Until the room is whole, or nobody of this server is in it any more."""
         pause = FIRST_PAUSE_SECONDS
-        while True:
+        for attempt in count():
             room = await self._rooms.get(room_id)
             if room is None or room.partial is None or not takes_part(room, self._server_name):
                 return
             try:
                 async with self._slots:
-                    if await self._learn(room, room.partial):
+                    if await self._learn(room, room.partial, attempt):
                         return
             except (StoreError, MatrixError) as error:
                 log.warning("a room stays partial", room_id=room_id, error=str(error))
@@ -107,11 +108,11 @@ class PartialRooms:
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
 
-    async def _learn(self, room: Room, partial: Partial) -> bool:
+    async def _learn(self, room: Room, partial: Partial, attempt: int) -> bool:
         """Whether one of the servers in the room tells what its state is."""
         known = await self._events.get_many(room, [partial.join])
         join = known[partial.join].event
-        for server in self._who_may_tell(partial.servers):
+        for server in self._who_may_tell(partial.servers, attempt):
             try:
                 told = await self._missing.told_state(room, join, server)
             except FederationError as error:
@@ -122,5 +123,8 @@ class PartialRooms:
                 log.info("state told that does not allow the join", room_id=room.room_id, server=server)
         return False
 
-    def _who_may_tell(self, servers: Sequence[str]) -> list[str]:
-        return [server for server in servers if server != self._server_name][:ASKED]
+    def _who_may_tell(self, servers: Sequence[str], attempt: int) -> list[str]:
+        """Others each time: the first ones may be gone for good."""
+        others = [server for server in servers if server != self._server_name]
+        first = attempt * ASKED % max(len(others), 1)
+        return (others[first:] + others[:first])[:ASKED]

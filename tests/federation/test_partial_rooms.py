@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 from urllib.parse import quote
 
+import aiohttp
 import pytest
 
 import federation.partial_rooms
@@ -12,7 +13,8 @@ from tests.client_api.conftest import Client
 from tests.federation.host import Host
 from tests.federation.receiving import Receiving
 from tests.federation.rooms import members, state_of, text, texts
-from tests.federation.servers import V1, Homeserver, OtherServer
+from tests.federation.servers import V1, Homeserver, OtherServer, another
+from tests.federation_transport.network import Internet
 from tests.waiting import until
 
 GUESTS = 20
@@ -175,6 +177,25 @@ async def test_a_state_that_does_not_allow_the_join_is_not_believed(alice: Clien
     host.events.remove(ban)
     host.lies.clear()
     assert (await members(alice, host.room_id))[alice.user_id] == "join"
+
+
+async def test_whoever_of_the_room_can_tell_is_asked_in_the_end(
+    internet: Internet, server: Homeserver, http: aiohttp.ClientSession, alice: Client, host: Host
+) -> None:
+    """The server that let the user in is gone for good, and so are most of those in the room."""
+    third = await another(internet, server, http)
+
+    def named(answer: Any) -> None:
+        gone = [f"gone{number}.test" for number in range(2 * federation.partial_rooms.ASKED)]
+        answer["servers_in_room"] = [host.name, *gone, third.name]
+
+    host.lies["send_join"] = named
+    for asked in ("state", "state_ids"):
+        path = f"{V1}/{asked}/{host.room_id}"
+        third.peer.site.pages[path] = host.peer.site.pages.pop(path)
+    told(host)
+    await join(alice, host)
+    assert len(await members(alice, host.room_id)) == GUESTS + 2
 
 
 async def test_who_leaves_meanwhile_and_comes_back_is_told_all(alice: Client, host: Host) -> None:
