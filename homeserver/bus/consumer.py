@@ -22,7 +22,7 @@ from homeserver.errors import MatrixError
 from homeserver.shard_writer import Appended
 from homeserver.tasks import end
 from storage.collection import Collection
-from storage.errors import StoreError
+from storage.errors import StoreDamaged, StoreError
 from storage.log import Entry, Log
 from storage.records.cursors import Cursor
 
@@ -213,13 +213,29 @@ class Consumer:
                 ready.append(state.queue.popleft())
             return ready
         tail = state.tail
-        page = await self._log.read(state.shard, state.seq, PAGE)
+        try:
+            page = await self._log.read(state.shard, state.seq, PAGE)
+        except StoreDamaged:
+            return await self._next_alone(state)
         # What lies beyond the tail has not been applied to the rooms and users in memory yet.
         page = [entry for entry in page if entry.seq <= state.tail]
         if not page:
             # Everything up to what was the tail was removed from the log meanwhile.
             state.seq = tail
         return page
+
+    async def _next_alone(self, state: "_Shard") -> Sequence[Entry]:
+        """The next entry by itself, since one of the next page cannot be read; none if it is that one."""
+        seq = state.seq + 1
+        try:
+            entry = await self._log.entry(state.shard, seq)
+        except StoreDamaged:
+            entry = None
+            self._set_aside(state.shard, seq)
+        if entry is not None:
+            return (entry,)
+        state.seq = seq
+        return ()
 
     def _batches(self, entries: Sequence[Entry]) -> Iterable[Sequence[Entry]]:
         """The entries in the portions in which they are handled."""
@@ -231,13 +247,13 @@ class Consumer:
         try:
             return self._wants(entry)
         except Exception:
-            self._set_aside(shard, entry)
+            self._set_aside(shard, entry.seq)
             return False
 
-    def _set_aside(self, shard: int, entry: Entry) -> None:
+    def _set_aside(self, shard: int, seq: int) -> None:
         """Go past an entry, and say what is wrong with it."""
         self.set_aside += 1
-        log.exception("entry set aside", consumer=self.name, shard=shard, seq=entry.seq)
+        log.exception("entry set aside", consumer=self.name, shard=shard, seq=seq)
 
     async def _attempt(self, shard: int, entries: Sequence[Entry]) -> None:
         for attempt in range(ATTEMPTS):
@@ -248,15 +264,13 @@ class Consumer:
                     for entry in entries:
                         await self._handle(shard, entry)
                 return
-            except StoreError:
-                raise
             except Exception as error:
-                if isinstance(error, MatrixError) and error.status == 503:
-                    raise  # The store cannot take it now: no fault of the entry's.
+                if _may_pass(error):
+                    raise
                 if attempt < ATTEMPTS - 1:
                     await asyncio.sleep(RETRY_SECONDS * attempt)
                 elif len(entries) == 1:
-                    self._set_aside(shard, entries[0])
+                    self._set_aside(shard, entries[0].seq)
         if len(entries) > 1:
             # One of them is at fault: the others are not set aside with it.
             for entry in entries:
@@ -288,6 +302,13 @@ class Consumer:
         log.warning("another replica handles this shard", consumer=self.name, shard=state.shard)
         state.begun = False
         self._run(state)
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the store cannot do it now, which is no fault of the entry's."""
+    if isinstance(error, MatrixError):
+        return error.status == 503
+    return isinstance(error, StoreError) and not isinstance(error, StoreDamaged)
 
 
 class _Shard:

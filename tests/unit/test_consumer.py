@@ -10,7 +10,7 @@ from homeserver.bus import consumer as module
 from homeserver.bus.consumer import Consumer
 from homeserver.errors import unavailable
 from homeserver.shard_writer import Appended
-from storage.errors import StoreUnavailable
+from storage.errors import StoreDamaged, StoreUnavailable
 from storage.log import Entry, ShardMap
 from storage.records.cursors import CURSORS, SPECS, Cursor
 from storage.sqlite import open_store
@@ -219,3 +219,26 @@ async def test_what_arrives_while_nothing_is_found_in_the_log_is_handled(store: 
     consumer.own({0})
     await consumer.settled(0)
     assert log.handled == [4]
+
+
+async def test_damage_is_set_aside_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HARDENING 42: nothing waits for what can never be read again, the entry or what it is about."""
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.0)
+    await append(store.log, 0, *(message(n, body=b"0123456789" * 100) for n in range(8)))
+    await store._writer.run(  # type: ignore[attr-defined]
+        lambda db: db.execute("UPDATE entry SET content = x'00112233' WHERE id IN (4, 5)")
+    )
+    await store.log.remove(0, [3])
+    log = Log()
+
+    async def handle(shard: int, entry: Entry) -> None:
+        if entry.seq == 7:
+            raise StoreDamaged("its room")
+        await log.one(shard, entry)
+
+    consumer = Consumer("c", store.log, store.collection(CURSORS), wants=everything, handle=handle)
+    consumer.start({0: 8})
+    consumer.own({0})
+    await asyncio.wait_for(consumer.settled(0), 5)
+    assert (log.handled, consumer.set_aside) == ([1, 2, 6, 8], 3)
+    assert consumer.lag() == {0: 0}
