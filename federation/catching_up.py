@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from federation.outgoing import DeviceNews, Outgoing, outgoing_edu, outgoing_event
 from federation.transactions import MAX_EDUS, MAX_PDUS
 from homeserver.protocol.identifiers import server_name_of
+from homeserver.rooms.left_out import LeftOutIfBroken
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.told_servers import is_told_by, told_among
 from homeserver.sync.device_lists import STREAM as DEVICE_LISTS
@@ -49,7 +50,9 @@ class CatchingUp:
             return
         waiting: list[Outgoing] = []
         async for room_id in self._rooms_of(server, shard):
-            waiting += [outgoing_event(shard, entry) for entry in await self._events(room_id, server, after)]
+            with LeftOutIfBroken(room_id):
+                events = await self._events(room_id, server, after)
+                waiting += [outgoing_event(shard, entry) for entry in events]
             while len(waiting) >= MAX_PDUS:
                 yield waiting[:MAX_PDUS]
                 del waiting[:MAX_PDUS]
@@ -100,12 +103,12 @@ class CatchingUp:
     async def _puttings_out(self, server: str, shard: int, after: int) -> AsyncIterator[Sequence[Outgoing]]:
         """What put the server out of rooms; what it has heard of, or is in again, is forgotten."""
         while records := await self._departures.find("key", (server, shard), limit=MAX_PDUS):
-            rooms = {each.room_id: await self._rooms.get(each.room_id) for each in records}
-            missed = [
-                each.seq
-                for each in records
-                if each.seq > after and (room := rooms[each.room_id]) and server not in room.servers
-            ]
+            missed: list[int] = []
+            for each in records:
+                with LeftOutIfBroken(each.room_id):
+                    room = await self._rooms.get(each.room_id)
+                    if each.seq > after and room is not None and server not in room.servers:
+                        missed.append(each.seq)
             if missed:
                 entries = await self._log.entries(shard, missed)
                 yield [outgoing_event(shard, entry) for entry in entries]

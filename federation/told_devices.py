@@ -13,6 +13,7 @@ import orjson
 from homeserver.e2ee.identities import CROSS_SIGNING, DEVICE, NO_KEYS
 from homeserver.e2ee.key_objects import MASTER, SELF_SIGNING
 from homeserver.protocol.json_types import JsonObject
+from homeserver.rooms.left_out import LeftOutIfBroken
 from homeserver.rooms.rooms import Rooms
 from homeserver.sync.device_lists import announced_changes
 from homeserver.users.users import Users
@@ -34,8 +35,9 @@ class ToldDevices:
     async def servers(self, user_id: str) -> set[str]:
         found: set[str] = set()
         for room_id in (await self._users.get(user_id)).rooms("join"):
-            room = await self._rooms.get(room_id)
-            found.update(room.servers if room is not None else ())
+            with LeftOutIfBroken(room_id):
+                room = await self._rooms.get(room_id)
+                found.update(room.servers if room is not None else ())
         return found - {self._server_name}
 
     async def updates(self, announcement: Entry) -> list[JsonObject]:

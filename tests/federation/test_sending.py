@@ -291,6 +291,29 @@ async def test_after_long_absence_a_server_gets_what_lies_behind_many_events_of_
     await until(lambda: receiving.texts == ["missed"])
 
 
+async def test_a_room_that_cannot_be_read_keeps_no_server_from_the_others(
+    server: Homeserver, alice: Client, other: OtherServer, receiving: Receiving, room_id: str
+) -> None:
+    """HARDENING 42."""
+    broken = await alice.create_room(preset="public_chat")
+    await Visitor(server, other).member(broken, "join")
+    topic = await alice.set_state(broken, "m.room.topic", {"topic": "unread"})
+    await alice.send(broken, "known")
+    await until(lambda: receiving.texts == ["known"])
+    receiving.answer = away
+    await alice.send(broken, "cannot be read")
+    await alice.send(room_id, "missed")
+    await asyncio.sleep(0.2)
+    await server.stop()
+    server.data.damage(topic)
+    receiving.answer = taken
+    await server.start()
+    await other.show_life()
+    await until(lambda: "missed" in receiving.texts)
+    await alice.send(room_id, "live")
+    await until(lambda: "live" in receiving.texts)
+
+
 async def test_one_event_that_a_server_cannot_take_holds_up_no_other(
     alice: Client, receiving: Receiving, room_id: str
 ) -> None:

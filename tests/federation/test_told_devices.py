@@ -169,3 +169,19 @@ async def test_a_server_that_was_away_learns_that_it_has_missed_something(
     assert set(follower.devices) == {alice.device_id, *(client.device_id for client in clients)}
     told = await other.get(f"{USER}/devices/{alice.user_id}")
     assert told["stream_id"] == newest["stream_id"]
+
+
+async def test_a_room_that_cannot_be_read_keeps_nobody_in_the_others_from_being_told(
+    server: Homeserver, alice: Client, other: OtherServer, receiving: Receiving, room_id: str
+) -> None:
+    """HARDENING 42."""
+    follower = Follower(receiving, other, alice.user_id)
+    await follower.start()
+    broken = await alice.create_room()
+    topic = await alice.set_state(broken, "m.room.topic", {"topic": "unread"})
+    await server.stop()
+    server.data.damage(topic)
+    await server.start()
+    client = await log_in(alice)
+    await follower.follow(1)
+    assert follower.devices == {client.device_id: None}
