@@ -102,9 +102,8 @@ class Messages:
             batch, self._queue = self._queue[:MAX_BATCH], self._queue[MAX_BATCH:]
             if not self._queue:
                 self._queued.clear()
-            records = [Record(b"", msgspec.msgpack.encode(message), []) for message in batch]
-            if records:
-                await self._publish(publisher, records)
+            if batch:
+                await self._publish(publisher, batch)
 
     async def settle(self, seconds: float) -> None:
         """Wait until what was told has come back, but not for long."""
@@ -129,11 +128,16 @@ class Messages:
                     continue
             self._hand_over(record.timestamp * POSITIONS_PER_MS + record.offset % POSITIONS_PER_MS, message)
 
-    async def _publish(self, publisher: Publisher, records: Sequence[Record]) -> None:
+    async def _publish(self, publisher: Publisher, messages: Sequence[Message]) -> None:
+        records = [Record(b"", msgspec.msgpack.encode(message), []) for message in messages]
         try:
             await publisher.publish(self._place, records)
         except BusUnavailable as error:
             self.problem = str(error)
+            # Should they come back nevertheless, they are not waited for any more.
+            for message in messages:
+                if self._waiting.pop(message.number, None) is not None:
+                    self._hand_over_here(message)
         else:
             self.problem = ""
 
