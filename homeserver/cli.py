@@ -15,6 +15,7 @@ import secrets
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from http.client import HTTPException, InvalidURL
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -384,14 +385,18 @@ def _call(url: str, body: dict[str, Any] | None) -> dict[str, Any]:
     if not url.startswith(("http://", "https://")):
         raise CommandError(f"--url: takes an address such as http://127.0.0.1:8008, not {url!r}", WRONG_USE)
     data = None if body is None else json.dumps(body).encode()
-    request = Request(url, data, {"Content-Type": "application/json"})
     # No proxy: the request carries a password and, as a rule, stays on this machine.
     opener = build_opener(ProxyHandler({}))
     try:
+        request = Request(url, data, {"Content-Type": "application/json"})
         with opener.open(request, timeout=ANSWER_TIMEOUT_S) as response:
             status, text = response.status, response.read(LARGEST_ANSWER)
     except HTTPError as error:
         status, text = error.code, error.read(LARGEST_ANSWER)
+    except (InvalidURL, ValueError) as error:
+        raise CommandError(f"--url: {url!r} is no address of a server ({error})", WRONG_USE) from error
+    except HTTPException as error:
+        raise CommandError(f"{url} answered with something that is not HTTP; is this Weft?") from error
     except (URLError, OSError) as error:
         reason = getattr(error, "reason", error)
         if isinstance(reason, OSError):

@@ -317,6 +317,43 @@ def test_an_address_without_a_scheme_is_refused(
     assert capsys.readouterr().err.startswith("weft: --url: takes an address such as http://")
 
 
+@pytest.mark.parametrize("url", ["http://127.0.0.1:port", "http://[", "http://my server", "http://h/\u00fc"])
+def test_what_is_no_address_is_refused(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], url: str
+) -> None:
+    options = ["--url", url, "--password-file", password_file(tmp_path)]
+    assert main(["register-user", "-c", str(config_file), *options, "alice"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("weft: --url: ")
+    assert len(told.splitlines()) == 1
+
+
+def test_what_listens_and_is_no_web_server_is_told(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def greet() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+                connection.recv(4096)
+
+        greeting = threading.Thread(target=greet)
+        greeting.start()
+        options = [
+            "--url",
+            f"http://127.0.0.1:{listener.getsockname()[1]}",
+            "--password-file",
+            password_file(tmp_path),
+        ]
+        assert main(["register-user", "-c", str(config_file), *options, "alice"]) == 1
+        greeting.join()
+    told = capsys.readouterr().err
+    assert "is this Weft?" in told
+    assert len(told.splitlines()) == 1
+
+
 def test_a_password_that_is_no_text_is_refused(
     config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
