@@ -139,7 +139,7 @@ class Replica:
         """
         behind = [shard for shard, tail in tails.items() if self._writers[shard].tail < tail]
         if behind and self._bus.shared:
-            await _all_followed([self._catch_up(shard) for shard in behind])
+            await _all_followed([self._look(shard) for shard in behind])
 
     async def refresh(self, shards: Iterable[int]) -> None:
         """Have followed these shards to where they end now, whoever appended to them.
