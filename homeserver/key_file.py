@@ -47,7 +47,7 @@ def _create(path: Path) -> None:
     version = "a_" + "".join(secrets.choice(string.ascii_letters) for _ in range(4))
     key = SigningKey.generate(version)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "w") as file:

@@ -1,5 +1,6 @@
 """The signing key's file: made once, for its owner alone, in the form that admins know."""
 
+import os
 import re
 import stat
 from pathlib import Path
@@ -23,6 +24,12 @@ def test_the_first_start_makes_a_key_that_only_its_owner_can_read(tmp_path: Path
 def test_later_starts_use_the_same_key(tmp_path: Path) -> None:
     first = load_or_create(tmp_path / "signing.key")
     assert load_or_create(tmp_path / "signing.key") == first
+
+
+def test_what_a_first_start_left_that_was_killed_is_in_no_ones_way(tmp_path: Path) -> None:
+    """In a container each start has the same process id."""
+    (tmp_path / f".signing.key.{os.getpid()}").touch()
+    assert load_or_create(tmp_path / "signing.key") == load_or_create(tmp_path / "signing.key")
 
 
 def test_two_servers_do_not_get_the_same_key(tmp_path: Path) -> None:
