@@ -125,13 +125,19 @@ class CatchingUp:
             shard, DEVICE_LISTS, kind=Kind.DEVICE_LIST, after=after, limit=MAX_EDUS
         ):
             after = page[-1].seq
-            # The newest change of each user will do: of those before it the server asks by itself.
-            for user_id, newest in {entry.key: entry for entry in page if entry.key is not None}.items():
-                if self._is_own(user_id) and server in await self._devices.servers(user_id):
-                    yield [
-                        Outgoing(shard, after, edu, is_event=False)
-                        for edu in await self._devices.updates(newest)
-                    ][:MAX_EDUS]
+            by_user: dict[str, list[Entry]] = {}
+            for entry in page:
+                if entry.key is not None and self._is_own(entry.key):
+                    by_user.setdefault(entry.key, []).append(entry)
+            for user_id, announcements in by_user.items():
+                if server in await self._devices.servers(user_id):
+                    # The newest of each type will do: of devices before it the server asks by itself.
+                    newest = {
+                        edu["edu_type"]: edu
+                        for announcement in announcements
+                        for edu in await self._devices.updates(announcement)
+                    }
+                    yield [Outgoing(shard, after, edu, is_event=False) for edu in newest.values()]
 
     def _is_own(self, user_id: str) -> bool:
         return server_name_of(user_id) == self._server_name

@@ -1,6 +1,9 @@
 """Other servers are told what changes of this server's users' devices and keys (HARDENING 33)."""
 
+import asyncio
 from typing import Any
+
+import pytest
 
 from tests.client_api.conftest import Client
 from tests.client_api.crypto_device import CrossSigner, CryptoDevice, log_in, public
@@ -169,6 +172,33 @@ async def test_a_server_that_was_away_learns_that_it_has_missed_something(
     assert set(follower.devices) == {alice.device_id, *(client.device_id for client in clients)}
     told = await other.get(f"{USER}/devices/{alice.user_id}")
     assert told["stream_id"] == newest["stream_id"]
+
+
+@pytest.mark.parametrize("last", ["m.signing_key_update", "m.device_list_update"])
+async def test_a_server_that_was_away_learns_of_devices_and_of_keys_whichever_changed_last(
+    alice: Client, other: OtherServer, receiving: Receiving, room_id: str, last: str
+) -> None:
+    device, signer = CryptoDevice(alice), CrossSigner(alice.user_id)
+    await device.upload()
+    await until(lambda: receiving.contents("m.device_list_update"))
+    receiving.answer = away
+    if last == "m.signing_key_update":
+        await CryptoDevice(await log_in(alice), 2).upload()
+        await asyncio.sleep(0.2)
+    await alice.post("/keys/device_signing/upload", signer.upload())
+    if last == "m.device_list_update":
+        await asyncio.sleep(0.2)
+        signature = signer.sign_device(device.device_keys())
+        await alice.post("/keys/signatures/upload", {alice.user_id: {alice.device_id: signature}})
+    await asyncio.sleep(0.2)
+    receiving.answer = taken
+    await other.show_life()
+    await until(lambda: receiving.contents("m.signing_key_update"))
+    await until(lambda: len(receiving.contents("m.device_list_update")) == 2)
+    (key_update,) = receiving.contents("m.signing_key_update")
+    assert key_update["master_key"] == signer.master_key()
+    told = await other.get(f"{USER}/devices/{alice.user_id}")
+    assert told["stream_id"] == receiving.contents("m.device_list_update")[-1]["stream_id"]
 
 
 async def test_a_room_that_cannot_be_read_keeps_nobody_in_the_others_from_being_told(
