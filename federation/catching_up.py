@@ -64,12 +64,17 @@ class CatchingUp:
             yield updates
 
     async def _rooms_of(self, server: str, shard: int) -> AsyncIterator[str]:
-        """The rooms of a shard in which the server has users."""
+        """The rooms of a shard in which the server has users, or may have: of partial ones few are known."""
+        changed = await self._log.streams_keyed(range(shard, shard + 1), Kind.PARTIAL, "state", "")
+        partial = {room_id for room_id, entry in changed.items() if entry.body}
+        for room_id in partial:
+            yield room_id
         after = ""
         while records := await self._server_rooms.find("key", (server,), after=after, limit=PAGE):
             for record in records:
-                if self._rooms.shards.of_room(record.room_id) == shard:
-                    yield record.room_id
+                room_id = record.room_id
+                if room_id not in partial and self._rooms.shards.of_room(room_id) == shard:
+                    yield room_id
             after = records[-1].room_id
 
     async def _events(self, room_id: str, server: str, after: int) -> Sequence[Entry]:

@@ -11,7 +11,7 @@ import federation.partial_rooms
 from homeserver.rooms import rooms
 from tests.client_api.conftest import Client
 from tests.federation.host import Host
-from tests.federation.receiving import Receiving
+from tests.federation.receiving import Receiving, away, taken
 from tests.federation.rooms import members, state_of, text, texts
 from tests.federation.servers import V1, Homeserver, OtherServer, another
 from tests.federation_transport.network import Internet
@@ -110,6 +110,18 @@ async def test_who_loads_members_lazily_is_told_of_no_crowd(
     section = (await alice.sync(filter=lazy))["rooms"]["join"][host.room_id]
     assert [event["state_key"] for event in section["state"]["events"]] == [f"@guest1:{host.name}"]
     assert section["summary"]["m.joined_member_count"] == GUESTS + 2
+
+
+async def test_a_server_that_was_away_gets_what_was_said_before_its_members_were_known(
+    alice: Client, host: Host, other: OtherServer, receiving: Receiving
+) -> None:
+    await join(alice, host)
+    receiving.answer = away
+    await alice.send(host.room_id, "missed")
+    await asyncio.sleep(0.2)
+    receiving.answer = taken
+    await other.show_life()
+    await until(lambda: receiving.texts == ["missed"])
 
 
 async def test_a_restart_goes_on_with_it(server: Homeserver, alice: Client, host: Host) -> None:
