@@ -20,6 +20,7 @@ from homeserver.rooms.rooms import Rooms
 from homeserver.sync.served_members import ServedMembers
 from homeserver.sync.wakeup import Wakeup
 from homeserver.sync.waking import Waking
+from homeserver.users.shared_rooms import SharedRooms
 from homeserver.users.users import Users
 from storage.log import Entry
 from storage.records import cursors as cursor_records
@@ -67,7 +68,8 @@ class Ground:
         self.wakeup = Wakeup()
         served_members = ServedMembers(self.users, self.wakeup)
         self.users.on_loaded.append(served_members.loaded)
-        self.waking = Waking(self.rooms, self.users, self.wakeup, served_members)
+        self.shared_rooms = SharedRooms(self.rooms, self.users)
+        self.waking = Waking(self.rooms, self.users, self.wakeup, served_members, self.shared_rooms)
         self.other_servers: OtherServers | None = None
         self.outbound: Outbound | None = None
         if config.federation.enabled:

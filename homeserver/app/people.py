@@ -19,7 +19,6 @@ from homeserver.users.presence_told import PresenceTold
 from homeserver.users.profiles import Profiles
 from homeserver.users.remote_profiles import NoProfileServers, ProfileServers, RemoteProfiles
 from homeserver.users.sessions import Sessions
-from homeserver.users.shared_rooms import SharedRooms
 from homeserver.users.told_presence import ToldPresence
 from rest.routes import Routes
 from storage.records import accounts as account_records
@@ -61,7 +60,7 @@ class People:
         if ground.other_servers is not None:
             servers = RemoteProfileServers(ground.other_servers.client)
         self.remote_profiles = RemoteProfiles(servers, now)
-        self.shared_rooms = SharedRooms(ground.rooms, ground.users)
+        self.shared_rooms = ground.shared_rooms
         self.user_directory = UserDirectory(
             collection(user_directory_records.WORDS),
             collection(user_directory_records.ROOMS),

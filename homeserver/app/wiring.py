@@ -215,6 +215,7 @@ class App:
         if self.federation is not None:
             await self.federation.close()
         await self.syncing.to_device.settle()
+        await ground.waking.settle()
         people.passwords.close()
         self.media.thumbnails.close()
         await self.store.close()

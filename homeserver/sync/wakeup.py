@@ -5,7 +5,7 @@ new in a room wakes those of its members that wait (the smaller of the two sets 
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 
 
 class Wakeup:
@@ -59,11 +59,6 @@ class Wakeup:
         else:
             for user_id in [user_id for user_id in waiting if user_id in members]:
                 self.wake_user(user_id)
-
-    def wake_where(self, concerned: Callable[[str], bool]) -> None:
-        """Something new for those waiting users that `concerned` says yes to."""
-        for user_id in [user_id for user_id in self._waiting if concerned(user_id)]:
-            self.wake_user(user_id)
 
     def end_user(self, user_id: str) -> None:
         """Let one user's polls be answered now, news or not (a session of the user may have ended)."""

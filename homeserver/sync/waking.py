@@ -1,5 +1,9 @@
 """Whom an entry of the log wakes."""
 
+import asyncio
+
+import structlog
+
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
@@ -7,24 +11,36 @@ from homeserver.sync.device_lists import is_news
 from homeserver.sync.served_members import ServedMembers
 from homeserver.sync.wakeup import Wakeup
 from homeserver.users.sessions import SESSIONS_CHANGED
+from homeserver.users.shared_rooms import SharedRooms
 from homeserver.users.users import Users
+from storage.errors import StoreError
 from storage.log import Entry, Kind
+
+log = structlog.get_logger(__name__)
 
 
 class Waking:
     """Follows rooms and users, and wakes the polls of those who have to hear of it."""
 
-    def __init__(self, rooms: Rooms, users: Users, wakeup: Wakeup, served_members: ServedMembers) -> None:
+    def __init__(
+        self,
+        rooms: Rooms,
+        users: Users,
+        wakeup: Wakeup,
+        served_members: ServedMembers,
+        shared_rooms: SharedRooms,
+    ) -> None:
         self._rooms = rooms
         self._users = users
         self._wakeup = wakeup
         self._served_members = served_members
+        self._shared_rooms = shared_rooms
+        self._looking_up: set[asyncio.Task[None]] = set()
 
     def room(self, room_id: str) -> None:
         """Wake those in a room, about which there is something new."""
         room = self._rooms.cached(room_id)
-        if room is not None:
-            self._wakeup.wake_among(room.joined)
+        self._wakeup.wake_among(room.joined if room is not None else self._served_members.of(room_id))
 
     def on_room_entry(self, shard: int, entry: Entry, room: Room | None, view: RoomEvent | None) -> None:
         if room is not None:
@@ -45,12 +61,25 @@ class Waking:
                 self.room(room_id)
             self._wakeup.wake_user(user_id)
         else:
-            self._wakeup.wake_where(lambda other: self._may_share_room(other, user_id))
+            task = asyncio.create_task(self._devices_of_absent(user_id), name="wake-for-devices")
+            self._looking_up.add(task)
+            task.add_done_callback(self._looking_up.discard)
 
-    def _may_share_room(self, user_id: str, other: str) -> bool:
-        user = self._users.cached(user_id)
-        rooms = (self._rooms.cached(room_id) for room_id in user.rooms("join")) if user is not None else ()
-        return user is None or any(room is not None and other in room.joined for room in rooms)
+    async def _devices_of_absent(self, user_id: str) -> None:
+        """The same of a user who is not in memory, or of another server."""
+        try:
+            room_ids = await self._shared_rooms.of(user_id)
+        except StoreError as error:
+            log.warning("polls are not woken for changed devices", user_id=user_id, error=str(error))
+            return
+        for room_id in room_ids:
+            self.room(room_id)
+        self._wakeup.wake_user(user_id)
+
+    async def settle(self) -> None:
+        """Wait for what is being looked up (shutdown)."""
+        if self._looking_up:
+            await asyncio.wait(self._looking_up)
 
     def on_user_entry(self, entry: Entry) -> None:
         if entry.type == SESSIONS_CHANGED:

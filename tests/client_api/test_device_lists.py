@@ -77,6 +77,24 @@ async def test_a_change_wakes_a_waiting_long_poll(alice: Client, bob: Client) ->
     assert body["device_lists"]["changed"] == [bob.user_id]
 
 
+@pytest.mark.parametrize("in_memory", [True, False])
+async def test_a_change_wakes_those_whose_rooms_are_not_in_memory(
+    server: Server, alice: Client, bob: Client, in_memory: bool
+) -> None:
+    room_id = await together(alice, bob)
+    await restart(server, alice, bob)
+    if in_memory:
+        await bob.sync(set_presence="offline")
+    poll = asyncio.create_task(alice.sync(timeout=20_000, set_presence="offline"))
+    await asyncio.sleep(0.05)
+    ground = server.app.ground
+    assert ground.rooms.cached(room_id) is None
+    assert (ground.users.cached(bob.user_id) is not None) == in_memory
+    await CryptoDevice(bob).upload()
+    body = await asyncio.wait_for(poll, 5)
+    assert body["device_lists"]["changed"] == [bob.user_id]
+
+
 async def test_every_kind_of_change_is_told(alice: Client, bob: Client) -> None:
     await together(alice, bob)
     phone = await log_in(bob)

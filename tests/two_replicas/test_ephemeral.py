@@ -34,6 +34,20 @@ async def test_typing_at_one_replica_wakes_a_poll_at_the_other(room: str, alice:
     assert typing_in(await bob.sync(timeout=10_000), room) == []
 
 
+async def test_typing_elsewhere_wakes_those_whose_room_is_not_in_memory(
+    replicas: Replicas, room: str, alice: Client, bob: Client
+) -> None:
+    await bob.sync()
+    poll = asyncio.create_task(bob.sync(timeout=10_000, set_presence="offline"))
+    await asyncio.sleep(0.1)
+    there = replicas.b.app.ground.rooms
+    there._rooms.clear()
+    await until(lambda: there.cached(room) is None)
+    await types(alice, room, 60_000)
+    async with asyncio.timeout(5):
+        assert typing_in(await poll, room) == [alice.user_id]
+
+
 async def test_typing_ends_at_both_when_its_time_has_come(
     replicas: Replicas, room: str, alice: Client, bob: Client
 ) -> None:
