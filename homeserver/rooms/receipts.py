@@ -4,15 +4,17 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from homeserver.clock import Clock, credible
 from homeserver.errors import MatrixError, bad_json, forbidden, invalid_param, not_found
 from homeserver.protocol.json_types import JsonObject
-from homeserver.rooms.room import Room
+from homeserver.rooms.room import Room, receipt_of
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.threads import MAIN, belongs_to, thread_of
 from homeserver.rooms.told_ephemeral import ToldEphemeral
-from homeserver.shard_writer import Append
+from homeserver.shard_writer import Appended, Drafts
 from homeserver.users.account_data import AccountData
 from storage.log import Entry, Kind
 
@@ -58,10 +60,8 @@ class Receipts:
         if kind not in KINDS:
             raise invalid_param(f"Receipt type {kind!r} is not supported")
         entry = await self._receipt(room, kind, Read(user_id, event_id, thread_id, self._now()))
-        if entry is not None:
-            await self._rooms.submit(room, Append([entry]))
-            if kind == READ:
-                self._told.read(room, user_id, event_id, thread_id, entry.ts)
+        if await self._rooms.submit(room, _Forward(room, [entry])) and kind == READ:
+            self._told.read(room, user_id, event_id, thread_id, entry.ts)
 
     async def take(self, room: Room, read: Sequence[Read]) -> None:
         """Set what members of the room have read by their own servers' account.
@@ -72,20 +72,16 @@ class Receipts:
         for each in read:
             if each.user_id in room.joined:
                 with suppress(MatrixError):
-                    entry = await self._receipt(room, READ, each)
-                    entries += [entry] if entry is not None else []
+                    entries.append(await self._receipt(room, READ, each))
         if entries:
-            await self._rooms.submit(room, Append(entries))
+            await self._rooms.submit(room, _Forward(room, entries))
 
-    async def _receipt(self, room: Room, kind: str, read: Read) -> Entry | None:
-        """The receipt to be, None when the user has read as far already. Raises 400 and 404."""
+    async def _receipt(self, room: Room, kind: str, read: Read) -> Entry:
+        """The receipt to be. Raises 400 and 404."""
         user_id, event_id, thread_id, ts = read
         event = await self._event(room, event_id)
         if thread_id is not None:
             await self._check_thread(room, event, thread_id)
-        before = room.receipts.get(user_id, {}).get((kind, thread_id))
-        if before is not None and before.position >= event.position:
-            return None
         return Entry(
             kind=Kind.RECEIPT,
             stream=room.room_id,
@@ -126,3 +122,32 @@ class Receipts:
                 raise invalid_param("thread_id: the event is not in the main timeline")
         elif not await belongs_to(stored, room, event, thread_id):
             raise invalid_param("thread_id: the event has nothing to do with that thread")
+
+
+class _Forward:
+    """The proposal of receipts: of each user those that are ahead of what is read when they are committed."""
+
+    def __init__(self, room: Room, entries: Sequence[Entry]) -> None:
+        self._room = room
+        self._entries = entries
+        self._moved = False
+
+    def build(self, drafts: Drafts, next_seq: int) -> list[Appended]:
+        appended: list[Appended] = []
+        for entry in self._entries:
+            receipt = receipt_of(entry)
+            key = f"{entry.stream}\0{entry.type}\0{entry.key}"
+            before = self._room.receipts.get(receipt.user_id, {}).get((receipt.kind, receipt.thread_id))
+            read: int | None = drafts.get(key, before.position if before is not None else None)
+            if read is None or read < receipt.position:
+                drafts[key] = receipt.position
+                appended.append(Appended(replace(entry, seq=next_seq + len(appended))))
+        self._moved = bool(appended)
+        return appended
+
+    def result(self) -> bool:
+        """Whether any of them moved."""
+        return self._moved
+
+    def duplicate(self, existing: Entry) -> bool:
+        return False

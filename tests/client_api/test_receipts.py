@@ -1,10 +1,11 @@
 """Receipts, read markers, typing (spec: client-server "Receipts", "Read markers", "Typing")."""
 
+import asyncio
 from typing import Any
 
 import pytest
 
-from tests.client_api.conftest import Client
+from tests.client_api.conftest import Client, Server
 
 
 def ephemeral(body: dict, room_id: str, type: str) -> dict | None:
@@ -45,6 +46,21 @@ async def test_receipt_never_moves_backwards(alice: Client, bob: Client) -> None
     first, second = await alice.send(room_id), await alice.send(room_id)
     await bob.post(f"/rooms/{room_id}/receipt/m.read/{second}")
     await bob.post(f"/rooms/{room_id}/receipt/m.read/{first}")
+    content = ephemeral(await alice.sync(), room_id, "m.receipt")
+    assert content is not None
+    assert list(content) == [second]
+
+
+async def test_receipts_at_the_same_moment_leave_the_one_that_is_ahead(
+    server: Server, alice: Client, bob: Client
+) -> None:
+    room_id = await room_of_two(alice, bob)
+    first, second = await alice.send(room_id), await alice.send(room_id)
+    receipts = server.app.conversations.receipts
+    await asyncio.gather(
+        receipts.mark(room_id, bob.user_id, "m.read", second),
+        receipts.mark(room_id, bob.user_id, "m.read", first),
+    )
     content = ephemeral(await alice.sync(), room_id, "m.receipt")
     assert content is not None
     assert list(content) == [second]
