@@ -316,6 +316,33 @@ async def test_extensions_carry_account_data_receipts_and_typing(alice: Client, 
     assert extensions["account_data"]["rooms"][room_id][0]["type"] == "m.tag"
 
 
+async def test_extensions_carry_what_came_while_a_room_was_outside_of_the_window(
+    alice: Client, bob: Client
+) -> None:
+    room_id, other = await alice.create_room(preset="public_chat"), await alice.create_room()
+    await bob.join(room_id)
+    event_id = await alice.send(room_id)
+    enabled = {name: {"enabled": True} for name in ("account_data", "receipts", "typing")}
+    sliding = Sliding(alice, lists={"all": whole_list(ranges=[[0, 0]])}, extensions=enabled)
+    await bob.put(f"/rooms/{room_id}/typing/{bob.user_id}", {"typing": True, "timeout": 60_000})
+    assert list((await sliding.poll())["rooms"]) == [room_id]
+    await alice.send(other)
+    assert list((await sliding.poll())["rooms"]) == [other]
+    await bob.put(f"/rooms/{room_id}/typing/{bob.user_id}", {"typing": False})
+    await bob.post(f"/rooms/{room_id}/receipt/m.read/{event_id}")
+    await alice.put(f"/user/{alice.user_id}/rooms/{room_id}/tags/u.x", {})
+    assert (await sliding.poll())["extensions"] == {}
+    await bob.send(room_id)
+    body = await sliding.poll()
+    assert list(body["rooms"]) == [room_id]
+    extensions = body["extensions"]
+    assert bob.user_id in extensions["receipts"]["rooms"][room_id]["content"][event_id]["m.read"]
+    assert [event["type"] for event in extensions["account_data"]["rooms"][room_id]] == ["m.tag"]
+    assert extensions["typing"]["rooms"][room_id]["content"]["user_ids"] == []
+    await bob.send(room_id)
+    assert (await sliding.poll())["extensions"] == {}
+
+
 async def test_request_beyond_its_bounds_is_refused(alice: Client) -> None:
     for request in (
         {"lists": {"a": whole_list(ranges=[[5, 1]])}},

@@ -99,7 +99,7 @@ class SlidingSync:
             user.user_id, device_id, frozenset(ignored) if isinstance(ignored, dict) else frozenset()
         )
         results: list[bytes] = []
-        new_rooms: dict[str, Room] = {}
+        behind: dict[str, int] = {}
         for room, ref in listed:
             room_id = room.room_id
             wish = wishes.get(room_id)
@@ -109,13 +109,13 @@ class SlidingSync:
                 had = _had(before, room)
                 if ref.membership == "join":
                     looked.joined[room_id] = room
+                    if before is not None and (had is None or had.sent.upto is not None):
+                        behind[room_id] = 0 if had is None else had.upto
                     if len(results) >= MAX_ROOMS_PER_ANSWER:
                         continue
                     result, sent[room_id], members[room_id] = await self._sections.joined(
                         user, reader, room, ref, wish, had, upto.rooms[room.shard]
                     )
-                    if had is None:
-                        new_rooms[room_id] = room
                 elif had is not None or room_id not in had_rooms or had_rooms[room_id].upto != ref.position:
                     if ref.membership in PRESENT:
                         result = self._sections.invited(user, room, ref)
@@ -132,7 +132,7 @@ class SlidingSync:
                 sent[room_id] = self._as_it_was(room_id, earlier, before)
         results += await self._left(user, sent)
         sections, news = await self._extensions.sections(
-            user, device_id, request.extensions, looked, new_rooms, before.position if before else None, upto
+            user, device_id, request.extensions, looked, behind, before.position if before else None, upto
         )
         if before is not None and before.sent.lists != counts:
             news = True

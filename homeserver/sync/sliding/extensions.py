@@ -64,11 +64,14 @@ class ExtensionSections:
         device_id: str,
         wanted: Extensions,
         looked: Looked,
-        new_rooms: Mapping[str, Room],
+        behind: Mapping[str, int],
         since: SyncToken | None,
         upto: SyncToken,
     ) -> tuple[dict[str, bytes], bool]:
-        """(name → JSON, whether any of them is news)."""
+        """(name → JSON, whether any of them is news).
+
+        `behind`: up to where the client has those rooms that it did not have up to `since`.
+        """
         sections: dict[str, bytes] = {}
         news = False
         if wanted.to_device.enabled:
@@ -79,17 +82,17 @@ class ExtensionSections:
             news |= some
         if wanted.account_data.enabled:
             rooms = looked.chosen(wanted.account_data)
-            body = self._account_data_json(user, rooms, new_rooms, since, upto)
+            body = self._account_data_json(user, rooms, behind, since, upto)
             if body is not None:
                 sections["account_data"] = body
                 news = True
         if wanted.receipts.enabled:
-            body = self._receipts(user, looked.chosen(wanted.receipts), new_rooms, since, upto)
+            body = self._receipts(user, looked.chosen(wanted.receipts), behind, since, upto)
             if body is not None:
                 sections["receipts"] = body
                 news = True
         if wanted.typing.enabled:
-            body = self._typing_json(looked.chosen(wanted.typing), new_rooms, since)
+            body = self._typing_json(looked.chosen(wanted.typing), behind, since)
             if body is not None:
                 sections["typing"] = body
                 news = True
@@ -131,7 +134,7 @@ class ExtensionSections:
         self,
         user: User,
         rooms: Mapping[str, Room],
-        new_rooms: Mapping[str, Room],
+        behind: Mapping[str, int],
         since: SyncToken | None,
         upto: SyncToken,
     ) -> bytes | None:
@@ -139,7 +142,7 @@ class ExtensionSections:
         everything = self._events(user, "", after, upto.user)
         by_room: list[bytes] = []
         for room_id in rooms:
-            events = self._events(user, room_id, None if room_id in new_rooms else after, upto.user)
+            events = self._events(user, room_id, 0 if room_id in behind else after, upto.user)
             if events:
                 by_room.append(orjson.dumps(room_id) + b":[" + b",".join(events) + b"]")
         if not everything and not by_room:
@@ -156,27 +159,28 @@ class ExtensionSections:
         self,
         user: User,
         rooms: Mapping[str, Room],
-        new_rooms: Mapping[str, Room],
+        behind: Mapping[str, int],
         since: SyncToken | None,
         upto: SyncToken,
     ) -> bytes | None:
         found: list[bytes] = []
         for room_id, room in rooms.items():
-            after = 0 if since is None or room_id in new_rooms else since.rooms[room.shard]
+            after = 0 if since is None else behind.get(room_id, since.rooms[room.shard])
             event = receipts_event(room, after, upto.rooms[room.shard], user.user_id)
             if event is not None:
                 found.append(orjson.dumps(room_id) + b":" + event)
         return b'{"rooms":{' + b",".join(found) + b"}}" if found else None
 
     def _typing_json(
-        self, rooms: Mapping[str, Room], new_rooms: Mapping[str, Room], since: SyncToken | None
+        self, rooms: Mapping[str, Room], behind: Mapping[str, int], since: SyncToken | None
     ) -> bytes | None:
         found: list[bytes] = []
         for room_id in rooms:
-            if since is None or room_id in new_rooms:
+            if since is None:
                 shown = bool(self._typing.users(room_id))
             else:
-                shown = self._typing.changed.get(room_id, 0) > since.ephemeral
+                after = 0 if room_id in behind else since.ephemeral
+                shown = self._typing.changed.get(room_id, 0) > after
             if shown:
                 found.append(orjson.dumps(room_id) + b":" + self._typing.event(room_id))
         return b'{"rooms":{' + b",".join(found) + b"}}" if found else None
