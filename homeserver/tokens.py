@@ -61,6 +61,25 @@ def decode_since(token: str, epoch: str, room_shards: int) -> SyncToken:
     return decode_sync_token(token, epoch, room_shards)
 
 
+def encode_received(position: int, epoch: str) -> str:
+    """Up to where in a user's log a device has its messages, for a client that says so by itself."""
+    return f"d1_{epoch}_{base36(position)}"
+
+
+def decode_received(token: str, epoch: str) -> int:
+    """The position; of another epoch (see `decode_since`), or of a release that named none, the beginning.
+
+    Raises 400 M_INVALID_PARAM.
+    """
+    if token.isascii() and token.isdigit():
+        return 0
+    kind, _, rest = token.partition("_")
+    given, _, position = rest.partition("_")
+    if kind != "d1" or not is_epoch(given):
+        raise invalid_param("to_device.since: not a token of this server")
+    return from_base36(position) if given == epoch else 0
+
+
 def encode_position(position: int) -> str:
     """A pagination token: the boundary just above `position`."""
     return f"p{position}"

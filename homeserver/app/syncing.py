@@ -93,6 +93,7 @@ class Syncing:
                 key_counts=self.one_time_keys,
                 account_data=conversations.account_data,
                 typing=conversations.typing,
+                epoch=epoch,
             ),
             connections=connections,
         )

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 import orjson
 
-from homeserver.errors import invalid_param
 from homeserver.rooms.ephemeral import Typing
 from homeserver.rooms.room import Room
 from homeserver.sync.device_lists import DeviceLists
@@ -12,7 +11,7 @@ from homeserver.sync.engine import DeviceKeyCounts
 from homeserver.sync.room_section import receipts_event
 from homeserver.sync.sliding.request import Extension, Extensions
 from homeserver.sync.to_device import PAGE, ToDeviceQueue
-from homeserver.tokens import SyncToken
+from homeserver.tokens import SyncToken, decode_received, encode_received
 from homeserver.users.account_data import AccountData
 from homeserver.users.users import User
 
@@ -51,12 +50,14 @@ class ExtensionSections:
         key_counts: DeviceKeyCounts,
         account_data: AccountData,
         typing: Typing,
+        epoch: str,
     ) -> None:
         self._to_device = to_device
         self._device_lists = device_lists
         self._key_counts = key_counts
         self._account_data = account_data
         self._typing = typing
+        self._epoch = epoch
 
     async def sections(
         self,
@@ -103,14 +104,12 @@ class ExtensionSections:
     ) -> tuple[bytes, bool]:
         after = 0
         if wanted.to_device.since is not None:
-            digits = wanted.to_device.since
-            if not digits.isascii() or not digits.isdigit() or len(digits) > 16:
-                raise invalid_param("to_device.since: not a token of this server")
-            after = int(digits)
+            after = decode_received(wanted.to_device.since, self._epoch)
             self._to_device.acknowledge(user, device_id, after)
         limit = max(1, min(wanted.to_device.limit, PAGE))
         messages, reached = await self._to_device.waiting(user, device_id, after, upto.user, limit)
-        body = b'{"next_batch":"%d","events":[%b]}' % (reached, b",".join(messages))
+        next_batch = encode_received(reached, self._epoch).encode()
+        body = b'{"next_batch":"%b","events":[%b]}' % (next_batch, b",".join(messages))
         return body, bool(messages)
 
     async def _e2ee(
