@@ -421,8 +421,8 @@ class _Answer:
         """(events shown, `timeline` as JSON)."""
         events, ignored = timeline.events, self._reader.ignored
         plain = sight is None and not timeline.is_special_to(self._reader)
-        if plain and timeline.json is not None:
-            return events, timeline.json
+        if plain and (shared := timeline.shared(self._now)) is not None:
+            return events, shared
         if sight is not None:
             seen = {e.event_id: e for e in await self._engine._visibility.shown(room, sight, events)}
             # What is in force is for members to know, whenever it was set.
@@ -438,7 +438,7 @@ class _Answer:
             timeline.slice, render_events(room, events, self._reader, self._now, bundles, sight)
         )
         if plain and not bundles and not ignored:
-            timeline.json = rendered
+            timeline.share(rendered, self._now)
         return events, rendered
 
     async def _state(

@@ -18,22 +18,32 @@ from homeserver.tokens import encode_position
 NAMING = frozenset({"m.room.member", "m.room.name", "m.room.canonical_alias"})
 """Types of events after which a room's summary may be another."""
 PRIVATE = "m.read.private"
+SHARED_MS = 1_000
+"""For how long a serialized timeline is told to others, too: it says how old its events are."""
 
 
 class Timeline:
     """A slice of a room's timeline, and what is worked out of it once for all who read it."""
 
-    __slots__ = ("_authors", "_senders", "events", "json", "names", "slice")
+    __slots__ = ("_authors", "_json", "_json_ts", "_senders", "events", "names", "slice")
 
     def __init__(self, slice: TimelineSlice) -> None:
         self.slice = slice
         self.events: list[RoomEvent] = slice.events
         self.names = any(event.type in NAMING for event in slice.events)
         """Whether it has an event after which the room's summary may be another."""
-        self.json: bytes | None = None
-        """`"timeline":{…}` as all those see it to whom it is nothing special."""
+        self._json: bytes | None = None
+        self._json_ts = 0
         self._senders = {event.sender for event in slice.events}
         self._authors = {event.sender for event in slice.events if event.txn is not None}
+
+    def shared(self, now: int) -> bytes | None:
+        """`"timeline":{…}` as all those see it to whom it is nothing special, if it was made just now."""
+        return self._json if abs(now - self._json_ts) < SHARED_MS else None
+
+    def share(self, json: bytes, now: int) -> None:
+        """Keep that for the others."""
+        self._json, self._json_ts = json, now
 
     def is_special_to(self, reader: Reader) -> bool:
         """Whether a reader sees it otherwise than others: own transaction ids, or senders to be ignored."""

@@ -392,3 +392,22 @@ async def test_room_takes_no_more_memory_for_state_that_was_replaced(server: Ser
     await alice.redact(room_id, topic)
     await alice.redact(room_id, await alice.send(room_id, "word " * 100))
     assert room.size == rest + held()
+
+
+async def test_age_is_that_of_the_moment_though_others_were_told_the_same(
+    server: Server, alice: Client, bob: Client, carol: Client
+) -> None:
+    room_id = await pair(alice, bob)
+    await carol.join(room_id)
+    for client in (bob, carol):
+        await client.sync()
+    await alice.send(room_id)
+
+    async def age(client: Client) -> int:
+        (event,) = (await client.sync())["rooms"]["join"][room_id]["timeline"]["events"]
+        told: int = event["unsigned"]["age"]
+        return told
+
+    assert await age(bob) < 60_000
+    server.clock.ahead = 3_600_000
+    assert await age(carol) >= 3_600_000
