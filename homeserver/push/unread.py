@@ -154,13 +154,12 @@ class Unread:
 
     async def _older(self, room: Room) -> list[RoomEvent]:
         """The newest events that are not in memory any more, read once for all who ask meanwhile."""
-        kept = room.fragments.get(_OLDER)
-        if isinstance(kept, asyncio.Future):
-            older: list[RoomEvent] = await asyncio.shield(kept)
-            return older
-        reading = asyncio.ensure_future(self._page(room, room.timeline_after + 1))
-        room.fragments[_OLDER] = reading
-        return await asyncio.shield(reading)
+        reading = room.fragments.get(_OLDER)
+        if not isinstance(reading, asyncio.Future) or _has_failed(reading):
+            reading = asyncio.ensure_future(self._page(room, room.timeline_after + 1))
+            room.fragments[_OLDER] = reading
+        older: list[RoomEvent] = await asyncio.shield(reading)
+        return older
 
     async def _page(self, room: Room, before: int) -> list[RoomEvent]:
         page = await self._rooms.stored.page(room.room_id, before=before, newest_first=True, limit=PAGE)
@@ -196,6 +195,10 @@ class Unread:
 
 
 _OLDER = "older events"
+
+
+def _has_failed(reading: asyncio.Future[list[RoomEvent]]) -> bool:
+    return reading.done() and reading.exception() is not None
 
 
 def _begins_above(position: int, page: Sequence[RoomEvent]) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from homeserver.push import unread as module
+from storage.errors import StoreUnavailable
 from tests.client_api.conftest import Client, Server
 
 THREADED = {"room": {"timeline": {"unread_thread_notifications": True}}}
@@ -145,3 +146,23 @@ async def test_who_was_away_for_hundreds_of_events_has_them_all_counted(
     polls = await asyncio.gather(*(unread(bob, room_id) for _ in range(3)))
     assert polls == [(701, 1)] * 3
     assert await unread(bob, room_id) == (701, 1)
+
+
+async def test_counts_are_there_again_once_the_store_can_be_read_again(
+    server: Server, monkeypatch: pytest.MonkeyPatch, alice: Client, bob: Client
+) -> None:
+    room_id = await room_of_two(alice, bob)
+    await send_many(alice, room_id, 50)
+    await server.restart()
+    stored = server.app.ground.rooms.stored
+    page = stored.page
+
+    async def failing(room_id: str, **options: Any) -> Any:
+        if options["limit"] == module.PAGE:
+            raise StoreUnavailable("away for a moment")
+        return await page(room_id, **options)
+
+    monkeypatch.setattr(stored, "page", failing)
+    await bob.call("GET", "/sync", expect=503)
+    monkeypatch.setattr(stored, "page", page)
+    assert await unread(bob, room_id) == (50, 0)
