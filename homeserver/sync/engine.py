@@ -354,11 +354,15 @@ class _Answer:
             # From when the user was not, or not for certain, in the room.
             sight = await self._engine._visibility.sight_line(room, self._user.user_id)
         events, rendered = await self._render_timeline(room, timeline, sight)
-        state = await self._state(room, timeline.slice, events, after, upto, known, whole=new or full)
-        ephemeral = self._ephemeral(room, 0 if new else after, upto, new=new, typing=typing)
-        account_data = self.account_data(room_id, self._filter.account_data.matches)
         # Where state has changed with no event, the summary may be another.
         unseen = timeline.slice.limited or after < room.resolved_at <= upto
+        with_summary = new or timeline.names or unseen
+        named_after = heroes(room, self._user.user_id) if with_summary and is_nameless(room) else None
+        state = await self._state(
+            room, timeline.slice, events, after, upto, known, whole=new or full, named_after=named_after or ()
+        )
+        ephemeral = self._ephemeral(room, 0 if new else after, upto, new=new, typing=typing)
+        account_data = self.account_data(room_id, self._filter.account_data.matches)
         if not (events or state or ephemeral or account_data or new or full or unseen):
             return None
         parts = [
@@ -368,8 +372,8 @@ class _Answer:
             b'"account_data":' + events_object(account_data),
             await self._unread_json(room),
         ]
-        if new or timeline.names or unseen:
-            parts.append(b'"summary":' + orjson.dumps(room_summary(room, self._user.user_id)))
+        if with_summary:
+            parts.append(b'"summary":' + orjson.dumps(room_summary(room, named_after)))
         return b"{" + b",".join(parts) + b"}"
 
     def _state_json(self, state: Iterable[bytes]) -> bytes:
@@ -451,6 +455,7 @@ class _Answer:
         known: int | None,
         *,
         whole: bool,
+        named_after: Sequence[str],
     ) -> list[bytes]:
         """State events; `known` is up to where the client has been told of the room, None for not at all."""
         wanted = self._filter.state
@@ -472,7 +477,7 @@ class _Answer:
             if not complete:
                 state = with_unshown(state, room, events, start, upto)
         if lazy:
-            others, members = lazy_members(room, state, events, self._user.user_id, known)
+            others, members = lazy_members(room, state, events, self._user.user_id, named_after, known)
             if not wanted.include_redundant_members:
                 members = self._engine.known_members.new_to(
                     self._user.user_id, self._device_id, room.room_id, members
@@ -579,12 +584,12 @@ class Wanted(Protocol):
     def __call__(self, name: str, /) -> bool: ...
 
 
-def room_summary(room: Room, user_id: str) -> dict[str, object]:
-    """Member counts, and heroes for a room without a name (spec: RoomSummary)."""
+def room_summary(room: Room, named_after: Sequence[str] | None) -> dict[str, object]:
+    """Member counts, and the heroes of a room without a name (spec: RoomSummary)."""
     summary: dict[str, object] = {
         "m.joined_member_count": len(room.joined),
         "m.invited_member_count": len(room.invited),
     }
-    if is_nameless(room):
-        summary["m.heroes"] = heroes(room, user_id)
+    if named_after is not None:
+        summary["m.heroes"] = named_after
     return summary

@@ -100,13 +100,18 @@ class KnownMembers:
 
 
 def lazy_members(
-    room: Room, state: Sequence[RoomEvent], timeline: Sequence[RoomEvent], user_id: str, after: int | None
+    room: Room,
+    state: Sequence[RoomEvent],
+    timeline: Sequence[RoomEvent],
+    user_id: str,
+    named_after: Iterable[str],
+    after: int | None,
 ) -> tuple[list[RoomEvent], list[RoomEvent]]:
     """(state other than members, members) for lazy loading.
 
-    Those are the timeline's senders, and the reader at first. Who has been in the room `after` some position
-    is told of everyone who changed since: clients keep their lists of members by that. Nobody has a list of
-    those who were learnt late.
+    Those are the timeline's senders, those whom the room is `named_after`, and the reader at first. Who has
+    been in the room `after` some position is told of everyone who changed since: clients keep their lists of
+    members by that. Nobody has a list of those who were learnt late.
     """
     others: list[RoomEvent] = []
     by_user: dict[str | None, RoomEvent] = {}
@@ -116,18 +121,18 @@ def lazy_members(
         else:
             others.append(event)
     in_timeline = {event.state_key for event in timeline if event.type == "m.room.member"}
-    senders = {event.sender for event in timeline}
+    needed = {*named_after, *(event.sender for event in timeline)}
     members: dict[str | None, RoomEvent] = {}
     if after is None:
-        senders.add(user_id)
+        needed.add(user_id)
     else:
         members = {
             member: event
             for member, event in by_user.items()
             if event.position > after and event.position not in room.learnt
         }
-    for sender in senders:
-        member = by_user.get(sender) or room.head.state.get(("m.room.member", sender))
-        if member is not None and (sender not in in_timeline or sender in by_user):
-            members[sender] = member
+    for who in needed:
+        member = by_user.get(who) or room.head.state.get(("m.room.member", who))
+        if member is not None and (who not in in_timeline or who in by_user):
+            members[who] = member
     return others, list(members.values())

@@ -23,8 +23,8 @@ def ids(events: list[dict[str, Any]]) -> list[str]:
     return [event["event_id"] for event in events]
 
 
-async def pair(alice: Client, bob: Client) -> str:
-    room_id = await alice.create_room(preset="public_chat")
+async def pair(alice: Client, bob: Client, **options: Any) -> str:
+    room_id = await alice.create_room(preset="public_chat", **options)
     await bob.join(room_id)
     await alice.sync()
     await bob.sync()
@@ -83,7 +83,7 @@ async def test_full_state_is_sent_on_demand(alice: Client, bob: Client) -> None:
 
 
 async def test_lazy_loading_sends_each_speaker_once(alice: Client, bob: Client, carol: Client) -> None:
-    room_id = await pair(alice, bob)
+    room_id = await pair(alice, bob, name="named")
     await carol.join(room_id)
     await carol.send(room_id, "hi")
 
@@ -102,6 +102,28 @@ async def test_lazy_loading_sends_each_speaker_once(alice: Client, bob: Client, 
     await alice.send(room_id, "and again")
     section = (await bob.sync(filter=redundant))["rooms"]["join"][room_id]
     assert members(section) == {alice.user_id}
+
+
+async def test_lazy_loading_sends_those_whom_a_room_is_named_after(
+    alice: Client, bob: Client, carol: Client
+) -> None:
+    room_id = await pair(alice, bob)
+    await carol.join(room_id)
+    await bob.send(room_id)
+
+    async def shown(**options: Any) -> tuple[set[str], dict[str, Any]]:
+        section = (await bob.sync(filter=LAZY, **options))["rooms"]["join"][room_id]
+        state = section["state"]["events"]
+        return {e["state_key"] for e in state if e["type"] == "m.room.member"}, section["summary"]
+
+    members, summary = await shown(full=True)
+    assert summary["m.heroes"] == [alice.user_id, carol.user_id]
+    assert members == {alice.user_id, bob.user_id, carol.user_id}
+    await alice.send(room_id)
+    await alice.send(room_id)
+    members, summary = await shown()
+    assert summary["m.heroes"] == [alice.user_id, carol.user_id]
+    assert members == set()
 
 
 @pytest.mark.parametrize(("state_after", "kicks_last"), [("false", False), ("true", False), ("true", True)])
@@ -175,7 +197,7 @@ async def test_lazy_loading_tells_those_who_came_back_who_went_meanwhile(
     alice: Client, bob: Client, carol: Client
 ) -> None:
     """Another device has left and joined again: this one has members from before."""
-    room_id = await pair(alice, bob)
+    room_id = await pair(alice, bob, name="named")
     await carol.join(room_id)
     await bob.sync()
     await bob.leave(room_id)
