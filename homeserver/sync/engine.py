@@ -207,8 +207,6 @@ class SyncEngine:
         )
         if reached != upto.user:
             upto = upto._replace(user=reached)
-        if request.filter.room.state.lazy_load_members:
-            self.known_members.follow(user.user_id, device_id, since, upto)
         builder = _Answer(self, user, device_id, since, upto, request)
         sections = await builder.room_sections()
         account_data = builder.account_data("", request.filter.account_data.matches)
@@ -257,6 +255,9 @@ class _Answer:
         self._reader = Reader(user.user_id, device_id, ignored_by(user))
         limit = self._filter.timeline.limit
         self._limit = DEFAULT_LIMIT if limit is None else max(0, min(limit, engine._max_timeline))
+        self._chain = 0
+        if self._filter.state.lazy_load_members:
+            self._chain = engine.known_members.follow(user.user_id, device_id, since, upto)
         self._changed_account_data = self._rooms_with_account_data()
 
     async def room_sections(self) -> list[bytes]:
@@ -480,7 +481,7 @@ class _Answer:
             others, members = lazy_members(room, state, events, self._user.user_id, named_after, known)
             if not wanted.include_redundant_members:
                 members = self._engine.known_members.new_to(
-                    self._user.user_id, self._device_id, room.room_id, members
+                    self._user.user_id, self._device_id, self._chain, room.room_id, members
                 )
             state = [*others, *members]
         if not wanted.is_open:

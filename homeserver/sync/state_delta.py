@@ -66,8 +66,8 @@ class KnownMembers:
         """Device → the number of its chain of answers, and where the last one ended."""
         self._numbers = count()
 
-    def follow(self, user_id: str, device_id: str, since: SyncToken | None, upto: SyncToken) -> None:
-        """A device is about to be answered what lies between two positions."""
+    def follow(self, user_id: str, device_id: str, since: SyncToken | None, upto: SyncToken) -> int:
+        """A device is about to be answered what lies between two positions; the chain of that answer."""
         device = (user_id, device_id)
         known = self._chains.get(device)
         chain = known[0] if known is not None and known[1] == since else next(self._numbers)
@@ -75,13 +75,13 @@ class KnownMembers:
         self._chains.move_to_end(device)
         if len(self._chains) > KNOWN_MEMBERS_CACHES:
             self._chains.popitem(last=False)
+        return chain
 
     def new_to(
-        self, user_id: str, device_id: str, room_id: str, members: Iterable[RoomEvent]
+        self, user_id: str, device_id: str, chain: int, room_id: str, members: Iterable[RoomEvent]
     ) -> list[RoomEvent]:
-        """Those of `members` that the device has not been sent; notes that it is sent them now."""
+        """Those of `members` that the device has not been sent; notes that it is sent them in this chain."""
         key = (user_id, device_id, room_id)
-        chain, _ = self._chains[user_id, device_id]
         sent = self._sent.get(key)
         if sent is None or sent.chain != chain:
             sent = self._sent[key] = _Sent(chain)

@@ -1,5 +1,6 @@
 """/sync: timelines, gaps, state, lazy members, filters (spec: client-server "Syncing", "Filtering")."""
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -102,6 +103,20 @@ async def test_lazy_loading_sends_each_speaker_once(alice: Client, bob: Client, 
     await alice.send(room_id, "and again")
     section = (await bob.sync(filter=redundant))["rooms"]["join"][room_id]
     assert members(section) == {alice.user_id}
+
+
+async def test_lazy_loading_holds_nothing_back_that_only_an_abandoned_answer_had(
+    server: Server, alice: Client, bob: Client
+) -> None:
+    """A client that asks again takes the second answer; the first may be in the making still."""
+    room_id = await pair(alice, bob, name="named")
+    await bob.sync(full=True, filter=LAZY)
+    await alice.send(room_id)
+    await server.restart()
+    polls = await asyncio.gather(*(bob.sync(filter=LAZY, since=bob.next_batch) for _ in range(2)))
+    for body in polls:
+        state = body["rooms"]["join"][room_id]["state"]["events"]
+        assert [e["state_key"] for e in state if e["type"] == "m.room.member"] == [alice.user_id]
 
 
 async def test_lazy_loading_sends_those_whom_a_room_is_named_after(
