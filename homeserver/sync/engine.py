@@ -136,12 +136,13 @@ class SyncEngine:
         return SyncToken(self._users.tail(user.user_id), ephemeral, self._rooms.tails())
 
     def decode(self, token: str) -> SyncToken:
-        return self._in_time(decode_sync_token(token, self._epoch, self._rooms.shards.rooms))
+        return self.in_time(decode_sync_token(token, self._epoch, self._rooms.shards.rooms))
 
     def _since(self, token: str) -> SyncToken:
-        return self._in_time(decode_since(token, self._epoch, self._rooms.shards.rooms))
+        return self.in_time(decode_since(token, self._epoch, self._rooms.shards.rooms))
 
-    def _in_time(self, since: SyncToken) -> SyncToken:
+    def in_time(self, since: SyncToken) -> SyncToken:
+        """The token, beginning anew with everything ephemeral where it is ahead of all clocks."""
         if since.ephemeral > max(self._ephemeral.now, (self._now() + AHEAD_MS) * POSITIONS_PER_MS):
             # By a clock that was wrong: it would hide what happens until that time has come.
             since = since._replace(ephemeral=0)

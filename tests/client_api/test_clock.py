@@ -97,6 +97,29 @@ async def test_what_was_given_out_while_the_clock_was_wrong_is_good_afterwards(
             assert [event["event_id"] for event in events] == [sent]
 
 
+async def test_typing_is_told_in_sliding_sync_after_the_clock_was_wrong(serve: Serve, clock: Watch) -> None:
+    async with aiohttp.ClientSession() as http:
+        async with serve() as base:
+            alice = await Client(base, http).register("alice")
+            bob = await Client(base, http).register("bob")
+            room = await alice.create_room(preset="public_chat")
+            await bob.join(room)
+            typing = f"/rooms/{room}/typing/{alice.user_id}"
+            sliding = Sliding(bob, lists={"all": whole_list()}, extensions={"typing": {"enabled": True}})
+            await sliding.poll()
+            clock.ahead = YEAR_MS
+            await alice.put(typing, {"typing": True, "timeout": 60_000})
+            assert room in (await sliding.poll(timeout=1000))["extensions"]["typing"]["rooms"]
+        clock.ahead = 0
+        async with serve() as base:
+            for client in (alice, bob):
+                client._base = base
+            for typing_now in (True, False):
+                await alice.put(typing, {"typing": typing_now})
+                told = (await sliding.poll(timeout=1000))["extensions"]["typing"]["rooms"][room]
+                assert told["content"]["user_ids"] == ([alice.user_id] if typing_now else [])
+
+
 async def test_event_from_the_future_keeps_no_room_at_the_top(serve: Serve, clock: Watch) -> None:
     async with aiohttp.ClientSession() as http:
         async with serve() as base:

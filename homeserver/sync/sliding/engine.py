@@ -66,8 +66,12 @@ class SlidingSync:
         """The answer as JSON bytes; `timeout` in ms. Raises 400, M_UNKNOWN_POS among them."""
         request.check()
         connection = (user_id, device_id, request.conn_id)
-        before = await self._connections.snapshot(connection, pos) if pos is not None else None
-        since = before.position if before is not None else None
+        before: Snapshot | None = None
+        since: SyncToken | None = None
+        if pos is not None:
+            before = await self._connections.snapshot(connection, pos)
+            since = self._sync.in_time(before.position)
+            before = msgspec.structs.replace(before, position=since)
         await self._sync.follow(user_id, since)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + min(max(timeout, 0), MAX_TIMEOUT_MS) / 1000
