@@ -144,10 +144,12 @@ class Bundling:
         key = ("thread", root_id, ignored)
         summary = room.fragments.get(key)
         if not isinstance(summary, ThreadSummary):
+            seen = room.last_seq
             summary = await self._sum_up(room, root_id, ignored, None)
             if summary is None:
                 return None
-            room.fragments[key] = summary
+            if room.last_seq == seen:
+                room.fragments[key] = summary
         if await self._seen(room, [summary.latest], line):
             return summary
         return await self._sum_up(room, root_id, ignored, line)

@@ -7,6 +7,9 @@ import pytest
 from tests.client_api.conftest import Client
 
 
+from tests.client_api.conftest import Client, Server
+
+
 def related(rel_type: str, event_id: str, **more: Any) -> dict[str, Any]:
     return {"m.relates_to": {"rel_type": rel_type, "event_id": event_id, **more}}
 
@@ -84,6 +87,27 @@ async def test_thread_is_summed_up_on_its_root_and_listed(alice: Client, bob: Cl
     mine = await bob.get(f"/_matrix/client/v1/rooms/{room_id}/threads", query={"include": "participated"})
     assert [event["event_id"] for event in mine["chunk"]] == [root]
     assert await bundle_of(bob, room_id, quiet) == {}
+
+
+async def test_reply_that_comes_while_a_thread_is_summed_up_is_not_missed_afterwards(
+    server: Server, monkeypatch: pytest.MonkeyPatch, alice: Client
+) -> None:
+    room_id = await alice.create_room()
+    root = await alice.send(room_id, "root")
+    await alice.send(room_id, text("first", **related("m.thread", root)))
+    stored = server.app.ground.rooms.stored
+    read = stored.children
+
+    async def overtaken(*args: Any, **options: Any) -> Any:
+        children = await read(*args, **options)
+        if options["rel_type"] == "m.thread":
+            monkeypatch.undo()
+            await alice.send(room_id, text("second", **related("m.thread", root)))
+        return children
+
+    monkeypatch.setattr(stored, "children", overtaken)
+    await bundle_of(alice, room_id, root)
+    assert (await bundle_of(alice, room_id, root))["m.thread"]["count"] == 2
 
 
 async def test_threads_list_pages_without_repeating(alice: Client) -> None:
