@@ -102,6 +102,7 @@ class Conversations:
         self.typing = Typing(
             ground.bus, ground.to_others.id, ground.ephemeral, told_ephemeral, ground.waking.room
         )
+        rooms.follow(self.typing.on_room_entry)
         self.receipts = Receipts(rooms, told_ephemeral, self.account_data, now)
         guests = Guests(rooms, people.accounts, membership)
         ground.consume(rooms, "guests", guests.wants, guests.handle)

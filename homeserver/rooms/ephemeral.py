@@ -12,7 +12,10 @@ import msgspec
 import orjson
 
 from homeserver.bus.bus import Bus
+from homeserver.rooms.room import Room
+from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.told_ephemeral import ToldEphemeral
+from storage.log import Entry
 
 KIND = "typing"
 MAX_TYPING_MS = 120_000
@@ -72,6 +75,16 @@ class Typing:
             timeout_ms = min(max(timeout_ms, 1), MAX_TYPING_MS)
         self._bus.tell(KIND, _encode(_Notice(self._origin, room_id, user_id, timeout_ms)))
         self._told.typing(room_id, user_id, typing=timeout_ms is not None)
+
+    def on_room_entry(self, shard: int, entry: Entry, room: Room | None, view: RoomEvent | None) -> None:
+        """Follows the room shards: who is no longer in a room does not type there."""
+        if (
+            room is not None
+            and entry.type == "m.room.member"
+            and entry.key in self.users(room.room_id)
+            and entry.key not in room.joined
+        ):
+            self.set(room.room_id, entry.key, None)
 
     def _on_notice(self, position: int, body: bytes) -> None:
         notice = _decode(body)

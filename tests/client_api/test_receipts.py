@@ -142,6 +142,14 @@ async def typing_news(client: Client, room_id: str) -> Any:
     return content
 
 
+async def test_who_is_put_out_types_no_more(alice: Client, bob: Client) -> None:
+    room_id = await room_of_two(alice, bob)
+    await bob.put(f"/rooms/{room_id}/typing/{bob.user_id}", {"typing": True, "timeout": 60_000})
+    assert await typing_news(alice, room_id) == {"user_ids": [bob.user_id]}
+    await alice.post(f"/rooms/{room_id}/kick", {"user_id": bob.user_id})
+    assert ephemeral(await alice.sync(), room_id, "m.typing") == {"user_ids": []}
+
+
 async def test_nobody_types_for_another_user(alice: Client, bob: Client) -> None:
     room_id = await room_of_two(alice, bob)
     await alice.call("PUT", f"/rooms/{room_id}/typing/{bob.user_id}", {"typing": True}, expect=403)
