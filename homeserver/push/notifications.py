@@ -20,6 +20,7 @@ from homeserver.protocol.push_evaluation import Verdict
 from homeserver.push.rules import UserPushRules
 from homeserver.push.unread import read_upto
 from homeserver.push.verdicts import Verdicts
+from homeserver.rooms.left_out import LeftOutIfBroken
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
@@ -128,24 +129,29 @@ class Notifications:
         """Events of some rooms of one shard by position; since the user joined each of them."""
         heap: list[tuple[int, str]] = []
         for room_id in room_ids:
-            newest = await self._newest_position(shard, room_id, below)
-            if newest is not None:
-                heappush(heap, (-newest, room_id))
+            with LeftOutIfBroken(room_id):
+                newest = await self._newest_position(shard, room_id, below)
+                if newest is not None:
+                    heappush(heap, (-newest, room_id))
         pages: dict[str, deque[RoomEvent]] = {}
         while heap:
             negative, room_id = heappop(heap)
             position = -negative
             ref = user.memberships.get(room_id)
-            room = await self._rooms.get(room_id)
-            if ref is None or ref.membership != "join" or room is None:
+            if ref is None or ref.membership != "join":
                 continue
+            room: Room | None = None
             page = pages.get(room_id)
-            if not page:
-                page = pages[room_id] = deque(
-                    await self._rooms.stored.page(
-                        room_id, after=ref.since, before=position + 1, newest_first=True, limit=PAGE
+            with LeftOutIfBroken(room_id):
+                room = await self._rooms.get(room_id)
+                if not page:
+                    page = pages[room_id] = deque(
+                        await self._rooms.stored.page(
+                            room_id, after=ref.since, before=position + 1, newest_first=True, limit=PAGE
+                        )
                     )
-                )
+            if room is None:
+                continue
             if page and page[0].position == position:
                 event = page.popleft()
                 yield room, event

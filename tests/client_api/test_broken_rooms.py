@@ -57,6 +57,8 @@ async def test_all_other_rooms_are_shown(server: Server, alice: Client, bob: Cli
     assert [event["event_id"] for event in legacy if event["type"] == "m.room.message"] == [before, after]
     snapshot = await bob.get("/initialSync")
     assert [room["room_id"] for room in snapshot["rooms"]] == [sound]
+    listed = (await bob.get("/notifications"))["notifications"]
+    assert [each["event"]["event_id"] for each in listed if each["room_id"] == sound] == [after, before]
     await bob.call("GET", f"/rooms/{broken}/messages", query={"dir": "b"}, expect=500)
 
 
