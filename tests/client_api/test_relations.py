@@ -4,9 +4,6 @@ from typing import Any
 
 import pytest
 
-from tests.client_api.conftest import Client
-
-
 from tests.client_api.conftest import Client, Server
 
 
