@@ -35,7 +35,9 @@ class Waking:
         self._wakeup = wakeup
         self._served_members = served_members
         self._shared_rooms = shared_rooms
-        self._looking_up: set[asyncio.Task[None]] = set()
+        self._absent: set[str] = set()
+        """Users whose rooms are to be looked up, since they are not in memory or of another server."""
+        self._looking_up: asyncio.Task[None] | None = None
 
     def room(self, room_id: str) -> None:
         """Wake those in a room, about which there is something new."""
@@ -61,25 +63,26 @@ class Waking:
                 self.room(room_id)
             self._wakeup.wake_user(user_id)
         else:
-            task = asyncio.create_task(self._devices_of_absent(user_id), name="wake-for-devices")
-            self._looking_up.add(task)
-            task.add_done_callback(self._looking_up.discard)
+            self._absent.add(user_id)
+            if self._looking_up is None or self._looking_up.done():
+                self._looking_up = asyncio.create_task(self._devices_of_absent(), name="wake-for-devices")
 
-    async def _devices_of_absent(self, user_id: str) -> None:
-        """The same of a user who is not in memory, or of another server."""
-        try:
-            room_ids = await self._shared_rooms.of(user_id)
-        except StoreError as error:
-            log.warning("polls are not woken for changed devices", user_id=user_id, error=str(error))
-            return
-        for room_id in room_ids:
-            self.room(room_id)
-        self._wakeup.wake_user(user_id)
+    async def _devices_of_absent(self) -> None:
+        while self._absent:
+            user_id = self._absent.pop()
+            try:
+                room_ids = await self._shared_rooms.of(user_id)
+            except StoreError as error:
+                log.warning("polls are not woken for changed devices", user_id=user_id, error=str(error))
+                continue
+            for room_id in room_ids:
+                self.room(room_id)
+            self._wakeup.wake_user(user_id)
 
     async def settle(self) -> None:
         """Wait for what is being looked up (shutdown)."""
-        if self._looking_up:
-            await asyncio.wait(self._looking_up)
+        if self._looking_up is not None:
+            await asyncio.wait([self._looking_up])
 
     def on_user_entry(self, entry: Entry) -> None:
         if entry.type == SESSIONS_CHANGED:
