@@ -267,8 +267,8 @@ class _Answer:
         for room_id, ref in list(self._user.memberships.items()):
             if self._is_quiet(room_id) or not self._filter.allows_room(room_id):
                 continue
-            kind = ref.membership if ref.membership in by_kind else "leave"
             with LeftOutIfBroken(room_id):
+                kind = await self._kind(room_id, ref)
                 section = await self._section(room_id, ref, kind)
                 if section is not None:
                     by_kind[kind].append(orjson.dumps(room_id) + b":" + section)
@@ -277,6 +277,17 @@ class _Answer:
             for kind, sections in by_kind.items()
             if sections
         ]
+
+    async def _kind(self, room_id: str, ref: MembershipRef) -> str:
+        """Which member of `rooms` a room comes under: join as well where the user left later than is told."""
+        if ref.membership in ("join", "invite", "knock"):
+            return ref.membership
+        upto = self._upto.rooms[self._rooms.shards.of_room(room_id)]
+        if ref.position > upto and (room := await self._rooms.get(room_id)) is not None:
+            sight = await self._engine._visibility.sight_line(room, self._user.user_id)
+            if sight.membership_at(upto) == "join":
+                return "join"
+        return "leave"
 
     async def _section(self, room_id: str, ref: MembershipRef, kind: str) -> bytes | None:
         if kind == "join":

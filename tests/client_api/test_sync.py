@@ -346,6 +346,29 @@ async def test_invite_that_is_withdrawn_moves_to_leave(alice: Client, bob: Clien
     assert "invite" not in rooms
 
 
+async def test_who_is_put_out_while_a_sync_is_answered_misses_nothing_before_it(
+    server: Server, monkeypatch: pytest.MonkeyPatch, alice: Client, bob: Client
+) -> None:
+    room_id = await pair(alice, bob)
+    sent = await alice.send(room_id, "the last one")
+    queue = server.app.syncing.to_device
+    waiting = queue.waiting
+
+    async def overtaken(*args: Any) -> Any:
+        monkeypatch.undo()
+        await alice.post(f"/rooms/{room_id}/kick", {"user_id": bob.user_id})
+        return await waiting(*args)
+
+    monkeypatch.setattr(queue, "waiting", overtaken)
+    shown: list[str] = []
+    for _ in range(2):
+        rooms = (await bob.sync()).get("rooms", {})
+        for section in (*rooms.get("join", {}).values(), *rooms.get("leave", {}).values()):
+            shown += [event["event_id"] for event in section["timeline"]["events"]]
+    assert room_id in rooms["leave"]
+    assert sent in shown
+
+
 async def test_summary_counts_and_heroes(alice: Client, bob: Client, carol: Client) -> None:
     room_id = await pair(alice, bob)
     await alice.invite(room_id, carol.user_id)

@@ -257,6 +257,7 @@ async def test_lazy_members_are_sent_again_to_a_device_that_began_anew_at_the_ot
     replicas: Replicas, room: str, alice: Client, bob: Client
 ) -> None:
     lazy = {"room": {"state": {"lazy_load_members": True}, "timeline": {"limit": 1}}}
+    await alice.set_state(room, "m.room.name", {"name": "named after nobody"})
     await alice.send(room, "first")
     first = await bob.sync(filter=lazy, full=True)
     assert alice.user_id in members_in(first, room)
