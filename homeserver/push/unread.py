@@ -2,7 +2,8 @@
 "Receiving notifications", "Marking notifications as read").
 
 Counts are kept per user and room and brought forward when the user syncs, over the events that are
-about to be sent anyway; nobody who is away costs anything. A new receipt counts anew from what was read.
+about to be sent anyway; nobody who is away costs anything. A new receipt counts anew from what was read, and
+so does the redaction of something that was counted, if all that is unread is in memory.
 
 What is counted anew costs a read of the log, and goes back `MAX_COUNTED` events at most. Whoever has not
 read for longer than that has their counts stored once in `STORED_EVERY` events, so that after a restart
@@ -67,8 +68,9 @@ _NONE = Counts()
 
 
 class _Tally(msgspec.Struct):
-    """Counts of the events up to `upto`, for one set of receipts and rules."""
+    """Counts of the events from `start` up to `upto`, for one set of receipts and rules."""
 
+    start: int
     upto: int
     receipts: int
     version: int
@@ -97,7 +99,7 @@ class Unread:
             ref = user.memberships.get(room.room_id)
             joined_at = ref.since if ref is not None else 0
             start = max(read_upto(room, user.user_id).get(None, 0), joined_at)
-            tally = _Tally(start, receipts, version, UnreadCounts({}))
+            tally = _Tally(start, start, receipts, version, UnreadCounts({}))
             self._tallies[key] = tally
             if len(self._tallies) > KEPT:
                 self._tallies.popitem(last=False)
@@ -110,17 +112,24 @@ class Unread:
         marks = read_upto(room, user.user_id) if room.receipt_seqs.get(user.user_id) else {}
         found: list[tuple[RoomEvent, str, Verdict | None]] = []
         events = await self._uncounted(user, room, tally)
+        anew = _takes_back(room, tally, events)
+        if anew:
+            events = room.timeline[room.first_after(tally.start) :]
         rules, ignored = self._rules.of(user), ignored_by(user)
         for event in events:
             own = event.sender == user.user_id
+            if not own and (event.is_redacted or event.sender in ignored):
+                continue
             verdict = None if own else self._verdicts.of(room, event, rules)
-            if verdict is not None and (not verdict.notify or event.sender in ignored):
+            if verdict is not None and not verdict.notify:
                 continue
             thread = thread_in_memory(room, event)
             if thread is None:
                 thread = await thread_of(self._rooms.stored, room, event)
             found.append((event, thread, verdict))
         # Nothing is waited for from here on: another poll of the user's may count the same events.
+        if anew:
+            tally.counts, tally.upto = UnreadCounts({}), tally.start
         threads, upto = tally.counts.threads, tally.upto
         for event, thread, verdict in found:
             if event.position <= upto:
@@ -199,6 +208,15 @@ _OLDER = "older events"
 
 def _has_failed(reading: asyncio.Future[list[RoomEvent]]) -> bool:
     return reading.done() and reading.exception() is not None
+
+
+def _takes_back(room: Room, tally: _Tally, events: Sequence[RoomEvent]) -> bool:
+    """Whether one of the events redacts what was counted, and all of that can be counted anew."""
+    redacted = {event.redacts for event in events if event.redacts is not None}
+    if not redacted or tally.start < room.timeline_after:
+        return False
+    counted = room.timeline[room.first_after(tally.start) : room.first_after(tally.upto)]
+    return any(event.event_id in redacted for event in counted)
 
 
 def _begins_above(position: int, page: Sequence[RoomEvent]) -> bool:

@@ -107,7 +107,7 @@ class Bundling:
     async def _edit(
         self, room: Room, event: RoomEvent, ignored: frozenset[str], line: SightLine | None
     ) -> RoomEvent | None:
-        if event.rel_type == REPLACE or is_redacted(event):
+        if event.rel_type == REPLACE or event.is_redacted:
             return None
         edits, _ = await self._stored.children(
             room.room_id, event.event_id, rel_type=REPLACE, type=event.type, limit=MAX_EDITS
@@ -172,10 +172,6 @@ class Bundling:
             if before is None:
                 break
         return ThreadSummary(latest, senders) if latest is not None else None
-
-
-def is_redacted(event: RoomEvent) -> bool:
-    return "redacted_because" in event.unsigned()
 
 
 def is_valid_edit(original: RoomEvent, edit: RoomEvent) -> bool:

@@ -72,6 +72,10 @@ class RoomEvent(msgspec.Struct, kw_only=True, eq=False, gc=False):
         unsigned: JsonObject = orjson.loads(b"{" + self.tail[1:-1])
         return unsigned
 
+    @property
+    def is_redacted(self) -> bool:
+        return "redacted_because" in self.unsigned()
+
     def with_unsigned(self, unsigned: JsonObject) -> "RoomEvent":
         """The same event, of which `unsigned` says something else to everyone."""
         event = copy(self)

@@ -55,6 +55,24 @@ async def test_writing_marks_what_stands_before_as_read(alice: Client, bob: Clie
     assert await unread(bob, room_id) == (0, 0)
 
 
+async def test_what_is_redacted_counts_no_more(alice: Client, bob: Client) -> None:
+    room_id = await room_of_two(alice, bob)
+    mention = {"body": "hey", "m.mentions": {"user_ids": [bob.user_id]}}
+    kept, taken_back = await alice.send(room_id), await alice.send(room_id, mention)
+    reply = {"body": "in a thread", "m.relates_to": {"rel_type": "m.thread", "event_id": kept}}
+    threaded = await alice.send(room_id, reply)
+    assert await unread(bob, room_id) == (3, 1)
+    await alice.redact(room_id, taken_back)
+    assert await unread(bob, room_id) == (2, 0)
+    await alice.redact(room_id, threaded)
+    assert await unread(bob, room_id) == (1, 0)
+    listed = (await bob.get("/notifications"))["notifications"]
+    assert kept in (ids := [each["event"]["event_id"] for each in listed])
+    assert not {taken_back, threaded} & set(ids)
+    await bob.post(f"/rooms/{room_id}/receipt/m.read/{kept}")
+    assert await unread(bob, room_id) == (0, 0)
+
+
 async def test_threads_count_apart(alice: Client, bob: Client) -> None:
     room_id = await room_of_two(alice, bob)
     root = await alice.send(room_id, "root")
