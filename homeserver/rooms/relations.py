@@ -35,13 +35,8 @@ class Relations:
         self._history = history
         self._visibility = visibility
 
-    async def check_new(
-        self, room: Room, sender: str, type: str, content: JsonObject, transaction: bytes
-    ) -> None:
-        """Refuse a second equal annotation (400 M_DUPLICATE_ANNOTATION) and a thread off a child (400).
-
-        A transaction (its digest) that is in the log already makes no second event, and may be repeated.
-        """
+    async def check_new(self, room: Room, sender: str, type: str, content: JsonObject) -> None:
+        """Refuse a second equal annotation (400 M_DUPLICATE_ANNOTATION) and a thread off a child (400)."""
         parent_id, rel_type = relation_of(content)
         if parent_id is None:
             return
@@ -52,8 +47,6 @@ class Relations:
             )
             for child in children:
                 if child.sender == sender and child.content["m.relates_to"].get("key") == key:
-                    if await self._rooms.log.by_txn(room.shard, transaction) is not None:
-                        return
                     raise MatrixError(400, "M_DUPLICATE_ANNOTATION", "You have reacted so already")
         elif rel_type == THREAD:
             parent = await self._event(room, parent_id)

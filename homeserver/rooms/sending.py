@@ -1,7 +1,9 @@
 """Putting messages and state into a room (spec: client-server "Sending events to a room", "Redactions")."""
 
+from collections.abc import Awaitable, Callable
+
 from homeserver.bus.consumer import Consumer
-from homeserver.errors import bad_json, forbidden, invalid_param, not_found
+from homeserver.errors import MatrixError, bad_json, forbidden, invalid_param, not_found
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.authoring import (
@@ -81,10 +83,13 @@ class Sending:
         room = await self.room_of(room_id)
         check_content(content)
         transaction = _transaction(sender, device_id, f"send {room_id} {type}", txn_id)
-        if "m.relates_to" in content:
-            await self._relations.check_new(room, sender, type, content, transaction.digest)
-        template = EventTemplate(type, sender, content, ts=ts)
-        return await self._submit(room, template, transaction)
+
+        async def attempt() -> str:
+            if "m.relates_to" in content:
+                await self._relations.check_new(room, sender, type, content)
+            return await self._submit(room, EventTemplate(type, sender, content, ts=ts), transaction)
+
+        return await self._once(room, transaction, attempt)
 
     async def send_state(
         self, room_id: str, sender: str, type: str, state_key: str, content: JsonObject, ts: int | None = None
@@ -140,7 +145,11 @@ class Sending:
             return [template]
 
         transaction = _transaction(sender, device_id, f"redact {room_id} {event_id}", txn_id)
-        redaction_id = (await post(self._rooms, self._author, room, decide, transaction))[0]
+
+        async def attempt() -> str:
+            return (await post(self._rooms, self._author, room, decide, transaction))[0]
+
+        redaction_id = await self._once(room, transaction, attempt)
         await self._pruned.settled(room.shard)
         return redaction_id
 
@@ -152,6 +161,19 @@ class Sending:
         if found is not None:
             return found
         return next((event for event in room.head.state.values() if event.event_id == event_id), None)
+
+    async def _once(self, room: Room, transaction: Transaction, attempt: Callable[[], Awaitable[str]]) -> str:
+        """The event that an attempt makes, or where it is refused, that of an earlier one of the transaction.
+
+        Whoever has not heard the answer asks again, and may by then not be let any more.
+        """
+        try:
+            return await attempt()
+        except MatrixError:
+            earlier = await self._rooms.log.by_txn(room.shard, transaction.digest)
+            if earlier is None or earlier.event_id is None:
+                raise
+            return earlier.event_id
 
     async def _submit(self, room: Room, template: EventTemplate, transaction: Transaction | None) -> str:
         unchanged: list[str] = []

@@ -1,6 +1,7 @@
 """The main path: two users meet in a room and talk."""
 
 import asyncio
+from urllib.parse import quote
 
 from tests.client_api.conftest import Client, Server
 
@@ -22,6 +23,23 @@ async def test_same_transaction_id_makes_one_event(alice: Client) -> None:
     assert await alice.send(room_id, "once", txn="x") == await alice.send(room_id, "once", txn="x")
     page = await alice.get(f"/rooms/{room_id}/messages", query={"dir": "b", "limit": 50})
     assert [e["content"].get("body") for e in page["chunk"]].count("once") == 1
+
+
+async def test_a_transaction_is_answered_again_after_the_sender_was_put_out(
+    alice: Client, bob: Client
+) -> None:
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    message = await bob.send(room_id, "heard", txn="1")
+    path = f"/rooms/{quote(room_id)}/redact/{quote(message)}/2"
+    redaction = await bob.put(path, {})
+    await alice.post(f"/rooms/{quote(room_id)}/kick", {"user_id": bob.user_id})
+    assert await bob.send(room_id, "heard", txn="1") == message
+    assert await bob.put(path, {}) == redaction
+    reply = await bob.call(
+        "PUT", f"/rooms/{quote(room_id)}/send/m.room.message/3", {"body": "no"}, expect=403
+    )
+    assert reply.errcode == "M_FORBIDDEN"
 
 
 async def test_only_the_sending_device_sees_the_transaction_id(alice: Client, bob: Client) -> None:
