@@ -3,7 +3,9 @@
 import asyncio
 import hashlib
 import os
+import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
@@ -11,6 +13,8 @@ from uuid import uuid4
 from homeserver.errors import too_large, unavailable
 
 CHUNK = 256 * 1024
+ABANDONED_SECONDS = 3600
+"""Nothing was written to a draft for so long; a body's next piece has to come within a minute."""
 
 
 class Stored(NamedTuple):
@@ -22,7 +26,16 @@ class MediaFiles:
     """Content by SHA-256, in two levels of folders; derived files (thumbnails) beside it by name."""
 
     def __init__(self, root: Path) -> None:
+        """Drafts of a process that died are dropped; those of other replicas grow still."""
         self._root = root
+        for draft in self._drafts.glob("*"):
+            with suppress(FileNotFoundError):
+                if draft.stat().st_mtime < time.time() - ABANDONED_SECONDS:
+                    draft.unlink()
+
+    @property
+    def _drafts(self) -> Path:
+        return self._root / "drafts"
 
     def path(self, digest: str) -> Path:
         return self._root / "content" / digest[:2] / digest[2:4] / digest
@@ -33,7 +46,7 @@ class MediaFiles:
 
     async def store(self, chunks: AsyncIterator[bytes], most: int) -> Stored:
         """Write a stream of at most `most` bytes. Raises 413, or 503 when the disk takes no more."""
-        draft = self._root / "drafts" / uuid4().hex
+        draft = self._drafts / uuid4().hex
         try:
             await asyncio.to_thread(draft.parent.mkdir, mode=0o700, parents=True, exist_ok=True)
             stored = await self._write(draft, chunks, most)

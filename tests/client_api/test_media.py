@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import os
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from homeserver.media import thumbnails
+from homeserver.media.files import ABANDONED_SECONDS
 from tests.client_api.conftest import Client, Reply, Server
 
 V1 = "/_matrix/client/v1/media"
@@ -249,6 +251,17 @@ async def test_path_traversal_in_media(alice: Client, where: str) -> None:
     """HARDENING 27: whatever the path says, only known ids are found."""
     reply = await alice.call("GET", f"{V1}/download/{where}", expect=None)
     assert reply.status in (400, 404)
+
+
+async def test_what_a_crash_left_of_an_upload_is_dropped(server: Server, alice: Client) -> None:
+    await upload(alice, b"whole")
+    drafts = server.data_dir / "media" / "drafts"
+    abandoned, growing = drafts / "abandoned", drafts / "growing"
+    for draft in (abandoned, growing):
+        draft.write_bytes(b"half")
+    os.utime(abandoned, (time.time() - 2 * ABANDONED_SECONDS,) * 2)
+    await server.restart()
+    assert list(drafts.iterdir()) == [growing]
 
 
 async def test_same_content_twice_is_kept_once_and_survives_a_restart(server: Server, alice: Client) -> None:
