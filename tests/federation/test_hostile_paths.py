@@ -16,6 +16,7 @@ from tests.client_api.conftest import Client, Reply
 from tests.client_api.hostile import PARAMETER
 from tests.federation.guest import TOKEN, Guest
 from tests.federation.newcomer import Newcomer
+from tests.federation.receiving import Receiving
 from tests.federation.rooms import events
 from tests.federation.servers import V1, V2, Homeserver, OtherServer
 from tests.federation.visitor import Visitor
@@ -157,6 +158,7 @@ async def shown(client: Client, room_id: str) -> list[str]:
 
 @pytest.fixture
 async def asker(other: OtherServer, visitor: Visitor, alice: Client, bob: Client) -> Asker:
+    Receiving(other)  # A server that is taken for away is not asked to be shown an invite.
     asker = Asker(other, visitor, alice, bob)
     await asker.prepare()
     return asker
