@@ -38,6 +38,8 @@ RECOUNT = "one_time_keys"
 COUNTED_FOR_MS = 5 * 60_000
 """A net beneath `recount`, for changes by a replica that died before it told of them."""
 CACHED_COUNTS = 50_000
+CACHED_UPLOADS = 200
+"""Notes of what devices uploaded: who is new, and much talked to, uploads again and again."""
 MAX_ALGORITHMS = 10
 """That a device ever uses one-time keys of, and fallback keys."""
 MAX_RECORDS = MAX_ONE_TIME_KEYS * MAX_ALGORITHMS
@@ -77,6 +79,7 @@ class OneTimeKeys:
         self._epochs = epochs
         self._to_others = to_others
         self._now = now
+        self._recent: OrderedDict[tuple[str, str], OneTimeUploads] = OrderedDict()
         self._counted: OrderedDict[tuple[str, str], _Counted] = OrderedDict()
         self._counting: dict[tuple[str, str], object] = {}
         """Counts under way that nothing has overtaken, by device."""
@@ -108,7 +111,7 @@ class OneTimeKeys:
         new_fallback = await self._new_fallback(user_id, device_id, fallback)
         stored = False
         while not stored:
-            known = await self._uploads.get(user_id, device_id) if one_time else None
+            known = await self._known_uploads(device) if one_time else None
             recent = known.recent if known is not None else {}
             noted = _noted(recent, one_time)
             if new := noted.new:
@@ -121,6 +124,8 @@ class OneTimeKeys:
                     keys = _records(user_id, device_id, new, noted.number)
                     puts = Puts(self._keys, keys), Puts(self._fallback, new_fallback)
                     stored = await self._uploads.replace_if(known, uploads, then=puts)
+                    if stored:
+                        self._keep_recent(device, uploads)
                 elif new_fallback:
                     await self._fallback.put_many(new_fallback)
             except StoreError:
@@ -128,6 +133,15 @@ class OneTimeKeys:
                 raise
         if new or new_fallback:
             self._count_up(device, counted, new, new_fallback)
+
+    async def _known_uploads(self, device: tuple[str, str]) -> OneTimeUploads | None:
+        """The note of a device's uploads; what is read twice in a row is what is stored."""
+        return self._recent.pop(device, None) or await self._uploads.get(*device)
+
+    def _keep_recent(self, device: tuple[str, str], uploads: OneTimeUploads) -> None:
+        self._recent[device] = uploads
+        if len(self._recent) > CACHED_UPLOADS:
+            self._recent.popitem(last=False)
 
     async def _check_new(self, user_id: str, device_id: str, noted: "_Noted") -> None:
         """Raises 400 when one is there already with another value, and for too many."""
@@ -271,6 +285,7 @@ class OneTimeKeys:
         await self._keys.delete_where("key", (user_id, device_id))
         await self._fallback.delete_where("key", (user_id, device_id))
         await self._uploads.delete(user_id, device_id)
+        self._recent.pop((user_id, device_id), None)
         self.recount(user_id, device_id)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tests.client_api.conftest import Client
+from tests.client_api.crypto_device import ALGORITHM, CryptoDevice
 from tests.two_replicas.conftest import Replicas
 
 
@@ -195,6 +196,16 @@ async def test_who_waits_at_one_for_media_gets_it_when_it_comes_to_the_other(
 
 
 # --- Encryption ----------------------------------------------------------------------------------------
+
+
+async def test_keys_uploaded_by_way_of_either_all_count_once(replicas: Replicas, alice: Client) -> None:
+    device = CryptoDevice(alice)
+    uploads = [device.one_time_keys(5) for _ in range(4)]
+    at = [replicas.at(replica, alice) for replica in (replicas.a, replicas.b)]
+    for number, keys in enumerate(uploads):
+        for client in (at[number % 2], at[1 - number % 2]):
+            answer = await client.post("/keys/upload", {"one_time_keys": keys})
+            assert answer["one_time_key_counts"] == {ALGORITHM: 5 * (number + 1)}
 
 
 async def test_keys_claimed_at_one_are_counted_at_the_other(
