@@ -171,6 +171,8 @@ class ShardWriter:
         """Build what waits, up to a batch's size, and append it; settle what is in the log then."""
         drafts: Drafts = {}
         batch: list[_Pending[Any]] = []
+        taken: list[_Pending[Any]] = []
+        refused: list[tuple[_Pending[Any], MatrixError]] = []
         next_seq = self.tail + 1
         limit = self.tail + MAX_BATCH_ENTRIES
         while self._queue and next_seq <= limit:
@@ -178,16 +180,26 @@ class ShardWriter:
             try:
                 pending.built = pending.proposal.build(drafts, next_seq)
             except MatrixError as error:
-                _fail(pending, error)
+                taken.append(pending)
+                refused.append((pending, error))
                 continue
             except Exception as error:
                 log.exception("proposal failed", shard=self.shard)
                 _fail(pending, error)
                 continue
             next_seq += len(pending.built)
+            taken.append(pending)
             batch.append(pending)
         # Not `self.tail` from here on: what is followed meanwhile moves it.
         expected = self.tail
+        if refused:
+            tail = await self._tail_to_refuse_upon(expected)
+            if tail > expected:
+                self._queue.extendleft(reversed(taken))
+                await self._catch_up_to(tail)
+                return
+            for pending, refusal in refused:
+                _fail(pending, refusal)
         outcomes = await self._append(batch, expected)
         stored = sum(1 for _ in takewhile(lambda outcome: isinstance(outcome, int), outcomes))
         appended = [item for pending in batch[:stored] for item in pending.built]
@@ -226,9 +238,7 @@ class ShardWriter:
                 self._queue.extendleft(reversed(batch))
                 if tail < expected:
                     await self._until_seen(expected)
-                await self.catch_up()
-                # What is missing up to the tail was removed from the log meanwhile.
-                self.tail = max(self.tail, tail)
+                await self._catch_up_to(tail)
             case Duplicate(seq=seq):
                 self._queue.extendleft(reversed(batch))
                 existing = await self._log.entry(self.shard, seq)
@@ -247,6 +257,18 @@ class ShardWriter:
                 # It cannot be written down; the others can.
                 self._queue.extendleft(reversed(batch[1:]))
                 _fail(batch[0], error)
+
+    async def _tail_to_refuse_upon(self, expected: int) -> int:
+        """Where the log ends: what is refused may be right by what another replica has appended just now."""
+        try:
+            return await self._log.tail(self.shard)
+        except StoreError:
+            return expected
+
+    async def _catch_up_to(self, tail: int) -> None:
+        await self.catch_up()
+        # What is missing up to the tail was removed from the log meanwhile.
+        self.tail = max(self.tail, tail)
 
     async def _until_seen(self, expected: int) -> None:
         """Wait until the log shows what others have told of.

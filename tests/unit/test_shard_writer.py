@@ -9,7 +9,7 @@ import pytest
 
 from homeserver import shard_writer as module
 from homeserver.errors import MatrixError
-from homeserver.shard_writer import Append, Appended, ShardWriter
+from homeserver.shard_writer import Append, Appended, Drafts, ShardWriter
 from storage.errors import Conflict
 from storage.log import Entry, Log, ShardMap
 from storage.sqlite import open_store
@@ -97,6 +97,34 @@ async def test_what_is_followed_while_an_append_is_refused_does_no_harm(store: S
     writer = writer_on(SlowToAnswer(store.log, others_go_on), seen)
     assert await writer.submit(Append([message("mine")])) == 4
     assert seen.ids == [event_id(name) for name in ("one", "two", "three", "mine")]
+
+
+class OnlyAfter(Append):
+    """May be appended once another entry has been seen."""
+
+    def __init__(self, entry: Entry, other: str, seen: Seen) -> None:
+        super().__init__([entry])
+        self._other = other
+        self._seen = seen
+
+    def build(self, drafts: Drafts, next_seq: int) -> list[Appended]:
+        if event_id(self._other) not in self._seen.ids:
+            raise MatrixError(403, "M_FORBIDDEN", f"not before {self._other}")
+        return super().build(drafts, next_seq)
+
+
+async def test_nothing_is_refused_upon_a_state_that_others_have_changed(store: Store) -> None:
+    """Who joined at the last owner of a shard may speak at the next one, which has not heard of it yet."""
+    await append(store.log, 0, message("join"))
+    seen = Seen()
+    writer = writer_on(store.log, seen)
+    before = writer.submit(Append([message("before")]))
+    allowed = writer.submit(OnlyAfter(message("allowed"), "join", seen))
+    refused = writer.submit(OnlyAfter(message("refused"), "ban", seen))
+    with pytest.raises(MatrixError, match="not before ban"):
+        await refused
+    assert (await before, await allowed) == (2, 3)
+    assert seen.ids == [event_id(name) for name in ("join", "before", "allowed")]
 
 
 async def test_what_others_told_of_is_waited_for_when_the_log_does_not_show_it_yet(store: Store) -> None:
