@@ -88,9 +88,10 @@ class Scene:
         ]
 
     async def poll(self) -> "asyncio.Task[Told]":
-        """A long-poll that waits for news, at the first replica."""
+        """A long-poll that waits for news, at the first replica; that somebody has gone idle is none."""
         since = (await self.anna.at(self.cluster.urls[0]).surely("GET", "/sync"))["next_batch"]
-        task = asyncio.create_task(self.ask("GET", f"/sync?since={since}&timeout={POLL_MS}"))
+        wanted = quote('{"presence":{"not_types":["*"]}}')
+        task = asyncio.create_task(self.ask("GET", f"/sync?since={since}&timeout={POLL_MS}&filter={wanted}"))
         await asyncio.sleep(0.3)
         return task
 
