@@ -21,6 +21,18 @@ async def event_of(client: Client, room_id: str, damaged: str) -> str:
     return event_id
 
 
+async def beside_a_broken_room(server: Server, alice: Client, bob: Client, damaged: str) -> str:
+    """A sound room of two who have a broken one together, too."""
+    broken, sound = [await alice.create_room(preset="public_chat") for _ in range(2)]
+    for room_id in (broken, sound):
+        await bob.join(room_id)
+    event_id = await event_of(alice, broken, damaged)
+    await server.stop()
+    server.data.damage(event_id)
+    await server.start()
+    return sound
+
+
 def shown_in(body: Any, room_id: str) -> list[str]:
     events = body["rooms"]["join"][room_id]["timeline"]["events"]
     return [event["event_id"] for event in events if event["type"] == "m.room.message"]
@@ -82,15 +94,7 @@ async def test_it_is_shown_when_it_can_be_read_again(server: Server, alice: Clie
 async def test_a_new_name_reaches_the_others(
     server: Server, alice: Client, bob: Client, damaged: str
 ) -> None:
-    broken = await alice.create_room(preset="public_chat")
-    sound = await alice.create_room(preset="public_chat")
-    await bob.join(broken)
-    await bob.join(sound)
-    event_id = await event_of(alice, broken, damaged)
-
-    await server.stop()
-    server.data.damage(event_id)
-    await server.start()
+    sound = await beside_a_broken_room(server, alice, bob, damaged)
     await bob.put(f"/profile/{bob.user_id}/displayname", {"displayname": "Robert"})
     member = await alice.get(f"/rooms/{sound}/state/m.room.member/{bob.user_id}")
     assert member["displayname"] == "Robert"
@@ -100,16 +104,8 @@ async def test_a_new_name_reaches_the_others(
 async def test_who_is_deactivated_leaves_all_the_others(
     server: Server, alice: Client, bob: Client, damaged: str
 ) -> None:
-    broken = await alice.create_room(preset="public_chat")
-    sound = await alice.create_room(preset="public_chat")
-    await bob.join(broken)
-    await bob.join(sound)
     await bob.put(f"/user/{bob.user_id}/account_data/org.x", {"a": "secret"})
-    event_id = await event_of(alice, broken, damaged)
-
-    await server.stop()
-    server.data.damage(event_id)
-    await server.start()
+    sound = await beside_a_broken_room(server, alice, bob, damaged)
     await deactivate(server, bob, erase=True)
     member = await alice.get(f"/rooms/{sound}/state/m.room.member/{bob.user_id}")
     assert member["membership"] == "leave"

@@ -107,20 +107,27 @@ async def test_reply_that_comes_while_a_thread_is_summed_up_is_not_missed_afterw
     assert (await bundle_of(alice, room_id, root))["m.thread"]["count"] == 2
 
 
+async def listed_threads(client: Client, room_id: str, limit: int) -> list[str]:
+    """The roots that five pages at most have."""
+    seen: list[str] = []
+    start: dict[str, str] = {}
+    for _ in range(5):
+        page = await client.get(
+            f"/_matrix/client/v1/rooms/{room_id}/threads", query={"limit": limit, **start}
+        )
+        seen += [event["event_id"] for event in page["chunk"]]
+        if "next_batch" not in page:
+            break
+        start = {"from": page["next_batch"]}
+    return seen
+
+
 async def test_threads_list_pages_without_repeating(alice: Client) -> None:
     room_id = await alice.create_room()
     roots = [await alice.send(room_id, f"root {i}") for i in range(5)]
     for root in roots:
         await alice.send(room_id, text("reply", **related("m.thread", root)))
-    seen: list[str] = []
-    start: dict[str, str] = {}
-    for _ in range(5):
-        page = await alice.get(f"/_matrix/client/v1/rooms/{room_id}/threads", query={"limit": 2, **start})
-        seen += [event["event_id"] for event in page["chunk"]]
-        if "next_batch" not in page:
-            break
-        start = {"from": page["next_batch"]}
-    assert seen == roots[::-1]
+    assert await listed_threads(alice, room_id, 2) == roots[::-1]
 
 
 async def test_threads_behind_very_many_replies_are_reached(
@@ -133,15 +140,7 @@ async def test_threads_behind_very_many_replies_are_reached(
     for root in roots:
         for _ in range(5):
             await alice.send(room_id, text("reply", **related("m.thread", root)))
-    seen: list[str] = []
-    start: dict[str, str] = {}
-    for _ in range(5):
-        page = await alice.get(f"/_matrix/client/v1/rooms/{room_id}/threads", query={"limit": 5, **start})
-        seen += [event["event_id"] for event in page["chunk"]]
-        if "next_batch" not in page:
-            break
-        start = {"from": page["next_batch"]}
-    assert seen == roots[::-1]
+    assert await listed_threads(alice, room_id, 5) == roots[::-1]
 
 
 async def test_thread_is_listed_whose_last_replies_were_all_redacted(alice: Client) -> None:
