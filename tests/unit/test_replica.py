@@ -1,11 +1,7 @@
 """A replica on a shard of a real store, to which others append."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from homeserver.bus.bus import BusListener
 from homeserver.bus.in_process import InProcessBus
@@ -13,17 +9,8 @@ from homeserver.bus.replica import Replica, ShardFamily
 from homeserver.clock import system_clock
 from homeserver.shard_writer import ShardWriter
 from storage.log import Entry, Log, ShardMap
-from storage.sqlite import open_store
 from storage.store import Store
 from tests.storage.entries import append, message
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    uri = f"sqlite:///{tmp_path / 'weft.db'}"
-    opened = await open_store(uri, server_name="example.org", shards=ShardMap(1, 1), specs=())
-    yield opened
-    await opened.close()
 
 
 class SharedBus(InProcessBus):

@@ -1,8 +1,7 @@
 """Writers on a shard of a real store: what others have appended, or twice, turns nobody away."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -11,18 +10,9 @@ from homeserver import shard_writer as module
 from homeserver.errors import MatrixError
 from homeserver.shard_writer import Append, Appended, Drafts, ShardWriter
 from storage.errors import Conflict
-from storage.log import Entry, Log, ShardMap
-from storage.sqlite import open_store
+from storage.log import Entry, Log
 from storage.store import Store
 from tests.storage.entries import append, event_id, message
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    uri = f"sqlite:///{tmp_path / 'weft.db'}"
-    opened = await open_store(uri, server_name="example.org", shards=ShardMap(1, 1), specs=())
-    yield opened
-    await opened.close()
 
 
 class Seen:
