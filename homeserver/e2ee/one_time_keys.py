@@ -80,6 +80,7 @@ class OneTimeKeys:
         self._to_others = to_others
         self._now = now
         self._recent: OrderedDict[tuple[str, str], OneTimeUploads] = OrderedDict()
+        """What devices uploaded last."""
         self._counted: OrderedDict[tuple[str, str], _Counted] = OrderedDict()
         self._counting: dict[tuple[str, str], object] = {}
         """Counts under way that nothing has overtaken, by device."""
@@ -135,7 +136,8 @@ class OneTimeKeys:
             self._count_up(device, counted, new, new_fallback)
 
     async def _known_uploads(self, device: tuple[str, str]) -> OneTimeUploads | None:
-        """The note of a device's uploads; what is read twice in a row is what is stored."""
+        """The note of a device's uploads, from memory once: one that is out of date is not replaced, and the
+        next attempt reads what is stored."""
         return self._recent.pop(device, None) or await self._uploads.get(*device)
 
     def _keep_recent(self, device: tuple[str, str], uploads: OneTimeUploads) -> None:
