@@ -49,7 +49,7 @@ BUMPING = frozenset(
     }
 )
 TIMELINE_KEPT = 100
-PAST_KEPT = 1000
+PAST_KEPT = 4000
 """Events of a timeline together with what was read of the past, while nothing is sent."""
 RECEIPTS_KEPT = 200
 GAPS_KEPT = 100
