@@ -72,12 +72,14 @@ class Proposal(Protocol[R_co]):
 
 
 class _Pending(Generic[R]):
-    __slots__ = ("built", "future", "proposal")
+    __slots__ = ("built", "future", "proposal", "refusal")
 
     def __init__(self, proposal: Proposal[R], future: asyncio.Future[R]) -> None:
         self.proposal = proposal
         self.future = future
         self.built: list[Appended] = []
+        self.refusal: MatrixError | None = None
+        """Of the last build, upon what it would have followed: holds once that is in the log."""
 
 
 class ShardWriter:
@@ -171,40 +173,37 @@ class ShardWriter:
         """Build what waits, up to a batch's size, and append it; settle what is in the log then."""
         drafts: Drafts = {}
         batch: list[_Pending[Any]] = []
-        taken: list[_Pending[Any]] = []
-        refused: list[tuple[_Pending[Any], MatrixError]] = []
         next_seq = self.tail + 1
         limit = self.tail + MAX_BATCH_ENTRIES
         while self._queue and next_seq <= limit:
             pending = self._queue.popleft()
+            pending.refusal = None
             try:
                 pending.built = pending.proposal.build(drafts, next_seq)
             except MatrixError as error:
-                taken.append(pending)
-                refused.append((pending, error))
-                continue
+                pending.built, pending.refusal = [], error
             except Exception as error:
                 log.exception("proposal failed", shard=self.shard)
                 _fail(pending, error)
                 continue
             next_seq += len(pending.built)
-            taken.append(pending)
             batch.append(pending)
         # Not `self.tail` from here on: what is followed meanwhile moves it.
         expected = self.tail
-        if refused:
+        if any(pending.refusal is not None for pending in batch):
             tail = await self._tail_to_refuse_upon(expected)
             if tail > expected:
-                self._queue.extendleft(reversed(taken))
+                self._queue.extendleft(reversed(batch))
                 await self._catch_up_to(tail)
                 return
-            for pending, refusal in refused:
-                _fail(pending, refusal)
         outcomes = await self._append(batch, expected)
         stored = sum(1 for _ in takewhile(lambda outcome: isinstance(outcome, int), outcomes))
         appended = [item for pending in batch[:stored] for item in pending.built]
         for pending in batch[:stored]:
-            _settle(pending, pending.proposal.result())
+            if pending.refusal is not None:
+                _fail(pending, pending.refusal)
+            else:
+                _settle(pending, pending.proposal.result())
         if appended:
             self.appended.observe(len(appended))
             self._apply(appended)

@@ -9,7 +9,7 @@ import pytest
 from homeserver import shard_writer as module
 from homeserver.errors import MatrixError
 from homeserver.shard_writer import Append, Appended, Drafts, ShardWriter
-from storage.errors import Conflict
+from storage.errors import Conflict, StoreUnavailable
 from storage.log import Entry, Log
 from storage.store import Store
 from tests.storage.entries import append, event_id, message
@@ -115,6 +115,56 @@ async def test_nothing_is_refused_upon_a_state_that_others_have_changed(store: S
         await refused
     assert (await before, await allowed) == (2, 3)
     assert seen.ids == [event_id(name) for name in ("join", "before", "allowed")]
+
+
+class Ban(Append):
+    """Nobody may say anything after it."""
+
+    def build(self, drafts: Drafts, next_seq: int) -> list[Appended]:
+        drafts["banned"] = True
+        return super().build(drafts, next_seq)
+
+
+class Said(Append):
+    def build(self, drafts: Drafts, next_seq: int) -> list[Appended]:
+        if "banned" in drafts:
+            raise MatrixError(403, "M_FORBIDDEN", "banned")
+        return super().build(drafts, next_seq)
+
+
+class FailsOnce(Passing):
+    """Cannot take the first entries that it is given."""
+
+    def __init__(self, of: Log, entries: int) -> None:
+        super().__init__(of)
+        self._left = entries
+
+    async def append(self, shard: int, expected: int, entries: Sequence[Entry]) -> int:
+        if self._left > 0:
+            self._left -= len(entries)
+            raise StoreUnavailable("away")
+        return await self.of.append(shard, expected, entries)
+
+
+async def test_nothing_is_refused_upon_what_the_store_did_not_take(store: Store) -> None:
+    """The ban failed: whoever spoke behind it hears that the store was away, and not that they are banned."""
+    writer = writer_on(FailsOnce(store.log, entries=1), Seen())
+    outcomes = await asyncio.gather(
+        writer.submit(Ban([message("ban")])),
+        writer.submit(Said([message("said")])),
+        return_exceptions=True,
+    )
+    assert [error.status for error in outcomes if isinstance(error, MatrixError)] == [503, 503]
+    assert await store.log.tail(0) == 0
+
+
+async def test_nothing_is_refused_upon_what_was_there_before_in_another_form(store: Store) -> None:
+    """A ban that is a second try changes nothing any more; what follows it is checked again without."""
+    await append(store.log, 0, message("ban", txn=b"x" * 16))
+    writer = writer_on(store.log, Seen(), tail=1)
+    banned = writer.submit(Ban([message("again", txn=b"x" * 16)]))
+    said = writer.submit(Said([message("said")]))
+    assert (await banned, await said) == (1, 2)
 
 
 async def test_what_others_told_of_is_waited_for_when_the_log_does_not_show_it_yet(store: Store) -> None:
