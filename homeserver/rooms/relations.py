@@ -1,7 +1,10 @@
 """Children of an event, the threads of a room, and what may relate to what (spec: client-server
 "Relationships API", "Threading", "Event annotations")."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from weakref import WeakValueDictionary
 
 import orjson
 
@@ -34,8 +37,25 @@ class Relations:
         self._rooms = rooms
         self._history = history
         self._visibility = visibility
+        self._turns: WeakValueDictionary[tuple[str, str, str, str | None], asyncio.Lock] = (
+            WeakValueDictionary()
+        )
 
-    async def check_new(self, room: Room, sender: str, type: str, content: JsonObject) -> None:
+    @asynccontextmanager
+    async def checked(self, room: Room, sender: str, type: str, content: JsonObject) -> AsyncIterator[None]:
+        """Stands around the sending of an event: raises what speaks against how it relates to others.
+
+        Who sends the like of it at the same time waits, and is checked when it is there.
+        """
+        if "m.relates_to" not in content:
+            yield
+            return
+        alike = (room.room_id, sender, type, relation_of(content)[0])
+        async with self._turns.setdefault(alike, asyncio.Lock()):
+            await self._check(room, sender, type, content)
+            yield
+
+    async def _check(self, room: Room, sender: str, type: str, content: JsonObject) -> None:
         """Refuse a second equal annotation (400 M_DUPLICATE_ANNOTATION) and a thread off a child (400)."""
         parent_id, rel_type = relation_of(content)
         if parent_id is None:

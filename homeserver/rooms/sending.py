@@ -85,9 +85,8 @@ class Sending:
         transaction = _transaction(sender, device_id, f"send {room_id} {type}", txn_id)
 
         async def attempt() -> str:
-            if "m.relates_to" in content:
-                await self._relations.check_new(room, sender, type, content)
-            return await self._submit(room, EventTemplate(type, sender, content, ts=ts), transaction)
+            async with self._relations.checked(room, sender, type, content):
+                return await self._submit(room, EventTemplate(type, sender, content, ts=ts), transaction)
 
         return await self._once(room, transaction, attempt)
 

@@ -1,5 +1,6 @@
 """Relations, edits, reactions, threads (spec: client-server "Aggregations of child events" and on)."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -57,6 +58,18 @@ async def test_same_reaction_twice_is_refused_until_redacted(alice: Client) -> N
     assert reply.errcode == "M_DUPLICATE_ANNOTATION"
     await alice.redact(room_id, first)
     await alice.send(room_id, reaction, type="m.reaction")
+
+
+async def test_of_same_reactions_at_the_same_time_one_is_there(alice: Client) -> None:
+    """Somebody taps twice, or on two devices."""
+    room_id = await alice.create_room()
+    event_id = await alice.send(room_id)
+    reaction = related("m.annotation", event_id, key="👍")
+    replies = await asyncio.gather(
+        *(alice.call("PUT", f"/rooms/{room_id}/send/m.reaction/{n}", reaction, expect=None) for n in range(5))
+    )
+    assert sorted(reply.status for reply in replies) == [200, 400, 400, 400, 400]
+    assert {reply.errcode for reply in replies} == {None, "M_DUPLICATE_ANNOTATION"}
 
 
 async def test_reaction_whose_answer_was_lost_may_be_sent_again(alice: Client) -> None:
