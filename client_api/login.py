@@ -71,6 +71,11 @@ class LoginRoutes(Routes):
             display_name=body.initial_device_display_name,
             with_refresh_token=body.refresh_token,
         )
+        try:
+            await self._logins.confirm(account)
+        except MatrixError:
+            await self._sessions.end_device(account.user_id, session.device_id)
+            raise
         return session_answer(account.user_id, session)
 
     async def _proved(self, body: LoginBody, call: Call) -> Account:

@@ -115,11 +115,15 @@ class Accounts:
                 400, "M_WEAK_PASSWORD", f"A password has at least {self._password_min_length} characters"
             )
 
-    async def password_matches(self, user_id: str, password: str) -> bool:
-        """Takes equally long whether or not there is such an account, and whatever its state."""
+    async def by_password(self, user_id: str, password: str) -> Account | None:
+        """The account if this is its password, as it was when that was found.
+
+        Takes equally long whether or not there is such an account, and whatever its state.
+        """
         account = await self._accounts.get(user_id)
         stored = account.password if account is not None else None
-        return await self._passwords.verify(stored, password[:MAX_PASSWORD]) and len(password) <= MAX_PASSWORD
+        matches = await self._passwords.verify(stored, password[:MAX_PASSWORD])
+        return account if matches and len(password) <= MAX_PASSWORD else None
 
     async def set_password(self, user_id: str, password: str, **changes: object) -> Account:
         """Set the password, and other fields with it. Raises 400 M_INVALID_PARAM for what is no password."""

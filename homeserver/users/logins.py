@@ -55,19 +55,34 @@ class Logins:
         M_USER_LOCKED, 429.
         """
         self._limits.charge("login_account", user_id)
-        await self.check_password(user_id, password)
-        return await self._let_in(user_id)
+        proved = await self.check_password(user_id, password)
+        await self._let_in(user_id)
+        return proved
 
-    async def check_password(self, user_id: str, password: str) -> None:
-        """Raises 403 M_FORBIDDEN for a wrong password, M_USER_DEACTIVATED; 429 after too many wrong ones."""
+    async def confirm(self, proved: Account) -> None:
+        """Raises 403 or 401 when the account may not log in any more as it did a moment ago.
+
+        To be asked once the new session is there: who changes a password ends those that are there then.
+        """
+        account = await self._let_in(proved.user_id)
+        if account.password != proved.password:
+            raise forbidden("The password was changed meanwhile")
+
+    async def check_password(self, user_id: str, password: str) -> Account:
+        """The account that the password is of.
+
+        Raises 403 M_FORBIDDEN for a wrong password, M_USER_DEACTIVATED; 429 after too many wrong ones.
+        """
         # Charged before it is known to be wrong: guesses side by side would all be tried otherwise.
         self._limits.charge("login_failed", user_id)
-        if not password or not await self._accounts.password_matches(user_id, password):
+        proved = await self._accounts.by_password(user_id, password) if password else None
+        if proved is None:
             account = await self._accounts.get(user_id)
             if account is not None and account.deactivated:
                 raise deactivated()
             raise forbidden("Wrong user name or password")
         self._limits.refund("login_failed", user_id)
+        return proved
 
     async def issue_token(self, user_id: str) -> str:
         """A token by which one other device can log in, for LOGIN_TOKEN_LIFETIME_MS."""

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from homeserver.protocol.json_types import JsonObject
+from homeserver.users.sessions import NewSession
 from tests.client_api.conftest import Client, Reply, Server
 
 PASSWORD = "correct horse"
@@ -66,6 +67,22 @@ async def test_other_devices_stay_when_asked_to(alice: Client, server: Server) -
     body = {"new_password": NEW, "logout_devices": False, "auth": proof(alice)}
     await alice.post("/account/password", body)
     assert (await other.get("/account/whoami"))["device_id"] == other.device_id
+
+
+async def test_login_with_the_old_password_does_not_outlive_its_change(
+    alice: Client, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody who has the old password logs in while it is being changed because of them."""
+    sessions = server.app.people.sessions
+    opened = sessions.open
+
+    async def overtaken(*args: Any, **options: Any) -> NewSession:
+        await alice.post("/account/password", {"new_password": NEW, "auth": proof(alice)})
+        return await opened(*args, **options)
+
+    monkeypatch.setattr(sessions, "open", overtaken)
+    assert (await log_in(server, "alice", expect=403)).errcode == "M_FORBIDDEN"
+    assert [d["device_id"] for d in (await alice.get("/devices"))["devices"]] == [alice.device_id]
 
 
 async def test_password_is_not_changed_without_the_old_one(alice: Client, server: Server) -> None:

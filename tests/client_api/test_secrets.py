@@ -106,7 +106,7 @@ async def test_hardening_32_no_secret_comes_into_the_log(
         raise RuntimeError("planted fault")
 
     for owner, name in (
-        (server.app.people.accounts, "password_matches"),
+        (server.app.people.accounts, "by_password"),
         (server.app.people.accounts, "create"),
         (server.app.people.sessions, "refresh"),
     ):
