@@ -55,7 +55,10 @@ class Upgrade:
     async def upgrade(
         self, room_id: str, user_id: str, new_version: str, additional_creators: Sequence[str]
     ) -> str:
-        """The replacement's id. Raises 400 M_UNSUPPORTED_ROOM_VERSION, 403 without the power."""
+        """The replacement's id.
+
+        Raises 400 M_UNSUPPORTED_ROOM_VERSION, 403 without the power, 503 before all members are known.
+        """
         version = self._creation.version_of(new_version)
         old = await self._rooms.get(room_id)
         if old is None or user_id not in old.joined:
@@ -65,6 +68,8 @@ class Upgrade:
             raise forbidden("You may not upgrade this room")
         if additional_creators and not version.privileged_creators:
             raise MatrixError(400, "M_BAD_JSON", "This room version has no additional creators")
+        # Who is banned is among the members, and has to stay so.
+        old = await self._rooms.whole(old)
         member = {"membership": "join", **await self._profiles.member_profile(user_id)}
         creation_content = _creation_content(old, additional_creators)
         new = await self._creation.create_with(

@@ -160,6 +160,22 @@ async def test_acts_on_members_wait_for_them(
     await bob.call("POST", f"/join/{quote(host.room_id)}", {}, expect=403)
 
 
+async def test_who_is_banned_is_so_in_the_room_that_replaces_it(
+    alice: Client, bob: Client, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bans are known only with the members."""
+    monkeypatch.setattr(rooms, "WHOLE_SECONDS", 0.2)
+    host.send("m.room.power_levels", "", {"users": {host.creator: 100, alice.user_id: 100}})
+    host.send("m.room.member", bob.user_id, {"membership": "ban"})
+    await join(alice, host)
+    path = f"/rooms/{quote(host.room_id)}"
+    await alice.call("POST", f"{path}/upgrade", {"new_version": "11"}, expect=503)
+    told(host)
+    await until(lambda: bans(alice, path))
+    replacement = (await alice.post(f"{path}/upgrade", {"new_version": "11"}))["replacement_room"]
+    await bob.call("POST", f"/join/{quote(replacement)}", {}, expect=403)
+
+
 async def bans(client: Client, path: str) -> bool:
     reply = await client.call("GET", path + "/members?membership=ban", expect=None)
     return reply.status == 200 and len(reply.body["chunk"]) == 1
