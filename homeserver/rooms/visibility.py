@@ -8,7 +8,7 @@ What a user sees of an event is nothing, all of it, or what a redaction would le
 later comers get of those who had themselves erased (spec: client-server "Account deactivation").
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
@@ -140,6 +140,12 @@ class SightLine:
         if verdict is None:
             verdict = self._verdicts[stretch] = self._judge(at)
         return verdict
+
+    def nearest_seen(self, at: int, *, forwards: bool) -> int | None:
+        """The position next to one, in a direction, at which the user would see an event."""
+        ends = sorted({position + step for position in self._changes for step in (-1, 0, 1)})
+        there = ends[bisect_right(ends, at) :] if forwards else ends[: bisect_left(ends, at)][::-1]
+        return next((position for position in there if self.sees_position(position)), None)
 
     def _judge(self, at: int) -> bool:
         below = at - 1

@@ -233,6 +233,23 @@ async def test_members_at_a_point_in_time(alice: Client, bob: Client) -> None:
     assert set(joined["joined"]) == {alice.user_id, bob.user_id}
 
 
+async def test_timestamp_to_event_passes_over_all_that_is_hidden(alice: Client, bob: Client) -> None:
+    """Who came in late jumps to a date before, who left to one after."""
+    room_id = await alice.create_room(preset="public_chat")
+    await alice.set_state(room_id, "m.room.history_visibility", {"history_visibility": "joined"})
+    before = [await alice.send(room_id, "before") for _ in range(30)]
+    await bob.join(room_id)
+    joined = await bob.get(f"/rooms/{room_id}/state/m.room.member/{bob.user_id}?format=event")
+    await bob.leave(room_id)
+    left = await alice.get(f"/rooms/{room_id}/state/m.room.member/{bob.user_id}?format=event")
+    after = [await alice.send(room_id, "after") for _ in range(30)]
+    path = f"/_matrix/client/v1/rooms/{room_id}/timestamp_to_event"
+    for far, direction, near in ((before[0], "f", joined), (after[-1], "b", left)):
+        ts = (await alice.get(f"/rooms/{room_id}/event/{far}"))["origin_server_ts"]
+        found = await bob.get(path, query={"ts": ts, "dir": direction})
+        assert found["event_id"] == near["event_id"]
+
+
 async def test_timestamp_to_event_finds_the_nearest(alice: Client) -> None:
     room_id = await alice.create_room()
     event_id = await alice.send(room_id)
