@@ -29,7 +29,13 @@ from homeserver.rooms.stripped import stripped_state
 from homeserver.rooms.visibility import SightLine, Visibility
 from homeserver.sync.device_lists import DeviceLists
 from homeserver.sync.filter import EVERYTHING, Filter
-from homeserver.sync.room_section import Timeline, events_object, receipts_event, timeline_json
+from homeserver.sync.room_section import (
+    SharedState,
+    Timeline,
+    events_object,
+    receipts_event,
+    timeline_json,
+)
 from homeserver.sync.state_delta import (
     KnownMembers,
     is_in_force,
@@ -503,12 +509,14 @@ class _Answer:
     async def _shared_state(self, room: Room, start: int) -> list[bytes]:
         """All state below the timeline, the same for everyone who begins there."""
         key = ("state", start)
-        cached = room.fragments.get(key)
-        if isinstance(cached, list):
-            return cached
+        shared = room.fragments.get(key)
+        if isinstance(shared, SharedState) and shared.is_told_at(self._now):
+            return shared.json
+        seen = room.last_seq
         state = await state_at(self._rooms.log, self._rooms.stored, room, start)
         rendered = [b",".join(event.render(self._now) for event in state)] if state else []
-        room.fragments[key] = rendered
+        if room.last_seq == seen:
+            room.fragments[key] = SharedState(rendered, self._now)
         return rendered
 
     def _ephemeral(self, room: Room, after: int, upto: int, *, new: bool, typing: bool) -> list[bytes]:

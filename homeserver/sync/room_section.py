@@ -19,7 +19,7 @@ NAMING = frozenset({"m.room.member", "m.room.name", "m.room.canonical_alias"})
 """Types of events after which a room's summary may be another."""
 PRIVATE = "m.read.private"
 SHARED_MS = 1_000
-"""For how long a serialized timeline is told to others, too: it says how old its events are."""
+"""For how long what is serialized is told to others, too: it says how old its events are."""
 
 
 class Timeline:
@@ -48,6 +48,17 @@ class Timeline:
     def is_special_to(self, reader: Reader) -> bool:
         """Whether a reader sees it otherwise than others: own transaction ids, or senders to be ignored."""
         return reader.user_id in self._authors or not reader.ignored.isdisjoint(self._senders)
+
+
+class SharedState(NamedTuple):
+    """All state below a timeline as everybody sees it, and when that was serialized."""
+
+    json: list[bytes]
+    ts: int
+
+    def is_told_at(self, now: int) -> bool:
+        """Whether it was made just now."""
+        return abs(now - self.ts) < SHARED_MS
 
 
 def timeline_json(slice: TimelineSlice, rendered: Iterable[bytes]) -> bytes:

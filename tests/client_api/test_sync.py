@@ -471,3 +471,20 @@ async def test_age_is_that_of_the_moment_though_others_were_told_the_same(
     assert await age(bob) < 60_000
     server.clock.ahead = 3_600_000
     assert await age(carol) >= 3_600_000
+
+
+async def test_age_of_state_is_that_of_the_moment_though_others_were_told_the_same(
+    server: Server, alice: Client, bob: Client
+) -> None:
+    room_id = await pair(alice, bob)
+    await alice.send(room_id)
+    last_only = {"room": {"timeline": {"limit": 1}}}
+
+    async def least_age(client: Client) -> int:
+        body = await client.sync(full=True, filter=last_only)
+        events = body["rooms"]["join"][room_id]["state"]["events"]
+        return min(event["unsigned"]["age"] for event in events)
+
+    assert await least_age(bob) < 60_000
+    server.clock.ahead = 3_600_000
+    assert await least_age(alice) >= 3_600_000
