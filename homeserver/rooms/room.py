@@ -235,6 +235,20 @@ class Room:
             self.fragments["related to"] = known
         return known
 
+    def after_redactions(self, event: RoomEvent) -> RoomEvent:
+        """What an event that was read is after the redactions in memory: the log may not be pruned yet."""
+        redactions = self.fragments.get("redactions")
+        if not isinstance(redactions, dict):
+            # Of several the first is told of.
+            redacting = [each for each in reversed(self.timeline) if each.redacts and each.state_key is None]
+            redactions = self.fragments["redactions"] = {each.redacts: each for each in redacting}
+        if not redactions:
+            return event
+        redaction = redactions.get(event.event_id) or redactions.get(event.unsigned().get("replaces_state"))
+        if redaction is None:
+            return event
+        return after_redaction(self.version, self.head.lookup, event, redaction, self.room_id_json)
+
     # How it changes
 
     def apply(self, entry: Entry, view: RoomEvent | None = None) -> RoomEvent | None:
@@ -377,14 +391,10 @@ class Room:
     def keep_past(self, page: Sequence[RoomEvent]) -> int:
         """Put what was just read of the past, newest first, before `timeline`; how many events that were.
 
-        `page` has no holes, and begins at or above the oldest event in memory. An event that a redaction in
-        memory is about stays away: the log may not have been told yet.
+        `page` has no holes, and begins at or above the oldest event in memory.
         """
         older = [event for event in reversed(page) if 0 < event.position <= self.timeline_after]
-        redacted = {event.redacts for event in self.timeline}
         if not older or len(older) + len(self.timeline) > PAST_KEPT:
-            return 0
-        if any(event.event_id in redacted for event in older):
             return 0
         self.fragments.clear()
         self.timeline[:0] = older

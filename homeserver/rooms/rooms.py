@@ -52,7 +52,7 @@ class Rooms:
     def __init__(self, log: Log, shards: ShardMap, now: Clock, *, memory_budget: int) -> None:
         self.log = log
         self.shards = shards
-        self.stored = StoredEvents(log, shards)
+        self.stored = StoredEvents(log, shards, self.cached)
         self.writers: dict[int, ShardWriter] = {}
         self.activity: dict[str, int] = {}
         """Room → last seq of any kind since this process follows the log; others have had nothing since."""

@@ -1,15 +1,16 @@
 """From EVENT entries of the log to events in memory, with what clients see beside the body.
 
 `unsigned.prev_content` and `redacted_because` refer to other events; they are fetched for a whole
-page at once.
+page at once. What a room in memory knows to be redacted is shown so, though the log is not pruned yet.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import orjson
 
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.event_meta import decode_meta
+from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent, make_room_event
 from storage.log import Entry, KeyedRef, Kind, Log, ShardMap
 
@@ -17,9 +18,11 @@ from storage.log import Entry, KeyedRef, Kind, Log, ShardMap
 class StoredEvents:
     """Reads events of rooms from the log."""
 
-    def __init__(self, log: Log, shards: ShardMap) -> None:
+    def __init__(self, log: Log, shards: ShardMap, cached: Callable[[str], Room | None]) -> None:
+        """`cached` gives a room if it is in memory."""
         self._log = log
         self._shards = shards
+        self._cached = cached
 
     async def by_id(self, room_id: str, event_ids: Sequence[str]) -> dict[str, RoomEvent]:
         """Those of the events that are in the log and in this room."""
@@ -94,6 +97,7 @@ class StoredEvents:
         replaced = {e.seq: e for e in await self._log.entries(shard, seqs)} if seqs else {}
         redactions = [meta.redacted_by for meta in metas if meta.redacted_by]
         redacted_by = await self._log.by_event_id(shard, redactions) if redactions else {}
+        room = self._cached(room_id)
         views: list[RoomEvent] = []
         for entry, meta in zip(entries, metas, strict=True):
             unsigned: JsonObject = {}
@@ -105,6 +109,8 @@ class StoredEvents:
             if meta.redacted_by is not None:
                 # A redacted event relates to nothing any more, though the log's index still has it.
                 view.relates_to = view.rel_type = None
+            elif room is not None:
+                view = room.after_redactions(view)
             views.append(view)
         return views
 

@@ -10,6 +10,7 @@ import pytest
 
 from client_api.http import Route
 from homeserver.protocol.room_versions import ROOM_VERSIONS
+from homeserver.rooms import room as rooms_in_memory
 from storage.errors import StoreUnavailable
 from storage.log import Entry
 from tests.client_api.conftest import Client, Server
@@ -218,6 +219,42 @@ async def test_redacted_member_event_leaves_the_membership(alice: Client, bob: C
     await redact(alice, room_id, member["event_id"], 200)
     assert bob.user_id in (await alice.get(f"/rooms/{quote(room_id)}/joined_members"))["joined"]
     await bob.send(room_id, "still here")
+
+
+async def test_hardening_18_what_is_read_before_the_log_is_pruned_shows_nothing_of_what_was_redacted(
+    server: Server, alice: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does what was kept of that reading: clients ask for a thread anew when a reply is redacted."""
+    monkeypatch.setattr(rooms_in_memory, "TIMELINE_KEPT", 5)
+    room_id = await alice.create_room()
+    root = await alice.send(room_id, "root")
+    thread = {"rel_type": "m.thread", "event_id": root}
+    reply = await alice.send(room_id, {"msgtype": "m.text", "body": "regretted", "m.relates_to": thread})
+    for n in range(20):
+        await alice.send(room_id, f"later {n}")
+
+    async def stuck(shard: int, entry: Entry) -> None:
+        raise StoreUnavailable("not now")
+
+    (consumer,) = (each for each in server.app.ground.consumers if each.name == "redactions")
+    handle = consumer._handle
+    monkeypatch.setattr(consumer, "_handle", stuck)
+    await alice.redact(room_id, reply)
+    room = f"/rooms/{quote(room_id)}"
+    for pruned in (False, True):
+        if pruned:
+            monkeypatch.setattr(consumer, "_handle", handle)
+            async with asyncio.timeout(5):
+                while consumer.lag()[0]:
+                    await asyncio.sleep(0.02)
+        shown = [
+            await alice.get(f"{room}/event/{quote(root)}"),
+            await alice.get(f"{room}/event/{quote(reply)}"),
+            await alice.get(f"/_matrix/client/v1{room}/relations/{quote(root)}"),
+            await alice.get(f"{room}/messages", query={"dir": "b", "limit": 50}),
+        ]
+        assert "regretted" not in str(shown)
+        assert "m.thread" not in shown[0].get("unsigned", {}).get("m.relations", {})
 
 
 async def test_hardening_18_room_loaded_before_the_log_is_pruned_shows_nothing_of_what_was_redacted(
