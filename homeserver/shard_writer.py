@@ -72,7 +72,7 @@ class Proposal(Protocol[R_co]):
 
 
 class _Pending(Generic[R]):
-    __slots__ = ("built", "future", "proposal", "refusal")
+    __slots__ = ("built", "follows_all", "future", "proposal", "refusal")
 
     def __init__(self, proposal: Proposal[R], future: asyncio.Future[R]) -> None:
         self.proposal = proposal
@@ -80,6 +80,8 @@ class _Pending(Generic[R]):
         self.built: list[Appended] = []
         self.refusal: MatrixError | None = None
         """Of the last build, upon what it would have followed: holds once that is in the log."""
+        self.follows_all = False
+        """Whether it is built upon all that was in the log at some moment since it was submitted."""
 
 
 class ShardWriter:
@@ -190,8 +192,10 @@ class ShardWriter:
             batch.append(pending)
         # Not `self.tail` from here on: what is followed meanwhile moves it.
         expected = self.tail
-        if any(pending.refusal is not None for pending in batch):
-            tail = await self._tail_to_refuse_upon(expected)
+        if any(not (pending.built or pending.follows_all) for pending in batch):
+            tail = await self._tail_to_decide_upon(expected)
+            for pending in batch:
+                pending.follows_all = True
             if tail > expected:
                 self._queue.extendleft(reversed(batch))
                 await self._catch_up_to(tail)
@@ -257,8 +261,9 @@ class ShardWriter:
                 self._queue.extendleft(reversed(batch[1:]))
                 _fail(batch[0], error)
 
-    async def _tail_to_refuse_upon(self, expected: int) -> int:
-        """Where the log ends: what is refused may be right by what another replica has appended just now."""
+    async def _tail_to_decide_upon(self, expected: int) -> int:
+        """Where the log ends: what is refused, or seems to be done already, may not be so by what another
+        replica has appended just now."""
         try:
             return await self._log.tail(self.shard)
         except StoreError:

@@ -302,10 +302,7 @@ class Identities:
         Raises what `change` raises, and 503 when the log cannot take it.
         """
         identity = await self.get(user_id)
-        # Most uploads of a device bring the keys that are there.
-        published = bool(change(identity)) and await self._users.submit(
-            user_id, _Publish(identity, change, self._now())
-        )
+        published = await self._users.submit(user_id, _Publish(identity, change, self._now()))
         if self.on_published is not None:
             # Also when there was nothing new: an earlier attempt may have died before it told anyone.
             await self.on_published(user_id)

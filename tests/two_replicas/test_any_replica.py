@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from tests.client_api.conftest import Client
-from tests.client_api.crypto_device import ALGORITHM, CryptoDevice
-from tests.two_replicas.conftest import Replicas
+from tests.client_api.crypto_device import ALGORITHM, CrossSigner, CryptoDevice
+from tests.two_replicas.conftest import SHARDS, Replicas
 
 
 def events_in(body: Any, room_id: str) -> list[str]:
@@ -161,6 +161,20 @@ async def test_account_data_of_one_is_read_and_synced_at_the_other(replicas: Rep
         assert {"type": "org.example.note", "content": {"text": text}} in changed
 
 
+async def test_account_data_changed_at_one_is_changed_back_at_the_other(
+    replicas: Replicas, alice: Client
+) -> None:
+    """Somebody flips a switch there and back, before the other replica has heard of the first."""
+    at_b = replicas.at_b(alice)
+    assert replicas.b.app.ground.replica.owns(SHARDS.of_user(alice.user_id))
+    path = f"/user/{alice.user_id}/account_data/org.example.switch"
+    await alice.put(path, {"on": False})
+    replicas.exchange.hold(True)
+    await at_b.put(path, {"on": True})
+    await alice.put(path, {"on": False})
+    assert await at_b.get(path) == {"on": False}
+
+
 async def test_a_filter_of_one_is_known_to_the_other(replicas: Replicas, room: str, alice: Client) -> None:
     content = {"room": {"rooms": []}}
     filter_id = (await alice.post(f"/user/{alice.user_id}/filter", content))["filter_id"]
@@ -206,6 +220,20 @@ async def test_keys_uploaded_by_way_of_either_all_count_once(replicas: Replicas,
         for client in (at[number % 2], at[1 - number % 2]):
             answer = await client.post("/keys/upload", {"one_time_keys": keys})
             assert answer["one_time_key_counts"] == {ALGORITHM: 5 * (number + 1)}
+
+
+async def test_keys_uploaded_at_one_are_signed_at_the_other(replicas: Replicas, alice: Client) -> None:
+    """Clients do both at once, before the other replica has heard of the keys."""
+    at_b = replicas.at_b(alice)
+    assert replicas.b.app.ground.replica.owns(SHARDS.of_user(alice.user_id))
+    device, signer = CryptoDevice(at_b), CrossSigner(alice.user_id)
+    await CryptoDevice(alice).query(alice.user_id)
+    replicas.exchange.hold(True)
+    keys = device.device_keys()
+    await at_b.post("/keys/upload", {"device_keys": keys})
+    await at_b.post("/keys/device_signing/upload", signer.upload())
+    signed = {alice.user_id: {alice.device_id: signer.sign_device(keys)}}
+    assert await alice.post("/keys/signatures/upload", signed) == {"failures": {}}
 
 
 async def test_keys_claimed_at_one_are_counted_at_the_other(

@@ -117,6 +117,27 @@ async def test_nothing_is_refused_upon_a_state_that_others_have_changed(store: S
     assert seen.ids == [event_id(name) for name in ("join", "before", "allowed")]
 
 
+class Unless(Append):
+    """Has nothing to do before another entry has been seen."""
+
+    def __init__(self, entry: Entry, other: str, seen: Seen) -> None:
+        super().__init__([entry])
+        self._other = other
+        self._seen = seen
+
+    def build(self, drafts: Drafts, next_seq: int) -> list[Appended]:
+        return super().build(drafts, next_seq) if event_id(self._other) in self._seen.ids else []
+
+
+async def test_nothing_is_taken_for_done_upon_a_state_that_others_have_changed(store: Store) -> None:
+    """What is to be set was set already, as far as this replica has heard; another has just taken it back."""
+    await append(store.log, 0, message("taken back"))
+    seen = Seen()
+    writer = writer_on(store.log, seen)
+    await writer.submit(Unless(message("set again"), "taken back", seen))
+    assert seen.ids == [event_id(name) for name in ("taken back", "set again")]
+
+
 class Ban(Append):
     """Nobody may say anything after it."""
 
