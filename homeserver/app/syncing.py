@@ -42,8 +42,8 @@ class Syncing:
         push_rules = UserPushRules()
         verdicts = Verdicts()
         self.unread_tallies = UnreadTallies(collection(push_records.UNREAD_TALLIES))
-        unread = Unread(rooms, self.unread_tallies, push_rules, verdicts)
-        notifications = Notifications(rooms, users, push_rules, verdicts, epoch=epoch, now=now)
+        unread = Unread(rooms, self.unread_tallies, visibility, push_rules, verdicts)
+        notifications = Notifications(rooms, users, visibility, push_rules, verdicts, epoch=epoch, now=now)
         self.pushers = Pushers(collection(push_records.PUSHERS), now)
         self.device_lists = DeviceLists(rooms, users, people.shared_rooms, now)
         self.one_time_keys = OneTimeKeys(

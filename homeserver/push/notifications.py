@@ -25,6 +25,7 @@ from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.threads import thread_of
+from homeserver.rooms.visibility import Visibility
 from homeserver.tokens import base36, from_base36
 from homeserver.users.ignoring import ignored_by
 from homeserver.users.users import User, Users
@@ -58,10 +59,19 @@ class Notifications:
     """Lists what local users were notified of."""
 
     def __init__(
-        self, rooms: Rooms, users: Users, rules: UserPushRules, verdicts: Verdicts, *, epoch: str, now: Clock
+        self,
+        rooms: Rooms,
+        users: Users,
+        visibility: Visibility,
+        rules: UserPushRules,
+        verdicts: Verdicts,
+        *,
+        epoch: str,
+        now: Clock,
     ) -> None:
         self._rooms = rooms
         self._users = users
+        self._visibility = visibility
         self._rules = rules
         self._verdicts = verdicts
         self._epoch = epoch
@@ -144,10 +154,11 @@ class Notifications:
             page = pages.get(room_id)
             with LeftOutIfBroken(room_id):
                 room = await self._rooms.get(room_id)
-                if not page:
+                if not page and room is not None:
+                    since = await self._visibility.joined_since(room, user)
                     page = pages[room_id] = deque(
                         await self._rooms.stored.page(
-                            room_id, after=ref.since, before=position + 1, newest_first=True, limit=PAGE
+                            room_id, after=since, before=position + 1, newest_first=True, limit=PAGE
                         )
                     )
             if room is None:

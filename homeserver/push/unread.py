@@ -25,6 +25,7 @@ from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.threads import MAIN, thread_in_memory, thread_of
+from homeserver.rooms.visibility import Visibility
 from homeserver.users.ignoring import ignored_by
 from homeserver.users.users import User
 from storage.records.push import UnreadTally
@@ -82,9 +83,17 @@ class _Tally(msgspec.Struct):
 class Unread:
     """The unread counts of local users."""
 
-    def __init__(self, rooms: Rooms, stored: UnreadTallies, rules: UserPushRules, verdicts: Verdicts) -> None:
+    def __init__(
+        self,
+        rooms: Rooms,
+        stored: UnreadTallies,
+        visibility: Visibility,
+        rules: UserPushRules,
+        verdicts: Verdicts,
+    ) -> None:
         self._rooms = rooms
         self._stored = stored
+        self._visibility = visibility
         self._rules = rules
         self._verdicts = verdicts
         self._tallies: OrderedDict[tuple[str, str], _Tally] = OrderedDict()
@@ -96,9 +105,10 @@ class Unread:
         receipts = room.receipt_seqs.get(user.user_id, 0)
         tally = self._tallies.get(key)
         if tally is None or tally.receipts != receipts or tally.version != version:
+            start = read_upto(room, user.user_id).get(None, 0)
             ref = user.memberships.get(room.room_id)
-            joined_at = ref.since if ref is not None else 0
-            start = max(read_upto(room, user.user_id).get(None, 0), joined_at)
+            if ref is not None and ref.since > start:
+                start = max(start, await self._visibility.joined_since(room, user))
             tally = _Tally(start, start, receipts, version, UnreadCounts({}))
             self._tallies[key] = tally
             if len(self._tallies) > KEPT:

@@ -22,7 +22,7 @@ from homeserver.rooms.redaction import pruned_view
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.users.accounts import Accounts
-from homeserver.users.users import Users
+from homeserver.users.users import User, Users
 from storage.log import Entry, Kind, Log
 
 MAX_CHANGES = 1000
@@ -115,6 +115,16 @@ class SightLine:
     def ever_joined(self) -> bool:
         return bool(self._joins)
 
+    @property
+    def joined_since(self) -> int:
+        """Where a member came in last, whatever member events came since."""
+        since = 0
+        for position, membership in zip(reversed(self._member_at), reversed(self._memberships), strict=True):
+            if membership != "join":
+                break
+            since = position
+        return since
+
     def joined_after(self, position: int) -> bool:
         return bool(self._joins) and self._joins[-1] > position
 
@@ -188,6 +198,18 @@ class Visibility:
             if len(self._lines) > LINES_KEPT:
                 self._lines.popitem(last=False)
         return line
+
+    async def joined_since(self, room: Room, user: User) -> int:
+        """Where a local user who is in the room came in last.
+
+        Of one who was loaded that is not known in memory, if there was another member event since.
+        """
+        ref = user.memberships[room.room_id]
+        member = room.head.lookup("m.room.member", user.user_id)
+        before = member.unsigned().get("prev_content", {}) if member is not None else {}
+        if ref.since == ref.position and before.get("membership") != "join":
+            return ref.since
+        return min(ref.since, (await self.sight_line(room, user.user_id)).joined_since)
 
     async def _make(self, room: Room, user_id: str, forgotten: int) -> SightLine:
         gaps = dict(room.gaps)

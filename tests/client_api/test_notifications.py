@@ -117,6 +117,7 @@ async def test_after_a_restart_the_same_is_listed(
 ) -> None:
     for number in range(5):
         await alice.send(rooms[number % 2], str(number))
+    await bob.put(f"/profile/{bob.user_id}/displayname", {"displayname": "Robert"})
     before = await bodies(bob)
     await server.restart()
     again = server.client()

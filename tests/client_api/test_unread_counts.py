@@ -100,6 +100,21 @@ async def test_counts_are_the_same_after_a_restart(server: Server, alice: Client
     assert await unread(again, room_id) == (3, 0)
 
 
+async def test_threads_count_the_same_after_a_change_of_name_and_a_restart(
+    server: Server, alice: Client, bob: Client
+) -> None:
+    """The member event with the new name is no new join."""
+    room_id = await room_of_two(alice, bob)
+    root = await alice.send(room_id, "root")
+    relates = {"m.relates_to": {"rel_type": "m.thread", "event_id": root}}
+    await alice.send(room_id, {"msgtype": "m.text", "body": "in thread", **relates})
+    await bob.put(f"/profile/{bob.user_id}/displayname", {"displayname": "Robert"})
+    for _ in range(2):
+        section = (await bob.sync(full=True, filter=THREADED))["rooms"]["join"][room_id]
+        assert section["unread_thread_notifications"][root]["notification_count"] == 1
+        await server.restart()
+
+
 @pytest.fixture
 def short_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """A backlog is long already at a few dozen events."""
