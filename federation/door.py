@@ -20,9 +20,9 @@ class Door:
         self._limits = limits
         self._addresses = addresses
 
-    def knock(self, request: web.Request) -> None:
+    def knock(self, request: web.Request, cost: int = 1) -> None:
         """Before anything of a request is looked at. Raises 429 M_LIMIT_EXCEEDED."""
-        self._limits.charge(LIMIT, self._addresses.of(request))
+        self._limits.charge(LIMIT, self._addresses.of(request), cost)
 
     async def origin(self, request: web.Request, headers: Sequence[str], content: JsonValue) -> str:
         """See `Authenticator`. Who proves to be a server has not knocked in vain."""

@@ -51,20 +51,31 @@ Route = AnyRoute[Options]
 class Call(AnyCall):
     """One request of another server, as handlers see it."""
 
-    __slots__ = ("_content", "_origin")
+    __slots__ = ("_content", "_door", "_origin")
 
     def __init__(
-        self, request: web.Request, origin: str | None, raw: bytes, content: JsonObject | None
+        self,
+        request: web.Request,
+        origin: str | None,
+        raw: bytes,
+        content: JsonObject | None,
+        door: Door | None,
     ) -> None:
         super().__init__(request, raw)
         self._origin = origin
         self._content = content
+        self._door = door
 
     @property
     def origin(self) -> str:
         """The name of the server that asks; routes of Auth.SERVER only."""
         assert self._origin is not None
         return self._origin
+
+    def charge(self, cost: int) -> None:
+        """Have somebody who proves nothing pay for what they ask. Raises 429 M_LIMIT_EXCEEDED."""
+        if self._door is not None:
+            self._door.knock(self.request, cost)
 
     def content(self) -> JsonObject:
         """What was signed is what is read."""
@@ -97,27 +108,25 @@ def server_server_api(modules: Iterable[Routes], door: Door | None) -> Api:
 
 def _serve(declared: Route, handler: BoundHandler, door: Door | None) -> WebHandler:
     options = declared.options
-    if options.get("auth", Auth.SERVER) is Auth.SERVER:
-        assert door is not None, f"nobody can be let in at {declared.path}"
-    else:
-        door = None
+    signed = options.get("auth", Auth.SERVER) is Auth.SERVER
+    assert door is not None or not signed, f"nobody can be let in at {declared.path}"
     largest = options.get("largest", MAX_BODY)
     changes = declared.method != "GET"
 
     async def answer(request: web.Request) -> web.StreamResponse:
         try:
-            if door is not None:
+            if signed and door is not None:
                 door.knock(request)
             check_coding(request)
             headers = request.headers.getall("Authorization", [])
             raw = b""
-            if changes and (headers or door is None):
+            if changes and (headers or not signed):
                 raw = await whole_body(request.clone(client_max_size=largest))
             content = json_object(raw) if raw else None
             origin = None
-            if door is not None:
+            if signed and door is not None:
                 origin = await door.origin(request, headers, content)
-            handling = handler(Call(request, origin, raw, content))
+            handling = handler(Call(request, origin, raw, content, door))
             result = await (to_its_end(handling, declared.method, declared.path) if changes else handling)
             return result if isinstance(result, web.StreamResponse) else response_of(result)
         except Exception as error:

@@ -9,9 +9,10 @@ spec: server-server#retrieving-server-keys
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import orjson
 import structlog
@@ -55,6 +56,9 @@ LONGEST_PAUSE_MS = 600_000
 NOTARY_NEEDS = 20
 """Told to a notary: most servers have one key, and an answer has all of them."""
 NOTARY_SIGNATURES = 3
+
+BeforeAsking = Callable[[int], None]
+"""Told how many servers are about to be asked; raises MatrixError 429 when these are too many."""
 
 
 class UnknownKey(Exception):
@@ -171,22 +175,37 @@ class KeyRing:
                 await asyncio.to_thread(check, first)
         return problems
 
-    async def published(self, server_name: str, valid_until: int) -> JsonObject | None:
-        """What a server last said of its keys, asked again if that does not hold until then.
+    async def published(self, servers: Mapping[str, int], before_asking: BeforeAsking) -> list[JsonObject]:
+        """What servers last said of their keys, asked again if that does not hold until then.
 
-        Or if half of its time is over. None if it never said anything. Raises StoreError.
+        Or if half of its time is over. Of those that never said anything there is nothing. Raises StoreError,
+        and what `before_asking` does.
         """
-        record = await self._stored.get(server_name)
+        records = await self._records(servers)
+        asked = [
+            server for server, until in servers.items() if self._is_due(server, records.get(server), until)
+        ]
+        if asked:
+            before_asking(len(asked))
+            await asyncio.gather(
+                *(self._fetching.run(server, partial(self._fetch, server, ())) for server in asked)
+            )
+            records.update(await self._records(asked))
+        return [orjson.loads(record.answer) for record in records.values()]
+
+    async def _records(self, servers: Iterable[str]) -> dict[str, RemoteKeys]:
+        found = await self._stored.get_many([(server,) for server in servers])
+        return {record.server_name: record for record in found}
+
+    def _is_due(self, server: str, record: RemoteKeys | None, valid_until: int) -> bool:
+        """Whether a server is to be asked for keys that hold until then, and may be."""
         now = self._now()
-        if (
-            record is None
-            or record.valid_until < valid_until
-            or now > (record.fetched_ts + record.valid_until) // 2
+        if record is not None and (
+            now < record.fetched_ts + LEAST_BETWEEN_MS
+            or (record.valid_until >= valid_until and now <= (record.fetched_ts + record.valid_until) // 2)
         ):
-            await self._fetching.run(server_name, lambda: self._fetch(server_name, ()))
-            record = await self._stored.get(server_name)
-        answer: JsonObject | None = None if record is None else orjson.loads(record.answer)
-        return answer
+            return False
+        return self._may_ask(server)
 
     async def close(self) -> None:
         await self._fetching.close()

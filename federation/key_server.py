@@ -22,8 +22,8 @@ class KeyServerRoutes(Routes):
     @get("/_matrix/key/v2/query/{server_name}", auth=Auth.NONE)
     async def query_one(self, call: Call) -> Result:
         least = call.int_query("minimum_valid_until_ts", 0)
-        return await self._notary.query_one(call.path("server_name"), least or None)
+        return await self._notary.query_one(call.path("server_name"), least or None, call.charge)
 
     @post("/_matrix/key/v2/query", auth=Auth.NONE)
     async def query(self, call: Call) -> Result:
-        return await self._notary.query(call.content())
+        return await self._notary.query(call.content(), call.charge)

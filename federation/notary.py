@@ -3,10 +3,9 @@
 spec: server-server#querying-keys-through-another-server
 """
 
-import asyncio
 from collections.abc import Mapping
 
-from federation.key_ring import KeyRing
+from federation.key_ring import BeforeAsking, KeyRing
 from federation.own_keys import OwnKeys
 from homeserver.clock import Clock
 from homeserver.errors import bad_json, too_large
@@ -24,30 +23,33 @@ class Notary:
         self._ring = ring
         self._now = now
 
-    async def query(self, request: JsonObject) -> JsonObject:
-        """The answer to POST /_matrix/key/v2/query. Raises MatrixError 400 and 413, and StoreError."""
+    async def query(self, request: JsonObject, before_asking: BeforeAsking) -> JsonObject:
+        """The answer to POST /_matrix/key/v2/query.
+
+        Raises MatrixError 400 and 413, StoreError, and what `before_asking` does.
+        """
         wanted = request.get("server_keys")
         if not isinstance(wanted, dict):
             raise bad_json("server_keys must be an object")
         if len(wanted) > MAX_SERVERS:
             raise too_large(f"at most {MAX_SERVERS} servers can be asked about at once")
-        return await self._keys_of({server: _least(keys) for server, keys in wanted.items()})
+        return await self._keys_of({server: _least(keys) for server, keys in wanted.items()}, before_asking)
 
-    async def query_one(self, server_name: str, valid_until: int | None) -> JsonObject:
+    async def query_one(
+        self, server_name: str, valid_until: int | None, before_asking: BeforeAsking
+    ) -> JsonObject:
         """The answer to GET /_matrix/key/v2/query/{serverName}; `valid_until`: `minimum_valid_until_ts`."""
-        return await self._keys_of({server_name: valid_until})
+        return await self._keys_of({server_name: valid_until}, before_asking)
 
-    async def _keys_of(self, servers: Mapping[str, int | None]) -> JsonObject:
+    async def _keys_of(self, servers: Mapping[str, int | None], before_asking: BeforeAsking) -> JsonObject:
         now = self._now()
-
-        async def told(server: str, valid_until: int | None) -> JsonObject | None:
-            if server == self._own.server_name:
-                return self._own.answer()
-            answer = await self._ring.published(server, now if valid_until is None else valid_until)
-            return None if answer is None else self._own.signed(answer)
-
-        found = await asyncio.gather(*(told(server, least) for server, least in servers.items()))
-        return {"server_keys": [answer for answer in found if answer is not None]}
+        others = {
+            server: now if least is None else least
+            for server, least in servers.items()
+            if server != self._own.server_name
+        }
+        found = [self._own.signed(answer) for answer in await self._ring.published(others, before_asking)]
+        return {"server_keys": found if len(others) == len(servers) else [self._own.answer(), *found]}
 
 
 def _least(keys: object) -> int | None:

@@ -269,7 +269,10 @@ class RateLimits(Section, frozen=True):
     )
     unproven_server: Annotated[
         Rate,
-        doc("Requests in the name of other servers that are not signed as they have to be, per address."),
+        doc(
+            "Requests in the name of other servers that are not signed as they have to be, and servers that "
+            "are asked for keys because anybody wants them, per address."
+        ),
     ] = Rate(2.0, 100)
     request: Annotated[
         Rate, doc("Every other kind of request that the specification marks as limited, per user.")

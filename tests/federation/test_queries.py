@@ -7,6 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from homeserver import __version__
+from homeserver.config.options import Rate, RateLimits
 from homeserver.protocol.signing import verify_json_signature
 from tests.client_api.conftest import Client
 from tests.federation.servers import V1, Homeserver, OtherServer, another
@@ -54,6 +55,23 @@ async def test_a_notary_has_nothing_to_say_of_servers_that_do_not_answer(other: 
     await other.call(
         "GET", f"{SERVER_KEYS}/query/{other.name}?minimum_valid_until_ts=soon", signed=False, expect=400
     )
+
+
+async def test_a_notary_asks_no_crowd_of_servers_for_somebody_who_proves_nothing(
+    server: Homeserver, other: OtherServer
+) -> None:
+    """HARDENING 38: nor does what is known already cost anything."""
+    limits = RateLimits(unproven_server=Rate(0.001, 5))
+    await server.restart(replace(server.config, rate_limits=limits))
+    query = f"{SERVER_KEYS}/query"
+    for _ in range(10):
+        await other.get(f"{query}/{other.name}", signed=False)
+    crowd = {f"server{number}.test": {} for number in range(3)}
+    await other.post(query, {"server_keys": crowd}, signed=False)
+    crowd = {f"another{number}.test": {} for number in range(3)}
+    reply = await other.call("POST", query, {"server_keys": crowd}, signed=False, expect=429)
+    assert reply.errcode == "M_LIMIT_EXCEEDED"
+    await other.get(f"{query}/{other.name}", signed=False)
 
 
 # Profiles and aliases
