@@ -309,7 +309,11 @@ class Media(Section, frozen=True):
         32_000_000
     )
     thumbnail_sizes: Annotated[
-        tuple[ThumbnailSize, ...], doc("Thumbnails made of every image; by default those the spec asks for.")
+        tuple[ThumbnailSize, ...],
+        doc(
+            "Sizes that thumbnails have, by default those the spec asks for. Who wants a larger one gets a "
+            "square with a power of two as its side."
+        ),
     ] = (
         ThumbnailSize(32, 32, "crop"),
         ThumbnailSize(96, 96, "crop"),

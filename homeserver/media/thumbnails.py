@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import structlog
 
@@ -66,12 +66,18 @@ class Thumbnails:
         return await asyncio.shield(task)
 
     def _nearest(self, width: int, height: int, method: str) -> ThumbnailSize:
-        """The smallest configured size that covers what is wanted, else the largest of that method."""
+        """The smallest configured size that covers what is wanted, else a square that does.
+
+        Squares have a power of two as their side, so that no client can have many made of one picture.
+        """
+        kind: Literal["crop", "scale"] = "crop" if method == "crop" else "scale"
         if self._dynamic:
-            kind = "crop" if method == "crop" else "scale"
-            return ThumbnailSize(min(width, MAX_SIDE), min(height, MAX_SIDE), kind)  # type: ignore[arg-type]
-        same = [size for size in self._sizes if size.method == method] or self._sizes
-        return next((size for size in same if size.width >= width and size.height >= height), same[-1])
+            return ThumbnailSize(min(width, MAX_SIDE), min(height, MAX_SIDE), kind)
+        for size in self._sizes:
+            if size.method == kind and size.width >= width and size.height >= height:
+                return size
+        side = min(1 << (max(width, height) - 1).bit_length(), MAX_SIDE)
+        return ThumbnailSize(side, side, kind)
 
     async def _make(self, file: MediaFile, base: Path, size: ThumbnailSize) -> Thumbnail:
         async with self._turn:

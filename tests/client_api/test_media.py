@@ -97,10 +97,13 @@ async def test_header_injection_in_type_and_name_is_inert(alice: Client) -> None
     [
         ({"width": 30, "height": 30, "method": "crop"}, (32, 32)),
         ({"width": 300, "height": 200, "method": "scale"}, (320, 160)),
-        ({"width": 5000, "height": 5000}, (800, 400)),
+        ({"width": 100, "height": 100, "method": "crop"}, (128, 128)),
+        ({"width": 500, "height": 500, "method": "crop"}, (512, 512)),
+        ({"width": 801, "height": 100, "method": "scale"}, (1024, 512)),
+        ({"width": 5000, "height": 5000}, (1600, 800)),
     ],
 )
-async def test_thumbnail_has_the_nearest_configured_size(
+async def test_thumbnail_is_never_smaller_than_what_is_wanted(
     alice: Client, wanted: dict[str, Any], size: tuple[int, int]
 ) -> None:
     where = await upload(alice, picture(1600, 800))
