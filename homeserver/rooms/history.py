@@ -314,11 +314,15 @@ class History:
                 at = stretch.low if backwards else stretch.high
         return events
 
+    async def ignored(self, user_id: str) -> frozenset[str]:
+        """Whose messages a user does not read."""
+        return ignored_by(await self._users.get(user_id))
+
     async def shown(
         self, room: Room, events: Sequence[RoomEvent], user_id: str, line: SightLine | None
     ) -> Sequence[RoomEvent]:
         """What a user is to read of the events; without a sight line all of them may be seen."""
-        ignored = ignored_by(await self._users.get(user_id))
+        ignored = await self.ignored(user_id)
         if line is not None:
             events = await self._visibility.shown(room, line, events)
         if not ignored:
@@ -329,7 +333,7 @@ class History:
         self, room: Room, events: Sequence[RoomEvent], session: Session, line: SightLine | None
     ) -> list[bytes]:
         """Client forms with room id and bundles."""
-        ignored = ignored_by(await self._users.get(session.user_id))
+        ignored = await self.ignored(session.user_id)
         reader = Reader(session.user_id, session.device_id, ignored)
         bundles = await self._bundling.bundles(room, events, session.user_id, ignored, line=line)
         return render_events(room, events, reader, self._now(), bundles, line, room_id=room.room_id_json)

@@ -12,6 +12,7 @@ from homeserver.errors import MatrixError
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.bundling import THREAD
 from homeserver.rooms.history import History
+from homeserver.rooms.redaction import pruned_view
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent, relation_of
 from homeserver.rooms.rooms import Rooms
@@ -169,10 +170,14 @@ class Relations:
     async def threads(
         self, room_id: str, session: Session, *, participated: bool, start: str | None, limit: int
     ) -> bytes:
-        """Thread roots of a room, those with the newest replies first. Raises 403 for outsiders."""
+        """Thread roots of a room, those with the newest replies first. Raises 403 for outsiders.
+
+        Of the roots of those whom the reader ignores, they get what a redaction would leave.
+        """
         room = (await self._history.access(room_id, session.user_id)).room
         before = self._history.position(room, start) + 1 if start else None
         line = await self._visibility.sight_line(room, session.user_id)
+        ignored = await self._history.ignored(session.user_id)
         roots: dict[str, RoomEvent] = {}
         looked_at: set[str] = set()
         more: int | None = None
@@ -192,7 +197,7 @@ class Relations:
                     continue
                 if participated and not await self._took_part(room, root, session.user_id):
                     continue
-                roots[root_id] = shown[0]
+                roots[root_id] = pruned_view(room.version, root, {}) if root.sender in ignored else shown[0]
                 if len(roots) == limit:
                     more = view.position
                     break

@@ -62,6 +62,20 @@ async def test_messages_of_the_ignored_are_not_read_and_their_state_is(
     assert (thread["count"], thread["latest_event"]["event_id"]) == (2, noise[2])
 
 
+async def test_threads_of_the_ignored_are_listed_without_what_they_said(
+    alice: Client, bob: Client, carol: Client
+) -> None:
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    await carol.join(room_id)
+    root = await carol.send(room_id, "n0ise")
+    answer = await alice.send(room_id, related("m.thread", root, body="answer"))
+    await ignore(bob, carol.user_id)
+    (listed,) = (await bob.get(f"{V1}/rooms/{quote(room_id)}/threads"))["chunk"]
+    assert (listed["event_id"], listed["content"]) == (root, {})
+    assert listed["unsigned"]["m.relations"]["m.thread"]["latest_event"]["event_id"] == answer
+
+
 async def test_pages_move_on_through_a_run_of_the_ignored(alice: Client, bob: Client) -> None:
     room_id = await bob.create_room(preset="public_chat")
     await alice.join(room_id)
