@@ -138,7 +138,7 @@ class History:
         membership: str | None,
         not_membership: str | None,
     ) -> bytes:
-        """Member events, now or at a pagination token, by membership."""
+        """Member events, now or at a pagination token: those of one membership or not of another, or all."""
         access = await self._access_to_all(room_id, user_id)
         room = access.room
         upto = access.upto
@@ -149,9 +149,7 @@ class History:
         chosen = [
             event
             for event in events
-            if event.type == "m.room.member"
-            and (membership is None or event.membership == membership)
-            and (not_membership is None or event.membership != not_membership)
+            if event.type == "m.room.member" and _is_wanted(event.membership, membership, not_membership)
         ]
         return b'{"chunk":' + self._array(room, chosen) + b"}"
 
@@ -446,6 +444,13 @@ class History:
                     return
                 if not await self.earlier.fetch(room, gap):
                     break
+
+
+def _is_wanted(membership: str | None, this: str | None, not_this: str | None) -> bool:
+    """Whether a membership is this one, or is not that one; all are where neither is said."""
+    if this is None:
+        return not_this is None or membership != not_this
+    return membership == this or (not_this is not None and membership != not_this)
 
 
 def _incomplete(room: Room, stretch: Stretch) -> int | None:

@@ -250,6 +250,25 @@ async def test_timestamp_to_event_passes_over_all_that_is_hidden(alice: Client, 
         assert found["event_id"] == near["event_id"]
 
 
+async def test_members_are_those_of_one_membership_or_not_of_another(alice: Client, bob: Client) -> None:
+    room_id = await alice.create_room(preset="public_chat", invite=["@invited:localhost"])
+    await bob.join(room_id)
+    await bob.post(f"/rooms/{room_id}/leave")
+    everybody = {alice.user_id: "join", bob.user_id: "leave", "@invited:localhost": "invite"}
+
+    async def with_memberships(**query: str) -> set[str]:
+        chunk = (await alice.get(f"/rooms/{room_id}/members", query=query))["chunk"]
+        assert all(everybody[event["state_key"]] == event["content"]["membership"] for event in chunk)
+        return {event["content"]["membership"] for event in chunk}
+
+    assert await with_memberships() == {"join", "leave", "invite"}
+    assert await with_memberships(membership="join") == {"join"}
+    assert await with_memberships(not_membership="leave") == {"join", "invite"}
+    assert await with_memberships(membership="join", not_membership="join") == {"join", "leave", "invite"}
+    assert await with_memberships(membership="leave", not_membership="invite") == {"join", "leave"}
+    assert await with_memberships(membership="invite", not_membership="leave") == {"join", "invite"}
+
+
 async def test_timestamp_to_event_finds_the_nearest(alice: Client) -> None:
     room_id = await alice.create_room()
     event_id = await alice.send(room_id)
