@@ -187,6 +187,8 @@ class History:
         access = await self.access(room_id, session.user_id)
         room = access.room
         wanted = parse_filter(filter_json)
+        if not wanted.allows_room(room_id):
+            limit = 0
         newest = self._rooms.writers[room.shard].tail if access.upto is None else access.upto
         at, stop = self._bounds(room, access.upto, start, end, newest, backwards=backwards)
         line = await self._line(room, session.user_id)
@@ -361,6 +363,8 @@ class History:
         """Events around one, with the state at the last of them that is shown. Raises 404."""
         room, event, _ = await self.visible_event(room_id, session.user_id, event_id)
         wanted = parse_filter(filter_json)
+        if not wanted.allows_room(room_id):
+            limit = 0
         half = limit // 2
         before = await self.neighbours(room, event.position, half, backwards=True, fetching=True)
         line = await self._visibility.sight_line(room, session.user_id)

@@ -1,4 +1,4 @@
-"""Filters that no event could pass are told so when they are made (spec: "Filtering")."""
+"""Filters that no event could pass are told so when they are made; rooms left out (spec: "Filtering")."""
 
 from typing import Any
 
@@ -33,3 +33,18 @@ async def test_messages_refuse_such_a_filter_too(alice: Client) -> None:
     assert (
         await alice.call("GET", f"/rooms/{room_id}/messages", query=query, expect=400)
     ).errcode == "M_BAD_JSON"
+
+
+async def test_rooms_that_a_filter_leaves_out_show_nothing_of_their_past(alice: Client) -> None:
+    room_id, other = await alice.create_room(), await alice.create_room()
+    event_id = await alice.send(room_id)
+    for filter in ({"not_rooms": [room_id]}, {"rooms": [other]}, {"rooms": []}):
+        query = {"filter": orjson.dumps(filter).decode()}
+        page = await alice.get(f"/rooms/{room_id}/messages", query={"dir": "b", **query})
+        assert page["chunk"] == []
+        assert "end" not in page
+        around = await alice.get(f"/rooms/{room_id}/context/{event_id}", query=query)
+        assert (around["events_before"], around["events_after"]) == ([], [])
+        assert around["event"]["event_id"] == event_id
+    query = {"dir": "b", "filter": orjson.dumps({"rooms": [room_id], "not_rooms": [other]}).decode()}
+    assert (await alice.get(f"/rooms/{room_id}/messages", query=query))["chunk"]
