@@ -131,8 +131,9 @@ class Sending:
         target_sender = target.sender
         if only_own and target_sender != sender:
             raise suspended()
+        content = {name: value for name, value in content.items() if name != "redacts"}
         if room.version.redacts_in_content:
-            content = {**content, "redacts": event_id}
+            content["redacts"] = event_id
         key = (target.type, target.state_key) if target.state_key is not None else None
         template = EventTemplate(
             "m.room.redaction", sender, content, redacts=event_id, redacts_key=key, ts=ts

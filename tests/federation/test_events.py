@@ -59,6 +59,20 @@ async def test_events_are_told_as_they_were_signed(
     verify_event_signatures(ROOM_VERSIONS[version], pdu, known)
 
 
+@pytest.mark.parametrize("version", ["1", "10", "11", "12"])
+async def test_what_a_redaction_redacts_stands_where_its_room_version_has_it_alone(
+    other: OtherServer, alice: Client, visitor: Visitor, version: str
+) -> None:
+    room_id = await alice.create_room(preset="public_chat", room_version=version)
+    await visitor.member(room_id, "join")
+    said = await alice.send(room_id, "rude")
+    sent = await alice.send(room_id, {"redacts": said, "reason": "so"}, "m.room.redaction")
+    (pdu,) = (await other.get(f"{V1}/event/{quote(sent, safe='')}"))["pdus"]
+    places = (pdu.get("redacts"), pdu["content"].get("redacts"))
+    assert places == ((said, None) if version in ("1", "10") else (None, said))
+    assert pdu["content"]["reason"] == "so"
+
+
 @pytest.mark.parametrize("version", ["1", "6", "11", "12"])
 async def test_state_before_an_event_comes_with_all_that_it_rests_on(
     other: OtherServer, alice: Client, visitor: Visitor, version: str
