@@ -56,7 +56,7 @@ class ProfileRoutes(Routes):
     )
     async def delete_field(self, call: Call) -> Result:
         self._check_own(call)
-        await self._profiles.set(call.user_id, call.path("key"), None)
+        await self._profiles.delete(call.user_id, call.path("key"))
         return {}
 
     async def _fields(self, call: Call) -> JsonObject:

@@ -43,15 +43,23 @@ class Profiles:
         return {key: fields[key] for key in IN_MEMBER_EVENTS if fields.get(key)}
 
     async def set(self, user_id: str, key: str, value: object) -> None:
-        """Set one field, or delete it with None. Raises 400 for what a profile may not hold."""
+        """Set one field. Raises 400 for what a profile may not hold."""
         check_field(key, value)
+        if value == "" and key in IN_MEMBER_EVENTS:
+            await self.delete(user_id, key)
+        else:
+            await self._change(user_id, key, lambda fields: {**fields, key: value})
+
+    async def delete(self, user_id: str, key: str) -> None:
+        """Delete one field, if it is there."""
+        await self._change(
+            user_id, key, lambda fields: {name: value for name, value in fields.items() if name != key}
+        )
+
+    async def _change(self, user_id: str, key: str, change: Callable[[JsonObject], JsonObject]) -> None:
         while True:
             old = await self._profiles.get(user_id)
-            fields = dict(old.fields) if old is not None else {}
-            if value is None or (value == "" and key in IN_MEMBER_EVENTS):
-                fields.pop(key, None)
-            else:
-                fields[key] = value
+            fields = change(old.fields if old is not None else {})
             if len(orjson.dumps(fields)) > MAX_PROFILE_BYTES:
                 raise MatrixError(400, "M_PROFILE_TOO_LARGE", "A profile may have 64 KiB at most")
             if await self._profiles.replace_if(old, Profile(user_id=user_id, fields=fields)):
@@ -76,7 +84,7 @@ def check_field(key: str, value: object) -> None:
         raise MatrixError(400, "M_KEY_TOO_LARGE", "A profile field's name may have 255 bytes at most")
     if not key:
         raise invalid_param("A profile field needs a name")
-    if key in IN_MEMBER_EVENTS and value is not None:
+    if key in IN_MEMBER_EVENTS:
         if not isinstance(value, str):
             raise MatrixError(400, "M_BAD_JSON", f"{key} must be a string")
         most = MAX_NAME_BYTES if key == "displayname" else MAX_URL_BYTES

@@ -114,6 +114,17 @@ async def test_profile_takes_any_field_within_its_bounds(alice: Client) -> None:
     assert reply.errcode == "M_KEY_TOO_LARGE"
 
 
+async def test_profile_field_may_be_null_and_names_are_strings(alice: Client) -> None:
+    path = f"/profile/{alice.user_id}"
+    await alice.put(f"{path}/org.example.mood", {"org.example.mood": "fine"})
+    await alice.put(f"{path}/org.example.mood", {"org.example.mood": None})
+    assert await alice.get(f"{path}/org.example.mood") == {"org.example.mood": None}
+    for key in ("displayname", "avatar_url"):
+        reply = await alice.call("PUT", f"{path}/{key}", {key: None}, expect=400)
+        assert reply.errcode == "M_BAD_JSON"
+    assert await alice.get(path) == {"displayname": "alice", "org.example.mood": None}
+
+
 async def test_profile_tells_a_number_from_a_truth_value(alice: Client) -> None:
     path = f"/profile/{alice.user_id}/org.example.flag"
     for value in (1, True, 0, False):

@@ -23,7 +23,7 @@ async def test_a_profile_is_asked_for_and_remembered_for_a_moment(
     server: Homeserver, other: OtherServer, alice: Client
 ) -> None:
     user_id = f"@visitor:{other.name}"
-    say(other, {"displayname": "Visitor", "org.example.colour": {"r": 1}})
+    say(other, {"displayname": "Visitor", "avatar_url": None, "org.example.colour": {"r": 1}})
     for _ in range(2):
         assert await alice.get(f"/profile/{user_id}") == {
             "displayname": "Visitor",
