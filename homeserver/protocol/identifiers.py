@@ -18,6 +18,7 @@ _IPV6 = re.compile(r"\[([0-9A-Fa-f:.]{2,45})\]")
 _PORT = re.compile(r"[0-9]{1,5}")
 _NEW_LOCALPART = re.compile(r"[a-z0-9._=/+-]+")
 _HASH = re.compile(r"[0-9A-Za-z+/_-]+")
+_NAMESPACED = re.compile(r"[a-z][a-z0-9._-]{0,254}")
 _OPAQUE = re.compile(r"[0-9A-Za-z._~-]{1,255}")
 
 
@@ -117,6 +118,13 @@ def check_event_id(event_id: str) -> str:
         _check_with_domain(event_id, "$", "event id")
         return event_id
     return _check_hash_id(event_id, "$", "event id")
+
+
+def check_namespaced(identifier: str) -> str:
+    """A name such as `m.tz` or `org.example.mood` (spec: appendices#common-namespaced-identifier-grammar)."""
+    if not _NAMESPACED.fullmatch(identifier):
+        raise InvalidIdentifier("a name like this has 1 to 255 of the characters a-z, 0-9 and -._, a-z first")
+    return identifier
 
 
 def check_opaque_id(identifier: str) -> str:

@@ -6,6 +6,7 @@ import orjson
 
 from homeserver.errors import MatrixError, invalid_param, not_found
 from homeserver.protocol.canonical_json import InvalidJson, check_value
+from homeserver.protocol.identifiers import check_namespaced
 from homeserver.protocol.json_types import JsonObject
 from storage.collection import Collection
 from storage.records.profiles import Profile
@@ -45,6 +46,7 @@ class Profiles:
     async def set(self, user_id: str, key: str, value: object) -> None:
         """Set one field. Raises 400 for what a profile may not hold."""
         check_field(key, value)
+        check_namespaced(key)
         if value == "" and key in IN_MEMBER_EVENTS:
             await self.delete(user_id, key)
         else:

@@ -2,6 +2,7 @@
 
 import asyncio
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -112,6 +113,16 @@ async def test_profile_takes_any_field_within_its_bounds(alice: Client) -> None:
     assert reply.errcode == "M_PROFILE_TOO_LARGE"
     reply = await alice.call("PUT", f"{path}/{'k' * 300}", {"k" * 300: 1}, expect=400)
     assert reply.errcode == "M_KEY_TOO_LARGE"
+
+
+@pytest.mark.parametrize("key", ["mood of today", "org.example.Mood", "_mood", "1st.mood", "stimmung.über"])
+async def test_profile_field_needs_a_name_that_may_be_one(alice: Client, key: str) -> None:
+    path = f"/profile/{alice.user_id}"
+    reply = await alice.call("PUT", f"{path}/{quote(key)}", {key: "fine"}, expect=400)
+    assert reply.errcode == "M_INVALID_PARAM"
+    assert await alice.get(path) == {"displayname": "alice"}
+    for named in ("org.example.mood-of_today2", "m.tz"):
+        await alice.put(f"{path}/{named}", {named: "fine"})
 
 
 async def test_profile_field_may_be_null_and_names_are_strings(alice: Client) -> None:
