@@ -16,6 +16,7 @@ MAX_KEY_BYTES = 255
 MAX_NAME_BYTES = 256
 MAX_URL_BYTES = 1000
 IN_MEMBER_EVENTS = ("displayname", "avatar_url")
+STRINGS = (*IN_MEMBER_EVENTS, "m.tz")
 
 OnChange = Callable[[str], Awaitable[None]]
 
@@ -86,9 +87,9 @@ def check_field(key: str, value: object) -> None:
         raise MatrixError(400, "M_KEY_TOO_LARGE", "A profile field's name may have 255 bytes at most")
     if not key:
         raise invalid_param("A profile field needs a name")
-    if key in IN_MEMBER_EVENTS:
-        if not isinstance(value, str):
-            raise MatrixError(400, "M_BAD_JSON", f"{key} must be a string")
+    if key in STRINGS and not isinstance(value, str):
+        raise MatrixError(400, "M_BAD_JSON", f"{key} must be a string")
+    if key in IN_MEMBER_EVENTS and isinstance(value, str):
         most = MAX_NAME_BYTES if key == "displayname" else MAX_URL_BYTES
         if len(value.encode()) > most:
             raise invalid_param(f"{key} may have {most} bytes at most")

@@ -387,6 +387,7 @@ TABLE: Mapping[str, Sequence[Case]] = {
         Case("alice", "PUT /profile/{bob}/displayname", {"displayname": "a"}, 403, "M_FORBIDDEN"),
         Case("alice", "PUT /profile/{alice}/displayname", {"displayname": 1}, 400, "M_BAD_JSON"),
         Case("alice", "PUT /profile/{alice}/displayname", {}, 400, "M_MISSING_PARAM"),
+        Case("alice", "PUT /profile/{alice}/m.tz", {"m.tz": 1}, 400, "M_BAD_JSON"),
         Case("alice", "PUT /profile/{alice}/m.tz", {"m.tz": "x" * 70_000}, 400, "M_PROFILE_TOO_LARGE"),
         Case("alice", f"PUT /profile/{{alice}}/{LONG}", {LONG: 1}, 400, "M_KEY_TOO_LARGE"),
         Case("alice", "PUT /user/{bob}/account_data/a", {}, 403, "M_FORBIDDEN"),
