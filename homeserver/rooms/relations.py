@@ -104,9 +104,19 @@ class Relations:
             boundary = self._history.position(room, end)
             low, high = (boundary, high) if backwards else (low, boundary + 1)
         if recurse:
-            found, more = await self._recursive(room, parent_id, low, high, backwards, limit)
+            related = [
+                event
+                for event in await self._recursive(room, parent_id)
+                if (rel_type is None or event.rel_type == rel_type)
+                and (type is None or event.type == type)
+                and (low is None or event.position > low)
+                and (high is None or event.position < high)
+            ]
+            related.sort(key=lambda event: event.position, reverse=backwards)
+            found = related[:limit]
+            more = found[-1].position if len(related) > limit else None
         else:
-            found, last = await self._rooms.stored.children(
+            found, more = await self._rooms.stored.children(
                 room_id,
                 parent_id,
                 rel_type=rel_type,
@@ -116,12 +126,6 @@ class Relations:
                 newest_first=backwards,
                 limit=limit,
             )
-            more = last
-        found = [
-            event
-            for event in found
-            if (rel_type is None or event.rel_type == rel_type) and (type is None or event.type == type)
-        ]
         shown = await self._history.shown(room, found, session.user_id, line)
         # What was erased relates to nothing for those who get to see what is left of it.
         visible = [e for e in shown if e.relates_to is not None]
@@ -136,9 +140,7 @@ class Relations:
             parts.append(b'"recursion_depth":%d' % MAX_RECURSION)
         return b"{" + b",".join(parts) + b"}"
 
-    async def _recursive(
-        self, room: Room, parent_id: str, low: int | None, high: int | None, backwards: bool, limit: int
-    ) -> tuple[list[RoomEvent], int | None]:
+    async def _recursive(self, room: Room, parent_id: str) -> list[RoomEvent]:
         """Children, their children and so on, to a bounded depth and number."""
         found: dict[str, RoomEvent] = {}
         parents: Sequence[str] = [parent_id]
@@ -158,14 +160,7 @@ class Relations:
             parents = [event_id for event_id in next_parents if event_id in related]
             if not parents or len(found) >= MAX_CHILDREN:
                 break
-        within = [
-            event
-            for event in found.values()
-            if (low is None or event.position > low) and (high is None or event.position < high)
-        ]
-        within.sort(key=lambda event: event.position, reverse=backwards)
-        page = within[:limit]
-        return page, page[-1].position if len(within) > limit else None
+        return list(found.values())
 
     async def threads(
         self, room_id: str, session: Session, *, participated: bool, start: str | None, limit: int

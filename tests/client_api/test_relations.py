@@ -194,6 +194,25 @@ async def test_relations_are_paged_filtered_and_recursed(alice: Client) -> None:
     assert nothing["chunk"] == []
 
 
+async def test_pages_of_recursed_relations_are_filled_with_what_is_wanted(alice: Client) -> None:
+    room_id = await alice.create_room()
+    root = await alice.send(room_id)
+    reply = await alice.send(room_id, text("in the thread", **related("m.thread", root)))
+    wanted = [
+        await alice.send(room_id, related("m.annotation", reply, key=f"{n}"), type="m.reaction")
+        for n in range(3)
+    ]
+    for n in range(3):
+        await alice.send(room_id, text(f"later {n}", **related("m.thread", root)))
+    path = f"/_matrix/client/v1/rooms/{room_id}/relations/{root}/m.annotation"
+    query: dict[str, Any] = {"recurse": "true", "limit": 2}
+    first = await alice.get(path, query=query)
+    assert [event["event_id"] for event in first["chunk"]] == wanted[:0:-1]
+    second = await alice.get(path, query={**query, "from": first["next_batch"]})
+    assert [event["event_id"] for event in second["chunk"]] == wanted[:1]
+    assert "next_batch" not in second
+
+
 async def test_relations_of_an_event_in_another_room_are_not_found(alice: Client, bob: Client) -> None:
     room_id = await alice.create_room()
     event_id = await alice.send(room_id)
