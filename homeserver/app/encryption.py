@@ -35,7 +35,7 @@ class Encryption:
         others = ground.other_servers
         key_servers = RemoteKeyServers(others.client) if others is not None else NoKeyServers()
         self.identities = identities = Identities(
-            users, log, shards, now, budget=ground.config.limits.user_cache // 2
+            users, log, shards, ground.replica, now, budget=ground.config.limits.user_cache // 2
         )
         announcements = DeviceAnnouncements(device_lists)
         announced = ground.consume(

@@ -27,6 +27,7 @@ from weakref import WeakValueDictionary
 import msgspec
 import orjson
 
+from homeserver.bus.replica import Replica
 from homeserver.clock import Clock
 from homeserver.e2ee.key_objects import MASTER, CrossSigningKey
 from homeserver.protocol.json_types import JsonObject
@@ -250,10 +251,13 @@ Change = Callable[[Identity], Sequence[Draft]]
 class Identities:
     """The identities asked for lately, kept up by the log, within a budget of bytes."""
 
-    def __init__(self, users: Users, log: Log, shards: ShardMap, now: Clock, *, budget: int) -> None:
+    def __init__(
+        self, users: Users, log: Log, shards: ShardMap, replica: Replica, now: Clock, *, budget: int
+    ) -> None:
         self._users = users
         self._log = log
         self._shards = shards
+        self._replica = replica
         self._now = now
         self._budget = budget
         self._size = 0
@@ -301,8 +305,12 @@ class Identities:
 
         Raises what `change` raises, and 503 when the log cannot take it.
         """
+        # Most uploads of a device bring the keys that are there; of others another replica may have heard.
+        await self._replica.refresh([self._shards.of_user(user_id)])
         identity = await self.get(user_id)
-        published = await self._users.submit(user_id, _Publish(identity, change, self._now()))
+        published = bool(change(identity)) and await self._users.submit(
+            user_id, _Publish(identity, change, self._now())
+        )
         if self.on_published is not None:
             # Also when there was nothing new: an earlier attempt may have died before it told anyone.
             await self.on_published(user_id)
