@@ -53,11 +53,15 @@ class RegistrationRoutes(Routes):
         if call.json(JsonObject).get("type") == APPSERVICE:
             raise not_an_appservice(call)
         self._registration.check_open()
-        passed = await self._interactive.stranger(call, self._registration.flows, self._check)
+
+        def admit(body: RegisterBody) -> None:
+            if body.password is None:
+                raise missing_param("The password is missing")
+            call.charge("registration")
+
+        passed = await self._interactive.stranger(call, self._registration.flows, self._check, admit)
         body = passed.parameters
-        if body.password is None:
-            raise missing_param("The password is missing")
-        call.charge("registration")
+        assert body.password is not None, "checked by `admit`"
         account = await self._registration.register(
             body.username, body.password, passed.proofs, guest_access_token=body.guest_access_token
         )

@@ -15,7 +15,7 @@ from client_api.http import Auth, Call, get, post
 from client_api.pages import page
 from homeserver.errors import MatrixError, forbidden
 from homeserver.protocol.json_types import JsonObject
-from homeserver.users.uia import Attempt, Check, Flow, Passed, StageFailed, Uia, next_stages
+from homeserver.users.uia import Admit, Attempt, Check, Flow, Passed, StageFailed, Uia, next_stages
 from homeserver.users.uia_stages import DUMMY, PASSWORD, REGISTRATION_TOKEN, TERMS, TermsStage
 from rest.answers import Answer, Result
 from rest.bodies import converted
@@ -57,9 +57,11 @@ class InteractiveAuth:
         )
         return passed.parameters
 
-    async def stranger(self, call: Call, flows: tuple[Flow, ...], check: Check[T]) -> Passed[T]:
+    async def stranger(
+        self, call: Call, flows: tuple[Flow, ...], check: Check[T], admit: Admit[T]
+    ) -> Passed[T]:
         """For callers without an account."""
-        return await self._uia.authenticate(_attempt(call, None, None), flows, check)
+        return await self._uia.authenticate(_attempt(call, None, None), flows, check, admit)
 
 
 def _attempt(call: Call, user_id: str | None, device_id: str | None) -> Attempt:

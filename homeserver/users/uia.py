@@ -37,6 +37,8 @@ Flow = tuple[str, ...]
 """Stages in the order in which they are to be completed."""
 Check = Callable[[JsonObject], Awaitable[T]]
 """Reads the parameters of a request, before anything is proved; raises MatrixError for what cannot be."""
+Admit = Callable[[T], None]
+"""Has the last word when all is proved; what it raises leaves the session as it is, for another attempt."""
 
 
 class StageFailed(Exception):
@@ -97,10 +99,12 @@ class Uia:
         self._stages = stages
         self._now = now
 
-    async def authenticate(self, attempt: Attempt, flows: Sequence[Flow], check: Check[T]) -> Passed[T]:
+    async def authenticate(
+        self, attempt: Attempt, flows: Sequence[Flow], check: Check[T], admit: Admit[T] | None = None
+    ) -> Passed[T]:
         """Returns when a flow is completed, and then the session is over.
 
-        Raises Challenge, 400 for a malformed `auth`, and what `check` raises.
+        Raises Challenge, 400 for a malformed `auth`, and what `check` and `admit` raise.
         """
         auth = attempt.body.get("auth")
         if auth is not None and not isinstance(auth, dict):
@@ -121,6 +125,8 @@ class Uia:
         if failure is None and auth is not None:
             session, failure = await self._advance(session, auth)
         if failure is None and tuple(session.completed) in session.flows:
+            if admit is not None:
+                admit(parameters)
             if stored is None or await self._sessions.delete(session.digest):
                 return Passed(parameters, session.completed)
             raise MatrixError(400, "M_UNKNOWN", "The session has been used already")

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import msgspec
 import pytest
 
-from homeserver.config.options import Policy, PolicyText
+from homeserver.config.options import Policy, PolicyText, Rate, RateLimits
 from homeserver.users.tokens import digest_of
 from homeserver.users.uia import LIFETIME_MS, MAX_SESSIONS, Attempt, Challenge, Uia
 from homeserver.users.uia_stages import DUMMY, TERMS, DummyStage, TermsStage
@@ -211,6 +211,26 @@ async def test_hardening_30_completed_session_passes_once(server: Server) -> Non
     replies = await asyncio.gather(*(someone.call("POST", "/register", w, expect=None) for w in wishes))
     assert sorted(reply.status for reply in replies)[0] == 200
     assert sum(reply.status == 200 for reply in replies) == 1
+
+
+async def test_who_has_to_wait_to_register_has_nothing_to_prove_again(server: Server) -> None:
+    await with_terms_and_token(server, requires_token=False)
+    once = RateLimits(registration=Rate(0.001, 1))
+    await server.restart(msgspec.structs.replace(server.config, rate_limits=once))
+
+    async def register(name: str, auth: Any = None) -> Reply:
+        wish = {"username": name, "password": PASSWORD}
+        body = wish if auth is None else {**wish, "auth": auth}
+        return await server.client().call("POST", "/register", body, expect=None)
+
+    auths = [
+        {"type": "m.login.terms", "session": (await register(name)).body["session"]}
+        for name in ("alice", "bob")
+    ]
+    assert (await register("alice", auths[0])).status == 200
+    assert (await register("bob", auths[1])).errcode == "M_LIMIT_EXCEEDED"
+    await server.restart()
+    assert (await register("bob", auths[1])).status == 200
 
 
 async def test_hardening_32_password_in_a_remembered_request_is_not_readable_in_the_store(
