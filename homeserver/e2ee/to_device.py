@@ -131,7 +131,10 @@ class ToDevice:
             (shard, entries) for shard, of_shard in by_shard.items() for entries in self._runs(of_shard)
         ]
         while waiting:
-            submitted = [self._users.submit(entries[0].stream, _Delivery(entries)) for _, entries in waiting]
+            submitted = [
+                self._users.submit(entries[0].stream, _Delivery(entries, self._queue))
+                for _, entries in waiting
+            ]
             stored = await asyncio.gather(*submitted)
             doubled = [run for run, is_stored in zip(waiting, stored, strict=True) if not is_stored]
             waiting = [
@@ -153,13 +156,16 @@ class ToDevice:
 class _Delivery:
     """A proposal of messages; its result is whether they are stored, False when some were there before."""
 
-    def __init__(self, entries: Sequence[Entry]) -> None:
+    def __init__(self, entries: Sequence[Entry], queue: ToDeviceQueue) -> None:
         self._entries = entries
+        self._queue = queue
 
     def build(self, drafts: Drafts, next_seq: int) -> list[Appended]:
         return [Appended(replace(entry, seq=next_seq + i)) for i, entry in enumerate(self._entries)]
 
     def result(self) -> bool:
+        for entry in self._entries:
+            self._queue.stored(entry.stream, entry.key or "")
         return True
 
     def duplicate(self, existing: Entry) -> bool:

@@ -41,7 +41,7 @@ ACKNOWLEDGED = "to_device_acknowledged"
 class _Queue:
     """What is remembered of one device's queue."""
 
-    __slots__ = ("acknowledged", "asked", "drop_from_ts", "dropped", "waiting")
+    __slots__ = ("acknowledged", "asked", "drop_from_ts", "dropped", "refused", "waiting")
 
     def __init__(self) -> None:
         self.acknowledged = 0
@@ -52,6 +52,8 @@ class _Queue:
         """When to look again for what may leave it (ms)."""
         self.waiting = 0
         """Messages stored here since the device last acknowledged any, as far as this replica knows."""
+        self.refused = 0
+        """Messages for which there was no room."""
         self.asked = False
         """Whether another replica wants to know when the device next acknowledges any."""
 
@@ -69,12 +71,24 @@ class ToDeviceQueue:
         to_others.subscribe(ACKNOWLEDGED, self._on_acknowledged)
 
     def has_room(self, user_id: str, device_id: str) -> bool:
-        """Whether another message for a device may be stored; counts it."""
+        """Whether another message for a device may be stored."""
+        queue = self._queue(user_id, device_id)
+        if queue.waiting < MAX_WAITING:
+            return True
+        queue.refused += 1
+        self._ask_now_and_then(user_id, device_id, queue, queue.refused)
+        return False
+
+    def stored(self, user_id: str, device_id: str) -> None:
+        """Count a message that is in the log."""
         queue = self._queue(user_id, device_id)
         queue.waiting += 1
-        if queue.waiting % (MAX_WAITING // 4) == 0:
+        self._ask_now_and_then(user_id, device_id, queue, queue.waiting)
+
+    def _ask_now_and_then(self, user_id: str, device_id: str, queue: _Queue, count: int) -> None:
+        """Ask the others whether the device has acknowledged anything there."""
+        if count % (MAX_WAITING // 4) == 0:
             self._to_others.tell(ASK, orjson.dumps((user_id, device_id, queue.acknowledged)))
-        return queue.waiting <= MAX_WAITING
 
     def _on_ask(self, body: bytes) -> None:
         user_id, device_id, known = orjson.loads(body)

@@ -8,6 +8,7 @@ import pytest
 from homeserver.e2ee import to_device as sending
 from homeserver.e2ee.device_messages import MAX_MESSAGE_BYTES
 from homeserver.sync import to_device as queue
+from storage.errors import StoreUnavailable
 from storage.log import Entry, Kind
 from tests.client_api.conftest import Client, Server
 from tests.client_api.crypto_device import log_in, restart
@@ -219,6 +220,26 @@ async def test_a_device_that_fetches_nothing_has_a_full_queue_some_day(
     await bob.sync()
     await send(alice, to(bob, {"n": "again"}), "again")
     assert await received(bob) == [{"n": "again"}]
+
+
+async def test_what_is_not_stored_takes_no_room(
+    server: Server, alice: Client, bob: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client repeats what it has no answer to, be it that the store is away."""
+    monkeypatch.setattr(queue, "MAX_WAITING", 5)
+    append = server.app.store.log.append
+
+    async def away(*args: Any) -> int:
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(server.app.store.log, "append", away)
+    for _ in range(6):
+        await send(alice, to(bob, {"n": 1}), "t1", expect=503)
+    monkeypatch.setattr(server.app.store.log, "append", append)
+    for _ in range(6):
+        await send(alice, to(bob, {"n": 1}), "t1")
+    await send(alice, to(bob, {"n": 2}), "t2")
+    assert await received(bob) == [{"n": 1}, {"n": 2}]
 
 
 # Limits
