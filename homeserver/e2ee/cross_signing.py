@@ -98,6 +98,8 @@ class CrossSigning:
         if sum(map(len, signed.values())) > MAX_SIGNED_OBJECTS:
             raise too_many(f"At most {MAX_SIGNED_OBJECTS} signed keys at once")
         failures: dict[str, dict[str, JsonObject]] = {}
+        # Whom nothing is signed of need not be looked up: they may be very many.
+        signed = {owner: objects for owner, objects in signed.items() if objects}
         identities = {owner: await self._identities.get(owner) for owner in signed}
 
         def change(identity: Identity) -> Sequence[Draft]:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from homeserver.e2ee.identities import Identities, Identity
 from tests.client_api.conftest import Client, Server
 from tests.client_api.crypto_device import (
     CrossSigner,
@@ -274,3 +275,19 @@ async def test_each_wrong_signature_fails_alone(alice: Client, bob: Client) -> N
         assert answer["failures"][bob.user_id][bob.device_id]["errcode"] == errcode
     after = (await device.query(bob.user_id))["device_keys"][bob.user_id][bob.device_id]
     assert after == shown
+
+
+async def test_hardening_14_users_of_whom_nothing_is_signed_cost_nothing(
+    alice: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up: list[str] = []
+    get = Identities.get
+
+    async def counted(identities: Identities, user_id: str) -> Identity:
+        looked_up.append(user_id)
+        return await get(identities, user_id)
+
+    monkeypatch.setattr(Identities, "get", counted)
+    crowd: dict[str, Any] = {f"@user{number}:localhost": {} for number in range(2_000)}
+    assert await alice.post("/keys/signatures/upload", crowd) == {"failures": {}}
+    assert set(looked_up) <= {alice.user_id}
