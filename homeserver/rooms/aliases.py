@@ -1,6 +1,7 @@
 """Aliases of rooms (spec: client-server "Room aliases")."""
 
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 from homeserver.errors import MatrixError, bad_json, forbidden, invalid_param, not_found
 from homeserver.protocol.identifiers import InvalidIdentifier, check_room_alias, check_room_id, server_name_of
@@ -66,9 +67,6 @@ class Aliases:
             raise not_found("There is no such room alias")
         return record
 
-    async def is_free(self, alias: str) -> bool:
-        return await self._aliases.get(alias) is None
-
     async def of_room(self, room_id: str) -> list[str]:
         return [record.alias for record in await self._aliases.find("by_room", (room_id,))]
 
@@ -91,6 +89,19 @@ class Aliases:
             await self._aliases.insert(RoomAlias(alias=alias, room_id=room_id, creator=creator))
         except AlreadyExists as error:
             raise MatrixError(409, "M_UNKNOWN", "The alias exists already") from error
+
+    @asynccontextmanager
+    async def claimed(self, alias: str, room_id: str, creator: str) -> AsyncIterator[None]:
+        """Take an alias of this server for a room that is made meanwhile. Raises 400 M_ROOM_IN_USE."""
+        try:
+            await self._aliases.insert(RoomAlias(alias=alias, room_id=room_id, creator=creator))
+        except AlreadyExists as error:
+            raise MatrixError(400, "M_ROOM_IN_USE", "The alias exists already") from error
+        try:
+            yield
+        except MatrixError:
+            await self._aliases.delete(alias)
+            raise
 
     async def delete(self, alias: str, user_id: str, *, as_admin: bool = False) -> None:
         """By its creator, an admin, or who may set the room's canonical alias. Raises 403, 404.

@@ -1,6 +1,7 @@
 """Creating a room (spec: client-server "Creation": presets and the order of the first events)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Literal
 
 import msgspec
@@ -50,6 +51,9 @@ PRESETS: dict[str, tuple[str, str, str]] = {
 
 _IGNORED_CREATION_KEYS = ("creator", "room_version")
 
+Claim = Callable[[str], AbstractAsyncContextManager[None]]
+"""Takes for a room, by its id, what only one may have, and gives it back if the room is not made."""
+
 
 class Creation:
     """Makes rooms in the name of local users."""
@@ -67,16 +71,21 @@ class Creation:
         return version
 
     async def create(
-        self, creator: str, request: NewRoom, member_content: JsonObject, alias: str | None = None
+        self,
+        creator: str,
+        request: NewRoom,
+        member_content: JsonObject,
+        alias: str | None = None,
+        claim: Claim | None = None,
     ) -> Room:
         """Create the room with the creator in it; invites and the directory are the caller's next steps.
 
-        `member_content` is the creator's own member event; `alias` is a full alias already checked
-        to be free. All first events are appended together.
+        `member_content` is the creator's own member event; `alias` is a full alias that `claim` takes for the
+        room. All first events are appended together.
         """
         version = self.version_of(request.room_version)
         templates = self.first_events(creator, request, version, member_content, alias)
-        return await self.create_with(version, creator, request.creation_content, templates)
+        return await self.create_with(version, creator, request.creation_content, templates, claim)
 
     async def create_with(
         self,
@@ -84,10 +93,11 @@ class Creation:
         creator: str,
         creation_content: JsonObject,
         templates: Sequence[EventTemplate],
+        claim: Claim | None = None,
     ) -> Room:
         """Create a room of exactly these events behind its create event.
 
-        Raises 400 M_INVALID_ROOM_STATE when the auth rules refuse one of them.
+        Raises 400 M_INVALID_ROOM_STATE when the auth rules refuse one of them, and what `claim` does.
         """
         content = {key: value for key, value in creation_content.items() if key not in _IGNORED_CREATION_KEYS}
         content["room_version"] = version.identifier
@@ -104,8 +114,10 @@ class Creation:
             return events
 
         self._rooms.adopt(room)
+        claimed = nullcontext() if claim is None else claim(room_id)
         try:
-            await self._rooms.submit(room, RoomProposal(self._author, room, decide))
+            async with claimed:
+                await self._rooms.submit(room, RoomProposal(self._author, room, decide))
         except BaseException as error:
             self._rooms.drop(room_id)
             if isinstance(error, MatrixError) and error.errcode in ("M_FORBIDDEN", "M_BAD_JSON"):

@@ -1,11 +1,13 @@
 """createRoom as a client asks for it: the room, then its alias, invites and place in the directory."""
 
+from functools import partial
+
 import structlog
 
 from homeserver.errors import MatrixError, invalid_param, no_identity_server
 from homeserver.protocol.identifiers import InvalidIdentifier, check_user_id, server_name_of
 from homeserver.rooms.aliases import Aliases
-from homeserver.rooms.creation import Creation, NewRoom, with_additional_creators
+from homeserver.rooms.creation import Claim, Creation, NewRoom, with_additional_creators
 from homeserver.rooms.directory import Directory
 from homeserver.rooms.membership import InvitePermission, MemberProfiles, Membership
 
@@ -45,15 +47,13 @@ class NewRooms:
                 raise invalid_param(f"invite: {error}") from error
             await self._permission.check_invite(creator, invitee)
         alias: str | None = None
+        claim: Claim | None = None
         if request.room_alias_name is not None:
             alias = self._aliases.full(request.room_alias_name)
-            if not await self._aliases.is_free(alias):
-                raise MatrixError(400, "M_ROOM_IN_USE", "The alias exists already")
+            claim = partial(self._aliases.claimed, alias, creator=creator)
         request = with_additional_creators(request, version)
         member = {"membership": "join", **await self._profiles.member_profile(creator)}
-        room = await self._creation.create(creator, request, member, alias)
-        if alias is not None:
-            await self._aliases.create(alias, room.room_id, creator)
+        room = await self._creation.create(creator, request, member, alias, claim)
         if request.visibility == "public":
             await self._directory.publish(room.room_id, True, is_admin=as_admin)
         for invitee in dict.fromkeys(request.invite):

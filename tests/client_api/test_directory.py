@@ -54,6 +54,20 @@ async def test_alias_is_taken_once(alice: Client) -> None:
     assert reply.errcode == "M_ROOM_IN_USE"
 
 
+async def test_of_rooms_made_at_the_same_time_with_one_alias_one_is_there(alice: Client) -> None:
+    wish = {"room_alias_name": "club"}
+    replies = await asyncio.gather(*(alice.call("POST", "/createRoom", wish, expect=None) for _ in range(5)))
+    assert sorted(reply.status for reply in replies) == [200, 400, 400, 400, 400]
+    assert {reply.errcode for reply in replies} == {None, "M_ROOM_IN_USE"}
+    assert len((await alice.get("/joined_rooms"))["joined_rooms"]) == 1
+
+
+async def test_alias_of_a_room_that_cannot_be_made_is_free_again(alice: Client) -> None:
+    wish = {"room_alias_name": "club", "power_level_content_override": {"users": {alice.user_id: 0}}}
+    await alice.call("POST", "/createRoom", {**wish, "room_version": "11"}, expect=400)
+    await alice.create_room(room_alias_name="club")
+
+
 async def test_canonical_alias_must_point_to_the_room(alice: Client) -> None:
     await alice.create_room(room_alias_name="elsewhere")
     room_id = await alice.create_room()
