@@ -2,7 +2,7 @@
 "Relationships API", "Threading", "Event annotations")."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
 
@@ -38,41 +38,40 @@ class Relations:
         self._rooms = rooms
         self._history = history
         self._visibility = visibility
-        self._turns: WeakValueDictionary[tuple[str, str, str, str | None], asyncio.Lock] = (
-            WeakValueDictionary()
-        )
+        self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        """Of those who annotate an event."""
 
     @asynccontextmanager
     async def checked(self, room: Room, sender: str, type: str, content: JsonObject) -> AsyncIterator[None]:
         """Stands around the sending of an event: raises what speaks against how it relates to others.
 
-        Who sends the like of it at the same time waits, and is checked when it is there.
+        That is 400 M_DUPLICATE_ANNOTATION for a second equal annotation, and 400 for a thread off a child.
         """
-        if "m.relates_to" not in content:
+        parent_id, rel_type = relation_of(content)
+        if parent_id is not None and rel_type == THREAD:
+            await self._check_thread(room, parent_id)
+        if parent_id is None or rel_type != ANNOTATION:
             yield
             return
-        alike = (room.room_id, sender, type, relation_of(content)[0])
-        async with self._turns.setdefault(alike, asyncio.Lock()):
-            await self._check(room, sender, type, content)
+        # Who sends the like of it at the same time waits, and is checked when it is there.
+        async with self._turns.setdefault((sender, parent_id), asyncio.Lock()):
+            await self._check_annotation(room, sender, type, parent_id, content["m.relates_to"].get("key"))
             yield
 
-    async def _check(self, room: Room, sender: str, type: str, content: JsonObject) -> None:
-        """Refuse a second equal annotation (400 M_DUPLICATE_ANNOTATION) and a thread off a child (400)."""
-        parent_id, rel_type = relation_of(content)
-        if parent_id is None:
-            return
-        if rel_type == ANNOTATION:
-            key = content["m.relates_to"].get("key")
-            children, _ = await self._rooms.stored.children(
-                room.room_id, parent_id, rel_type=ANNOTATION, type=type, limit=MAX_ANNOTATIONS
-            )
-            for child in children:
-                if child.sender == sender and child.content["m.relates_to"].get("key") == key:
-                    raise MatrixError(400, "M_DUPLICATE_ANNOTATION", "You have reacted so already")
-        elif rel_type == THREAD:
-            parent = await self._event(room, parent_id)
-            if parent is not None and parent.rel_type is not None:
-                raise MatrixError(400, "M_UNKNOWN", "A thread cannot start from an event with a relation")
+    async def _check_thread(self, room: Room, root_id: str) -> None:
+        root = await self._event(room, root_id)
+        if root is not None and root.rel_type is not None:
+            raise MatrixError(400, "M_UNKNOWN", "A thread cannot start from an event with a relation")
+
+    async def _check_annotation(
+        self, room: Room, sender: str, type: str, parent_id: str, key: object
+    ) -> None:
+        children, _ = await self._rooms.stored.children(
+            room.room_id, parent_id, rel_type=ANNOTATION, type=type, limit=MAX_ANNOTATIONS
+        )
+        for child in children:
+            if child.sender == sender and child.content["m.relates_to"].get("key") == key:
+                raise MatrixError(400, "M_DUPLICATE_ANNOTATION", "You have reacted so already")
 
     async def _event(self, room: Room, event_id: str) -> RoomEvent | None:
         return room.find(event_id) or (await self._rooms.stored.by_id(room.room_id, [event_id])).get(event_id)
@@ -104,17 +103,14 @@ class Relations:
             boundary = self._history.position(room, end)
             low, high = (boundary, high) if backwards else (low, boundary + 1)
         if recurse:
-            related = [
+            related, last = await self._recursive(room, parent_id, low, high, backwards)
+            wanted = [
                 event
-                for event in await self._recursive(room, parent_id)
-                if (rel_type is None or event.rel_type == rel_type)
-                and (type is None or event.type == type)
-                and (low is None or event.position > low)
-                and (high is None or event.position < high)
+                for event in related
+                if (rel_type is None or event.rel_type == rel_type) and (type is None or event.type == type)
             ]
-            related.sort(key=lambda event: event.position, reverse=backwards)
-            found = related[:limit]
-            more = found[-1].position if len(related) > limit else None
+            found = wanted[:limit]
+            more = found[-1].position if len(wanted) > limit else last
         else:
             found, more = await self._rooms.stored.children(
                 room_id,
@@ -140,27 +136,41 @@ class Relations:
             parts.append(b'"recursion_depth":%d' % MAX_RECURSION)
         return b"{" + b",".join(parts) + b"}"
 
-    async def _recursive(self, room: Room, parent_id: str) -> list[RoomEvent]:
-        """Children, their children and so on, to a bounded depth and number."""
-        found: dict[str, RoomEvent] = {}
-        parents: Sequence[str] = [parent_id]
-        for _ in range(MAX_RECURSION):
-            next_parents: list[str] = []
+    async def _recursive(
+        self, room: Room, parent_id: str, low: int | None, high: int | None, backwards: bool
+    ) -> tuple[list[RoomEvent], int | None]:
+        """Children, their children and so on, to a bounded depth and number, between two positions.
+
+        With them where reading goes on when there are more children than one page may look at, else None.
+        """
+        stored = self._rooms.stored
+        children, last = await stored.children(
+            room.room_id, parent_id, after=low, before=high, newest_first=backwards, limit=MAX_CHILDREN
+        )
+        if low is not None:
+            # What relates to earlier ones may be later.
+            earlier, _ = await stored.children(room.room_id, parent_id, before=low + 1, limit=MAX_CHILDREN)
+            children += earlier
+        found = {child.event_id: child for child in children}
+        most = len(found) + MAX_CHILDREN
+        parents = list(found)
+        for _ in range(MAX_RECURSION - 1):
+            known = await self._rooms.log.with_relations(room.shard, room.room_id, parents)
+            below: dict[str, RoomEvent] = {}
             for parent in parents:
-                children, _ = await self._rooms.stored.children(
-                    room.room_id, parent, limit=MAX_CHILDREN - len(found)
-                )
-                for child in children:
-                    if child.event_id not in found:
-                        found[child.event_id] = child
-                        next_parents.append(child.event_id)
-                if len(found) >= MAX_CHILDREN:
-                    break
-            related = await self._rooms.log.with_relations(room.shard, room.room_id, next_parents)
-            parents = [event_id for event_id in next_parents if event_id in related]
-            if not parents or len(found) >= MAX_CHILDREN:
-                break
-        return list(found.values())
+                if parent in known and len(found) < most:
+                    children, _ = await stored.children(room.room_id, parent, limit=most - len(found))
+                    below |= {child.event_id: child for child in children if child.event_id not in found}
+                    found |= below
+            parents = list(below)
+        if last is not None:
+            low, high = (last - 1, high) if backwards else (low, last + 1)
+        between = [
+            event
+            for event in found.values()
+            if (low is None or event.position > low) and (high is None or event.position < high)
+        ]
+        return sorted(between, key=lambda event: event.position, reverse=backwards), last
 
     async def threads(
         self, room_id: str, session: Session, *, participated: bool, start: str | None, limit: int

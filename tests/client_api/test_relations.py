@@ -213,6 +213,32 @@ async def test_pages_of_recursed_relations_are_filled_with_what_is_wanted(alice:
     assert "next_batch" not in second
 
 
+@pytest.mark.parametrize("dir", ["b", "f"])
+async def test_recursed_relations_of_very_many_are_all_reached(
+    alice: Client, monkeypatch: pytest.MonkeyPatch, dir: str
+) -> None:
+    monkeypatch.setattr("homeserver.rooms.relations.MAX_CHILDREN", 5)
+    room_id = await alice.create_room()
+    root = await alice.send(room_id)
+    sent = []
+    for n in range(13):
+        sent.append(await alice.send(room_id, text(f"{n}", **related("m.thread", root))))
+        if n % 4 == 3:
+            sent.append(await alice.send(room_id, related("m.annotation", sent[-1], key="x"), "m.reaction"))
+    seen: list[str] = []
+    start: dict[str, str] = {}
+    for _ in range(10):
+        page = await alice.get(
+            f"/_matrix/client/v1/rooms/{room_id}/relations/{root}",
+            query={"recurse": "true", "limit": 3, "dir": dir, **start},
+        )
+        seen += [event["event_id"] for event in page["chunk"]]
+        if "next_batch" not in page:
+            break
+        start = {"from": page["next_batch"]}
+    assert seen == (sent if dir == "f" else sent[::-1])
+
+
 async def test_relations_of_an_event_in_another_room_are_not_found(alice: Client, bob: Client) -> None:
     room_id = await alice.create_room()
     event_id = await alice.send(room_id)
