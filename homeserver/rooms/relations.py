@@ -232,7 +232,14 @@ class Relations:
     async def _took_part(self, room: Room, root: RoomEvent, user_id: str) -> bool:
         if root.sender == user_id:
             return True
-        entries = await self._rooms.log.related(
-            room.shard, room.room_id, root.event_id, rel_type=THREAD, limit=MAX_CHILDREN
-        )
-        return any(entry.sender == user_id and entry.kind is Kind.EVENT for entry in entries)
+        before: int | None = None
+        for _ in range(MAX_SCANS):
+            entries = await self._rooms.log.related(
+                room.shard, room.room_id, root.event_id, rel_type=THREAD, before=before, limit=MAX_CHILDREN
+            )
+            if any(entry.sender == user_id and entry.kind is Kind.EVENT for entry in entries):
+                return True
+            if len(entries) < MAX_CHILDREN:
+                break
+            before = entries[-1].position
+        return False

@@ -213,6 +213,19 @@ async def test_pages_of_recursed_relations_are_filled_with_what_is_wanted(alice:
     assert "next_batch" not in second
 
 
+async def test_who_took_part_in_a_thread_long_ago_still_did(
+    alice: Client, bob: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("homeserver.rooms.relations.MAX_CHILDREN", 2)
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    root = await alice.send(room_id)
+    for client in (bob, alice, alice, alice, alice):
+        await client.send(room_id, text("reply", **related("m.thread", root)))
+    threads = await bob.get(f"/_matrix/client/v1/rooms/{room_id}/threads", query={"include": "participated"})
+    assert [event["event_id"] for event in threads["chunk"]] == [root]
+
+
 @pytest.mark.parametrize("dir", ["b", "f"])
 async def test_recursed_relations_of_very_many_are_all_reached(
     alice: Client, monkeypatch: pytest.MonkeyPatch, dir: str
