@@ -29,6 +29,8 @@ _NAMED_DEFAULTS = {
 }
 NAMED_LEVELS = tuple(_NAMED_DEFAULTS)
 """The levels that stand directly in the content."""
+_MAPS = ("users", "events", "notifications")
+"""Where levels stand by user, event type and kind of notification."""
 
 _SPELLED_INTEGER = re.compile(r"[+-]?[0-9]{1,1000}")
 
@@ -54,6 +56,19 @@ def parse_level(version: RoomVersion, value: JsonValue) -> int | None:
     if isinstance(value, float) and math.isfinite(value):
         return int(value)
     return None
+
+
+def in_integers(version: RoomVersion, content: JsonObject) -> JsonObject:
+    """The content of power levels as room versions from 10 on want it, without what stands for no level."""
+
+    def levels(values: JsonObject) -> JsonObject:
+        parsed = {key: parse_level(version, value) for key, value in values.items()}
+        return {key: level for key, level in parsed.items() if level is not None}
+
+    named = levels({name: content[name] for name in NAMED_LEVELS if name in content})
+    maps = {name: levels(content[name]) for name in _MAPS if isinstance(content.get(name), dict)}
+    others = {key: value for key, value in content.items() if key not in (*NAMED_LEVELS, *_MAPS)}
+    return {**others, **named, **maps}
 
 
 def creator_of(version: RoomVersion, create: CreateLike) -> str | None:

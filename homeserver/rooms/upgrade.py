@@ -7,7 +7,7 @@ import msgspec
 from homeserver.consumers.successors import Successors
 from homeserver.errors import MatrixError, forbidden
 from homeserver.protocol.json_types import JsonObject
-from homeserver.protocol.power_levels import CREATOR_LEVEL
+from homeserver.protocol.power_levels import CREATOR_LEVEL, in_integers
 from homeserver.protocol.room_versions import RoomVersion
 from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.authoring import Author, EventTemplate
@@ -151,6 +151,8 @@ def _creation_content(old: Room, additional_creators: Sequence[str]) -> JsonObje
 def _new_power_levels(old: Room, version: RoomVersion, user_id: str, creation: JsonObject) -> JsonObject:
     """The old levels; creators that stand above all levels are not among the users any more."""
     levels: JsonObject = msgspec.convert(old.state_content("m.room.power_levels"), dict)
+    if version.integer_power_levels:
+        levels = in_integers(old.version, levels)
     users = levels.get("users")
     users = dict(users) if isinstance(users, dict) else {}
     if version.privileged_creators:

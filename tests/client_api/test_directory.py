@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
+import pytest
 from msgspec.structs import replace
 
 from tests.client_api.conftest import Client, Server
@@ -180,6 +181,25 @@ async def test_upgrade_moves_state_alias_and_tags(alice: Client, bob: Client) ->
     assert (await bob.get(f"/directory/room/{quote('#home:localhost')}"))["room_id"] == new
     assert (await alice.get(f"/user/{alice.user_id}/rooms/{new}/tags"))["tags"] == {"m.favourite": {}}
     await bob.call("PUT", f"/rooms/{old}/send/m.room.message/1", {"body": "late"}, expect=403)
+
+
+@pytest.mark.parametrize(("before", "after"), [("1", "10"), ("9", "12"), ("9", "9")])
+async def test_levels_that_are_spelled_are_numbers_where_an_upgraded_room_wants_them(
+    alice: Client, bob: Client, before: str, after: str
+) -> None:
+    old = await alice.create_room(preset="public_chat", room_version=before)
+    levels = await alice.get(f"/rooms/{old}/state/m.room.power_levels")
+    spelled = {
+        **levels,
+        "ban": "60",
+        "users": {alice.user_id: "100", bob.user_id: " 50 "},
+        "events": {**levels["events"], "m.room.name": "70"},
+    }
+    await alice.set_state(old, "m.room.power_levels", spelled)
+    new = (await alice.post(f"/rooms/{old}/upgrade", {"new_version": after}))["replacement_room"]
+    moved = await alice.get(f"/rooms/{new}/state/m.room.power_levels")
+    shown = (moved["ban"], moved["users"][bob.user_id], moved["events"]["m.room.name"], moved["kick"])
+    assert shown == (("60", " 50 ", "70", 50) if after == "9" else (60, 50, 70, 50))
 
 
 async def test_upgrade_needs_the_power_to_send_a_tombstone(alice: Client, bob: Client) -> None:
