@@ -82,6 +82,8 @@ class Sending:
             )
         room = await self.room_of(room_id)
         check_content(content)
+        if type == "m.room.message":
+            _check_message(content)
         transaction = _transaction(sender, device_id, f"send {room_id} {type}", txn_id)
 
         async def attempt() -> str:
@@ -185,6 +187,12 @@ class Sending:
             return [template]
 
         return (await post(self._rooms, self._author, room, decide, transaction) or unchanged)[0]
+
+
+def _check_message(content: JsonObject) -> None:
+    """Raises 400 for a message that clients could not show (spec: client-server "Instant Messaging")."""
+    if not isinstance(content.get("msgtype"), str) or not isinstance(content.get("body"), str):
+        raise bad_json("m.room.message: msgtype and body must be strings")
 
 
 def _transaction(user_id: str, device_id: str, endpoint: str, txn_id: str) -> Transaction:

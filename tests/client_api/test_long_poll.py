@@ -37,7 +37,10 @@ async def test_a_transaction_is_answered_again_after_the_sender_was_put_out(
     assert await bob.send(room_id, "heard", txn="1") == message
     assert await bob.put(path, {}) == redaction
     reply = await bob.call(
-        "PUT", f"/rooms/{quote(room_id)}/send/m.room.message/3", {"body": "no"}, expect=403
+        "PUT",
+        f"/rooms/{quote(room_id)}/send/m.room.message/3",
+        {"msgtype": "m.text", "body": "no"},
+        expect=403,
     )
     assert reply.errcode == "M_FORBIDDEN"
 

@@ -64,11 +64,15 @@ def test_requests_are_counted_by_route_method_and_status(observed: Observed) -> 
     room_id = observed.call("POST", "/v3/createRoom", {})["room_id"]
     path = "/rooms/{room_id}/send/{event_type}/{txn_id}"
     for n in range(3):
-        observed.call("PUT", f"/v3/rooms/{room_id}/send/m.room.message/{n}", {"body": "x"})
-    observed.call("PUT", f"/r0/rooms/{room_id}/send/m.room.message/3", {"body": "x"})
+        observed.call(
+            "PUT", f"/v3/rooms/{room_id}/send/m.room.message/{n}", {"msgtype": "m.text", "body": "x"}
+        )
+    observed.call("PUT", f"/r0/rooms/{room_id}/send/m.room.message/3", {"msgtype": "m.text", "body": "x"})
     for _ in range(2):
         with pytest.raises(HTTPError, match="403"):
-            observed.call("PUT", "/v3/rooms/!other:localhost/send/m.room.message/0", {"body": "x"})
+            observed.call(
+                "PUT", "/v3/rooms/!other:localhost/send/m.room.message/0", {"msgtype": "m.text", "body": "x"}
+            )
     assert observed.told("weft_requests_total", route=path, method="PUT", status="200") == 4
     assert observed.told("weft_requests_total", route=path, method="PUT", status="403") == 2
     assert observed.told("weft_request_seconds_count", route=path, method="PUT") == 6
@@ -90,7 +94,7 @@ def test_the_log_the_memory_and_the_consumers_are_told_of(observed: Observed) ->
     tail = observed.told("weft_log_tail", shard="0")
     rooms = observed.told("weft_rooms_in_memory")
     room_id = observed.call("POST", "/v3/createRoom", {})["room_id"]
-    observed.call("PUT", f"/v3/rooms/{room_id}/send/m.room.message/t", {"body": "x"})
+    observed.call("PUT", f"/v3/rooms/{room_id}/send/m.room.message/t", {"msgtype": "m.text", "body": "x"})
     assert observed.told("weft_log_tail", shard="0") >= tail + 7
     assert observed.told("weft_rooms_in_memory") == rooms + 1
     assert 0 < observed.told("weft_room_memory_bytes") < observed.told("weft_room_memory_limit_bytes")

@@ -79,7 +79,10 @@ async def test_thread_is_read_up_to_its_root_or_what_relates_to_it(alice: Client
     room_id = await room_of_two(alice, bob)
     root = await alice.send(room_id, "root")
     reply, reference = [
-        await alice.send(room_id, {"body": "", "m.relates_to": {"rel_type": rel_type, "event_id": root}})
+        await alice.send(
+            room_id,
+            {"msgtype": "m.text", "body": "", "m.relates_to": {"rel_type": rel_type, "event_id": root}},
+        )
         for rel_type in ("m.thread", "m.reference")
     ]
     likes = {"rel_type": "m.annotation", "event_id": reference, "key": "x"}

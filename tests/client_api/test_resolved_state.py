@@ -69,7 +69,7 @@ async def test_member_whom_resolution_removed_is_out(server: Server, alice: Clie
             await server.restart()
         assert (await bob.get("/joined_rooms"))["joined_rooms"] == []
         assert list((await alice.get(f"/rooms/{room_id}/joined_members"))["joined"]) == [alice.user_id]
-        await bob.call("PUT", f"/rooms/{room_id}/send/m.room.message/x", {}, expect=403)
+        await bob.call("PUT", f"/rooms/{room_id}/send/org.example.said/x", {}, expect=403)
     await bob.join(room_id)
     assert (await bob.get("/joined_rooms"))["joined_rooms"] == [room_id]
 

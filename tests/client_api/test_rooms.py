@@ -92,7 +92,9 @@ async def test_banned_user_stays_out_until_unbanned(alice: Client, bob: Client) 
     await bob.join(room_id)
     await alice.post(f"/rooms/{room_id}/ban", {"user_id": bob.user_id, "reason": "spam"})
     await bob.call("POST", f"/rooms/{room_id}/join", {}, expect=403)
-    await bob.call("PUT", f"/rooms/{room_id}/send/m.room.message/1", {"body": "x"}, expect=403)
+    await bob.call(
+        "PUT", f"/rooms/{room_id}/send/m.room.message/1", {"msgtype": "m.text", "body": "x"}, expect=403
+    )
     await alice.post(f"/rooms/{room_id}/unban", {"user_id": bob.user_id})
     await bob.join(room_id)
 

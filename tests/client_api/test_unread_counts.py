@@ -57,9 +57,13 @@ async def test_writing_marks_what_stands_before_as_read(alice: Client, bob: Clie
 
 async def test_what_is_redacted_counts_no_more(alice: Client, bob: Client) -> None:
     room_id = await room_of_two(alice, bob)
-    mention = {"body": "hey", "m.mentions": {"user_ids": [bob.user_id]}}
+    mention = {"msgtype": "m.text", "body": "hey", "m.mentions": {"user_ids": [bob.user_id]}}
     kept, taken_back = await alice.send(room_id), await alice.send(room_id, mention)
-    reply = {"body": "in a thread", "m.relates_to": {"rel_type": "m.thread", "event_id": kept}}
+    reply = {
+        "msgtype": "m.text",
+        "body": "in a thread",
+        "m.relates_to": {"rel_type": "m.thread", "event_id": kept},
+    }
     threaded = await alice.send(room_id, reply)
     assert await unread(bob, room_id) == (3, 1)
     await alice.redact(room_id, taken_back)

@@ -124,7 +124,9 @@ async def test_what_is_wrong_with_what_is_told_is_left_out(
         "read_markers": {},
     }.items():
         await alice.call("POST", f"/rooms/{room_id}/{path}", body, expect=None)
-    await alice.call("PUT", f"/rooms/{room_id}/send/m.room.message/1", {"body": "x"}, expect=403)
+    await alice.call(
+        "PUT", f"/rooms/{room_id}/send/m.room.message/1", {"msgtype": "m.text", "body": "x"}, expect=403
+    )
     await alice.call("PUT", f"/rooms/{room_id}/redact/%24x/1", {}, expect=404)
     invite = (await server.app.rooms.get(inviter.room_id)).head.state["m.room.member", alice.user_id]  # type: ignore[union-attr]
     await alice.call("PUT", f"/rooms/{room_id}/redact/{quote(invite.event_id)}/2", {}, expect=None)
