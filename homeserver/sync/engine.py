@@ -332,6 +332,10 @@ class _Answer:
             if wanted(type)
         ]
 
+    def _room_account_data(self, room_id: str) -> list[bytes]:
+        wanted = self._filter.account_data
+        return self.account_data(room_id, wanted.matches) if wanted.allows_room(room_id) else []
+
     # Joined rooms
 
     def _is_quiet(self, room_id: str) -> bool:
@@ -381,7 +385,7 @@ class _Answer:
             room, timeline.slice, events, after, upto, known, whole=new or full, named_after=named_after or ()
         )
         ephemeral = self._ephemeral(room, 0 if new else after, upto, new=new, typing=typing)
-        account_data = self.account_data(room_id, self._filter.account_data.matches)
+        account_data = self._room_account_data(room_id)
         if not (events or state or ephemeral or account_data or new or full or unseen):
             return None
         parts = [
@@ -591,7 +595,7 @@ class _Answer:
         return b"{%b,%b,%b}" % (
             timeline_json(timeline, rendered),
             self._state_json(event.render(self._now) for event in state),
-            b'"account_data":' + events_object(self.account_data(room_id, self._filter.account_data.matches)),
+            b'"account_data":' + events_object(self._room_account_data(room_id)),
         )
 
 

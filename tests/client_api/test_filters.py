@@ -48,3 +48,18 @@ async def test_rooms_that_a_filter_leaves_out_show_nothing_of_their_past(alice: 
         assert around["event"]["event_id"] == event_id
     query = {"dir": "b", "filter": orjson.dumps({"rooms": [room_id], "not_rooms": [other]}).decode()}
     assert (await alice.get(f"/rooms/{room_id}/messages", query=query))["chunk"]
+
+
+@pytest.mark.parametrize("part", ["timeline", "state", "ephemeral", "account_data"])
+async def test_rooms_that_a_filter_leaves_out_of_a_part_of_sync_have_nothing_there(
+    alice: Client, part: str
+) -> None:
+    rooms = [await alice.create_room(name="a name") for _ in range(2)]
+    for room_id in rooms:
+        said = await alice.send(room_id)
+        await alice.put(f"/user/{alice.user_id}/rooms/{room_id}/account_data/org.example.own", {"a": 1})
+        await alice.post(f"/rooms/{room_id}/receipt/m.read/{said}")
+    for wanted in ({"rooms": rooms[:1]}, {"not_rooms": rooms[1:]}):
+        filter = {"room": {"timeline": {"limit": 1}, part: {"limit": 1, **wanted}}}
+        joined = (await alice.sync(full=True, filter=filter))["rooms"]["join"]
+        assert [bool(joined[room_id][part]["events"]) for room_id in rooms] == [True, False]
