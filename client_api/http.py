@@ -6,7 +6,7 @@ A module of routes is a class whose decorated methods are handlers:
         @put("/rooms/{room_id}/typing/{user_id}")
         async def set_typing(self, call: Call) -> Answer: ...
 
-Paths are relative to `/_matrix/client/v3` (and its old name r0) unless they begin with `/_`.
+Paths are relative to `/_matrix/client/v3` unless they begin with `/_`, and have other names (`names_of`).
 
 Before its handler a request passes the `Gate`: who calls, whether that account may do this now
 (guests, locked and suspended accounts), and whether the rate limit that the route names has room.
@@ -34,7 +34,8 @@ from rest.routes import Route as AnyRoute
 MAX_TOKEN = 4096
 _OF_ROOM = re.compile(r"/_matrix/client/\w+/rooms/\{room_id\}/")
 """Routes that write to a room, unless they only read."""
-_CLIENT_API = re.compile(r"^/_matrix/client/(?:v3|r0)(?=/)")
+_CLIENT = "/_matrix/client"
+_STABLE = re.compile(rf"{_CLIENT}/(?P<version>v1|v3)/")
 
 
 class Auth(Enum):
@@ -135,14 +136,20 @@ Route = AnyRoute[Options]
 
 def route(method: str, *paths: str, **options: Unpack[Options]) -> Callable[[Handler], Handler]:
     """Declare a handler for one or more paths."""
-    full = [
-        each for path in paths for each in ((path,) if path.startswith(("/_", "/.")) else versions_of(path))
-    ]
+    full = [path if path.startswith(("/_", "/.")) else f"{_CLIENT}/v3{path}" for path in paths]
     return declare(method, full, options)
 
 
-def versions_of(path: str) -> tuple[str, str]:
-    return f"/_matrix/client/v3{path}", f"/_matrix/client/r0{path}"
+def names_of(path: str) -> list[str]:
+    """A declared path, and what clients call it that were written before it had this name.
+
+    Element for Android and for iOS still ask for keys, key backups and relations under `unstable`.
+    """
+    names = [path]
+    if stable := _STABLE.match(path):
+        old = ["unstable", "r0"] if stable["version"] == "v3" else ["unstable"]
+        names += [f"{_CLIENT}/{version}/{path[stable.end() :]}" for version in old]
+    return names
 
 
 def get(*paths: str, **options: Unpack[Options]) -> Callable[[Handler], Handler]:
@@ -168,7 +175,7 @@ def client_server_api(modules: Iterable[Routes], gate: Gate) -> Api:
     def serve(declared: Route, handler: BoundHandler) -> WebHandler:
         return _serve(declared, handler, gate)
 
-    return Api(modules, serve, shown=lambda path: _CLIENT_API.sub("", path))
+    return Api(modules, serve, names_of, shown=lambda path: path.removeprefix(f"{_CLIENT}/v3"))
 
 
 def _serve(declared: Route, handler: BoundHandler, gate: Gate) -> WebHandler:

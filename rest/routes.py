@@ -71,6 +71,8 @@ class Api(NamedTuple):
 
     modules: Iterable[Routes]
     serve: Serve
+    names: Callable[[str], Sequence[str]] = lambda path: (path,)
+    """All paths that a declared one is served under."""
     shown: Callable[[str], str] = str
     """How a path is written where answers are counted."""
 
@@ -90,10 +92,11 @@ def answering(apis: Iterable[Api], requests: Requests) -> WebHandler:
             for declared, handler in module.routes():
                 counted = requests.of(api.shown(declared.path), declared.method)
                 served = _counted(api.serve(declared, handler), counted)
-                methods = paths.at(declared.path, {})
-                methods[declared.method] = served
-                if declared.method == "GET":
-                    methods["HEAD"] = served
+                for path in api.names(declared.path):
+                    methods = paths.at(path, {})
+                    methods[declared.method] = served
+                    if declared.method == "GET":
+                        methods["HEAD"] = served
     unknown = requests.of("unknown", "any")
     other_method, unknown_path = _counted(_other_method, unknown), _counted(_unknown_path, unknown)
 

@@ -1,6 +1,7 @@
 """What clients learn of the server: versions, capabilities, well-known files; and OpenID tokens."""
 
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 import pytest
@@ -9,6 +10,7 @@ from homeserver.config.options import Contact, WellKnown
 from homeserver.protocol.room_versions import ROOM_VERSIONS
 from homeserver.users.openid import LIFETIME_MS
 from tests.client_api.conftest import Client, Server
+from tests.client_api.crypto_device import CrossSigner, CryptoDevice
 
 
 async def with_options(server: Server, **sections: Any) -> None:
@@ -23,6 +25,29 @@ async def test_versions_are_told_to_everybody_whatever_the_token(server: Server,
     assert await alice.get("/_matrix/client/versions") == answer
     someone.token = "expired"
     assert await someone.get("/_matrix/client/versions") == answer
+
+
+async def test_endpoints_are_found_under_the_names_that_older_clients_call(alice: Client) -> None:
+    """What Element for Android and iOS call to set up and read encrypted rooms, and to show replies."""
+    old = "/_matrix/client/unstable"
+    signer = CrossSigner(alice.user_id)
+    await alice.post(f"{old}/keys/device_signing/upload", signer.upload())
+    device = CryptoDevice(alice)
+    await alice.post("/keys/upload", {"device_keys": device.device_keys()})
+    signed = {alice.user_id: {alice.device_id: signer.sign_device(device.device_keys())}}
+    assert await alice.post(f"{old}/keys/signatures/upload", signed) == {"failures": {}}
+    backup = {"algorithm": "m.megolm_backup.v1.curve25519-aes-sha2", "auth_data": {"public_key": "abc"}}
+    created = await alice.post(f"{old}/room_keys/version", backup)
+    assert (await alice.get(f"{old}/room_keys/version"))["version"] == created["version"]
+    assert await alice.get(f"{old}/room_keys/keys", query=created) == {"rooms": {}}
+    room_id = await alice.create_room()
+    root = await alice.send(room_id)
+    relation = {"m.relates_to": {"rel_type": "m.reference", "event_id": root}}
+    reference = await alice.send(room_id, relation, "org.example")
+    answer = await alice.get(f"{old}/rooms/{quote(room_id)}/relations/{quote(root)}/m.reference")
+    assert [event["event_id"] for event in answer["chunk"]] == [reference]
+    for version in ("r0", "unstable"):
+        assert (await alice.get(f"/_matrix/client/{version}/account/whoami"))["user_id"] == alice.user_id
 
 
 async def test_capabilities_name_what_can_be_done(alice: Client) -> None:

@@ -199,8 +199,7 @@ class World:
 
 
 def routes_of(server: Server) -> list[Route]:
-    found = [declared for module in server.app.modules for declared, _ in module.routes()]
-    return [route for route in found if "/r0/" not in route.path]
+    return [declared for module in server.app.modules for declared, _ in module.routes()]
 
 
 def fault_of(reply: Reply) -> str | None:

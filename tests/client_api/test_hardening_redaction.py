@@ -72,7 +72,7 @@ async def test_what_was_redacted_is_shown_by_no_route(server: Server, alice: Cli
             query = {"since": before, "from": before, "dir": "f", "limit": 100, "ts": 0}
             for module in server.app.modules:
                 for route, _ in module.routes():
-                    if route.method != "GET" or "/r0/" in route.path:
+                    if route.method != "GET":
                         continue
                     path = path_of(route, ids)
                     known = {name: query[name] for name in specified(route).query if name in query}
