@@ -17,7 +17,11 @@ class MutualRoomRoutes(Routes):
     def __init__(self, shared_rooms: SharedRooms) -> None:
         self._shared_rooms = shared_rooms
 
-    @get("/_matrix/client/v1/mutual_rooms", limit="request")
+    @get(
+        "/_matrix/client/v1/mutual_rooms",
+        "/_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms",
+        limit="request",
+    )
     async def mutual_rooms(self, call: Call) -> Result:
         other = check_user_id(call.required_query("user_id"))
         localpart = other[1:].partition(":")[0]

@@ -28,6 +28,7 @@ UNSTABLE_FEATURES = dict.fromkeys(
         "org.matrix.msc3952_intentional_mentions",
         "org.matrix.msc3981",
         "org.matrix.msc4222",
+        "uk.half-shot.msc2666.query_mutual_rooms",
         "uk.tcpip.msc4133",
         "uk.tcpip.msc4133.stable",
     ),

@@ -34,6 +34,15 @@ async def test_rooms_of_both_are_listed_in_pages(
     assert invited not in found
 
 
+async def test_clients_that_ask_for_the_feature_find_it_by_its_old_name(alice: Client, bob: Client) -> None:
+    features = (await alice.get("/_matrix/client/versions"))["unstable_features"]
+    assert features["uk.half-shot.msc2666.query_mutual_rooms"] is True
+    shared = await alice.create_room(preset="public_chat")
+    await bob.join(shared)
+    old = "/_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms"
+    assert (await alice.get(old, query={"user_id": bob.user_id}))["joined"] == [shared]
+
+
 async def test_somebody_who_does_not_exist_shares_nothing(alice: Client) -> None:
     for user_id in ("@nobody:localhost", "@nobody:elsewhere.example"):
         assert await alice.get(PATH, query={"user_id": user_id}) == {"joined": [], "count": 0}
