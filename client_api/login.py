@@ -6,6 +6,7 @@ from client_api.http import Auth, Call, get, post
 from client_api.pages import page
 from client_api.uia import InteractiveAuth
 from homeserver.errors import MatrixError, missing_param
+from homeserver.protocol.identifiers import server_name_of
 from homeserver.protocol.json_types import JsonObject
 from homeserver.users.logins import LOGIN_TOKEN_LIFETIME_MS, Logins
 from homeserver.users.sessions import NewSession, Sessions
@@ -123,8 +124,9 @@ class LoginRoutes(Routes):
 
 
 def session_answer(user_id: str, session: NewSession) -> JsonObject:
-    """What a client gets that has logged in."""
-    return {"user_id": user_id, "device_id": session.device_id, **token_answer(session)}
+    """What a client gets that has logged in. `home_server` is deprecated, but older clients need it."""
+    named = {"user_id": user_id, "home_server": server_name_of(user_id), "device_id": session.device_id}
+    return {**named, **token_answer(session)}
 
 
 def token_answer(session: NewSession) -> JsonObject:

@@ -59,6 +59,14 @@ async def test_old_way_to_name_the_user_works(alice: Client, server: Server) -> 
     assert (await server.client().post("/login", body))["user_id"] == "@alice:localhost"
 
 
+async def test_older_clients_are_told_their_server(server: Server) -> None:
+    """The Python SDK of the first years reads it from both answers."""
+    account = {"username": "alice", "password": PASSWORD, "auth": {"type": "m.login.dummy"}}
+    registered = await server.client().post("/register", account)
+    assert registered["home_server"] == "localhost"
+    assert (await log_in(server)).body["home_server"] == "localhost"
+
+
 async def test_new_login_is_a_new_device(alice: Client, server: Server) -> None:
     body = (await log_in(server, initial_device_display_name="tablet")).body
     assert body["device_id"] != alice.device_id
