@@ -50,7 +50,11 @@ class AliasRoutes(Routes):
         await self._aliases.delete(call.path("alias"), call.user_id, as_admin=call.session.account.is_admin)
         return {}
 
-    @get("/rooms/{room_id}/aliases", limit="request")
+    @get(
+        "/rooms/{room_id}/aliases",
+        "/_matrix/client/unstable/org.matrix.msc2432/rooms/{room_id}/aliases",
+        limit="request",
+    )
     async def of_room(self, call: Call) -> Result:
         room = (await self._history.access(call.path("room_id"), call.user_id)).room
         if call.user_id not in room.joined and room.history_visibility != "world_readable":

@@ -24,7 +24,9 @@ async def test_alias_resolves_joins_and_is_deleted(alice: Client, bob: Client) -
     alias = quote("#home:localhost")
     assert (await bob.get(f"/directory/room/{alias}"))["room_id"] == room_id
     assert (await bob.post(f"/join/{alias}"))["room_id"] == room_id
-    assert (await bob.get(f"/rooms/{room_id}/aliases"))["aliases"] == ["#home:localhost"]
+    # The second is where clients ask that look for the feature in /versions.
+    for prefix in ("", "/_matrix/client/unstable/org.matrix.msc2432"):
+        assert (await bob.get(f"{prefix}/rooms/{room_id}/aliases"))["aliases"] == ["#home:localhost"]
     await bob.call("DELETE", f"/directory/room/{alias}", expect=403)
     await alice.delete(f"/directory/room/{alias}")
     await bob.call("GET", f"/directory/room/{alias}", expect=404)
