@@ -4,6 +4,7 @@ room", "Sending events to a room", "Redactions", "Event context")."""
 import orjson
 
 from client_api.http import Auth, Call, get, put
+from homeserver.errors import MatrixError
 from homeserver.rooms.guests import Guests
 from homeserver.rooms.history import History
 from homeserver.rooms.sending import Sending
@@ -22,6 +23,16 @@ def _timestamp(call: Call) -> int | None:
     return call.int_query("ts", 0)
 
 
+def _check_undelayed(call: Call) -> None:
+    """400 for an event that is to be sent later (MSC4140): sent at once it says the wrong thing.
+
+    An app plans its leaving of a call this way before it joins.
+    """
+    if call.query("org.matrix.msc4140.delay") is not None:
+        code = {"org.matrix.msc4140.errcode": "M_MAX_DELAY_UNSUPPORTED"}
+        raise MatrixError(400, "M_UNKNOWN", "This server sends no events later", **code)
+
+
 class SendRoutes(Routes):
     def __init__(self, sending: Sending, guests: Guests) -> None:
         self._sending = sending
@@ -29,6 +40,7 @@ class SendRoutes(Routes):
 
     @put("/rooms/{room_id}/send/{event_type}/{txn_id}", quick=True, auth=Auth.GUEST, limit="message")
     async def send(self, call: Call) -> Result:
+        _check_undelayed(call)
         account, event_type = call.session.account, call.path("event_type")
         if event_type != REDACTION:
             check_not_suspended(account)
@@ -66,6 +78,7 @@ class SendRoutes(Routes):
         return await self._set_state(call, "")
 
     async def _set_state(self, call: Call, state_key: str) -> Result:
+        _check_undelayed(call)
         room_id, event_type, content = call.path("room_id"), call.path("event_type"), call.content()
         if event_type == MEMBER:
             membership = content.get("membership")
