@@ -1,8 +1,10 @@
 """What this server lets the one who asks do (spec: client-server "Capabilities negotiation")."""
 
+from collections.abc import Callable
+
 from client_api.http import Auth, Call, get
 from homeserver.protocol.json_types import JsonObject
-from homeserver.protocol.room_versions import ROOM_VERSIONS
+from homeserver.protocol.room_versions import ROOM_VERSIONS, RoomVersion
 from rest.answers import Result
 from rest.routes import Routes
 
@@ -12,6 +14,10 @@ class CapabilityRoutes(Routes):
         self._room_versions = {
             "default": default_room_version,
             "available": dict.fromkeys(ROOM_VERSIONS, "stable"),
+            "org.matrix.msc3244.room_capabilities": {
+                "knock": _versions_with(lambda version: version.knocking, default_room_version),
+                "restricted": _versions_with(lambda version: version.restricted_joins, default_room_version),
+            },
         }
         self._password_login = password_login
         self._login_tokens = login_tokens
@@ -36,3 +42,9 @@ class CapabilityRoutes(Routes):
         if account.is_admin:
             found["m.account_moderation"] = {"lock": True, "suspend": True}
         return {"capabilities": found}
+
+
+def _versions_with(has: Callable[[RoomVersion], bool], default: str) -> JsonObject:
+    """Room versions with a join rule (MSC3244): without them Element for Android and iOS do not offer it."""
+    able = [name for name, version in ROOM_VERSIONS.items() if has(version)]
+    return {"preferred": default if default in able else able[-1], "support": able}

@@ -60,6 +60,19 @@ async def test_capabilities_name_what_can_be_done(alice: Client) -> None:
     assert capabilities["m.forget_forced_upon_leave"] == {"enabled": False}
 
 
+@pytest.mark.parametrize(("default", "knocking", "restricted"), [("12", "12", "12"), ("7", "7", "12")])
+async def test_capabilities_name_the_room_versions_with_a_join_rule(
+    alice: Client, server: Server, default: str, knocking: str, restricted: str
+) -> None:
+    """Some apps offer rooms for the members of a space only where they are told this (MSC3244)."""
+    await with_options(server, rooms=msgspec.structs.replace(server.config.rooms, default_version=default))
+    versions = (await alice.get("/capabilities"))["capabilities"]["m.room_versions"]
+    assert versions["org.matrix.msc3244.room_capabilities"] == {
+        "knock": {"preferred": knocking, "support": ["7", "8", "9", "10", "11", "12"]},
+        "restricted": {"preferred": restricted, "support": ["8", "9", "10", "11", "12"]},
+    }
+
+
 async def test_capability_to_change_the_password_goes_with_password_login(
     alice: Client, server: Server
 ) -> None:
