@@ -9,6 +9,7 @@ from client_api.uia import InteractiveAuth
 from homeserver.e2ee.cross_signing import CrossSigning
 from homeserver.e2ee.device_keys import DeviceKeys, KeyUpload
 from homeserver.e2ee.key_objects import MASTER, SELF_SIGNING, USER_SIGNING
+from homeserver.errors import invalid_param
 from homeserver.protocol.json_types import JsonObject
 from homeserver.sync.device_lists import DeviceLists
 from homeserver.sync.engine import SyncEngine
@@ -67,6 +68,13 @@ class KeyRoutes(Routes):
         self._engine = engine
         self._users = users
         self._interactive = interactive
+
+    @post("/keys/upload/{device_id}", auth=Auth.GUEST)
+    async def upload_of_device(self, call: Call) -> Result:
+        """What the endpoint was before the specification had it; Element for iOS calls it still."""
+        if call.path("device_id") != call.session.device_id:
+            raise invalid_param("device_id: must be the device that calls")
+        return await self.upload(call)
 
     @post("/keys/upload", auth=Auth.GUEST)
     async def upload(self, call: Call) -> Result:

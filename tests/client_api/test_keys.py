@@ -75,6 +75,16 @@ async def test_keys_that_come_while_their_device_is_deleted_are_not_published(
     assert (await CryptoDevice(alice).query(bob.user_id))["device_keys"][bob.user_id] == {}
 
 
+async def test_keys_are_uploaded_to_the_path_of_the_device_itself_too(alice: Client, bob: Client) -> None:
+    """As older clients do it."""
+    keys = CryptoDevice(bob).device_keys()
+    await bob.post(f"/keys/upload/{bob.device_id}", {"device_keys": keys})
+    shown = (await CryptoDevice(alice).query(bob.user_id))["device_keys"][bob.user_id]
+    assert shown == {bob.device_id: {**keys, "unsigned": {}}}
+    reply = await alice.call("POST", f"/keys/upload/{bob.device_id}", {}, expect=400)
+    assert reply.errcode == "M_INVALID_PARAM"
+
+
 async def test_a_deleted_device_has_no_keys(alice: Client, bob: Client) -> None:
     device = CryptoDevice(bob)
     other = await log_in(bob)
