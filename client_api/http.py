@@ -34,8 +34,8 @@ from rest.routes import Route as AnyRoute
 MAX_TOKEN = 4096
 _OF_ROOM = re.compile(r"/_matrix/client/\w+/rooms/\{room_id\}/")
 """Routes that write to a room, unless they only read."""
-_CLIENT = "/_matrix/client"
-_STABLE = re.compile(rf"{_CLIENT}/(?P<version>v1|v3)/")
+_V3 = "/_matrix/client/v3"
+_STABLE = re.compile(r"(?P<api>/_matrix/(?:client|media))/(?P<version>v1|v3)(?P<path>/.*)")
 
 
 class Auth(Enum):
@@ -136,7 +136,7 @@ Route = AnyRoute[Options]
 
 def route(method: str, *paths: str, **options: Unpack[Options]) -> Callable[[Handler], Handler]:
     """Declare a handler for one or more paths."""
-    full = [path if path.startswith(("/_", "/.")) else f"{_CLIENT}/v3{path}" for path in paths]
+    full = [path if path.startswith(("/_", "/.")) else _V3 + path for path in paths]
     return declare(method, full, options)
 
 
@@ -147,8 +147,8 @@ def names_of(path: str) -> list[str]:
     """
     names = [path]
     if stable := _STABLE.match(path):
-        old = ["unstable", "r0"] if stable["version"] == "v3" else ["unstable"]
-        names += [f"{_CLIENT}/{version}/{path[stable.end() :]}" for version in old]
+        old = ("unstable", "r0") if stable["version"] == "v3" else ("unstable",)
+        names += [f"{stable['api']}/{version}{stable['path']}" for version in old]
     return names
 
 
@@ -175,7 +175,7 @@ def client_server_api(modules: Iterable[Routes], gate: Gate) -> Api:
     def serve(declared: Route, handler: BoundHandler) -> WebHandler:
         return _serve(declared, handler, gate)
 
-    return Api(modules, serve, names_of, shown=lambda path: path.removeprefix(f"{_CLIENT}/v3"))
+    return Api(modules, serve, names_of, shown=lambda path: path.removeprefix(_V3))
 
 
 def _serve(declared: Route, handler: BoundHandler, gate: Gate) -> WebHandler:

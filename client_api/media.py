@@ -44,7 +44,6 @@ class MediaRoutes(Routes):
     @route(
         "POST",
         "/_matrix/media/v3/upload",
-        "/_matrix/media/r0/upload",
         limit="media_create",
         streams=True,
         good_standing=True,
@@ -88,7 +87,7 @@ class MediaRoutes(Routes):
                 413, "M_TOO_LARGE", f"A file may have {self._media.max_upload_size} bytes at most"
             )
 
-    @get(f"{V1}/config", "/_matrix/media/v3/config", "/_matrix/media/r0/config", auth=Auth.GUEST)
+    @get(f"{V1}/config", "/_matrix/media/v3/config", auth=Auth.GUEST)
     async def config(self, call: Call) -> Result:
         return {"m.upload.size": self._media.max_upload_size}
 
@@ -115,7 +114,7 @@ class MediaRoutes(Routes):
         thumbnail = await self._thumbnails.get(file, *wanted)
         return _file(thumbnail.path, thumbnail.content_type, "thumbnail")
 
-    @get(f"{V1}/preview_url", "/_matrix/media/v3/preview_url", "/_matrix/media/r0/preview_url")
+    @get(f"{V1}/preview_url", "/_matrix/media/v3/preview_url")
     async def preview_url(self, call: Call) -> Result:
         raise not_found("This server makes no URL previews")
 
@@ -123,11 +122,8 @@ class MediaRoutes(Routes):
 
     @get(
         "/_matrix/media/v3/download/{server_name}/{media_id}",
-        "/_matrix/media/r0/download/{server_name}/{media_id}",
         "/_matrix/media/v3/download/{server_name}/{media_id}/{filename}",
-        "/_matrix/media/r0/download/{server_name}/{media_id}/{filename}",
         "/_matrix/media/v3/thumbnail/{server_name}/{media_id}",
-        "/_matrix/media/r0/thumbnail/{server_name}/{media_id}",
         auth=Auth.NONE,
     )
     async def frozen(self, call: Call) -> Result:
