@@ -44,10 +44,23 @@ async def test_rooms_that_a_filter_leaves_out_show_nothing_of_their_past(alice: 
         assert page["chunk"] == []
         assert "end" not in page
         around = await alice.get(f"/rooms/{room_id}/context/{event_id}", query=query)
-        assert (around["events_before"], around["events_after"]) == ([], [])
+        assert (around["events_before"], around["events_after"], around["state"]) == ([], [], [])
         assert around["event"]["event_id"] == event_id
     query = {"dir": "b", "filter": orjson.dumps({"rooms": [room_id], "not_rooms": [other]}).decode()}
     assert (await alice.get(f"/rooms/{room_id}/messages", query=query))["chunk"]
+
+
+async def test_state_around_an_event_is_filtered_with_the_events(alice: Client) -> None:
+    room_id = await alice.create_room(name="a name", topic="a topic")
+    event_id = await alice.send(room_id)
+    for filter, types in (
+        ({"types": ["m.room.message"]}, set()),
+        ({"types": ["m.room.n*", "m.room.topic"], "not_types": ["m.room.topic"]}, {"m.room.name"}),
+    ):
+        query = {"limit": 2, "filter": orjson.dumps(filter).decode()}
+        around = await alice.get(f"/rooms/{room_id}/context/{event_id}", query=query)
+        assert {event["type"] for event in around["state"]} == types
+        assert around["event"]["event_id"] == event_id
 
 
 @pytest.mark.parametrize("part", ["timeline", "state", "ephemeral", "account_data"])
