@@ -24,6 +24,7 @@ from homeserver.sync.wakeup import Wakeup
 from homeserver.tokens import SyncToken, encode_position
 from homeserver.users.account_data import AccountData
 from homeserver.users.ignoring import ignored_by
+from homeserver.users.invite_permission import blocks_invites
 from homeserver.users.sessions import Session
 from homeserver.users.users import User, Users
 from storage.log import Entry
@@ -76,14 +77,15 @@ class EventStream:
         """All rooms of a user, up to `limit` events of each; those they left only if `archived`."""
         user = await self._users.get(session.user_id)
         at = self._engine.position(user)
+        ignored, hides_invites = ignored_by(user), blocks_invites(user)
         rooms: list[bytes] = []
         for room_id, ref in list(user.memberships.items()):
             with LeftOutIfBroken(room_id):
                 if ref.membership == "invite":
-                    rooms.append(await self._invite(room_id, user))
+                    if not hides_invites and ref.sender not in ignored:
+                        rooms.append(await self._invite(room_id, user))
                 elif ref.membership == "join" or (archived and not user.has_forgotten(room_id)):
                     rooms.append(await self._room(room_id, user, session, at, limit))
-        ignored = ignored_by(user)
         presence = self._presence.events(user, 0, lambda user_id: user_id not in ignored)
         return (
             b'{"end":' + self._token(at)

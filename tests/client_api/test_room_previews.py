@@ -86,6 +86,22 @@ async def test_the_snapshot_of_everything_has_rooms_invites_and_account_data(
     assert {room["room_id"] for room in archived} == {joined, invited, left}
 
 
+async def test_the_snapshot_hides_invites_that_are_not_wanted(
+    alice: Client, bob: Client, carol: Client
+) -> None:
+    await alice.create_room(invite=[bob.user_id])
+    by_carol = await carol.create_room(invite=[bob.user_id])
+
+    async def invites() -> set[str]:
+        return {room["room_id"] for room in (await bob.get("/initialSync"))["rooms"]}
+
+    own = f"/user/{bob.user_id}/account_data"
+    await bob.put(f"{own}/m.ignored_user_list", {"ignored_users": {alice.user_id: {}}})
+    assert await invites() == {by_carol}
+    await bob.put(f"{own}/m.invite_permission_config", {"default_action": "block"})
+    assert await invites() == set()
+
+
 # --- The stream ----------------------------------------------------------------------------------------
 
 
