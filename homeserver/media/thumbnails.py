@@ -153,6 +153,9 @@ def _decode(path: str, width: int, height: int, crop: bool, max_pixels: int) -> 
             raise ValueError("too many pixels")
         opened.draft("RGB", (width, height))
         turned = ImageOps.exif_transpose(opened) or opened
+        if turned.mode.startswith("I"):
+            # Of 16 bits of gray, all but the darkest would be white.
+            turned = turned.point(lambda gray: gray * (1 / 256)).convert("L")
         has_alpha = turned.mode in ("RGBA", "LA", "PA") or "transparency" in turned.info
         picture = turned.convert("RGBA" if has_alpha else "RGB")
     if crop:

@@ -121,6 +121,15 @@ async def test_thumbnail_never_enlarges_and_keeps_transparency(alice: Client) ->
     assert Image.open(io.BytesIO(reply.body)).size == (20, 10)
 
 
+async def test_thumbnail_of_gray_in_16_bits_is_as_gray(alice: Client) -> None:
+    gray = Image.new("I;16", (64, 64), 100 * 256)
+    buffer = io.BytesIO()
+    gray.save(buffer, "PNG")
+    reply = await thumbnail(alice, await upload(alice, buffer.getvalue()), width=32, height=32)
+    shown = Image.open(io.BytesIO(reply.body)).convert("L")
+    assert abs(shown.getpixel((16, 16)) - 100) <= 2
+
+
 @pytest.mark.parametrize(
     ("content", "name"),
     [
