@@ -68,6 +68,7 @@ class People:
             ground.users,
             self.shared_rooms,
             self.profiles,
+            ground.name,
         )
         ground.consume(ground.rooms, "user_directory", self.user_directory.wants, self.user_directory.handle)
         self.presence_told = PresenceTold(

@@ -2,7 +2,8 @@
 
 Each joined member is filed under their words: in public rooms (those that anyone may join or read)
 for everyone, in others for that room's members. So whatever a look-up finds may be seen by who asks,
-and the number of rooms that it looks into bounds its work.
+and the number of rooms that it looks into bounds its work. Of a room that goes on without this server,
+as all its users have left, nobody is filed: who is in there is not told here any more.
 
 Local users are filed with their profile, others as they are in the room. Entries are made from what
 is true now, not from what the log entry says, so handling an entry again changes nothing.
@@ -16,6 +17,7 @@ from homeserver.rooms.membership import MemberProfiles
 from homeserver.rooms.redaction import redacted_key
 from homeserver.rooms.room import Room
 from homeserver.rooms.rooms import Rooms
+from homeserver.rooms.servers import takes_part
 from homeserver.users.ignoring import ignored_by
 from homeserver.users.shared_rooms import SharedRooms
 from homeserver.users.users import Users
@@ -44,6 +46,7 @@ class UserDirectory:
         users: Users,
         shared_rooms: SharedRooms,
         profiles: MemberProfiles,
+        server_name: str,
     ) -> None:
         self._words = words
         self._filed_rooms = filed_rooms
@@ -51,6 +54,7 @@ class UserDirectory:
         self._users = users
         self._shared_rooms = shared_rooms
         self._profiles = profiles
+        self._server_name = server_name
         self._filing = asyncio.Lock()
         """Rooms of several shards may file the same user under EVERYONE."""
 
@@ -68,18 +72,21 @@ class UserDirectory:
             return
         async with self._filing:
             filed = await self._filed_rooms.get(room.room_id)
-            public = is_public(room)
-            if filed is None or filed.public != public:
+            public = is_public(room) if takes_part(room, self._server_name) else None
+            if public != (None if filed is None else filed.public):
                 # Everyone moves; the room's record last, so that a crash half-way lets it begin anew.
                 for user_id in list(room.joined):
                     await self._file(room, user_id, public)
-                await self._filed_rooms.put(DirectoryRoom(room_id=room.room_id, public=public))
+                if public is None:
+                    await self._filed_rooms.delete(room.room_id)
+                else:
+                    await self._filed_rooms.put(DirectoryRoom(room_id=room.room_id, public=public))
             if (member := _member_of(entry)) is not None:
                 await self._file(room, member, public)
 
-    async def _file(self, room: Room, user_id: str, public: bool) -> None:
-        """File a user of the room as they are now."""
-        joined = user_id in room.joined
+    async def _file(self, room: Room, user_id: str, public: bool | None) -> None:
+        """File a user of the room as they are now; `public` is None where this server takes no part in it."""
+        joined = public is not None and user_id in room.joined
         face = await self._face(room, user_id) if joined else {}
         await self._set(room.room_id, user_id, face if joined and not public else None)
         if joined and public:

@@ -136,6 +136,28 @@ async def test_a_room_that_all_have_left_is_brought_in_anew(
     assert await state_of(dora, room_id) == await state_of(alice, room_id)
 
 
+async def test_of_a_room_that_all_have_left_nobody_is_found_in_the_user_directory(
+    server: Homeserver, second: Homeserver, alice: Client, dora: Client
+) -> None:
+    ed = await second.register("ed")
+
+    async def found() -> list[str]:
+        for consumer in second.app.ground.consumers:
+            await consumer.settled(0)
+        answer = await ed.post("/user_directory/search", {"search_term": "alice"})
+        return [user["user_id"] for user in answer["results"]]
+
+    room_id, other = [await alice.create_room(preset="public_chat") for _ in range(2)]
+    for joined in (room_id, other):
+        await join(dora, joined, server)
+    await dora.leave(room_id)
+    assert await found() == [alice.user_id]
+    await dora.leave(other)
+    assert await found() == []
+    await join(dora, room_id, server)
+    assert await found() == [alice.user_id]
+
+
 @pytest.mark.parametrize("version", ["8", "12"])
 async def test_a_restricted_room_is_joined_in_the_name_of_a_member_there(
     server: Homeserver, alice: Client, dora: Client, version: str
