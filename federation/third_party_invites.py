@@ -27,7 +27,8 @@ class Signed(msgspec.Struct):
 
 
 class ThirdPartyInvite(msgspec.Struct):
-    display_name: str
+    """Its `display_name` is not read: the room has it, and Synapse sends none."""
+
     signed: Signed
 
 
@@ -63,7 +64,9 @@ class ThirdPartyInviteRoutes(Routes):
         if server_name_of(check_user_id(wanted.sender)) != self._server_name:
             raise forbidden("The inviter is not a user of this server")
         self._limits.charge("invite", wanted.state_key)
-        invite = msgspec.to_builtins(wanted.content.third_party_invite)
+        signed = wanted.content.third_party_invite.signed
+        waiting = room.state_content("m.room.third_party_invite", signed.token)
+        invite = {"display_name": waiting.get("display_name"), "signed": msgspec.to_builtins(signed)}
         content: JsonObject = {"membership": "invite", "third_party_invite": invite}
         check_content(content)
         template = EventTemplate("m.room.member", wanted.sender, content, state_key=wanted.state_key)

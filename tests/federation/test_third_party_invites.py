@@ -1,6 +1,7 @@
 """Somebody was invited by their e-mail address, and turns out to be a user of another server."""
 
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -22,6 +23,15 @@ async def guest(other: OtherServer, alice: Client) -> Guest:
 async def test_who_was_vouched_for_is_invited(guest: Guest, alice: Client) -> None:
     await guest.exchange(guest.partial())
     assert (await members(alice, guest.room_id))[guest.user_id] == "invite"
+
+
+async def test_their_name_is_the_one_that_the_room_has(guest: Guest, alice: Client) -> None:
+    """Synapse says none, and it is not for another server to choose."""
+    unnamed = guest.partial()
+    del unnamed["content"]["third_party_invite"]["display_name"]
+    await guest.exchange(unnamed)
+    path = f"/rooms/{quote(guest.room_id)}/state/m.room.member/{quote(guest.user_id)}"
+    assert (await alice.get(path))["third_party_invite"]["display_name"] == "g...@example.org"
 
 
 async def test_nobody_else_is(server: Homeserver, guest: Guest, alice: Client, bob: Client) -> None:
