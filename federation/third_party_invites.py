@@ -20,16 +20,11 @@ from rest.answers import Result
 from rest.routes import Routes
 
 
-class Signed(msgspec.Struct):
-    mxid: str
-    token: str
-    signatures: dict[str, dict[str, str]]
-
-
 class ThirdPartyInvite(msgspec.Struct):
     """Its `display_name` is not read: the room has it, and Synapse sends none."""
 
-    signed: Signed
+    signed: JsonObject
+    """As it was signed: with more than the specification names, where the identity server has more to say."""
 
 
 class Content(msgspec.Struct):
@@ -65,8 +60,8 @@ class ThirdPartyInviteRoutes(Routes):
             raise forbidden("The inviter is not a user of this server")
         self._limits.charge("invite", wanted.state_key)
         signed = wanted.content.third_party_invite.signed
-        waiting = room.state_content("m.room.third_party_invite", signed.token)
-        invite = {"display_name": waiting.get("display_name"), "signed": msgspec.to_builtins(signed)}
+        waiting = room.state_content("m.room.third_party_invite", str(signed.get("token")))
+        invite = {"display_name": waiting.get("display_name"), "signed": signed}
         content: JsonObject = {"membership": "invite", "third_party_invite": invite}
         check_content(content)
         template = EventTemplate("m.room.member", wanted.sender, content, state_key=wanted.state_key)

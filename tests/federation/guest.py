@@ -31,9 +31,11 @@ class Guest:
         signed = sign_event(version, invite["event"], self.other.name, self.other.peer.key)
         return web.json_response({"event": signed})
 
+    def vouched(self, **more: Any) -> JsonObject:
+        return sign_json({"mxid": self.user_id, "token": TOKEN, **more}, "id.example.org", IDENTITY)
+
     def partial(self, **changes: Any) -> Any:
-        signed = sign_json({"mxid": self.user_id, "token": TOKEN}, "id.example.org", IDENTITY)
-        invite = {"display_name": "g...@example.org", "signed": signed}
+        invite = {"display_name": "g...@example.org", "signed": self.vouched()}
         return {
             "type": "m.room.member",
             "room_id": self.room_id,

@@ -34,6 +34,16 @@ async def test_their_name_is_the_one_that_the_room_has(guest: Guest, alice: Clie
     assert (await alice.get(path))["third_party_invite"]["display_name"] == "g...@example.org"
 
 
+async def test_what_else_was_signed_is_kept(guest: Guest, alice: Client) -> None:
+    """Who follows the link in an e-mail is vouched for together with the inviter (spec: sign-ed25519)."""
+    vouched = guest.vouched(sender=alice.user_id)
+    content = guest.partial()["content"]
+    invite = {**content["third_party_invite"], "signed": vouched}
+    await guest.exchange(guest.partial(content={**content, "third_party_invite": invite}))
+    path = f"/rooms/{quote(guest.room_id)}/state/m.room.member/{quote(guest.user_id)}"
+    assert (await alice.get(path))["third_party_invite"]["signed"] == vouched
+
+
 async def test_nobody_else_is(server: Homeserver, guest: Guest, alice: Client, bob: Client) -> None:
     content = guest.partial()["content"]
 
