@@ -12,6 +12,7 @@ from homeserver.rooms.elsewhere import Located
 from homeserver.rooms.guests import Guests
 from homeserver.rooms.membership import Membership
 from homeserver.rooms.new_room import NewRooms
+from homeserver.rooms.third_party_invites import ByAddress, ThirdPartyInvites
 from homeserver.rooms.upgrade import Upgrade
 from homeserver.users.users import Users
 from rest.answers import Result
@@ -41,6 +42,7 @@ class RoomRoutes(Routes):
         self,
         new_rooms: NewRooms,
         membership: Membership,
+        third_party: ThirdPartyInvites,
         aliases: Aliases,
         upgrade: Upgrade,
         guests: Guests,
@@ -48,6 +50,7 @@ class RoomRoutes(Routes):
     ) -> None:
         self._new_rooms = new_rooms
         self._membership = membership
+        self._third_party = third_party
         self._aliases = aliases
         self._upgrade = upgrade
         self._guests = guests
@@ -56,8 +59,8 @@ class RoomRoutes(Routes):
     @post("/createRoom", limit="room_creation", good_standing=True)
     async def create_room(self, call: Call) -> Result:
         wanted = call.json(NewRoom)
-        if wanted.invite:
-            call.charge("invite", len(wanted.invite))
+        if invites := len(wanted.invite) + len(wanted.invite_3pid):
+            call.charge("invite", invites)
         as_admin = call.session.account.is_admin
         return {"room_id": await self._new_rooms.create(call.user_id, wanted, as_admin=as_admin)}
 
@@ -95,7 +98,8 @@ class RoomRoutes(Routes):
     @post("/rooms/{room_id}/invite", limit="invite", good_standing=True)
     async def invite(self, call: Call) -> Result:
         if "medium" in call.json(JsonObject):  # spec: "Third-party Invites"
-            raise no_identity_server()
+            await self._third_party.invite(call.path("room_id"), call.user_id, call.json(ByAddress))
+            return {}
         body = call.json(Target)
         check_user_id(body.user_id)
         await self._membership.invite(call.path("room_id"), call.user_id, body.user_id, reason=body.reason)

@@ -196,7 +196,7 @@ class Federation:
         ]
 
     async def close(self) -> None:
-        """End what is being done and asked, and close the way out."""
+        """End what is being done and asked."""
         await end(self._tasks)
         await self.incoming.close()
         await self.partial_rooms.close()

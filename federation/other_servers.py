@@ -31,12 +31,12 @@ class OtherServers:
         key: SigningKey,
         retired: Sequence[RetiredKey],
         stored: Collection[RemoteKeys],
+        names: Names,
+        egress: Egress,
         now: Clock,
     ) -> None:
         server_name, options = config.server_name, config.federation
         seconds = options.discovery_timeout / 1000
-        names = Names()
-        egress = Egress(config.egress, names)
         self.allowed = allowed = allowed_servers(options)
         self.backoff = backoff = Backoff(now)
         well_known = WellKnown(egress, now, seconds=seconds)
@@ -51,7 +51,6 @@ class OtherServers:
         self.authenticator = Authenticator(server_name, self.key_ring, allowed, backoff)
 
     async def close(self) -> None:
-        """End what is being asked, and close the way out."""
+        """End what is being asked."""
         await self.key_ring.close()
         await self.transport.close()
-        await self.egress.close()

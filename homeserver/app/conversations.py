@@ -18,6 +18,7 @@ from homeserver.consumers.redactions import Redactions
 from homeserver.consumers.search import SearchFiling
 from homeserver.consumers.successors import Successors
 from homeserver.consumers.superseded import Superseded
+from homeserver.identity.servers import IdentityServers
 from homeserver.push.rules import PUSH_RULES, shown_push_rules
 from homeserver.push.settings import PushRuleSettings
 from homeserver.reports import Reports
@@ -39,6 +40,7 @@ from homeserver.rooms.restricted import RestrictedJoins
 from homeserver.rooms.sending import Sending
 from homeserver.rooms.spaces import Hierarchy
 from homeserver.rooms.summary import Summaries
+from homeserver.rooms.third_party_invites import ThirdPartyInvites
 from homeserver.rooms.told_ephemeral import ToldEphemeral
 from homeserver.rooms.upgrade import Upgrade
 from homeserver.rooms.visibility import Visibility
@@ -79,7 +81,11 @@ class Conversations:
         ground.consume(rooms, "directory", directory.wants, directory.handle)
         summaries = Summaries(rooms, aliases, self.restricted, foreign_rooms, name)
         self.hierarchy = Hierarchy(rooms, summaries, foreign_rooms, name)
-        new_rooms = NewRooms(creation, membership, aliases, directory, people.profiles, self.permission)
+        identity = IdentityServers(config.identity.trusted_servers, ground.egress)
+        third_party = ThirdPartyInvites(rooms, author, membership, identity)
+        new_rooms = NewRooms(
+            creation, membership, third_party, aliases, directory, people.profiles, self.permission
+        )
         redactions = Redactions(store.log, rooms.stored, collection(side_event_records.SIDE_EVENTS))
         pruned = ground.consume(rooms, "redactions", redactions.wants, redactions.handle)
         filing = SearchFiling(store.search, rooms, redactions, now)
@@ -110,7 +116,7 @@ class Conversations:
             SendRoutes(sending, guests),
             StateRoutes(history),
             HistoryRoutes(history, max_page=config.limits.max_event_page),
-            RoomRoutes(new_rooms, membership, aliases, upgrade, guests, users),
+            RoomRoutes(new_rooms, membership, third_party, aliases, upgrade, guests, users),
             AliasRoutes(aliases, history),
             DirectoryRoutes(
                 directory, foreign_rooms, name, without_login=config.rooms.directory_without_login

@@ -12,6 +12,8 @@ from homeserver.bus.replica import Replica
 from homeserver.bus.to_others import ToOthers
 from homeserver.clock import Clock
 from homeserver.config import Config
+from homeserver.egress.client import Egress
+from homeserver.egress.names import Names
 from homeserver.key_file import load_or_create
 from homeserver.outbox import NoOutbox, Outbox
 from homeserver.rate_limits import RateLimits, SharedLimits
@@ -70,11 +72,15 @@ class Ground:
         self.users.on_loaded.append(served_members.loaded)
         self.shared_rooms = SharedRooms(self.rooms, self.users)
         self.waking = Waking(self.rooms, self.users, self.wakeup, served_members, self.shared_rooms)
+        names = Names()
+        self.egress = Egress(config.egress, names)
         self.other_servers: OtherServers | None = None
         self.outbound: Outbound | None = None
         if config.federation.enabled:
             remote_keys = self.collection(remote_key_records.REMOTE_KEYS)
-            self.other_servers = OtherServers(config, self.signing_key, retired_keys, remote_keys, now)
+            self.other_servers = OtherServers(
+                config, self.signing_key, retired_keys, remote_keys, names, self.egress, now
+            )
             self.outbound = self._outbound(self.other_servers)
         self.outbox: Outbox = self.outbound.sender if self.outbound is not None else NoOutbox()
 

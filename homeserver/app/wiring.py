@@ -214,6 +214,7 @@ class App:
         await self.media.remote.close()
         if self.federation is not None:
             await self.federation.close()
+        await ground.egress.close()
         await self.syncing.to_device.settle()
         await ground.waking.settle()
         people.passwords.close()

@@ -360,7 +360,8 @@ class WellKnown(Section, frozen=True):
     """What the server says of itself under `/.well-known/matrix/`."""
 
     identity_server: Annotated[
-        HttpUrl | None, doc("Base URL of an identity server to suggest to clients.")
+        HttpUrl | None,
+        doc("Base URL of an identity server to suggest to clients. See also `identity.trusted_servers`."),
     ] = None
     server: Annotated[
         ServerName | None,
@@ -371,6 +372,19 @@ class WellKnown(Section, frozen=True):
     ] = None
     support_contacts: Annotated[tuple[Contact, ...], doc("Whom users and other servers can turn to.")] = ()
     support_page: Annotated[HttpUrl | None, doc("A page with help.")] = None
+
+
+class Identity(Section, frozen=True):
+    """Identity servers, which know people by their e-mail addresses and telephone numbers."""
+
+    trusted_servers: Annotated[
+        tuple[ServerName, ...],
+        doc(
+            "Identity servers that this server asks where its users want it to: to invite somebody by an "
+            "address. Host names, perhaps with ports; they are asked over HTTPS. They learn the addresses, "
+            "and are believed who has them. Empty: nobody can be invited so."
+        ),
+    ] = ()
 
 
 class Turn(Section, frozen=True):
@@ -515,6 +529,7 @@ class Config(Section, frozen=True, kw_only=True):
     media: Media = Media()
     rooms: Rooms = Rooms()
     well_known: WellKnown = WellKnown()
+    identity: Identity = Identity()
     turn: Turn = Turn()
     egress: Egress = Egress()
     federation: Federation = Federation()

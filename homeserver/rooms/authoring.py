@@ -141,6 +141,10 @@ class Author:
         _check_allowed(load_event(room.version, pdu, ""), room.head)
         return pdu
 
+    def check(self, room: Room, template: EventTemplate) -> None:
+        """Raises MatrixError 403 unless the auth rules allow the event upon all that the room has."""
+        self.for_another(room, template)
+
     def draft(
         self,
         room: Room,

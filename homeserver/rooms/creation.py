@@ -12,6 +12,7 @@ from homeserver.protocol.room_versions import ROOM_VERSIONS, RoomVersion
 from homeserver.rooms.authoring import Author, EventTemplate, RoomProposal, check_content
 from homeserver.rooms.room import Room, RoomHead
 from homeserver.rooms.rooms import Rooms
+from homeserver.rooms.third_party_invites import ByAddress
 
 Preset = Literal["private_chat", "trusted_private_chat", "public_chat"]
 
@@ -34,7 +35,7 @@ class NewRoom(msgspec.Struct, frozen=True):
     topic: str | None = None
     room_alias_name: str | None = None
     invite: Sequence[str] = ()
-    invite_3pid: Sequence[JsonObject] = ()
+    invite_3pid: Sequence[ByAddress] = ()
     is_direct: bool = False
     room_version: str | None = None
     creation_content: JsonObject = {}

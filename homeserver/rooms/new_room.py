@@ -1,15 +1,19 @@
 """createRoom as a client asks for it: the room, then its alias, invites and place in the directory."""
 
+import asyncio
 from functools import partial
 
+import msgspec
 import structlog
 
-from homeserver.errors import MatrixError, invalid_param, no_identity_server
+from homeserver.errors import MatrixError, invalid_param
 from homeserver.protocol.identifiers import InvalidIdentifier, check_user_id, server_name_of
 from homeserver.rooms.aliases import Aliases
-from homeserver.rooms.creation import Claim, Creation, NewRoom, with_additional_creators
+from homeserver.rooms.creation import MAX_INVITES, Claim, Creation, NewRoom, with_additional_creators
 from homeserver.rooms.directory import Directory
 from homeserver.rooms.membership import InvitePermission, MemberProfiles, Membership
+from homeserver.rooms.room import Room
+from homeserver.rooms.third_party_invites import ByAddress, ThirdPartyInvites
 
 log = structlog.get_logger(__name__)
 
@@ -21,6 +25,7 @@ class NewRooms:
         self,
         creation: Creation,
         membership: Membership,
+        third_party: ThirdPartyInvites,
         aliases: Aliases,
         directory: Directory,
         profiles: MemberProfiles,
@@ -28,6 +33,7 @@ class NewRooms:
     ) -> None:
         self._creation = creation
         self._membership = membership
+        self._third_party = third_party
         self._aliases = aliases
         self._directory = directory
         self._profiles = profiles
@@ -36,10 +42,9 @@ class NewRooms:
     async def create(self, creator: str, request: NewRoom, *, as_admin: bool) -> str:
         """The new room's id. Everything that can be refused is refused before anything is made."""
         version = self._creation.version_of(request.room_version)
-        if request.invite_3pid:
-            raise no_identity_server()
         if request.visibility == "public":
             self._directory.check_publishing(is_admin=as_admin)
+        request = await self._with_known(request)
         for invitee in request.invite:
             try:
                 check_user_id(invitee)
@@ -59,7 +64,22 @@ class NewRooms:
         for invitee in dict.fromkeys(request.invite):
             if invitee != creator:
                 await self._invite(room.room_id, creator, invitee, is_direct=request.is_direct)
+        for wanted in request.invite_3pid:
+            await self._invite_unknown(room, creator, wanted)
         return room.room_id
+
+    async def _with_known(self, request: NewRoom) -> NewRoom:
+        """The request with those among the users to invite whom identity servers know by their addresses."""
+        if len(request.invite_3pid) > MAX_INVITES:
+            raise invalid_param(f"invite_3pid: at most {MAX_INVITES} addresses")
+        wanted = list(dict.fromkeys(request.invite_3pid))
+        users = await asyncio.gather(*map(self._third_party.user_of, wanted))
+        found = dict(zip(wanted, users, strict=True))
+        return msgspec.structs.replace(
+            request,
+            invite=[*request.invite, *(user_id for user_id in found.values() if user_id is not None)],
+            invite_3pid=[wanted for wanted, user_id in found.items() if user_id is None],
+        )
 
     async def _invite(self, room_id: str, creator: str, invitee: str, *, is_direct: bool) -> None:
         """Invite somebody. If another server does not let its user be, the room is there all the same."""
@@ -69,3 +89,12 @@ class NewRooms:
             if server_name_of(invitee) == server_name_of(creator):
                 raise
             log.info("not invited", room_id=room_id, user_id=invitee, reason=error.error)
+
+    async def _invite_unknown(self, room: Room, creator: str, wanted: ByAddress) -> None:
+        """Invite somebody by an address. If the identity server does not want to, the room is there, too."""
+        try:
+            await self._third_party.wait(room, creator, wanted)
+        except MatrixError as error:
+            log.info(
+                "not invited", room_id=room.room_id, identity_server=wanted.id_server, reason=error.error
+            )

@@ -1,0 +1,4 @@
+"""Who people are by their e-mail addresses and telephone numbers, as identity servers know it.
+
+`addresses` brings an address into its one form, `servers` asks the identity servers that are trusted.
+"""

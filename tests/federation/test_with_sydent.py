@@ -1,0 +1,131 @@
+"""People are invited by their e-mail addresses, with a real identity server that knows some of them."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+import pytest
+from msgspec.structs import replace
+
+from homeserver.config.options import Identity
+from tests.client_api.conftest import Client
+from tests.federation.identity_server import IdentityServer, identity_server
+from tests.federation.rooms import members
+from tests.federation.servers import Homeserver
+from tests.federation_transport.network import Internet
+
+
+@pytest.fixture
+async def identity(
+    server: Homeserver, tmp_path: Path, internet: Internet, http: aiohttp.ClientSession
+) -> AsyncIterator[IdentityServer]:
+    async with identity_server(tmp_path / "identity", internet, http) as running:
+        await server.restart(replace(server.config, identity=Identity((running.name,))))
+        yield running
+
+
+class Inviter:
+    """Alice, who has an account there, too."""
+
+    def __init__(self, client: Client, identity: IdentityServer, token: str) -> None:
+        self.client = client
+        self._identity = identity
+        self._token = token
+
+    def by(self, address: str) -> dict[str, str]:
+        return {
+            "id_server": self._identity.name,
+            "id_access_token": self._token,
+            "medium": "email",
+            "address": address,
+        }
+
+    async def invite(self, room_id: str, address: str, expect: int = 200) -> str | None:
+        path = f"/rooms/{quote(room_id)}/invite"
+        return (await self.client.call("POST", path, self.by(address), expect=expect)).errcode
+
+
+@pytest.fixture
+async def inviter(alice: Client, identity: IdentityServer) -> Inviter:
+    return Inviter(alice, identity, await identity.register(alice))
+
+
+async def waiting(client: Client, room_id: str) -> dict[str, Any]:
+    """The invites of a room that wait for somebody, by their tokens."""
+    state = await client.get(f"/rooms/{quote(room_id)}/state")
+    return {
+        event["state_key"]: event["content"]
+        for event in state
+        if event["type"] == "m.room.third_party_invite"
+    }
+
+
+async def test_whom_the_identity_server_knows_is_invited(
+    inviter: Inviter, identity: IdentityServer, alice: Client, bob: Client
+) -> None:
+    await identity.bind(bob, "strasse@example.org")
+    room_id = await alice.create_room()
+    await inviter.invite(room_id, "Straße@Example.ORG")
+    assert (await members(alice, room_id))[bob.user_id] == "invite"
+    assert await waiting(alice, room_id) == {}
+    hashed = [seen for seen in identity.site.seen if seen.target.endswith("/lookup")]
+    assert hashed and not any(b"example.org" in seen.body for seen in hashed)
+
+
+async def test_an_invite_waits_for_whom_it_does_not_know(
+    inviter: Inviter, identity: IdentityServer, alice: Client
+) -> None:
+    await alice.put(f"/profile/{alice.user_id}/displayname", {"displayname": "Alice"})
+    room_id = await alice.create_room(name="Meeting")
+    await inviter.invite(room_id, "Carol@Example.Org")
+    mail = await identity.mailbox.next()
+    assert (mail["to"], mail["room"], mail["sender"]) == ("carol@example.org", "Meeting", "Alice")
+    ((token, content),) = (await waiting(alice, room_id)).items()
+    assert token == mail["token"]
+    assert content["display_name"] == "car...@exa..."
+    assert content["public_key"] == content["public_keys"][0]["public_key"]
+    assert all(
+        key["key_validity_url"].startswith(f"https://{identity.name}/") for key in content["public_keys"]
+    )
+
+
+async def test_who_may_not_invite_has_nobody_written_to(
+    inviter: Inviter, identity: IdentityServer, alice: Client, bob: Client
+) -> None:
+    another = Inviter(bob, identity, await identity.register(bob))
+    room_id = await alice.create_room(preset="public_chat")
+    asked = len(identity.site.seen)
+    for _ in range(2):
+        assert await another.invite(room_id, "carol@example.org", 403) == "M_FORBIDDEN"
+        await bob.join(room_id)
+    assert len(identity.site.seen) == asked
+    assert identity.mailbox.mails == []
+
+
+async def test_a_new_room_has_those_in_it_who_are_known_and_waits_for_the_others(
+    inviter: Inviter, identity: IdentityServer, alice: Client, bob: Client
+) -> None:
+    await identity.bind(bob, "bob@example.org")
+    room_id = await alice.create_room(
+        preset="trusted_private_chat",
+        is_direct=True,
+        room_version="11",
+        invite_3pid=[inviter.by("bob@example.org"), inviter.by("carol@example.org")],
+    )
+    assert len(await waiting(alice, room_id)) == 1
+    assert (await identity.mailbox.next())["to"] == "carol@example.org"
+    invited = (await bob.sync())["rooms"]["invite"][room_id]["invite_state"]["events"]
+    assert [e["content"]["is_direct"] for e in invited if e["state_key"] == bob.user_id] == [True]
+    levels = await alice.get(f"/rooms/{quote(room_id)}/state/m.room.power_levels")
+    assert levels["users"][bob.user_id] == 100
+
+
+async def test_a_token_that_the_identity_server_does_not_know_makes_no_room(
+    inviter: Inviter, alice: Client
+) -> None:
+    wanted = {**inviter.by("bob@example.org"), "id_access_token": "another"}
+    reply = await alice.call("POST", "/createRoom", {"invite_3pid": [wanted]}, expect=403)
+    assert reply.errcode == "M_UNAUTHORIZED"
+    assert (await alice.get("/joined_rooms"))["joined_rooms"] == []
