@@ -3,7 +3,6 @@
 import msgspec
 
 from client_api.http import Auth, Call, get, post
-from homeserver.errors import no_identity_server
 from homeserver.protocol.identifiers import check_room_id, check_user_id
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.aliases import Aliases
@@ -23,8 +22,12 @@ class Reason(msgspec.Struct):
     reason: str | None = None
 
 
+class ThirdPartySigned(msgspec.Struct):
+    sender: str
+
+
 class JoinBody(Reason):
-    third_party_signed: JsonObject | None = None
+    third_party_signed: ThirdPartySigned | None = None
 
 
 class Target(msgspec.Struct):
@@ -74,10 +77,12 @@ class RoomRoutes(Routes):
 
     async def _join(self, call: Call, located: Located) -> Result:
         body = call.json(JoinBody)
-        if body.third_party_signed is not None:
-            raise no_identity_server()
         if call.session.account.is_guest:
             await self._guests.check_join(located.room_id)
+        if body.third_party_signed is not None:
+            inviter = body.third_party_signed.sender
+            signed = call.json(JsonObject)["third_party_signed"]
+            await self._third_party.claim(located.room_id, inviter, call.user_id, signed)
         await self._membership.join(
             located.room_id,
             call.user_id,

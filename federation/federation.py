@@ -56,6 +56,7 @@ from homeserver.rooms.receipts import Receipts
 from homeserver.rooms.restricted import RestrictedJoins
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.spaces import Hierarchy
+from homeserver.rooms.third_party_invites import ThirdPartyInvites
 from homeserver.rooms.visibility import Visibility
 from homeserver.tasks import end
 from homeserver.users.accounts import Accounts
@@ -80,6 +81,7 @@ class Domain(NamedTuple):
     hierarchy: Hierarchy
     directory: Directory
     aliases: Aliases
+    third_party: ThirdPartyInvites
     accounts: Accounts
     profiles: Profiles
     told_keys: ToldKeys
@@ -183,7 +185,9 @@ class Federation:
             TransactionRoutes(self.incoming, self.edus),
             HandshakeRoutes(resident, told),
             InviteRoutes(invited),
-            ThirdPartyInviteRoutes(resident, domain.limits, inviting, name),
+            ThirdPartyInviteRoutes(
+                resident, domain.limits, inviting, domain.third_party, domain.accounts, name
+            ),
         ]
         others.backoff.on_change.append(self.incoming.heard_of)
         self._tasks: list[asyncio.Task[None]] = []

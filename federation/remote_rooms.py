@@ -119,6 +119,24 @@ class RemoteRooms:
     async def invite(self, room: Room, template: EventTemplate) -> str:
         return await self._inviting.invite(room, template)
 
+    async def claim(self, room_id: str, inviter: str, user_id: str, signed: JsonObject) -> None:
+        # The room has a name for them, but the specification wants one here, too.
+        invite: JsonObject = {"display_name": user_id, "signed": signed}
+        event: JsonObject = {
+            "type": "m.room.member",
+            "room_id": room_id,
+            "sender": inviter,
+            "state_key": user_id,
+            "content": {"membership": "invite", "third_party_invite": invite},
+        }
+
+        async def ask(server: str) -> None:
+            target = request_target(f"{V1}/exchange_third_party_invite", room_id)
+            await self._client.put(server, target, event, seconds=SECONDS, max_bytes=MAX_BYTES)
+
+        inviters = server_name_of(inviter)
+        await self._of_first([inviters] if inviters != self._author.server_name else [], ask)
+
     async def locate(self, alias: str) -> Located:
         async def ask(server: str) -> Located:
             target = request_target(f"{V1}/query/directory", query={"room_alias": alias})

@@ -82,7 +82,16 @@ class Conversations:
         summaries = Summaries(rooms, aliases, self.restricted, foreign_rooms, name)
         self.hierarchy = Hierarchy(rooms, summaries, foreign_rooms, name)
         identity = IdentityServers(config.identity.trusted_servers, ground.egress)
-        third_party = ThirdPartyInvites(rooms, author, membership, identity)
+        self.third_party = third_party = ThirdPartyInvites(
+            rooms,
+            author,
+            membership,
+            people.profiles,
+            self.permission,
+            ground.limits,
+            identity,
+            ground.egress,
+        )
         new_rooms = NewRooms(
             creation, membership, third_party, aliases, directory, people.profiles, self.permission
         )

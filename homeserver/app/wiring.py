@@ -112,6 +112,7 @@ class App:
             hierarchy=conversations.hierarchy,
             directory=conversations.directory,
             aliases=conversations.aliases,
+            third_party=conversations.third_party,
             accounts=people.accounts,
             profiles=people.profiles,
             told_keys=self.encryption.told_keys,
@@ -125,7 +126,8 @@ class App:
             replica=ground.replica,
         )
         federation = Federation(self.config, other_servers, self.store, domain, ground.now)
-        conversations.membership.elsewhere = conversations.aliases.elsewhere = federation.remote_rooms
+        for part in (conversations.membership, conversations.aliases, conversations.third_party):
+            part.elsewhere = federation.remote_rooms
         conversations.history.earlier = federation.backfill
         return federation
 

@@ -63,10 +63,14 @@ class IdentityServers:
         self._trusted = frozenset(name.lower() for name in trusted)
         self._egress = egress
 
-    def account(self, server: str, token: str) -> Account:
-        """Raises 400 M_SERVER_NOT_TRUSTED, and M_INVALID_PARAM for what can be no token."""
+    def check_any(self) -> None:
+        """Raises 400 M_SERVER_NOT_TRUSTED where none is trusted."""
         if not self._trusted:
             raise no_identity_server()
+
+    def account(self, server: str, token: str) -> Account:
+        """Raises 400 M_SERVER_NOT_TRUSTED, and M_INVALID_PARAM for what can be no token."""
+        self.check_any()
         if server.lower() not in self._trusted:
             raise MatrixError(400, "M_SERVER_NOT_TRUSTED", "This server does not trust that identity server")
         if not _TOKEN.fullmatch(token):

@@ -409,22 +409,20 @@ def _check_third_party_signed(event: Candidate, target: str, state: StateLookup)
         raise AuthError("third-party invite: it was made by another user")
     # If any signature in signed matches any public key in the m.room.third_party_invite event, allow.
     # Otherwise, reject.
-    if not _is_signed_by_any(signed, _third_party_keys(invite.content)):
+    if third_party_key(invite.content, signed) is None:
         raise AuthError("third-party invite: no signature matches a key of it")
 
 
-def _third_party_keys(content: JsonObject) -> list[str]:
-    """The keys in `public_key` and in the list `public_keys`."""
+def third_party_key(content: JsonObject, signed: JsonObject) -> JsonObject | None:
+    """What an m.room.third_party_invite event says of the key that signed, None if it has no such key.
+
+    Its keys are in `public_key` and in the list `public_keys`.
+    """
     several = content.get("public_keys")
-    entries = (
-        [entry.get("public_key") for entry in several if isinstance(entry, dict)]
-        if isinstance(several, list)
-        else []
-    )
-    return [key for key in (content.get("public_key"), *entries) if isinstance(key, str)]
-
-
-def _is_signed_by_any(signed: JsonObject, keys: Sequence[str]) -> bool:
+    entries = [content, *(several if isinstance(several, list) else [])]
+    keys = [
+        entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("public_key"), str)
+    ]
     signatures = signed.get("signatures")
     tries = 0
     for server, own in signatures.items() if isinstance(signatures, dict) else ():
@@ -434,13 +432,13 @@ def _is_signed_by_any(signed: JsonObject, keys: Sequence[str]) -> bool:
             for key in keys:
                 tries += 1
                 if tries > MAX_THIRD_PARTY_CHECKS:
-                    return False
+                    return None
                 try:
-                    verify_json_signature(signed, server, key_id, key)
+                    verify_json_signature(signed, server, key_id, key["public_key"])
                 except (InvalidSignature, InvalidJson):
                     continue
-                return True
-    return False
+                return key
+    return None
 
 
 def _check_leave(

@@ -24,6 +24,7 @@ from homeserver.protocol.events import (
     event_template,
     load_event,
 )
+from homeserver.protocol.identifiers import server_name_of
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.room_versions import RoomVersion
 from homeserver.protocol.signing import SigningKey, encode_event
@@ -173,6 +174,8 @@ class Author:
             device_id=transaction.device_id if transaction else None,
             txn_id=transaction.txn_id if transaction else None,
             redacts_key=template.redacts_key,
+            # In the name of another server's user only what a third party vouches for is sent.
+            relay=server_name_of(template.sender) != self.server_name,
             tips=(*beyond, event.event_id) if (beyond := head.tips[:-MAX_PREV_EVENTS]) else (),
         )
         return event_entry(event, body, head, seq, meta, txn=transaction.digest if transaction else None)

@@ -55,6 +55,10 @@ class Elsewhere(Protocol):
         """Invite a user of another server, which has to agree; the id of the member event."""
         ...
 
+    async def claim(self, room_id: str, inviter: str, user_id: str, signed: JsonObject) -> None:
+        """Have the inviter's server invite somebody who is vouched for into a room this server is not in."""
+        ...
+
 
 class Nowhere:
     """No other servers."""
@@ -76,3 +80,6 @@ class Nowhere:
 
     async def invite(self, room: Room, template: EventTemplate) -> str:
         raise forbidden("This server has nothing to do with the user's")
+
+    async def claim(self, room_id: str, inviter: str, user_id: str, signed: JsonObject) -> None:
+        raise not_found("This server does not know the room")

@@ -37,8 +37,8 @@ class EventMeta(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     state_key: str | None = msgspec.field(default=None, name="y")
     """Of a state event that did not become current, when it came, under this state key."""
     relay: bool = msgspec.field(default=False, name="o")
-    """It is told by the server by way of which it came into the room, not by that of its sender: another
-    server's event by this one, one of this server's users by another."""
+    """It is told by the server by way of which it came into the room, not by that of its sender: an event in
+    the name of another server's user by this one, one of this server's users by another."""
     preview: Preview | None = msgspec.field(default=None, name="w")
     """Of a local user's membership of a room that this server is not in."""
 

@@ -1,22 +1,28 @@
 """Invites to people of whom only an e-mail address or a telephone number is known.
 
 Whom an identity server knows is invited like anybody else. For others the room gets an invite that waits: the
-identity server writes to them, and who proves to have the address may claim it.
+identity server writes to them, and vouches for whom proves to have the address, who so may claim it.
 
 spec: client-server "Third-party invites"
 """
 
 import msgspec
 
+from homeserver.egress.client import Egress
 from homeserver.errors import forbidden
 from homeserver.identity.addresses import Address, canonical
+from homeserver.identity.keys import check_key
 from homeserver.identity.servers import Account, IdentityServers
+from homeserver.protocol.identifiers import check_room_id, check_user_id
 from homeserver.protocol.json_types import JsonObject
+from homeserver.rate_limits import RateLimits
 from homeserver.rooms.authoring import Author, EventTemplate, check_content
-from homeserver.rooms.membership import Membership
+from homeserver.rooms.elsewhere import Elsewhere, Nowhere
+from homeserver.rooms.membership import InvitePermission, MemberProfiles, Membership
 from homeserver.rooms.posting import post
 from homeserver.rooms.room import Room, RoomHead
 from homeserver.rooms.rooms import Rooms
+from homeserver.rooms.servers import takes_part
 
 WAITING = "m.room.third_party_invite"
 
@@ -31,19 +37,28 @@ class ByAddress(msgspec.Struct, frozen=True):
 
 
 class ThirdPartyInvites:
-    """Invites by local users."""
+    """Invites by local users, and claims of theirs."""
 
     def __init__(
         self,
         rooms: Rooms,
         author: Author,
         membership: Membership,
+        profiles: MemberProfiles,
+        permission: InvitePermission,
+        limits: RateLimits,
         identity: IdentityServers,
+        egress: Egress,
     ) -> None:
         self._rooms = rooms
         self._author = author
         self._membership = membership
+        self._profiles = profiles
+        self._permission = permission
+        self._limits = limits
         self._identity = identity
+        self._egress = egress
+        self.elsewhere: Elsewhere = Nowhere()
 
     async def invite(self, room_id: str, inviter: str, wanted: ByAddress) -> None:
         """Raises 400 M_SERVER_NOT_TRUSTED, 403 by the auth rules, and what the identity server says."""
@@ -82,6 +97,57 @@ class ThirdPartyInvites:
             return [template]
 
         await post(self._rooms, self._author, room, decide)
+
+    def check_any(self) -> None:
+        """Raises 400 M_SERVER_NOT_TRUSTED where nobody is invited so."""
+        self._identity.check_any()
+
+    async def claim(self, room_id: str, inviter: str, user_id: str, signed: JsonObject) -> None:
+        """Invite a local user who is vouched for, unless that was done.
+
+        `signed` is what the identity server says. Raises 400 M_SERVER_NOT_TRUSTED, 403 where the room has no
+        such invite, 429, and what others say.
+        """
+        self.check_any()
+        check_room_id(room_id)
+        check_user_id(inviter)
+        check_content(signed)
+        room = await self._rooms.get(room_id)
+        if room is not None and room.membership_of(user_id) in ("invite", "join"):
+            return
+        self._limits.charge("invite", f"of other servers: {user_id}")
+        if room is None or not takes_part(room, self._author.server_name):
+            await self.elsewhere.claim(room_id, inviter, user_id, signed)
+            return
+        await self._permission.check_invite(inviter, user_id)
+        room = await self._rooms.whole(room)
+        template = await self.vouched(room, inviter, user_id, signed)
+
+        def decide(head: RoomHead) -> list[EventTemplate]:
+            member = head.state.get(("m.room.member", user_id))
+            invited = member is not None and member.membership in ("invite", "join")
+            return [] if invited else [template]
+
+        await post(self._rooms, self._author, room, decide)
+
+    async def vouched(self, room: Room, inviter: str, user_id: str, signed: JsonObject) -> EventTemplate:
+        """The invite that is made of one that waits.
+
+        Raises 403 where the room has none such or its key holds no more, 502 where nobody says whether it
+        does.
+        """
+        waiting = room.state_content(WAITING, str(signed.get("token")))
+        content = {
+            **await self._profiles.member_profile(user_id),
+            "membership": "invite",
+            "third_party_invite": {"display_name": waiting.get("display_name"), "signed": signed},
+        }
+        check_content(content)
+        template = EventTemplate("m.room.member", inviter, content, state_key=user_id)
+        # An inviter says where it is asked for the key: first it must be one that the room knows.
+        self._author.check(room, template)
+        await check_key(self._egress, waiting, signed)
+        return template
 
 
 def _described(room: Room, inviter: str) -> JsonObject:

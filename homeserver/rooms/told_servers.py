@@ -18,8 +18,9 @@ MEMBER = "m.room.member"
 def is_told_by(server_name: str, entry: Entry) -> bool:
     """Whether it is for this server to send the event of an entry to the others in its room.
 
-    Those of its own users, but for how they came in by way of another server; and how users of others came in
-    by way of this one. History that was fetched is nobody's news.
+    Those of its own users, but for how they came in by way of another server; how users of others came in by
+    way of this one; and invites of others to users of this one who were vouched for. History that was fetched
+    is nobody's news.
     """
     if entry.kind is not Kind.EVENT or entry.is_past or entry.sender is None:
         return False
@@ -34,7 +35,9 @@ async def told_servers(server_name: str, rooms: Rooms, room: Room, entry: Entry)
 
 async def told_among(servers: Set[str], rooms: Rooms, room: Room, entry: Entry) -> set[str]:
     """Those of some other servers that an event of a room is sent to. Raises StoreError."""
-    others = servers - {server_name_of(entry.sender or "")}
+    # Who comes in has handed over the event; in the name of an inviter elsewhere it was made here.
+    handed_over = entry.key in (None, entry.sender)
+    others = servers - {server_name_of(entry.sender or "")} if handed_over else servers
     # Servers that a rule shuts out are expected to keep it, too, so of the rule they learn.
     told = {*others} if entry.type == "m.room.server_acl" else _allowed(room, others)
     since, put_out = room.present_since, _put_out(room, entry)

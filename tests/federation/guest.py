@@ -10,6 +10,7 @@ from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.room_versions import ROOM_VERSIONS
 from homeserver.protocol.signing import SigningKey, sign_event, sign_json
 from tests.federation.servers import V1, V2, OtherServer
+from tests.federation_transport.network import Site
 
 IDENTITY = SigningKey.from_seed("0", b"identity server".ljust(32))
 TOKEN = "token"
@@ -46,9 +47,14 @@ class Guest:
         }
 
     @staticmethod
-    def expected() -> JsonObject:
-        """The content of the state event, under the key `TOKEN`, by which somebody is waited for."""
-        key = {"public_key": IDENTITY.verify_key_base64, "key_validity_url": "https://id.example.org/valid"}
+    def expected(asked: Site) -> JsonObject:
+        """The content of the state event, under the key `TOKEN`, by which somebody is waited for.
+
+        `asked`: who knows whether the key still holds.
+        """
+        asked.answer("/valid", '{"valid": true}')
+        url = f"https://{asked.address}:{asked.port}/valid"
+        key = {"public_key": IDENTITY.verify_key_base64, "key_validity_url": url}
         return {"display_name": "g...@example.org", **key, "public_keys": [key]}
 
     async def exchange(self, partial: Any, expect: int = 200) -> str | None:

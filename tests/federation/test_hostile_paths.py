@@ -48,7 +48,9 @@ class Asker:
         self.room_id, self.another_room_id, self.knock_room_id = [await self._room(VERSION) for _ in range(3)]
         self.oldest_room_id = await self._room("1")
         await self._alice.set_state(self.knock_room_id, "m.room.join_rules", {"join_rule": "knock"})
-        await self._alice.set_state(self.room_id, "m.room.third_party_invite", Guest.expected(), TOKEN)
+        await self._alice.set_state(
+            self.room_id, "m.room.third_party_invite", Guest.expected(self.other.peer.site), TOKEN
+        )
         self.event_id = await self._alice.send(self.room_id, "hello")
 
     async def _room(self, version: str) -> str:

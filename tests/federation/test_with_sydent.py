@@ -15,6 +15,11 @@ from tests.federation.identity_server import IdentityServer, identity_server
 from tests.federation.rooms import members
 from tests.federation.servers import Homeserver
 from tests.federation_transport.network import Internet
+from tests.waiting import until
+
+
+async def trust(server: Homeserver, identity: IdentityServer) -> None:
+    await server.restart(replace(server.config, identity=Identity((identity.name,))))
 
 
 @pytest.fixture
@@ -22,7 +27,7 @@ async def identity(
     server: Homeserver, tmp_path: Path, internet: Internet, http: aiohttp.ClientSession
 ) -> AsyncIterator[IdentityServer]:
     async with identity_server(tmp_path / "identity", internet, http) as running:
-        await server.restart(replace(server.config, identity=Identity((running.name,))))
+        await trust(server, running)
         yield running
 
 
@@ -129,3 +134,73 @@ async def test_a_token_that_the_identity_server_does_not_know_makes_no_room(
     reply = await alice.call("POST", "/createRoom", {"invite_3pid": [wanted]}, expect=403)
     assert reply.errcode == "M_UNAUTHORIZED"
     assert (await alice.get("/joined_rooms"))["joined_rooms"] == []
+
+
+async def becomes(user: Client, room_id: str, member: str, membership: str) -> None:
+    async def look() -> bool:
+        return (await members(user, room_id)).get(member) == membership
+
+    await until(look, f"{user.user_id} sees that {member} is {membership!r}")
+
+
+async def is_invited(user: Client, room_id: str) -> None:
+    async def look() -> bool:
+        return room_id in (await user.sync(full=True)).get("rooms", {}).get("invite", {})
+
+    await until(look, f"{user.user_id} is invited")
+
+
+async def test_who_shows_to_have_the_address_is_invited(
+    inviter: Inviter, identity: IdentityServer, alice: Client, bob: Client
+) -> None:
+    room_id = await alice.create_room()
+    await inviter.invite(room_id, "carol@example.org")
+    await identity.mailbox.next()
+    await identity.bind(bob, "carol@example.org")
+    await is_invited(bob, room_id)
+    await bob.join(room_id)
+
+
+async def test_who_follows_the_link_in_the_mail_joins(
+    inviter: Inviter, identity: IdentityServer, alice: Client, bob: Client
+) -> None:
+    room_id = await alice.create_room()
+    await inviter.invite(room_id, "carol@example.org")
+    mail = await identity.mailbox.next()
+    wanted = {"mxid": bob.user_id, "token": mail["token"], "private_key": mail["key"]}
+    signed = await identity.call("POST", "/sign-ed25519", wanted, await identity.register(bob))
+    path = f"/rooms/{quote(room_id)}/join"
+    other = {**signed, "mxid": alice.user_id}
+    assert (await bob.call("POST", path, {"third_party_signed": other}, expect=403)).errcode == "M_FORBIDDEN"
+    await bob.post(path, {"third_party_signed": signed})
+    assert (await members(alice, room_id))[bob.user_id] == "join"
+
+
+@pytest.mark.parametrize("version", ["1", "12"])
+@pytest.mark.parametrize("takes_part", [False, True])
+async def test_a_user_of_another_server_is_invited(
+    inviter: Inviter,
+    identity: IdentityServer,
+    alice: Client,
+    server: Homeserver,
+    second: Homeserver,
+    version: str,
+    takes_part: bool,
+) -> None:
+    """By their own server where that is in the room, else by the inviter's."""
+    await trust(second, identity)
+    room_id = await alice.create_room(preset="public_chat", room_version=version)
+    if takes_part:
+        dave = await second.register("dave")
+        await dave.post(f"/join/{quote(room_id)}", query={"via": server.name})
+    await alice.set_state(room_id, "m.room.join_rules", {"join_rule": "invite"})
+    await inviter.invite(room_id, "carol@example.org")
+    await identity.mailbox.next()
+    bob = await second.register("bob")
+    if takes_part:
+        await until(lambda: waiting(dave, room_id), "the other server knows of the invite")
+    await identity.bind(bob, "carol@example.org")
+    await is_invited(bob, room_id)
+    await becomes(alice, room_id, bob.user_id, "invite")
+    await bob.join(room_id)
+    await becomes(alice, room_id, bob.user_id, "join")
