@@ -9,13 +9,16 @@ from federation.own_keys import OwnKeys
 from rest.answers import Result
 from rest.routes import Routes
 
+OWN = "/_matrix/key/v2/server"
+"""Before version 1.7 of the specification a key id could follow, perhaps an empty one."""
+
 
 class KeyServerRoutes(Routes):
     def __init__(self, own: OwnKeys, notary: Notary) -> None:
         self._own = own
         self._notary = notary
 
-    @get("/_matrix/key/v2/server", auth=Auth.NONE)
+    @get(OWN, f"{OWN}/", f"{OWN}/{{key_id}}", auth=Auth.NONE)
     async def own(self, call: Call) -> Result:
         return self._own.answer()
 

@@ -121,6 +121,13 @@ async def test_what_the_body_lacks_is_named(other: OtherServer) -> None:
     await other.call("GET", PROFILE, expect=400)
 
 
+async def test_keys_are_found_where_they_were_before_version_1_7(other: OtherServer) -> None:
+    """Sydent and older servers still ask there."""
+    keys = await other.get("/_matrix/key/v2/server")
+    for key_id in ("", "ed25519%3Aauto"):
+        assert await other.get(f"/_matrix/key/v2/server/{key_id}", signed=False) == keys
+
+
 async def test_unknown_paths_and_methods_are_so_whoever_asks(other: OtherServer) -> None:
     for signed in (True, False):
         reply = await other.call("GET", "/_matrix/federation/v1/no/such", signed=signed, expect=404)
