@@ -2,8 +2,10 @@
 
 import msgspec
 
+from client_api.contacts import unbind_result
 from client_api.http import Auth, Call, get, post
 from client_api.uia import InteractiveAuth
+from homeserver.identity.bindings import Bindings
 from homeserver.protocol.json_types import JsonObject
 from homeserver.users.accounts import Accounts
 from homeserver.users.deactivation import Deactivation
@@ -20,6 +22,7 @@ class PasswordBody(msgspec.Struct):
 
 class DeactivateBody(msgspec.Struct):
     erase: bool = False
+    id_server: str | None = None
 
 
 class AccountRoutes(Routes):
@@ -28,11 +31,13 @@ class AccountRoutes(Routes):
         accounts: Accounts,
         sessions: Sessions,
         deactivation: Deactivation,
+        bindings: Bindings,
         interactive: InteractiveAuth,
     ) -> None:
         self._accounts = accounts
         self._sessions = sessions
         self._deactivation = deactivation
+        self._bindings = bindings
         self._interactive = interactive
 
     @get("/account/whoami", auth=Auth.GUEST, limit="request")
@@ -60,6 +65,6 @@ class AccountRoutes(Routes):
     @post("/account/deactivate", limit="request")
     async def deactivate(self, call: Call) -> Result:
         body = await self._interactive.confirm(call, DeactivateBody)
+        unbound = await self._bindings.unbind_all(call.user_id, body.id_server)
         await self._deactivation.deactivate(call.user_id, erase=body.erase)
-        # There are no third-party identifiers that an identity server would have to forget.
-        return {"id_server_unbind_result": "success"}
+        return unbind_result(unbound)

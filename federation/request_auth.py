@@ -54,6 +54,24 @@ def authorization(
     return f'{SCHEME} origin="{origin}",destination="{destination}",key="{key.key_id}",sig="{signature}"'
 
 
+def authorization_at_identity_server(
+    method: str, target: str, origin: str, destination: str, key: SigningKey, content: JsonValue
+) -> str:
+    """The header for a request to an identity server, which need not have a server's name.
+
+    Sydent and Synapse sign `destination_is` in the place of `destination`; the specification says nothing.
+    """
+    part = {
+        "method": method,
+        "uri": target,
+        "origin": origin,
+        "destination_is": destination,
+        "content": content,
+    }
+    signature = sign_json(part, origin, key)["signatures"][origin][key.key_id]
+    return f'{SCHEME} origin="{origin}",key="{key.key_id}",sig="{signature}"'
+
+
 def parse_authorization(header: str) -> Credentials:
     """What a header says. Raises InvalidAuthorization.
 

@@ -18,7 +18,6 @@ from homeserver.consumers.redactions import Redactions
 from homeserver.consumers.search import SearchFiling
 from homeserver.consumers.successors import Successors
 from homeserver.consumers.superseded import Superseded
-from homeserver.identity.servers import IdentityServers
 from homeserver.push.rules import PUSH_RULES, shown_push_rules
 from homeserver.push.settings import PushRuleSettings
 from homeserver.reports import Reports
@@ -81,7 +80,6 @@ class Conversations:
         ground.consume(rooms, "directory", directory.wants, directory.handle)
         summaries = Summaries(rooms, aliases, self.restricted, foreign_rooms, name)
         self.hierarchy = Hierarchy(rooms, summaries, foreign_rooms, name)
-        identity = IdentityServers(config.identity.trusted_servers, ground.egress)
         self.third_party = third_party = ThirdPartyInvites(
             rooms,
             author,
@@ -89,7 +87,7 @@ class Conversations:
             people.profiles,
             self.permission,
             ground.limits,
-            identity,
+            people.identity,
             ground.egress,
         )
         new_rooms = NewRooms(

@@ -6,8 +6,10 @@ from client_api.profiles import ProfileRoutes
 from client_api.server_administration import ServerAdministrationRoutes
 from client_api.user_directory import UserDirectoryRoutes
 from federation.profile_servers import RemoteProfileServers
+from federation.request_auth import authorization_at_identity_server
 from homeserver.app.ground import Ground
 from homeserver.consumers.user_directory import UserDirectory
+from homeserver.identity.servers import IdentityServers
 from homeserver.users.accounts import Accounts
 from homeserver.users.devices import Devices
 from homeserver.users.last_seen import LastSeen
@@ -60,6 +62,13 @@ class People:
         if ground.other_servers is not None:
             servers = RemoteProfileServers(ground.other_servers.client)
         self.remote_profiles = RemoteProfiles(servers, now)
+        self.identity = IdentityServers(
+            config.identity.trusted_servers,
+            ground.egress,
+            lambda method, target, destination, content: authorization_at_identity_server(
+                method, target, ground.name, destination, ground.signing_key, content
+            ),
+        )
         self.shared_rooms = ground.shared_rooms
         self.user_directory = UserDirectory(
             collection(user_directory_records.WORDS),

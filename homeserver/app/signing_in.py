@@ -13,6 +13,7 @@ from homeserver.app.conversations import Conversations
 from homeserver.app.ground import Ground
 from homeserver.app.people import People
 from homeserver.app.syncing import Syncing
+from homeserver.identity.bindings import Bindings
 from homeserver.users.deactivation import Deactivation
 from homeserver.users.logins import Logins
 from homeserver.users.openid import OpenId
@@ -51,7 +52,9 @@ class SigningIn:
             ground.store.log,
             now,
         )
+        bindings = Bindings(collection(account_records.BINDINGS), people.identity)
         self.deactivation.on_deactivated += (
+            bindings.forget_user,
             people.presence.forget,
             syncing.pushers.forget_user,
             syncing.unread_tallies.forget_user,
@@ -90,9 +93,9 @@ class SigningIn:
                 password_login=config.auth.password_login,
                 login_tokens=config.auth.login_tokens,
             ),
-            AccountRoutes(accounts, sessions, self.deactivation, self.interactive),
+            AccountRoutes(accounts, sessions, self.deactivation, bindings, self.interactive),
             DeviceRoutes(people.devices, self.interactive),
-            ContactRoutes(),
+            ContactRoutes(people.identity, bindings),
             OpenIdRoutes(self.openid, ground.name),
             FallbackRoutes(uia, terms, ground.name),
         ]

@@ -381,8 +381,8 @@ class Identity(Section, frozen=True):
         tuple[ServerName, ...],
         doc(
             "Identity servers that this server asks where its users want it to: to invite somebody by an "
-            "address. Host names, perhaps with ports; they are asked over HTTPS. They learn the addresses, "
-            "and are believed who has them. Empty: nobody can be invited so."
+            "address, or to publish their own. Host names, perhaps with ports; they are asked over HTTPS. "
+            "They learn the addresses, and are believed who has them. Empty: nobody can be invited so."
         ),
     ] = ()
 

@@ -62,6 +62,15 @@ class RefreshToken(Record, frozen=True):
     next_digest: str | None = None
 
 
+class Binding(Record, frozen=True):
+    """Under which address a user was published at an identity server, by way of this one."""
+
+    user_id: str
+    id_server: str
+    medium: str
+    address: str
+
+
 class Expiring(Record, frozen=True):
     """Base of what is good until a certain time, and may be deleted after it."""
 
@@ -132,6 +141,7 @@ ACCESS_TOKENS = CollectionSpec(
 REFRESH_TOKENS = CollectionSpec(
     "refresh_tokens", RefreshToken, ("digest",), (Index("by_device", ("user_id", "device_id")),)
 )
+BINDINGS = CollectionSpec("bindings", Binding, ("user_id", "id_server", "medium", "address"))
 LOGIN_TOKENS = CollectionSpec("login_tokens", LoginToken, ("digest",), (_BY_EXPIRY,))
 OPENID_TOKENS = CollectionSpec("openid_tokens", OpenIdToken, ("digest",), (_BY_EXPIRY,))
 REGISTRATION_TOKENS = CollectionSpec("registration_tokens", RegistrationToken, ("token",))
@@ -146,6 +156,7 @@ SPECS = (
     DEVICES_SEEN,
     ACCESS_TOKENS,
     REFRESH_TOKENS,
+    BINDINGS,
     LOGIN_TOKENS,
     OPENID_TOKENS,
     REGISTRATION_TOKENS,

@@ -50,6 +50,12 @@ class IdentityServer:
         await self.call("POST", "/validate/email/submitToken", {**session, "token": sent}, token)
         return session
 
+    async def knows(self, address: str, token: str) -> bool:
+        """Whether it tells of a user by an address."""
+        details = await self.call("GET", "/hash_details", token=token)
+        wanted = {"algorithm": "none", "pepper": details["lookup_pepper"], "addresses": [f"{address} email"]}
+        return bool((await self.call("POST", "/lookup", wanted, token))["mappings"])
+
     async def bind(self, user: Client, email: str) -> None:
         """Have the identity server know a user by an address."""
         token = await self.register(user)

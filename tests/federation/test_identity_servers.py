@@ -10,7 +10,9 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from homeserver.config.options import Egress, Identity
+from storage.records.accounts import BINDINGS
 from tests.client_api.conftest import Client
+from tests.client_api.test_account import proof, settle
 from tests.client_api.test_rate_limits import limit
 from tests.federation.rooms import members
 from tests.federation.servers import PORT, Homeserver
@@ -213,3 +215,79 @@ async def test_many_invites_by_address_are_as_many_invites(scene: Scene, server:
     asked = len(scene.site.seen)
     assert (await scene.invite(429))["errcode"] == "M_LIMIT_EXCEEDED"
     assert len(scene.site.seen) == asked
+
+
+# Publishing addresses
+
+BOUND = {"medium": "email", "address": "bob@example.org", "mxid": "@bob", "signatures": {}}
+ADDRESS = {"medium": "email", "address": "bob@example.org"}
+
+
+async def bind(scene: Scene, expect: int = 200) -> Any:
+    body = {"id_server": scene.name, "id_access_token": "bobs", "sid": "1", "client_secret": "secret"}
+    return (await scene.bob.call("POST", "/account/3pid/bind", body, expect=expect)).body
+
+
+async def unbind(scene: Scene, expect: int = 200, **more: str) -> Any:
+    return (await scene.bob.call("POST", "/account/3pid/unbind", {**ADDRESS, **more}, expect=expect)).body
+
+
+NO_SUPPORT = {"id_server_unbind_result": "no-support"}
+DONE = {"id_server_unbind_result": "success"}
+
+
+async def test_an_address_is_published_by_the_users_own_token_and_taken_back_by_signature(
+    scene: Scene, server: Homeserver
+) -> None:
+    scene.says("/3pid/bind", BOUND)
+    scene.says("/3pid/unbind", {})
+    await bind(scene)
+    session = {"sid": "1", "client_secret": "secret", "mxid": scene.bob.user_id}
+    assert scene.asked("/3pid/bind") == [session]
+    assert await unbind(scene) == DONE
+    assert scene.asked("/3pid/unbind") == [{"mxid": scene.bob.user_id, "threepid": ADDRESS}]
+    bearer, signed = [seen.headers["Authorization"] for seen in scene.site.seen]
+    assert bearer == "Bearer bobs"
+    assert signed.startswith(f'X-Matrix origin="{server.name}"')
+    assert await unbind(scene) == NO_SUPPORT
+
+
+@pytest.mark.parametrize("status", [400, 404, 501])
+async def test_whoever_cannot_take_an_address_back_says_so(scene: Scene, status: int) -> None:
+    for said in ("<html>", {"errcode": "M_UNRECOGNIZED", "error": "?"})[: 1 if status == 501 else 2]:
+        scene.says("/3pid/unbind", said, status)
+        assert await unbind(scene, id_server=scene.name) == NO_SUPPORT
+
+
+async def test_what_an_identity_server_says_of_an_address_is_told(scene: Scene) -> None:
+    scene.says("/3pid/bind", {"errcode": "M_SESSION_NOT_VALIDATED", "error": "no"}, 400)
+    assert (await bind(scene, 400))["errcode"] == "M_SESSION_NOT_VALIDATED"
+    scene.says("/3pid/unbind", {"errcode": "M_FORBIDDEN", "error": "no"}, 403)
+    assert (await unbind(scene, 403, id_server=scene.name))["errcode"] == "M_FORBIDDEN"
+    scene.says("/3pid/bind", {**BOUND, "address": "bob"})
+    await bind(scene, 502)
+    assert await unbind(scene) == NO_SUPPORT
+
+
+async def test_an_identity_server_that_is_not_trusted_is_not_asked(scene: Scene) -> None:
+    assert await unbind(scene, id_server="another.example.org") == NO_SUPPORT
+    assert scene.site.seen == []
+
+
+async def test_a_user_has_so_many_addresses_and_no_more(scene: Scene) -> None:
+    """HARDENING 14."""
+    for number in range(100):
+        scene.says("/3pid/bind", {**BOUND, "address": f"bob{number}@example.org"})
+        await bind(scene)
+    assert (await bind(scene, 400))["errcode"] == "M_INVALID_PARAM"
+    assert len(scene.asked("/3pid/bind")) == 100
+
+
+async def test_an_account_ends_whatever_identity_servers_do(scene: Scene, server: Homeserver) -> None:
+    scene.says("/3pid/bind", BOUND)
+    await bind(scene)
+    scene.says("/3pid/unbind", {"errcode": "M_UNKNOWN", "error": "no"}, 500)
+    answer = await scene.bob.post("/account/deactivate", {"auth": proof(scene.bob)})
+    assert answer == NO_SUPPORT
+    await settle(server)
+    assert await server.app.ground.collection(BINDINGS).find("key") == []

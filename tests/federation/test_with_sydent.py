@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from homeserver.config.options import Identity
 from tests.client_api.conftest import Client
+from tests.client_api.test_account import proof
 from tests.federation.identity_server import IdentityServer, identity_server
 from tests.federation.rooms import members
 from tests.federation.servers import Homeserver
@@ -204,3 +205,57 @@ async def test_a_user_of_another_server_is_invited(
     await becomes(alice, room_id, bob.user_id, "invite")
     await bob.join(room_id)
     await becomes(alice, room_id, bob.user_id, "join")
+
+
+@pytest.fixture
+async def published(identity: IdentityServer, alice: Client) -> str:
+    """Alice's address is known to the identity server; her token there."""
+    token = await identity.register(alice)
+    session = await identity.validate(token, "alice@example.org")
+    where = {"id_server": identity.name, "id_access_token": token}
+    assert await alice.post("/account/3pid/bind", {**session, **where}) == {}
+    assert await identity.knows("alice@example.org", token)
+    return token
+
+
+@pytest.mark.parametrize("action", ["unbind", "delete"])
+@pytest.mark.parametrize("named", [False, True])
+async def test_a_user_takes_their_address_back(
+    published: str, identity: IdentityServer, server: Homeserver, alice: Client, action: str, named: bool
+) -> None:
+    """The identity server, which is asked in the server's name, is the one where it was made public."""
+    await server.restart()
+    unwanted = {"medium": "email", "address": "Alice@Example.org"}
+    if named:
+        unwanted["id_server"] = identity.name
+    path = f"/account/3pid/{action}"
+    assert await alice.post(path, unwanted) == {"id_server_unbind_result": "success"}
+    assert not await identity.knows("alice@example.org", published)
+    if not named:
+        assert await alice.post(path, unwanted) == {"id_server_unbind_result": "no-support"}
+
+
+async def test_nobody_takes_the_address_of_another_user_away(
+    published: str, identity: IdentityServer, bob: Client
+) -> None:
+    unwanted = {"medium": "email", "address": "alice@example.org", "id_server": identity.name}
+    await bob.post("/account/3pid/unbind", unwanted)
+    assert await identity.knows("alice@example.org", published)
+
+
+async def test_of_a_deactivated_account_no_address_stays_published(
+    published: str, identity: IdentityServer, alice: Client, bob: Client
+) -> None:
+    answer = await alice.post("/account/deactivate", {"auth": proof(alice)})
+    assert answer == {"id_server_unbind_result": "success"}
+    assert not await identity.knows("alice@example.org", await identity.register(bob))
+
+
+async def test_what_was_not_shown_is_not_published(
+    inviter: Inviter, identity: IdentityServer, alice: Client
+) -> None:
+    by = inviter.by("")
+    where = {"id_server": by["id_server"], "id_access_token": by["id_access_token"]}
+    session = {"sid": "1", "client_secret": "guess"}
+    reply = await alice.call("POST", "/account/3pid/bind", {**session, **where}, expect=404)
+    assert reply.errcode == "M_NO_VALID_SESSION"

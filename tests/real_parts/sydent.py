@@ -21,6 +21,8 @@ from tests.real_parts.cache import CACHE
 from tests.server_process import free_port
 
 VERSION = "2.6.1"
+NEEDED = (f"matrix-sydent[prometheus]=={VERSION}", "canonicaljson==1.5.0")
+"""Without the extra it does not start, and with a later encoder it cannot check what a homeserver signed."""
 
 READY_WITHIN_S = 60
 
@@ -43,8 +45,7 @@ def python() -> Path:
         if not (home / "ready").exists():
             subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)
             pip = [home / "bin/python", "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
-            # Without the extra it does not start.
-            subprocess.run([*pip, f"matrix-sydent[prometheus]=={VERSION}"], check=True)
+            subprocess.run([*pip, *NEEDED], check=True)
             (home / "ready").touch()
     return home / "bin/python"
 
