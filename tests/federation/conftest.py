@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 
 from tests.client_api.conftest import STORES, Client
+from tests.federation.identity_server import IdentityServer, identity_server, trust
 from tests.federation.receiving import Receiving
 from tests.federation.servers import Homeserver, OtherServer, another
 from tests.federation.visitor import Visitor
@@ -84,6 +85,16 @@ async def internet() -> AsyncIterator[Internet]:
 async def other(internet: Internet, server: Homeserver, http: aiohttp.ClientSession) -> OtherServer:
     """A server that this one has never heard of."""
     return await another(internet, server, http)
+
+
+@pytest.fixture
+async def identity(
+    server: Homeserver, tmp_path: Path, internet: Internet, http: aiohttp.ClientSession
+) -> AsyncIterator[IdentityServer]:
+    """A real identity server, which this one trusts."""
+    async with identity_server(tmp_path / "identity", internet, http) as running:
+        await trust(server, running)
+        yield running
 
 
 @pytest.fixture

@@ -4,14 +4,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 from aiohttp import web
+from msgspec.structs import replace
 from yarl import URL
 
+from homeserver.config.options import Identity
 from homeserver.protocol.json_types import JsonObject
 from tests.client_api.conftest import Client
-from tests.federation.servers import PORT
+from tests.federation.servers import PORT, Homeserver
 from tests.federation_transport.network import Internet, Site, new_address
 from tests.real_parts.sydent import Mailbox, Sydent
 
@@ -61,6 +64,31 @@ class IdentityServer:
         token = await self.register(user)
         session = await self.validate(token, email)
         await self.call("POST", "/3pid/bind", {**session, "mxid": user.user_id}, token)
+
+
+class Inviter:
+    """Somebody who has an account there."""
+
+    def __init__(self, client: Client, identity: IdentityServer, token: str) -> None:
+        self.client = client
+        self._identity = identity
+        self._token = token
+
+    def by(self, address: str) -> dict[str, str]:
+        return {
+            "id_server": self._identity.name,
+            "id_access_token": self._token,
+            "medium": "email",
+            "address": address,
+        }
+
+    async def invite(self, room_id: str, address: str, expect: int = 200) -> str | None:
+        path = f"/rooms/{quote(room_id)}/invite"
+        return (await self.client.call("POST", path, self.by(address), expect=expect)).errcode
+
+
+async def trust(server: Homeserver, identity: IdentityServer) -> None:
+    await server.restart(replace(server.config, identity=Identity((identity.name,))))
 
 
 @asynccontextmanager

@@ -1,56 +1,16 @@
 """People are invited by their e-mail addresses, with a real identity server that knows some of them."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import aiohttp
 import pytest
-from msgspec.structs import replace
 
-from homeserver.config.options import Identity
 from tests.client_api.conftest import Client
 from tests.client_api.test_account import proof
-from tests.federation.identity_server import IdentityServer, identity_server
+from tests.federation.identity_server import IdentityServer, Inviter, trust
 from tests.federation.rooms import members
 from tests.federation.servers import Homeserver
-from tests.federation_transport.network import Internet
 from tests.waiting import until
-
-
-async def trust(server: Homeserver, identity: IdentityServer) -> None:
-    await server.restart(replace(server.config, identity=Identity((identity.name,))))
-
-
-@pytest.fixture
-async def identity(
-    server: Homeserver, tmp_path: Path, internet: Internet, http: aiohttp.ClientSession
-) -> AsyncIterator[IdentityServer]:
-    async with identity_server(tmp_path / "identity", internet, http) as running:
-        await trust(server, running)
-        yield running
-
-
-class Inviter:
-    """Alice, who has an account there, too."""
-
-    def __init__(self, client: Client, identity: IdentityServer, token: str) -> None:
-        self.client = client
-        self._identity = identity
-        self._token = token
-
-    def by(self, address: str) -> dict[str, str]:
-        return {
-            "id_server": self._identity.name,
-            "id_access_token": self._token,
-            "medium": "email",
-            "address": address,
-        }
-
-    async def invite(self, room_id: str, address: str, expect: int = 200) -> str | None:
-        path = f"/rooms/{quote(room_id)}/invite"
-        return (await self.client.call("POST", path, self.by(address), expect=expect)).errcode
 
 
 @pytest.fixture

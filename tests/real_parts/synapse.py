@@ -1,6 +1,7 @@
 """A real Synapse for the tests, installed by package name, speaking TLS on a loopback address of its own."""
 
 import json
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -65,7 +66,13 @@ class Synapse:
         command = [self._python, "-m", "synapse.app.homeserver", "-c", self._folder / "homeserver.yaml"]
         with (self._folder / "output").open("ab") as output:
             self._process = subprocess.Popen(
-                command, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+                command,
+                cwd=self._folder,
+                # Whom it asks that is no homeserver is to be believed, too.
+                env={**os.environ, "SSL_CERT_FILE": str(self._folder / "ca.pem")},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
             )
         until = time.monotonic() + READY_WITHIN_S
         while time.monotonic() < until and self._process.poll() is None:
