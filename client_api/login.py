@@ -99,7 +99,7 @@ class LoginRoutes(Routes):
             raise MatrixError(404, "M_UNRECOGNIZED", "This server gives no login tokens")
         await self._interactive.confirm(call, JsonObject)
         return {
-            "login_token": await self._logins.issue_token(call.user_id),
+            "login_token": await self._logins.issue_token(call.user_id, call.session.device_id),
             "expires_in_ms": LOGIN_TOKEN_LIFETIME_MS,
         }
 

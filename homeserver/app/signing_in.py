@@ -70,7 +70,13 @@ class SigningIn:
             collection(account_records.REGISTRATION_NONCES),
             now,
         )
-        logins = Logins(accounts, collection(account_records.LOGIN_TOKENS), ground.limits, now)
+        logins = Logins(
+            accounts,
+            collection(account_records.LOGIN_TOKENS),
+            collection(account_records.DEVICES),
+            ground.limits,
+            now,
+        )
         terms = TermsStage(config.registration.terms)
         stages: dict[str, Stage] = {
             DUMMY: DummyStage(),

@@ -10,7 +10,7 @@ from homeserver.rate_limits import RateLimits
 from homeserver.users.accounts import Accounts, check_unlocked
 from homeserver.users.tokens import digest_of, keep_until_expiry, new_token
 from storage.collection import Collection
-from storage.records.accounts import Account, LoginToken
+from storage.records.accounts import Account, Device, LoginToken
 
 LOGIN_TOKEN_LIFETIME_MS = 120_000
 
@@ -20,11 +20,13 @@ class Logins:
         self,
         accounts: Accounts,
         tokens: Collection[LoginToken],
+        devices: Collection[Device],
         limits: RateLimits,
         now: Clock,
     ) -> None:
         self._accounts = accounts
         self._tokens = tokens
+        self._devices = devices
         self._limits = limits
         self._now = now
 
@@ -84,11 +86,14 @@ class Logins:
         self._limits.refund("login_failed", user_id)
         return proved
 
-    async def issue_token(self, user_id: str) -> str:
-        """A token by which one other device can log in, for LOGIN_TOKEN_LIFETIME_MS."""
+    async def issue_token(self, user_id: str, device_id: str) -> str:
+        """A token by which one other device can log in, for LOGIN_TOKEN_LIFETIME_MS, while this one is."""
         token, now = new_token(), self._now()
         record = LoginToken(
-            digest=digest_of(token), user_id=user_id, expires_ts=now + LOGIN_TOKEN_LIFETIME_MS
+            digest=digest_of(token),
+            user_id=user_id,
+            device_id=device_id,
+            expires_ts=now + LOGIN_TOKEN_LIFETIME_MS,
         )
         await keep_until_expiry(self._tokens, record, now)
         return token
@@ -100,7 +105,10 @@ class Logins:
         # Whoever deletes it has used it.
         if record is None or record.expires_ts <= self._now() or not await self._tokens.delete(digest):
             raise forbidden("The login token is unknown, used or expired")
-        return await self._let_in(record.user_id)
+        account = await self._let_in(record.user_id)
+        if await self._devices.get(record.user_id, record.device_id) is None:
+            raise forbidden("The device that got the login token is logged out")
+        return account
 
     async def _let_in(self, user_id: str) -> Account:
         account = await self._accounts.get(user_id)

@@ -82,6 +82,8 @@ class LoginToken(Expiring, frozen=True):
 
     digest: str
     user_id: str
+    device_id: str = ""
+    """Where somebody is logged in who got it; it ends with that."""
 
 
 class OpenIdToken(Expiring, frozen=True):

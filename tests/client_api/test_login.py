@@ -256,6 +256,20 @@ async def test_login_token_logs_one_other_device_in_once(alice: Client, server: 
     assert granted["device_id"] != alice.device_id
 
 
+async def test_login_token_ends_with_the_session_that_got_it(alice: Client, server: Server) -> None:
+    """A lost device that is logged out, or shut out by a new password, has nothing left to come back with."""
+    proof = {"type": "m.login.password", "identifier": identified(alice.user_id), "password": PASSWORD}
+    for path, change in (
+        ("/delete_devices", {"devices": ["LOST"]}),
+        ("/account/password", {"new_password": "battery staple"}),
+    ):
+        lost = await client_of(server, (await log_in(server, device_id="LOST")).body)
+        body = {"type": "m.login.token", "token": await login_token(lost)}
+        await alice.post(path, {**change, "auth": proof})
+        reply = await server.client().call("POST", "/login", body, expect=403)
+        assert reply.errcode == "M_FORBIDDEN"
+
+
 async def test_login_token_always_needs_the_password(alice: Client) -> None:
     path = "/_matrix/client/v1/login/get_token"
     assert (await alice.call("POST", path, {}, expect=401)).body["flows"] == [
