@@ -86,6 +86,9 @@ class ThirdPartyInviteRoutes(Routes):
         if server_name_of(check_user_id(wanted.sender)) != self._server_name:
             raise forbidden("The inviter is not a user of this server")
         self._limits.charge("invite", wanted.state_key)
+        if room.membership_of(wanted.state_key) == "join":
+            # The auth rules would let them be invited out of the room.
+            return {}
         signed = wanted.content.third_party_invite.signed
         template = await self._third_party.vouched(room, wanted.sender, wanted.state_key, signed)
         await self._inviting.invite(room, template)

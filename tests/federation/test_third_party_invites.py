@@ -39,6 +39,16 @@ async def test_their_name_is_the_one_that_the_room_has(guest: Guest, alice: Clie
     assert (await alice.get(path))["third_party_invite"]["display_name"] == "g...@example.org"
 
 
+async def test_who_is_in_the_room_already_stays_there(
+    server: Homeserver, guest: Guest, alice: Client
+) -> None:
+    """An identity server that was not answered says it all again, and Synapse passes it on."""
+    await guest.exchange(guest.partial())
+    await Visitor(server, guest.other, "guest").member(guest.room_id, "join")
+    await guest.exchange(guest.partial())
+    assert (await members(alice, guest.room_id))[guest.user_id] == "join"
+
+
 async def test_what_else_was_signed_is_kept(guest: Guest, alice: Client) -> None:
     """Who follows the link in an e-mail is vouched for together with the inviter (spec: sign-ed25519)."""
     vouched = guest.vouched(sender=alice.user_id)
