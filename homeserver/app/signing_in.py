@@ -86,7 +86,7 @@ class SigningIn:
         }
         uia = Uia(collection(account_records.UIA_SESSIONS), stages, now)
         self.interactive = InteractiveAuth(uia, password_login=config.auth.password_login)
-        self.openid = OpenId(collection(account_records.OPENID_TOKENS), now)
+        self.openid = OpenId(collection(account_records.OPENID_TOKENS), accounts, now)
         self.routes: list[Routes] = [
             RegistrationRoutes(registration, accounts, sessions, self.interactive),
             SecretRegistrationRoutes(registration, sessions, ground.name),

@@ -10,6 +10,7 @@ from homeserver import __version__
 from homeserver.config.options import Rate, RateLimits
 from homeserver.protocol.signing import verify_json_signature
 from tests.client_api.conftest import Client
+from tests.client_api.test_account import proof
 from tests.federation.servers import V1, Homeserver, OtherServer, another
 from tests.federation.visitor import Visitor
 from tests.federation_transport.network import Internet
@@ -220,6 +221,15 @@ async def test_a_token_says_who_its_user_is(other: OtherServer, alice: Client) -
         reply = await other.call("GET", path, query={"access_token": wrong}, signed=False, expect=401)
         assert reply.errcode == "M_UNKNOWN_TOKEN"
     assert (await other.call("GET", path, signed=False, expect=401)).errcode == "M_MISSING_TOKEN"
+
+
+async def test_nobody_is_told_of_a_user_whose_account_has_ended(other: OtherServer, alice: Client) -> None:
+    token = (await alice.post(f"/user/{alice.user_id}/openid/request_token"))["access_token"]
+    await alice.post("/account/deactivate", {"auth": proof(alice)})
+    reply = await other.call(
+        "GET", f"{V1}/openid/userinfo", query={"access_token": token}, signed=False, expect=401
+    )
+    assert reply.errcode == "M_UNKNOWN_TOKEN"
 
 
 # What the configuration adds
