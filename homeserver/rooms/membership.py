@@ -6,6 +6,7 @@ the profile in the member event, restricted joins' authorising user, invite perm
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from homeserver.errors import MatrixError, bad_json, forbidden, not_found
@@ -89,8 +90,20 @@ class Membership:
         room = await self._rooms.get(room_id)
         if room is not None and user_id in room.joined:
             return room.head.state["m.room.member", user_id].event_id
-        content = {**_extra(extra), **await self._content(user_id, "join", reason), **(called or {})}
+        profile = await self._profiles.member_profile(user_id)
+        content = {**_extra(extra), **_plain("join", reason), **profile, **(called or {})}
         check_content(content)
+        event_id = await self._come_in(room_id, room, user_id, content, via)
+        if await self._profiles.member_profile(user_id) != profile:
+            # Whoever changed it did not find the user in this room yet.
+            with suppress(MatrixError):
+                await self.refresh_profile(room_id, user_id)
+        return event_id
+
+    async def _come_in(
+        self, room_id: str, room: Room | None, user_id: str, content: JsonObject, via: Sequence[str]
+    ) -> str:
+        """Join with this content, by way of other servers where that is needed, which may take minutes."""
         if room is None or not takes_part(room, self._author.server_name):
             joined = await self.elsewhere.join(room_id, user_id, content, via)
             if joined is not None:

@@ -69,6 +69,25 @@ async def test_a_joined_room_is_there_after_a_restart(
     assert await state_of(dora, room_id) == state == await state_of(alice, room_id)
 
 
+async def test_name_that_is_changed_while_a_room_is_joined_is_the_one_there(
+    server: Homeserver, second: Homeserver, monkeypatch: pytest.MonkeyPatch, alice: Client, dora: Client
+) -> None:
+    """To come into a large room takes a while."""
+    room_id = await alice.create_room(preset="public_chat")
+    assert second.app.federation is not None
+    arrival = second.app.federation.arrival
+    arrive = arrival.arrive
+
+    async def overtaken(*args: Any, **options: Any) -> bool:
+        await dora.put(f"/profile/{dora.user_id}/displayname", {"displayname": "Theodora"})
+        return await arrive(*args, **options)
+
+    monkeypatch.setattr(arrival, "arrive", overtaken)
+    await join(dora, room_id, server)
+    member = await dora.get(f"/rooms/{quote(room_id)}/state/m.room.member/{dora.user_id}")
+    assert member["displayname"] == "Theodora"
+
+
 async def test_an_alias_of_another_server_leads_into_its_room(
     server: Homeserver, alice: Client, dora: Client
 ) -> None:
