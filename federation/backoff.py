@@ -20,6 +20,11 @@ class Silence:
     """How long it is left alone this time, without the jitter (ms)."""
     retry_at: int
 
+    def left(self, now: int) -> int:
+        """How long the pause lasts yet; one that is longer than it was made is of a clock that was wrong."""
+        left = self.retry_at - now
+        return left if 0 < left <= self.pause * (1.0 + JITTER) else 0
+
 
 class Backoff:
     """What is known of servers that do not answer.
@@ -64,13 +69,13 @@ class Backoff:
     def wait_ms(self, server: str) -> int:
         """How long it is left alone yet; 0: it may be asked."""
         silence = self._silent.get(server)
-        return 0 if silence is None else max(0, silence.retry_at - self._now())
+        return 0 if silence is None else silence.left(self._now())
 
     def failed(self, server: str, retry_after_ms: int = 0) -> None:
         """It did not answer, or wants to be left alone for `retry_after_ms`, heeded within bounds."""
         now = self._now()
         before = self._silent.pop(server, None)
-        if before is not None and now < before.retry_at:
+        if before is not None and before.left(now):
             silence = before
         else:
             pause = self._first_ms if before is None else before.pause * 2

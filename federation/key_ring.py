@@ -201,8 +201,11 @@ class KeyRing:
         """Whether a server is to be asked for keys that hold until then, and may be."""
         now = self._now()
         if record is not None and (
-            now < record.fetched_ts + LEAST_BETWEEN_MS
-            or (record.valid_until >= valid_until and now <= (record.fetched_ts + record.valid_until) // 2)
+            self._is_recent(record.fetched_ts)
+            or (
+                record.valid_until >= valid_until
+                and record.fetched_ts <= now <= (record.fetched_ts + record.valid_until) // 2
+            )
         ):
             return False
         return self._may_ask(server)
@@ -233,7 +236,7 @@ class KeyRing:
         """What is known of a server after asking it, if it is time to ask."""
         before = await self._stored.get(server)
         known = _NOTHING if before is None else self._remember(before)
-        if not self._may_ask(server) or self._now() < known.fetched_ts + LEAST_BETWEEN_MS:
+        if not self._may_ask(server) or self._is_recent(known.fetched_ts):
             return known
         keys: RemoteKeys | None
         try:
@@ -249,6 +252,10 @@ class KeyRing:
             keys = with_earlier(keys, before)
         await self._stored.put(keys)
         return self._remember(keys)
+
+    def _is_recent(self, fetched_ts: int) -> bool:
+        """Whether a server has just been asked; by a clock that was ahead it may seem to be yet to come."""
+        return abs(self._now() - fetched_ts) < LEAST_BETWEEN_MS
 
     def _may_ask(self, server: str) -> bool:
         try:

@@ -13,7 +13,7 @@ from federation.request_auth import authorization
 from homeserver.errors import MatrixError
 from tests.federation_transport.conftest import Start
 from tests.federation_transport.network import Internet, Site, Time, new_address
-from tests.federation_transport.peers import Server
+from tests.federation_transport.peers import DAY, Server
 
 WHO = "/_matrix/federation/v1/who"
 PATH = "/_matrix/federation/v1/x"
@@ -233,6 +233,17 @@ def test_what_fails_together_counts_once(time: Time) -> None:
     backoff.alive("a")
     backoff.failed("a")
     assert backoff.wait_ms("a") <= 1200
+
+
+def test_a_clock_that_was_ahead_makes_no_pause_longer(time: Time) -> None:
+    backoff = Backoff(time, first_ms=1000, longest_ms=60_000)
+    time.pass_ms(10 * DAY)
+    backoff.failed("a")
+    assert backoff.wait_ms("a") > 0
+    time.pass_ms(-10 * DAY)
+    assert backoff.wait_ms("a") == 0
+    backoff.failed("a")
+    assert 2000 <= backoff.wait_ms("a") <= 2400
 
 
 def test_what_is_remembered_is_bounded(time: Time) -> None:

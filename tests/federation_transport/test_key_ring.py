@@ -272,6 +272,16 @@ async def test_keys_that_a_server_does_not_have_are_asked_for_once_a_minute(
     assert peer.asked == 2
 
 
+async def test_new_keys_are_asked_for_after_the_clock_was_ahead(peer: Peer, start: Start, time: Time) -> None:
+    server = start()
+    time.pass_ms(10 * DAY)
+    peer.say(published(NAME, [MINE], time() + DAY))
+    await server.ring.request_key(NAME, MINE.key_id)
+    time.pass_ms(-10 * DAY)
+    peer.say(published(NAME, [ANOTHER], time() + DAY))
+    assert await server.ring.request_key(NAME, ANOTHER.key_id)
+
+
 async def test_a_server_without_an_answer_is_left_alone_ever_longer(
     peer: Peer, start: Start, time: Time
 ) -> None:
