@@ -186,7 +186,9 @@ class DeviceLists:
             return set()
         refs = await self._rooms.log.current(user.shard, user.user_id, Kind.DEVICE_LIST)
         signed = {ref.key: ref.seq for ref in refs if ref.type == SIGNATURE}
-        self._remember_signed(user.user_id, max((newest or 0, *signed.values())))
+        # Another may have come while that was read.
+        newest = self._signed.get(user.user_id, 0)
+        self._remember_signed(user.user_id, max((newest, *signed.values())))
         return {other for other, seq in signed.items() if after < seq <= upto}
 
     async def _note_move(self, user: User, room_id: str, who: str, changed: set[str], gone: set[str]) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from homeserver.sync import device_lists
 from storage.errors import StoreUnavailable
-from storage.log import Entry, Log, ShardMap
+from storage.log import Entry, Kind, Log, ShardMap
 from storage.store import Store
 from tests.client_api.conftest import Client, Server
 from tests.client_api.crypto_device import (
@@ -20,6 +20,7 @@ from tests.client_api.crypto_device import (
     challenged,
     log_in,
     password_proof,
+    public,
     restart,
     serving,
 )
@@ -118,6 +119,32 @@ async def test_every_kind_of_change_is_told(alice: Client, bob: Client) -> None:
     assert await changes(alice) == told
     await phone.post("/logout")
     assert await changes(alice) == told
+
+
+async def test_a_signature_that_comes_while_earlier_ones_are_read_is_told_next(
+    server: Server, monkeypatch: pytest.MonkeyPatch, alice: Client, bob: Client
+) -> None:
+    await together(alice, bob)
+    mine, theirs = CrossSigner(alice.user_id, 1), CrossSigner(bob.user_id, 2)
+    for client, signer in ((alice, mine), (bob, theirs)):
+        await client.post("/keys/device_signing/upload", signer.upload())
+        await client.sync()
+    await restart(server, alice, bob)
+    await alice.send(await alice.create_room(), "news, so that the next sync looks")
+    log_port = server.app.store.log
+    current = log_port.current
+    signed = {bob.user_id: {public(theirs.master): mine.sign_user(theirs.master_key())}}
+
+    async def overtaken(shard: int, stream: str, kind: Kind) -> Any:
+        refs = await current(shard, stream, kind)
+        if kind is Kind.DEVICE_LIST and stream == alice.user_id:
+            monkeypatch.undo()
+            assert await alice.post("/keys/signatures/upload", signed) == {"failures": {}}
+        return refs
+
+    monkeypatch.setattr(log_port, "current", overtaken)
+    await changes(alice)
+    assert await changes(alice) == ([bob.user_id], [])
 
 
 async def test_a_device_without_keys_is_nobodys_business(alice: Client, bob: Client) -> None:
