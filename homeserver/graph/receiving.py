@@ -201,6 +201,11 @@ class Receiver:
                 log.info("an event is not recommended", event_id=event.event_id, reason=error.error)
                 standing = SOFT_FAILED
             incoming = incoming._replace(event=event)
+        if standing == SOFT_FAILED:
+            # For good, by what is so now: another replica may have changed that.
+            await self._rooms.writers[room.shard].catch_up()
+            if room.head is not head:
+                return None
         if standing is not None:
             await self._put_aside(event, standing, before.base, before.delta)
             return Outcome(standing)

@@ -40,7 +40,8 @@ class States:
     async def at(self, room: Room, position: int) -> StateIds:
         """The room's own state at a position of its timeline."""
         newest = max((event.position for event in room.head.state.values()), default=0)
-        if position >= max(newest, room.resolved_at):
+        # Above what was followed so far there may be what another replica has taken.
+        if max(newest, room.resolved_at) <= position <= room.last_seq:
             return ids_of(room.head)
         refs = await self._log.current_at(room.shard, room.room_id, Kind.EVENT, position)
         return immutables.Map({(ref.type, ref.key): ref.event_id for ref in refs if ref.event_id})

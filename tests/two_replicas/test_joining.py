@@ -16,6 +16,8 @@ from homeserver.config import Config
 from homeserver.config.options import Egress, Federation
 from homeserver.graph.outliers import Outliers
 from homeserver.graph.receiving import Outcome
+from homeserver.protocol.events import Event
+from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.room import Room
 from storage.records.side_events import SIDE_EVENTS
 from tests.client_api.conftest import Client
@@ -104,6 +106,54 @@ async def test_an_event_that_one_replica_knew_by_hearsay_counts_there_once_the_o
     await until(lambda: in_b.last_seq == in_a.last_seq)
     beside = host.event("m.room.message", None, {"msgtype": "m.text", "body": "hello"})
     assert await b.receiver.receive(in_b, beside) is Outcome.ACCEPTED
+
+
+async def test_an_event_is_judged_by_what_another_replica_has_taken_before_it(
+    replicas: Replicas, host: Host, alice: Client
+) -> None:
+    """Somebody comes in and speaks; the other server sends the one here, and the other there."""
+    host.open_to(alice.user_id)
+    await alice.post(f"/join/{quote(host.room_id)}?via={host.name}")
+    host.let_in(host.received[-1])
+    (a, in_a), (b, in_b) = [await graph_and_room(each, host) for each in (replicas.a, replicas.b)]
+    await until(lambda: in_b.last_seq == in_a.last_seq)
+    replicas.exchange.hold(True)
+    came = by_guest(host, "m.room.member", {"membership": "join"}, "m.room.join_rules")
+    said = by_guest(host, "m.room.message", {"msgtype": "m.text", "body": "hello"})
+    assert await a.receiver.receive(in_a, came) is Outcome.ACCEPTED
+    assert await b.receiver.receive(in_b, said) is Outcome.ACCEPTED
+
+
+async def test_nothing_is_put_aside_for_good_by_a_state_that_another_replica_has_changed(
+    replicas: Replicas, host: Host, alice: Client
+) -> None:
+    """What forks the room is shown if the state of now allows it, too."""
+    host.open_to(alice.user_id)
+    await alice.post(f"/join/{quote(host.room_id)}?via={host.name}")
+    host.let_in(host.received[-1])
+    (a, in_a), (b, in_b) = [await graph_and_room(each, host) for each in (replicas.a, replicas.b)]
+    came = by_guest(host, "m.room.member", {"membership": "join"}, "m.room.join_rules")
+    beside = by_guest(host, "m.room.message", {"msgtype": "m.text", "body": "hello"})
+    host.events.remove(beside)
+    mute = host.send("m.room.power_levels", "", {"users": {host.creator: 100}, "events_default": 50})
+    for event in (came, mute):
+        assert await a.receiver.receive(in_a, event) is Outcome.ACCEPTED
+    await until(lambda: in_b.last_seq == in_a.last_seq)
+    replicas.exchange.hold(True)
+    allow = host.send("m.room.power_levels", "", {"users": {host.creator: 100}})
+    assert await a.receiver.receive(in_a, allow) is Outcome.ACCEPTED
+    assert await b.receiver.receive(in_b, beside) is Outcome.ACCEPTED
+
+
+def by_guest(host: Host, type: str, content: JsonObject, *rests_on: str) -> Event:
+    """What somebody of the host's server does in its room: comes in at first."""
+    guest = f"@guest:{host.name}"
+    keys = [("m.room.create", ""), ("m.room.power_levels", ""), *((each, "") for each in rests_on)]
+    if ("m.room.member", guest) in host.state:
+        keys.append(("m.room.member", guest))
+    auth_events = [host.state[key].event_id for key in keys]
+    state_key = guest if type == "m.room.member" else None
+    return host.send(type, state_key, content, sender=guest, auth_events=auth_events)
 
 
 async def graph_and_room(replica: Replica, host: Host) -> tuple[federation.federation.Federation, Room]:
