@@ -172,7 +172,15 @@ class Federation:
         invited = Invited(
             rooms, domain.accounts, domain.permission, domain.limits, domain.author, self.gate, outside
         )
-        resident = Resident(rooms, domain.author, domain.restricted, domain.limits, self.gate, self.receiver)
+        self.resident = resident = Resident(
+            rooms,
+            domain.author,
+            domain.restricted,
+            domain.limits,
+            self.gate,
+            self.receiver,
+            domain.replica,
+        )
         self.routes: list[Routes] = [
             VersionRoutes(),
             KeyServerRoutes(self.others.own_keys, self.others.notary),

@@ -10,6 +10,7 @@ spec: server-server "Joining Rooms", "Knocking upon a room", "Leaving Rooms (Rej
 from collections.abc import Sequence
 
 from federation.gate import Dropped, Gate, no_event
+from homeserver.bus.replica import Replica
 from homeserver.errors import MatrixError, forbidden, invalid_param, not_found
 from homeserver.graph.receiving import Missing, Outcome, Receiver
 from homeserver.protocol.events import Event, InvalidEvent, parse_pdu
@@ -35,6 +36,7 @@ class Resident:
         limits: RateLimits,
         gate: Gate,
         receiver: Receiver,
+        replica: Replica,
     ) -> None:
         self._rooms = rooms
         self._author = author
@@ -42,9 +44,15 @@ class Resident:
         self._limits = limits
         self._gate = gate
         self._receiver = receiver
+        self._replica = replica
 
     async def room(self, room_id: str, server: str) -> Room:
-        """The room as this server has it for another one. Raises 404, and 403 for a server shut out."""
+        """The room as this server has it for another one.
+
+        Raises 404, 403 for a server shut out, and 503.
+        """
+        # Who was invited at another replica comes at once.
+        await self._replica.refresh([self._rooms.shards.of_room(room_id)])
         room = await self._rooms.get(room_id)
         if room is None or not takes_part(room, self._author.server_name):
             raise not_found("This server is not in the room")

@@ -28,6 +28,8 @@ from federation.partial_rooms import PartialRooms
 from federation.remote_rooms import RemoteRooms
 from federation.resident import Resident
 from homeserver.bus.consumer import Consumer
+from homeserver.bus.in_process import InProcessBus
+from homeserver.bus.replica import Replica
 from homeserver.config.options import Federation
 from homeserver.config.options import RateLimits as RateLimitOptions
 from homeserver.consumers.redactions import Redactions
@@ -193,7 +195,8 @@ class Node:
         )
         # What its users do, beside what they send.
         restricted, limits = RestrictedJoins(self.rooms, name), RateLimits(RateLimitOptions(enabled=False))
-        self._resident = Resident(self.rooms, self.author, restricted, limits, gate, receiver)
+        alone = Replica(InProcessBus(self.rooms.shards, now))
+        self._resident = Resident(self.rooms, self.author, restricted, limits, gate, receiver, alone)
         names = Profiles(store.collection(profiles.PROFILES))
         self._membership = Membership(
             self.rooms, users, self.author, names, InvitePermission(users), restricted

@@ -18,6 +18,7 @@ from homeserver.graph.outliers import Outliers
 from homeserver.graph.receiving import Outcome
 from homeserver.protocol.events import Event
 from homeserver.protocol.json_types import JsonObject
+from homeserver.protocol.room_versions import ROOM_VERSIONS
 from homeserver.rooms.room import Room
 from storage.records.side_events import SIDE_EVENTS
 from tests.client_api.conftest import Client
@@ -97,7 +98,7 @@ async def test_an_event_that_one_replica_knew_by_hearsay_counts_there_once_the_o
     host.open_to(alice.user_id)
     await alice.post(f"/join/{quote(host.room_id)}?via={host.name}")
     host.let_in(host.received[-1])
-    (a, in_a), (b, in_b) = [await graph_and_room(each, host) for each in (replicas.a, replicas.b)]
+    (a, in_a), (b, in_b) = [await graph_and_room(each, host.room_id) for each in (replicas.a, replicas.b)]
     renamed = host.send("m.room.member", host.creator, {"membership": "join", "displayname": "Hostess"})
     await Outliers(b.graph_events, replicas.b.app.store.collection(SIDE_EVENTS)).add(in_b, [renamed])
     assert (await b.graph_events.get_many(in_b, [renamed.event_id])).keys() == {renamed.event_id}
@@ -115,7 +116,7 @@ async def test_an_event_is_judged_by_what_another_replica_has_taken_before_it(
     host.open_to(alice.user_id)
     await alice.post(f"/join/{quote(host.room_id)}?via={host.name}")
     host.let_in(host.received[-1])
-    (a, in_a), (b, in_b) = [await graph_and_room(each, host) for each in (replicas.a, replicas.b)]
+    (a, in_a), (b, in_b) = [await graph_and_room(each, host.room_id) for each in (replicas.a, replicas.b)]
     await until(lambda: in_b.last_seq == in_a.last_seq)
     replicas.exchange.hold(True)
     came = by_guest(host, "m.room.member", {"membership": "join"}, "m.room.join_rules")
@@ -131,7 +132,7 @@ async def test_nothing_is_put_aside_for_good_by_a_state_that_another_replica_has
     host.open_to(alice.user_id)
     await alice.post(f"/join/{quote(host.room_id)}?via={host.name}")
     host.let_in(host.received[-1])
-    (a, in_a), (b, in_b) = [await graph_and_room(each, host) for each in (replicas.a, replicas.b)]
+    (a, in_a), (b, in_b) = [await graph_and_room(each, host.room_id) for each in (replicas.a, replicas.b)]
     came = by_guest(host, "m.room.member", {"membership": "join"}, "m.room.join_rules")
     beside = by_guest(host, "m.room.message", {"msgtype": "m.text", "body": "hello"})
     host.events.remove(beside)
@@ -145,6 +146,23 @@ async def test_nothing_is_put_aside_for_good_by_a_state_that_another_replica_has
     assert await b.receiver.receive(in_b, beside) is Outcome.ACCEPTED
 
 
+async def test_who_was_let_in_at_one_replica_comes_in_at_the_other(
+    replicas: Replicas, host: Host, alice: Client
+) -> None:
+    """Before the other one has heard that they may."""
+    both = (replicas.a, replicas.b)
+    room_id = await alice.create_room()
+    owner = next(each for each in both if each.app.ground.others.elsewhere(room_id) is None)
+    other = next(each for each in both if each is not owner)
+    await graph_and_room(other, room_id)
+    replicas.exchange.hold(True)
+    await replicas.at(owner, alice).set_state(room_id, "m.room.join_rules", {"join_rule": "public"})
+    federated, _ = await graph_and_room(other, room_id)
+    guest = f"@guest:{host.name}"
+    made = await federated.resident.template(host.name, room_id, guest, "join", list(ROOM_VERSIONS))
+    assert made["event"]["state_key"] == guest
+
+
 def by_guest(host: Host, type: str, content: JsonObject, *rests_on: str) -> Event:
     """What somebody of the host's server does in its room: comes in at first."""
     guest = f"@guest:{host.name}"
@@ -156,9 +174,9 @@ def by_guest(host: Host, type: str, content: JsonObject, *rests_on: str) -> Even
     return host.send(type, state_key, content, sender=guest, auth_events=auth_events)
 
 
-async def graph_and_room(replica: Replica, host: Host) -> tuple[federation.federation.Federation, Room]:
-    """A replica's part that has to do with other servers, and the host's room there."""
-    room = await replica.app.rooms.get(host.room_id)
+async def graph_and_room(replica: Replica, room_id: str) -> tuple[federation.federation.Federation, Room]:
+    """A replica's part that has to do with other servers, and a room there."""
+    room = await replica.app.rooms.get(room_id)
     assert room is not None
     assert replica.app.federation is not None
     return replica.app.federation, room
