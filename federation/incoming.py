@@ -49,6 +49,8 @@ SWEEP_SECONDS = 60.0
 GIVEN_UP_AFTER_MS = 24 * 3600 * 1000
 
 NOT_ALLOWED = "The event is not allowed"
+SHUT_OUT = "Your server is not allowed in this room"
+ABSENT = "This server is not in the room"
 
 Results = dict[str, str | None]
 """Event id → what is wrong with it, None: nothing, as far as its sender is concerned."""
@@ -113,16 +115,17 @@ class Incoming:
             return {}
         results: Results = {}
         admitted = await self._gate.admit(room.version, room_id, pdus)
-        shut_out = not server_acl(room).allows(origin)
-        absent = self._server_name not in room.servers
+        if self._turned_away(room, origin) is not None:
+            # Another replica may have come into the room just now.
+            await self._rooms.writers[room.shard].catch_up()
+        why = self._turned_away(room, origin)
         events = [each for each in admitted if isinstance(each, Event)]
         for each in admitted:
             if isinstance(each, Dropped) and each.event_id is not None:
                 results[each.event_id] = each.reason
-        if shut_out or absent:
-            why = "This server is not in the room" if absent else "Your server is not allowed in this room"
+        if why is not None:
             for event in events:
-                ends = not shut_out and await self._outside.end(event)
+                ends = why is ABSENT and await self._outside.end(event)
                 results[event.event_id] = None if ends else why
             return results
         if room.partial is not None:
@@ -143,6 +146,12 @@ class Incoming:
             else:
                 results[event.event_id] = NOT_ALLOWED if outcome is Outcome.REJECTED else None
         return results
+
+    def _turned_away(self, room: Room, origin: str) -> str | None:
+        """Why nothing of a room is taken from a server, if it is so."""
+        if not server_acl(room).allows(origin):
+            return SHUT_OUT
+        return ABSENT if self._server_name not in room.servers else None
 
     async def _stage(self, origin: str, room: Room, event: Event) -> str | None:
         waiting = self._waiting.get(room.room_id, _Waiting(0, self._now()))

@@ -1,6 +1,7 @@
 """Users come into a room of another server by way of two replicas at once."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import quote
@@ -146,6 +147,30 @@ async def test_nothing_is_put_aside_for_good_by_a_state_that_another_replica_has
     assert await b.receiver.receive(in_b, beside) is Outcome.ACCEPTED
 
 
+async def test_what_is_said_to_a_replica_that_has_not_heard_of_the_return_is_taken(
+    replicas: Replicas, host: Host, alice: Client
+) -> None:
+    host.open_to(alice.user_id)
+    host.peer.site.below[f"{V1}/send/"] = taken
+    path = f"/join/{quote(host.room_id)}?via={host.name}"
+    await alice.post(path)
+    host.let_in(host.received[-1])
+    (_, in_a), (b, in_b) = [await graph_and_room(each, host.room_id) for each in (replicas.a, replicas.b)]
+    await alice.post(f"/rooms/{quote(host.room_id)}/leave")
+    await until(lambda: in_b.last_seq == in_a.last_seq)
+    left = await replicas.a.app.store.log.by_event_id(in_a.shard, in_a.head.tips)
+    host.let_in(json.loads(next(iter(left.values())).body))
+    replicas.exchange.hold(True)
+    await alice.post(path)
+    host.let_in(host.received[-1])
+    said = host.send("m.room.message", None, {"msgtype": "m.text", "body": "back again?"})
+    stale = in_b if alice.user_id not in in_b.joined else in_a
+    other = b if stale is in_b else replicas.a.app.federation
+    assert other is not None
+    assert alice.user_id not in stale.joined
+    assert await other.incoming.take(host.name, host.room_id, [said.pdu]) == {said.event_id: None}
+
+
 async def test_who_was_let_in_at_one_replica_comes_in_at_the_other(
     replicas: Replicas, host: Host, alice: Client
 ) -> None:
@@ -161,6 +186,10 @@ async def test_who_was_let_in_at_one_replica_comes_in_at_the_other(
     guest = f"@guest:{host.name}"
     made = await federated.resident.template(host.name, room_id, guest, "join", list(ROOM_VERSIONS))
     assert made["event"]["state_key"] == guest
+
+
+async def taken(request: web.BaseRequest) -> web.StreamResponse:
+    return web.json_response({"pdus": {}})
 
 
 def by_guest(host: Host, type: str, content: JsonObject, *rests_on: str) -> Event:
