@@ -18,6 +18,7 @@ from homeserver.rooms.posting import post
 from homeserver.rooms.redaction import power_levels
 from homeserver.rooms.room import Room, RoomHead
 from homeserver.rooms.rooms import Rooms
+from homeserver.single_flight import SingleFlight
 
 TRANSFERRED = (
     "m.room.server_acl",
@@ -51,14 +52,21 @@ class Upgrade:
         self._directory = directory
         self._profiles = profiles
         self._successors = successors
+        self._under_way: SingleFlight[tuple[str, str, str, tuple[str, ...]], str] = SingleFlight()
 
     async def upgrade(
         self, room_id: str, user_id: str, new_version: str, additional_creators: Sequence[str]
     ) -> str:
-        """The replacement's id.
+        """The replacement's id; whoever asks for the same while it is being made gets that one.
 
         Raises 400 M_UNSUPPORTED_ROOM_VERSION, 403 without the power, 503 before all members are known.
         """
+        wanted = (room_id, user_id, new_version, tuple(additional_creators))
+        return await self._under_way.run(wanted, lambda: self._upgrade(*wanted))
+
+    async def _upgrade(
+        self, room_id: str, user_id: str, new_version: str, additional_creators: Sequence[str]
+    ) -> str:
         version = self._creation.version_of(new_version)
         old = await self._rooms.get(room_id)
         if old is None or user_id not in old.joined:

@@ -206,6 +206,18 @@ async def test_levels_that_are_spelled_are_numbers_where_an_upgraded_room_wants_
     assert shown == (("60", " 50 ", "70", 50) if after == "9" else (60, 50, 70, 50))
 
 
+async def test_upgrade_that_is_asked_for_twice_at_once_makes_one_room(alice: Client) -> None:
+    """Somebody taps twice, or the client has no answer yet."""
+    old = await alice.create_room(room_alias_name="home")
+    answers = await asyncio.gather(
+        *(alice.post(f"/rooms/{old}/upgrade", {"new_version": "12"}) for _ in range(3))
+    )
+    (new,) = {answer["replacement_room"] for answer in answers}
+    assert set((await alice.get("/joined_rooms"))["joined_rooms"]) == {old, new}
+    assert (await alice.get(f"/rooms/{old}/state/m.room.tombstone"))["replacement_room"] == new
+    assert (await alice.get(f"/directory/room/{quote('#home:localhost')}"))["room_id"] == new
+
+
 async def test_upgrade_needs_the_power_to_send_a_tombstone(alice: Client, bob: Client) -> None:
     room_id = await alice.create_room(preset="public_chat")
     await bob.join(room_id)
