@@ -154,10 +154,9 @@ class Incoming:
         return ABSENT if self._server_name not in room.servers else None
 
     async def _stage(self, origin: str, room: Room, event: Event) -> str | None:
-        waiting = self._waiting.get(room.room_id, _Waiting(0, self._now()))
-        if waiting.events >= MAX_STAGED:
+        none = _Waiting(0, self._now())
+        if self._waiting.get(room.room_id, none).events >= MAX_STAGED:
             return "Too many events of this room wait for what they follow upon"
-        self._waiting[room.room_id] = waiting._replace(events=waiting.events + 1)
         await self._staged.put(
             StagedEvent(
                 room_id=room.room_id,
@@ -167,6 +166,8 @@ class Incoming:
                 received_ts=self._now(),
             )
         )
+        waiting = self._waiting.get(room.room_id, none)
+        self._waiting[room.room_id] = waiting._replace(events=waiting.events + 1)
         self._complete_soon(room.room_id)
         return None
 

@@ -18,6 +18,8 @@ import federation.incoming
 from homeserver.protocol.event_auth import auth_event_keys
 from homeserver.protocol.events import Event
 from homeserver.protocol.json_types import JsonObject
+from storage.errors import StoreUnavailable
+from storage.records.staged_events import StagedEvent
 from tests.client_api.conftest import Client
 from tests.federation.host import Host
 from tests.federation.receiving import Receiving
@@ -133,6 +135,25 @@ async def test_only_so_many_events_of_a_room_wait_for_what_they_follow_upon(
     good = await visitor.draft(elsewhere, MESSAGE, text("good"))
     assert (await other.send(good.pdu)).body == {"pdus": {good.event_id: {}}}
     assert await texts(alice, elsewhere) == ["good"]
+
+
+async def test_what_could_not_be_kept_does_not_wait(
+    server: Homeserver, other: OtherServer, visitor: Visitor, room_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the store is away, its server sends it again and again."""
+    monkeypatch.setattr(federation.incoming, "MAX_STAGED", 3)
+    early = await visitor.unchecked(room_id, MESSAGE, text("x"), prev_events=[f"${0:043}"])
+    assert server.app.federation is not None
+    staged = server.app.federation.incoming._staged
+
+    async def away(record: StagedEvent) -> None:
+        raise StoreUnavailable("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(staged, "put", away)
+        for _ in range(4):
+            await other.send(early.pdu, expect=503)
+    assert (await other.send(early.pdu)).body == {"pdus": {early.event_id: {}}}
 
 
 async def test_servers_that_the_room_shuts_out_are_asked_nothing(
