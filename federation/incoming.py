@@ -117,7 +117,7 @@ class Incoming:
         admitted = await self._gate.admit(room.version, room_id, pdus)
         if self._turned_away(room, origin) is not None:
             # Another replica may have come into the room just now.
-            await self._rooms.writers[room.shard].catch_up()
+            await self._rooms.catch_up(room)
         why = self._turned_away(room, origin)
         events = [each for each in admitted if isinstance(each, Event)]
         for each in admitted:

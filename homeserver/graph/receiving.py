@@ -203,7 +203,7 @@ class Receiver:
             incoming = incoming._replace(event=event)
         if standing == SOFT_FAILED:
             # For good, by what is so now: another replica may have changed that.
-            await self._rooms.writers[room.shard].catch_up()
+            await self._rooms.catch_up(room)
             if room.head is not head:
                 return None
         if standing is not None:

@@ -89,7 +89,10 @@ class Membership:
         """
         room = await self._rooms.get(room_id)
         if room is not None and user_id in room.joined:
-            return room.head.state["m.room.member", user_id].event_id
+            # Or has just left by way of another replica.
+            await self._rooms.catch_up(room)
+            if user_id in room.joined:
+                return room.head.state["m.room.member", user_id].event_id
         profile = await self._profiles.member_profile(user_id)
         content = {**_extra(extra), **_plain("join", reason), **profile, **(called or {})}
         check_content(content)

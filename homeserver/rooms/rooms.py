@@ -149,6 +149,10 @@ class Rooms:
         """Append to the room's shard; see ShardWriter.submit."""
         return self.writers[room.shard].submit(proposal)
 
+    async def catch_up(self, room: Room) -> None:
+        """Apply to the room what others have appended. Raises StoreError."""
+        await self.writers[room.shard].catch_up()
+
     def on_entries(self, shard: int, appended: Sequence[Appended]) -> None:
         """Apply what is in the log now to the rooms in memory, then tell the followers."""
         for item in appended:

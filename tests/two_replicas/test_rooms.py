@@ -27,6 +27,24 @@ async def test_who_is_banned_at_one_sends_nothing_at_the_other(
     await bob.call("PUT", f"/rooms/{room}/send/m.room.message/after", content, expect=403)
 
 
+async def test_who_left_at_one_replica_comes_back_at_the_other(
+    replicas: Replicas, room: str, alice: Client, bob: Client
+) -> None:
+    """Before the other one has heard that they left."""
+    both = (replicas.a, replicas.b)
+    owner = next(each for each in both if each.app.ground.others.elsewhere(room) is None)
+    other = next(each for each in both if each is not owner)
+    await replicas.at(other, bob).get(f"/rooms/{room}/messages", query={"dir": "b"})
+    replicas.exchange.hold(True)
+    await replicas.at(owner, bob).leave(room)
+    held = other.app.rooms.cached(room)
+    assert held is not None
+    assert bob.user_id in held.joined
+    await replicas.at(other, bob).post(f"/join/{room}")
+    members = await replicas.at(owner, alice).get(f"/rooms/{room}/joined_members")
+    assert bob.user_id in members["joined"]
+
+
 async def test_ban_that_landed_in_between_holds_for_a_replica_that_has_not_heard_of_it(
     replicas: Replicas, monkeypatch: pytest.MonkeyPatch, room: str, alice: Client, bob: Client
 ) -> None:
