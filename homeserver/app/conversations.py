@@ -106,6 +106,8 @@ class Conversations:
         ground.consume(rooms, "successors", successors.wants, successors.handle)
 
         async def profile_changed(user_id: str) -> None:
+            # Rooms may have been joined by way of another replica just now.
+            await ground.replica.refresh(ground.shards.room_shards())
             user = await users.get(user_id)
             await membership.refresh_profiles(user_id, user.rooms("join"))
 

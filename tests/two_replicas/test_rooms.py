@@ -45,6 +45,22 @@ async def test_who_left_at_one_replica_comes_back_at_the_other(
     assert bob.user_id in members["joined"]
 
 
+async def test_name_changed_at_one_replica_comes_into_a_room_just_joined_at_the_other(
+    replicas: Replicas, alice: Client, bob: Client
+) -> None:
+    both = (replicas.a, replicas.b)
+    room_id = await alice.create_room(preset="public_chat")
+    owner = next(each for each in both if each.app.ground.others.elsewhere(room_id) is None)
+    other = next(each for each in both if each is not owner)
+    await replicas.at(other, bob).sync()
+    replicas.exchange.hold(True)
+    await replicas.at(owner, bob).join(room_id)
+    path = f"/profile/{bob.user_id}/displayname"
+    await replicas.at(other, bob).put(path, {"displayname": "Robert"})
+    members = await replicas.at(owner, alice).get(f"/rooms/{room_id}/joined_members")
+    assert members["joined"][bob.user_id]["display_name"] == "Robert"
+
+
 async def test_ban_that_landed_in_between_holds_for_a_replica_that_has_not_heard_of_it(
     replicas: Replicas, monkeypatch: pytest.MonkeyPatch, room: str, alice: Client, bob: Client
 ) -> None:
