@@ -97,10 +97,10 @@ class Membership:
         content = {**_extra(extra), **_plain("join", reason), **profile, **(called or {})}
         check_content(content)
         event_id = await self._come_in(room_id, room, user_id, content, via)
-        if await self._profiles.member_profile(user_id) != profile:
+        if (now := await self._profiles.member_profile(user_id)) != profile:
             # Whoever changed it did not find the user in this room yet.
             with suppress(MatrixError):
-                await self.refresh_profile(room_id, user_id)
+                await self._refresh_profile(room_id, user_id, now)
         return event_id
 
     async def _come_in(
@@ -236,12 +236,11 @@ class Membership:
         )
         await self._users.append(user_id, [entry])
 
-    async def refresh_profile(self, room_id: str, user_id: str) -> None:
+    async def _refresh_profile(self, room_id: str, user_id: str, profile: JsonObject) -> None:
         """Carry a changed profile into the member event of a joined room."""
         room = await self._rooms.get(room_id)
         if room is None or user_id not in room.joined:
             return
-        profile = await self._profiles.member_profile(user_id)
 
         def decide(head: RoomHead) -> list[EventTemplate]:
             current = head.state.get(("m.room.member", user_id))
@@ -258,10 +257,16 @@ class Membership:
 
     async def refresh_profiles(self, user_id: str, room_ids: Sequence[str]) -> None:
         """Carry a changed profile into many rooms, side by side; a room that refuses it keeps the old one."""
+        profile: JsonObject | None = None
+        # Another change may have come to some of the rooms before this one.
+        while (now := await self._profiles.member_profile(user_id)) != profile:
+            profile = now
+            await self._carry(user_id, room_ids, now)
 
+    async def _carry(self, user_id: str, room_ids: Sequence[str], profile: JsonObject) -> None:
         async def refresh(room_id: str) -> None:
             with LeftOutIfBroken(room_id):
-                await self.refresh_profile(room_id, user_id)
+                await self._refresh_profile(room_id, user_id, profile)
 
         results = await asyncio.gather(*map(refresh, room_ids), return_exceptions=True)
         for result in results:

@@ -4,7 +4,10 @@ import asyncio
 from typing import Any
 from urllib.parse import quote
 
+import pytest
+
 from homeserver.errors import MatrixError
+from homeserver.rooms import membership
 from tests.client_api.conftest import Client, Server
 
 ARCHIVED = {"room": {"include_leave": True}}
@@ -12,6 +15,25 @@ ARCHIVED = {"room": {"include_leave": True}}
 
 def rooms(body: Any, kind: str) -> Any:
     return body.get("rooms", {}).get(kind, {})
+
+
+async def test_changes_of_a_profile_that_cross_leave_the_rooms_with_all_of_it(
+    alice: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client sets name and picture at once, and another replica may be faster with the second."""
+    room_id = await alice.create_room()
+    picture = {"avatar_url": "mxc://localhost/picture"}
+    post = membership.post
+
+    async def overtaken(*args: Any) -> list[str]:
+        monkeypatch.undo()
+        await alice.put(f"/profile/{alice.user_id}/avatar_url", picture)
+        return await post(*args)
+
+    monkeypatch.setattr(membership, "post", overtaken)
+    await alice.put(f"/profile/{alice.user_id}/displayname", {"displayname": "Alicia"})
+    member = await alice.get(f"/rooms/{room_id}/state/m.room.member/{alice.user_id}")
+    assert member == {"membership": "join", "displayname": "Alicia", **picture}
 
 
 async def test_rejected_invite_is_told_as_a_leave(alice: Client, bob: Client) -> None:
