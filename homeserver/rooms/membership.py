@@ -256,7 +256,10 @@ class Membership:
         await post(self._rooms, self._author, room, decide)
 
     async def refresh_profiles(self, user_id: str, room_ids: Sequence[str]) -> None:
-        """Carry a changed profile into many rooms, side by side; a room that refuses it keeps the old one."""
+        """Carry a changed profile into many rooms, side by side; a room that refuses it keeps the old one.
+
+        Raises MatrixError 503, StoreError: some may have the old one.
+        """
         profile: JsonObject | None = None
         # Another change may have come to some of the rooms before this one.
         while (now := await self._profiles.member_profile(user_id)) != profile:
@@ -270,7 +273,8 @@ class Membership:
 
         results = await asyncio.gather(*map(refresh, room_ids), return_exceptions=True)
         for result in results:
-            if isinstance(result, BaseException) and not isinstance(result, MatrixError):
+            refused = isinstance(result, MatrixError) and result.status != 503
+            if isinstance(result, BaseException) and not refused:
                 raise result
 
     async def _known_room(self, room_id: str) -> Room:

@@ -8,6 +8,7 @@ import pytest
 
 from homeserver.errors import MatrixError
 from homeserver.rooms import membership
+from storage.errors import StoreUnavailable
 from tests.client_api.conftest import Client, Server
 
 ARCHIVED = {"room": {"include_leave": True}}
@@ -34,6 +35,23 @@ async def test_changes_of_a_profile_that_cross_leave_the_rooms_with_all_of_it(
     await alice.put(f"/profile/{alice.user_id}/displayname", {"displayname": "Alicia"})
     member = await alice.get(f"/rooms/{room_id}/state/m.room.member/{alice.user_id}")
     assert member == {"membership": "join", "displayname": "Alicia", **picture}
+
+
+async def test_name_that_a_room_could_not_be_told_of_is_not_said_to_be_set(
+    server: Server, alice: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room_id = await alice.create_room()
+    path, name = f"/profile/{alice.user_id}/displayname", {"displayname": "Alicia"}
+
+    async def away(*args: Any) -> int:
+        raise StoreUnavailable("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(server.app.store.log, "append", away)
+        await alice.call("PUT", path, name, expect=503)
+    await alice.put(path, name)
+    member = await alice.get(f"/rooms/{room_id}/state/m.room.member/{alice.user_id}")
+    assert member["displayname"] == "Alicia"
 
 
 async def test_rejected_invite_is_told_as_a_leave(alice: Client, bob: Client) -> None:
