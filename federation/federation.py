@@ -162,7 +162,7 @@ class Federation:
             ReceivedMessages(store.collection(received_message_records.RECEIVED_MESSAGES), now),
             domain.remote_lists,
         )
-        told = ToldGraph(
+        self.told = told = ToldGraph(
             rooms, self.graph_events, self.states, side_events, domain.visibility, domain.accounts
         )
         inviting = Inviting(domain.author, others.client, self.gate, self.receiver, told)

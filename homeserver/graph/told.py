@@ -196,6 +196,9 @@ class ToldGraph:
     async def _sight(self, room_id: str, server: str) -> _Sight:
         """Raises 403 for a server that no user is in the room from, and none has been."""
         room = await self._rooms.get(room_id)
+        if room is not None and server not in room.servers:
+            # It may have come in by way of another replica just now.
+            await self._rooms.catch_up(room)
         if room is None or not server_acl(room).allows(server):
             raise _not_in_room()
         is_in = server in room.servers

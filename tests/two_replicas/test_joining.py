@@ -20,10 +20,12 @@ from homeserver.graph.receiving import Outcome
 from homeserver.protocol.events import Event
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.room_versions import ROOM_VERSIONS
+from homeserver.protocol.signing import event_id_of
 from homeserver.rooms.room import Room
 from storage.records.side_events import SIDE_EVENTS
 from tests.client_api.conftest import Client
 from tests.federation.host import Host
+from tests.federation.newcomer import signed
 from tests.federation.servers import PORT, V1
 from tests.federation_transport.network import CA, LOOPBACK, Internet, Time, new_address
 from tests.federation_transport.peers import Peer
@@ -186,6 +188,25 @@ async def test_who_was_let_in_at_one_replica_comes_in_at_the_other(
     guest = f"@guest:{host.name}"
     made = await federated.resident.template(host.name, room_id, guest, "join", list(ROOM_VERSIONS))
     assert made["event"]["state_key"] == guest
+
+
+async def test_who_came_in_at_one_replica_is_told_of_the_room_at_the_other(
+    replicas: Replicas, host: Host, alice: Client
+) -> None:
+    """A server that joins asks at once for what it needs."""
+    both = (replicas.a, replicas.b)
+    room_id = await alice.create_room(preset="public_chat", room_version="11")
+    owner = next(each for each in both if each.app.ground.others.elsewhere(room_id) is None)
+    other = next(each for each in both if each is not owner)
+    (there, room), (here, _) = [await graph_and_room(each, room_id) for each in (owner, other)]
+    replicas.exchange.hold(True)
+    guest = f"@guest:{host.name}"
+    made = await there.resident.template(host.name, room_id, guest, "join", ["11"])
+    pdu = signed("11", made["event"], host.name, host.peer.key)
+    join = event_id_of(ROOM_VERSIONS["11"], pdu)
+    await there.resident.take(host.name, room, join, "join", pdu)
+    state, _ = await here.told.state_ids(room_id, join, host.name)
+    assert room.head.state["m.room.create", ""].event_id in state
 
 
 async def taken(request: web.BaseRequest) -> web.StreamResponse:
