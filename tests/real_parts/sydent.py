@@ -5,26 +5,21 @@ to `base`. Its mails come into the `Mailbox` of a test.
 """
 
 import asyncio
-import os
 import re
 import subprocess
 import sys
-import time
 from configparser import RawConfigParser
 from fcntl import LOCK_EX, flock
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
 from tests import waiting
 from tests.real_parts.cache import CACHE
+from tests.real_parts.peer_process import PeerProcess
 from tests.server_process import free_port
 
 VERSION = "2.6.1"
 NEEDED = (f"matrix-sydent[prometheus]=={VERSION}", "canonicaljson==1.5.0")
 """Without the extra it does not start, and with a later encoder it cannot check what a homeserver signed."""
-
-READY_WITHIN_S = 60
 
 MAIL = """\
 From: %(from)s
@@ -93,7 +88,6 @@ class Sydent:
 
     def __init__(self, folder: Path, name: str, mail_port: int) -> None:
         """`name`: how it calls itself, and where it is reached with TLS."""
-        self._folder = folder
         port = free_port()
         self.base = f"http://127.0.0.1:{port}"
         templates = folder / "res" / "matrix-org"
@@ -127,34 +121,20 @@ class Sydent:
         )
         with (folder / "sydent.conf").open("w") as file:
             config.write(file)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process = PeerProcess(
+            folder,
+            [python(), "-m", "sydent.sydent"],
+            {"SYDENT_CONF": str(folder / "sydent.conf")},
+            f"{self.base}/_matrix/identity/v2",
+        )
 
     @property
     def log(self) -> str:
-        return (self._folder / "output").read_text()
+        return self._process.printed
 
     def start(self) -> None:
         """Start, and return once it answers."""
-        with (self._folder / "output").open("ab") as output:
-            self._process = subprocess.Popen(
-                [python(), "-m", "sydent.sydent"],
-                cwd=self._folder,
-                env={**os.environ, "SYDENT_CONF": str(self._folder / "sydent.conf")},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
-        until = time.monotonic() + READY_WITHIN_S
-        while time.monotonic() < until and self._process.poll() is None:
-            try:
-                with urlopen(f"{self.base}/_matrix/identity/v2", timeout=2):
-                    return
-            except (URLError, ConnectionError, TimeoutError):
-                time.sleep(0.1)
-        raise AssertionError(f"Sydent did not come up:\n{self.log[-4000:]}")
+        self._process.start()
 
     def stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        self._process.stop()

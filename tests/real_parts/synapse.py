@@ -1,22 +1,17 @@
 """A real Synapse for the tests, installed by package name, speaking TLS on a loopback address of its own."""
 
 import json
-import os
-import subprocess
-import time
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
-from urllib.request import urlopen
 
 from bench.synapse import install
 from homeserver.clock import system_clock
 from homeserver.protocol.signing import SigningKey, encode_base64
 from tests.federation_transport.network import CA, new_address
 from tests.real_parts.cache import CACHE
+from tests.real_parts.peer_process import PeerProcess
 from tests.server_process import free_port
 
-READY_WITHIN_S = 120
 UNLIMITED = {"per_second": 1_000_000, "burst_count": 1_000_000}
 
 
@@ -32,8 +27,6 @@ class Synapse:
         folder.mkdir()
         self.name = new_address()
         self._folder = folder
-        self._python = python
-        self._process: subprocess.Popen[bytes] | None = None
         self._port = free_port()
         self.base = f"http://127.0.0.1:{self._port}"
         issued = CA.issue_cert(self.name)
@@ -44,6 +37,13 @@ class Synapse:
         self._key = SigningKey.from_seed("a_0", bytes(32))
         self._old_keys: dict[str, Any] = {}
         self._configure()
+        self._process = PeerProcess(
+            folder,
+            [python, "-m", "synapse.app.homeserver", "-c", folder / "homeserver.yaml"],
+            # Whom it asks that is no homeserver is to be believed, too.
+            {"SSL_CERT_FILE": str(folder / "ca.pem")},
+            f"{self.base}/_matrix/client/versions",
+        )
 
     def _configure(self) -> None:
         version = self._key.key_id.removeprefix("ed25519:")
@@ -63,31 +63,10 @@ class Synapse:
 
     def start(self) -> None:
         """Start, and return once it answers."""
-        command = [self._python, "-m", "synapse.app.homeserver", "-c", self._folder / "homeserver.yaml"]
-        with (self._folder / "output").open("ab") as output:
-            self._process = subprocess.Popen(
-                command,
-                cwd=self._folder,
-                # Whom it asks that is no homeserver is to be believed, too.
-                env={**os.environ, "SSL_CERT_FILE": str(self._folder / "ca.pem")},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
-        until = time.monotonic() + READY_WITHIN_S
-        while time.monotonic() < until and self._process.poll() is None:
-            try:
-                with urlopen(f"{self.base}/_matrix/client/versions", timeout=2):
-                    return
-            except (URLError, ConnectionError, TimeoutError):
-                time.sleep(0.1)
-        raise AssertionError(f"Synapse did not come up:\n{(self._folder / 'output').read_text()[-4000:]}")
+        self._process.start()
 
     def stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        self._process.stop()
 
     def _config(self) -> dict[str, Any]:
         limits: dict[str, Any] = dict.fromkeys(

@@ -32,6 +32,8 @@ from tests.federation_transport.peers import Peer
 from tests.two_replicas.conftest import Replica, Replicas
 from tests.waiting import until
 
+Part = tuple[federation.federation.Federation, Room]
+
 
 @pytest.fixture
 def config(config: Config, tmp_path: Path) -> Config:
@@ -70,9 +72,7 @@ async def test_a_join_that_takes_long_at_the_owner_is_made_once(
         return answer
 
     host.peer.site.pages[path] = slowly
-    both = (replicas.a, replicas.b)
-    owner = next(each for each in both if each.app.ground.others.elsewhere(host.room_id) is None)
-    other = next(each for each in both if each is not owner)
+    _, other = owner_and_other(replicas, host.room_id)
     await replicas.at(other, alice).post(f"/rooms/{quote(host.room_id)}/join")
     assert asked == len(host.received) == 1
     joined = await alice.get(f"/rooms/{quote(host.room_id)}/joined_members")
@@ -98,10 +98,7 @@ async def test_the_room_is_brought_in_once(host: Host, alice: Client, bob: Clien
 async def test_an_event_that_one_replica_knew_by_hearsay_counts_there_once_the_other_has_it(
     replicas: Replicas, host: Host, alice: Client
 ) -> None:
-    host.open_to(alice.user_id)
-    await alice.post(f"/join/{quote(host.room_id)}?via={host.name}")
-    host.let_in(host.received[-1])
-    (a, in_a), (b, in_b) = [await graph_and_room(each, host.room_id) for each in (replicas.a, replicas.b)]
+    (a, in_a), (b, in_b) = await joined(replicas, host, alice)
     renamed = host.send("m.room.member", host.creator, {"membership": "join", "displayname": "Hostess"})
     await Outliers(b.graph_events, replicas.b.app.store.collection(SIDE_EVENTS)).add(in_b, [renamed])
     assert (await b.graph_events.get_many(in_b, [renamed.event_id])).keys() == {renamed.event_id}
@@ -116,10 +113,7 @@ async def test_an_event_is_judged_by_what_another_replica_has_taken_before_it(
     replicas: Replicas, host: Host, alice: Client
 ) -> None:
     """Somebody comes in and speaks; the other server sends the one here, and the other there."""
-    host.open_to(alice.user_id)
-    await alice.post(f"/join/{quote(host.room_id)}?via={host.name}")
-    host.let_in(host.received[-1])
-    (a, in_a), (b, in_b) = [await graph_and_room(each, host.room_id) for each in (replicas.a, replicas.b)]
+    (a, in_a), (b, in_b) = await joined(replicas, host, alice)
     await until(lambda: in_b.last_seq == in_a.last_seq)
     replicas.exchange.hold(True)
     came = by_guest(host, "m.room.member", {"membership": "join"}, "m.room.join_rules")
@@ -132,10 +126,7 @@ async def test_nothing_is_put_aside_for_good_by_a_state_that_another_replica_has
     replicas: Replicas, host: Host, alice: Client
 ) -> None:
     """What forks the room is shown if the state of now allows it, too."""
-    host.open_to(alice.user_id)
-    await alice.post(f"/join/{quote(host.room_id)}?via={host.name}")
-    host.let_in(host.received[-1])
-    (a, in_a), (b, in_b) = [await graph_and_room(each, host.room_id) for each in (replicas.a, replicas.b)]
+    (a, in_a), (b, in_b) = await joined(replicas, host, alice)
     came = by_guest(host, "m.room.member", {"membership": "join"}, "m.room.join_rules")
     beside = by_guest(host, "m.room.message", {"msgtype": "m.text", "body": "hello"})
     host.events.remove(beside)
@@ -152,23 +143,16 @@ async def test_nothing_is_put_aside_for_good_by_a_state_that_another_replica_has
 async def test_what_is_said_to_a_replica_that_has_not_heard_of_the_return_is_taken(
     replicas: Replicas, host: Host, alice: Client
 ) -> None:
-    host.open_to(alice.user_id)
     host.peer.site.below[f"{V1}/send/"] = taken
-    path = f"/join/{quote(host.room_id)}?via={host.name}"
-    await alice.post(path)
-    host.let_in(host.received[-1])
-    (_, in_a), (b, in_b) = [await graph_and_room(each, host.room_id) for each in (replicas.a, replicas.b)]
+    (a, in_a), (b, in_b) = await joined(replicas, host, alice)
     await alice.post(f"/rooms/{quote(host.room_id)}/leave")
     await until(lambda: in_b.last_seq == in_a.last_seq)
     left = await replicas.a.app.store.log.by_event_id(in_a.shard, in_a.head.tips)
     host.let_in(json.loads(next(iter(left.values())).body))
     replicas.exchange.hold(True)
-    await alice.post(path)
-    host.let_in(host.received[-1])
+    await join(host, alice)
     said = host.send("m.room.message", None, {"msgtype": "m.text", "body": "back again?"})
-    stale = in_b if alice.user_id not in in_b.joined else in_a
-    other = b if stale is in_b else replicas.a.app.federation
-    assert other is not None
+    other, stale = (b, in_b) if alice.user_id not in in_b.joined else (a, in_a)
     assert alice.user_id not in stale.joined
     assert await other.incoming.take(host.name, host.room_id, [said.pdu]) == {said.event_id: None}
 
@@ -177,10 +161,8 @@ async def test_who_was_let_in_at_one_replica_comes_in_at_the_other(
     replicas: Replicas, host: Host, alice: Client
 ) -> None:
     """Before the other one has heard that they may."""
-    both = (replicas.a, replicas.b)
     room_id = await alice.create_room()
-    owner = next(each for each in both if each.app.ground.others.elsewhere(room_id) is None)
-    other = next(each for each in both if each is not owner)
+    owner, other = owner_and_other(replicas, room_id)
     await graph_and_room(other, room_id)
     replicas.exchange.hold(True)
     await replicas.at(owner, alice).set_state(room_id, "m.room.join_rules", {"join_rule": "public"})
@@ -194,10 +176,8 @@ async def test_who_came_in_at_one_replica_is_told_of_the_room_at_the_other(
     replicas: Replicas, host: Host, alice: Client
 ) -> None:
     """A server that joins asks at once for what it needs."""
-    both = (replicas.a, replicas.b)
     room_id = await alice.create_room(preset="public_chat", room_version="11")
-    owner = next(each for each in both if each.app.ground.others.elsewhere(room_id) is None)
-    other = next(each for each in both if each is not owner)
+    owner, other = owner_and_other(replicas, room_id)
     (there, room), (here, _) = [await graph_and_room(each, room_id) for each in (owner, other)]
     replicas.exchange.hold(True)
     guest = f"@guest:{host.name}"
@@ -224,7 +204,26 @@ def by_guest(host: Host, type: str, content: JsonObject, *rests_on: str) -> Even
     return host.send(type, state_key, content, sender=guest, auth_events=auth_events)
 
 
-async def graph_and_room(replica: Replica, room_id: str) -> tuple[federation.federation.Federation, Room]:
+def owner_and_other(replicas: Replicas, room_id: str) -> tuple[Replica, Replica]:
+    """The replica that owns a room, and the one that does not."""
+    a, b = replicas.a, replicas.b
+    return (a, b) if a.app.ground.others.elsewhere(room_id) is None else (b, a)
+
+
+async def join(host: Host, client: Client) -> None:
+    """Have a client come into the host's room, where they may."""
+    await client.post(f"/join/{quote(host.room_id)}?via={host.name}")
+    host.let_in(host.received[-1])
+
+
+async def joined(replicas: Replicas, host: Host, client: Client) -> list[Part]:
+    """What both replicas have of the host's room once a client has joined it."""
+    host.open_to(client.user_id)
+    await join(host, client)
+    return [await graph_and_room(each, host.room_id) for each in (replicas.a, replicas.b)]
+
+
+async def graph_and_room(replica: Replica, room_id: str) -> Part:
     """A replica's part that has to do with other servers, and a room there."""
     room = await replica.app.rooms.get(room_id)
     assert room is not None
