@@ -13,7 +13,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from tests.real_parts.proxy import NoProgram, Proxy, program
+from tests.real_parts.proxy import NoProgram, Proxy, around_site, program
 from tests.server_process import REPOSITORY, free_port
 
 DEPLOY = REPOSITORY / "deploy"
@@ -64,7 +64,7 @@ def test_nginx_takes_its_sample(certificate: Path, tmp_path: Path) -> None:
     nginx = needed("nginx")
     site = (DEPLOY / "nginx.conf").read_text().replace("/etc/ssl/weft", str(certificate))
     configuration = tmp_path / "nginx.conf"
-    configuration.write_text(f"pid {tmp_path}/pid;\nevents {{}}\nhttp {{\n{site}\n}}\n")
+    configuration.write_text(around_site(site, tmp_path))
     checked(*nginx, "-t", "-q", "-p", str(tmp_path), "-e", "stderr", "-c", str(configuration))
 
 

@@ -129,7 +129,9 @@ class OtherServer:
             raw = await response.read()
             is_json = response.content_type == "application/json"
             reply = Reply(response.status, json.loads(raw) if is_json else raw, dict(response.headers))
-        if is_json and VALIDATOR is not None and reply.errcode != "M_UNRECOGNIZED":
+        # The specification had a key id there before version 1.7.
+        specified = reply.errcode != "M_UNRECOGNIZED" and not path.startswith("/_matrix/key/v2/server/")
+        if is_json and VALIDATOR is not None and specified:
             problems = VALIDATOR.check_response(method, target, reply.status, reply.body)
             assert not problems, "\n".join(map(str, problems))
         if expect is not None:

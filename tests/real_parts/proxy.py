@@ -108,13 +108,17 @@ def nginx_configuration(addresses: Sequence[str], port: int, folder: Path, *, ro
     site = _changed(site, r"^    server 127.0.0.1:8008 .*$", servers)
     if round_robin:
         site = _changed(site, r"^    hash .*\n", "")
+    return f"daemon off;\nworker_processes 1;\nerror_log stderr;\n{around_site(site, folder)}"
+
+
+def around_site(site: str, folder: Path) -> str:
+    """A configuration of nginx with this site, whose files are in a folder and not where only root may write."""
     temporary = "".join(
         f"{kind}_temp_path {folder}/{kind};\n"
         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     return (
-        f"daemon off;\nworker_processes 1;\npid {folder}/pid;\nerror_log stderr;\n"
-        "events { worker_connections 4096; }\n"
+        f"pid {folder}/pid;\nevents {{ worker_connections 4096; }}\n"
         f"http {{\naccess_log off;\n{temporary}{site}\n}}\n"
     )
 
