@@ -112,7 +112,7 @@ def nginx_configuration(addresses: Sequence[str], port: int, folder: Path, *, ro
 
 
 def around_site(site: str, folder: Path) -> str:
-    """A configuration of nginx with this site, whose files are in a folder and not where only root may write."""
+    """A configuration of nginx with this site, whose files are all in a folder, where anybody may write."""
     temporary = "".join(
         f"{kind}_temp_path {folder}/{kind};\n"
         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
