@@ -41,13 +41,7 @@ class MediaRoutes(Routes):
 
     # Uploading
 
-    @route(
-        "POST",
-        "/_matrix/media/v3/upload",
-        limit="media_create",
-        streams=True,
-        good_standing=True,
-    )
+    @post("/_matrix/media/v3/upload", limit="media_create", streams=True, good_standing=True)
     async def upload(self, call: Call) -> Result:
         self._check_length(call)
         media_id = await self._media.upload(

@@ -49,9 +49,8 @@ def authorization(
     method: str, target: str, origin: str, destination: str, key: SigningKey, content: JsonValue = None
 ) -> str:
     """The header for a request that `origin` sends; `target` is the path with the query, as it is sent."""
-    signed = sign_json(_signed_part(method, target, origin, destination, content), origin, key)
-    signature = signed["signatures"][origin][key.key_id]
-    return f'{SCHEME} origin="{origin}",destination="{destination}",key="{key.key_id}",sig="{signature}"'
+    part = _signed_part(method, target, origin, destination, content)
+    return f'{SCHEME} origin="{origin}",destination="{destination}",{_signature(part, origin, key)}'
 
 
 def authorization_at_identity_server(
@@ -61,15 +60,8 @@ def authorization_at_identity_server(
 
     Sydent and Synapse sign `destination_is` in the place of `destination`; the specification says nothing.
     """
-    part = {
-        "method": method,
-        "uri": target,
-        "origin": origin,
-        "destination_is": destination,
-        "content": content,
-    }
-    signature = sign_json(part, origin, key)["signatures"][origin][key.key_id]
-    return f'{SCHEME} origin="{origin}",key="{key.key_id}",sig="{signature}"'
+    part = {**_signed_part(method, target, origin, None, content), "destination_is": destination}
+    return f'{SCHEME} origin="{origin}",{_signature(part, origin, key)}'
 
 
 def parse_authorization(header: str) -> Credentials:
@@ -130,6 +122,12 @@ def _signed_part(
     if content is not None:
         part["content"] = content
     return part
+
+
+def _signature(part: JsonObject, origin: str, key: SigningKey) -> str:
+    """The end of a header: by which key, and how."""
+    signature = sign_json(part, origin, key)["signatures"][origin][key.key_id]
+    return f'key="{key.key_id}",sig="{signature}"'
 
 
 def _parameters(text: str) -> dict[str, str]:

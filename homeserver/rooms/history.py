@@ -378,7 +378,7 @@ class History:
         before, after = around
         last = after[-1] if after else event
         state = await state_at(self._rooms.log, self._rooms.stored, room, last.position)
-        state = [e for e in state if wanted.allows_room(room_id) and wanted.matches_event(e)]
+        state = [e for e in state if wanted.matches_event(e)] if wanted.allows_room(room_id) else []
         if wanted.lazy_load_members:
             senders = {e.sender for e in (*before, event, *after)}
             state = [e for e in state if e.type != "m.room.member" or e.state_key in senders]

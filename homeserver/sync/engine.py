@@ -30,7 +30,7 @@ from homeserver.rooms.visibility import SightLine, Visibility
 from homeserver.sync.device_lists import DeviceLists
 from homeserver.sync.filter import EVERYTHING, Filter
 from homeserver.sync.room_section import (
-    SharedState,
+    Shared,
     Timeline,
     events_object,
     receipts_event,
@@ -514,14 +514,13 @@ class _Answer:
         """All state below the timeline, the same for everyone who begins there."""
         key = ("state", start)
         shared = room.fragments.get(key)
-        if isinstance(shared, SharedState) and shared.is_told_at(self._now):
-            return shared.json
-        seen = room.last_seq
-        state = await state_at(self._rooms.log, self._rooms.stored, room, start)
-        rendered = [b",".join(event.render(self._now) for event in state)] if state else []
-        if room.last_seq == seen:
-            room.fragments[key] = SharedState(rendered, self._now)
-        return rendered
+        if not isinstance(shared, Shared) or not shared.is_told_at(self._now):
+            seen = room.last_seq
+            state = await state_at(self._rooms.log, self._rooms.stored, room, start)
+            shared = Shared(b",".join(event.render(self._now) for event in state), self._now)
+            if room.last_seq == seen:
+                room.fragments[key] = shared
+        return [shared.json] if shared.json else []
 
     def _ephemeral(self, room: Room, after: int, upto: int, *, new: bool, typing: bool) -> list[bytes]:
         wanted = self._filter.ephemeral

@@ -22,43 +22,43 @@ SHARED_MS = 1_000
 """For how long what is serialized is told to others, too: it says how old its events are."""
 
 
+class Shared(NamedTuple):
+    """JSON of events as everybody sees them, and when it was made."""
+
+    json: bytes
+    ts: int
+
+    def is_told_at(self, now: int) -> bool:
+        """Whether it was made just now."""
+        return abs(now - self.ts) < SHARED_MS
+
+
 class Timeline:
     """A slice of a room's timeline, and what is worked out of it once for all who read it."""
 
-    __slots__ = ("_authors", "_json", "_json_ts", "_senders", "events", "names", "slice")
+    __slots__ = ("_authors", "_senders", "_shared", "events", "names", "slice")
 
     def __init__(self, slice: TimelineSlice) -> None:
         self.slice = slice
         self.events: list[RoomEvent] = slice.events
         self.names = any(event.type in NAMING for event in slice.events)
         """Whether it has an event after which the room's summary may be another."""
-        self._json: bytes | None = None
-        self._json_ts = 0
+        self._shared: Shared | None = None
         self._senders = {event.sender for event in slice.events}
         self._authors = {event.sender for event in slice.events if event.txn is not None}
 
     def shared(self, now: int) -> bytes | None:
         """`"timeline":{…}` as all those see it to whom it is nothing special, if it was made just now."""
-        return self._json if abs(now - self._json_ts) < SHARED_MS else None
+        shared = self._shared
+        return shared.json if shared is not None and shared.is_told_at(now) else None
 
     def share(self, json: bytes, now: int) -> None:
         """Keep that for the others."""
-        self._json, self._json_ts = json, now
+        self._shared = Shared(json, now)
 
     def is_special_to(self, reader: Reader) -> bool:
         """Whether a reader sees it otherwise than others: own transaction ids, or senders to be ignored."""
         return reader.user_id in self._authors or not reader.ignored.isdisjoint(self._senders)
-
-
-class SharedState(NamedTuple):
-    """All state below a timeline as everybody sees it, and when that was serialized."""
-
-    json: list[bytes]
-    ts: int
-
-    def is_told_at(self, now: int) -> bool:
-        """Whether it was made just now."""
-        return abs(now - self.ts) < SHARED_MS
 
 
 def timeline_json(slice: TimelineSlice, rendered: Iterable[bytes]) -> bytes:

@@ -1,7 +1,7 @@
 """Redactions take out what they may, all of it, and nothing else (HARDENING 17, 18)."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -26,6 +26,25 @@ async def redact(client: Client, room_id: str, event_id: str, status: int, txn: 
 
 async def event_of(client: Client, room_id: str, type: str) -> Any:
     return await client.get(f"/rooms/{quote(room_id)}/state/{type}", query={"format": "event"})
+
+
+def held_pruning(server: Server, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[None]]:
+    """Keeps what is redacted in the log as it was, until what is given back is awaited."""
+
+    async def stuck(shard: int, entry: Entry) -> None:
+        raise StoreUnavailable("not now")
+
+    (consumer,) = (each for each in server.app.ground.consumers if each.name == "redactions")
+    handle = consumer._handle
+    monkeypatch.setattr(consumer, "_handle", stuck)
+
+    async def prune() -> None:
+        monkeypatch.setattr(consumer, "_handle", handle)
+        async with asyncio.timeout(5):
+            while consumer.lag()[0]:
+                await asyncio.sleep(0.02)
+
+    return prune
 
 
 def in_store(data_dir: Path, text: str) -> list[Path]:
@@ -232,21 +251,12 @@ async def test_hardening_18_what_is_read_before_the_log_is_pruned_shows_nothing_
     reply = await alice.send(room_id, {"msgtype": "m.text", "body": "regretted", "m.relates_to": thread})
     for n in range(20):
         await alice.send(room_id, f"later {n}")
-
-    async def stuck(shard: int, entry: Entry) -> None:
-        raise StoreUnavailable("not now")
-
-    (consumer,) = (each for each in server.app.ground.consumers if each.name == "redactions")
-    handle = consumer._handle
-    monkeypatch.setattr(consumer, "_handle", stuck)
+    prune = held_pruning(server, monkeypatch)
     await alice.redact(room_id, reply)
     room = f"/rooms/{quote(room_id)}"
     for pruned in (False, True):
         if pruned:
-            monkeypatch.setattr(consumer, "_handle", handle)
-            async with asyncio.timeout(5):
-                while consumer.lag()[0]:
-                    await asyncio.sleep(0.02)
+            await prune()
         shown = [
             await alice.get(f"{room}/event/{quote(root)}"),
             await alice.get(f"{room}/event/{quote(reply)}"),
@@ -265,22 +275,13 @@ async def test_hardening_18_room_loaded_before_the_log_is_pruned_shows_nothing_o
         await alice.send(room_id, "regretted"),
         await alice.set_state(room_id, "m.room.topic", {"topic": "regretted"}),
     ]
-
-    async def stuck(shard: int, entry: Entry) -> None:
-        raise StoreUnavailable("not now")
-
-    (consumer,) = (each for each in server.app.ground.consumers if each.name == "redactions")
-    handle = consumer._handle
-    monkeypatch.setattr(consumer, "_handle", stuck)
+    prune = held_pruning(server, monkeypatch)
     for event_id in sent:
         await alice.redact(room_id, event_id)
     server.app.rooms.drop(room_id)
     room = f"/rooms/{quote(room_id)}"
     for pruned in (False, True):
         if pruned:
-            monkeypatch.setattr(consumer, "_handle", handle)
-            async with asyncio.timeout(5):
-                while consumer.lag()[0]:
-                    await asyncio.sleep(0.02)
+            await prune()
         shown = [await alice.get(f"{room}/state"), await alice.sync(full=True)]
         assert "regretted" not in str(shown)
