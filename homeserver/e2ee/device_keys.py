@@ -94,10 +94,13 @@ class DeviceKeys:
 
     async def check(self, user_id: str, device_id: str, upload: KeyUpload) -> "CheckedUpload":
         """Raises 400 for malformed keys."""
-        keys = None
-        if upload.device_keys is not None:
-            keys = check_device_keys(upload.device_keys, user_id, device_id)
-            counting_signatures(await self._identities.get(user_id), keys)
+        keys = upload.device_keys
+        if keys is not None:
+            identity = await self._identities.get(user_id)
+            # Some clients bring with each upload what they published long ago.
+            if keys != identity.device(device_id):
+                keys = check_device_keys(keys, user_id, device_id)
+                counting_signatures(identity, keys)
         return CheckedUpload(
             keys,
             named_keys(upload.one_time_keys, "one_time_keys", most=MAX_ONE_TIME_KEYS),
@@ -130,9 +133,11 @@ class DeviceKeys:
         def change(identity: Identity) -> Sequence[Draft]:
             if known and not identity.knows(device_id):
                 raise deleted()
+            present = identity.device(device_id)
+            if keys == present:
+                return ()
             drafts: list[Draft] = []
             signatures = counting_signatures(identity, keys)
-            present = identity.device(device_id)
             if present is not None and body_of(present) == body_of(keys):
                 signatures = {**signatures_by(present, user_id), **signatures}
             published = {**body_of(keys), "signatures": {user_id: signatures}}
