@@ -230,7 +230,8 @@ class DeviceKeys:
         def change(identity: Identity) -> Sequence[Draft]:
             return () if identity.knows(device_id) else (Draft(DEVICE, device_id, {}, quiet=True),)
 
-        await self._identities.change(user_id, change)
+        if await self._identities.change(user_id, change):
+            self._one_time_keys.begin(user_id, device_id)
 
     async def renamed(self, user_id: str, device_id: str, name: str) -> None:
         """Show a device's new name beside its keys."""

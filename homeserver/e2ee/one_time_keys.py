@@ -79,8 +79,8 @@ class OneTimeKeys:
         self._epochs = epochs
         self._to_others = to_others
         self._now = now
-        self._recent: OrderedDict[tuple[str, str], OneTimeUploads] = OrderedDict()
-        """What devices uploaded last."""
+        self._recent: OrderedDict[tuple[str, str], OneTimeUploads | None] = OrderedDict()
+        """What devices uploaded last; None for those that have uploaded nothing."""
         self._counted: OrderedDict[tuple[str, str], _Counted] = OrderedDict()
         self._counting: dict[tuple[str, str], object] = {}
         """Counts under way that nothing has overtaken, by device."""
@@ -98,6 +98,11 @@ class OneTimeKeys:
             await self._epochs.put(OneTimeEpoch(name="", epoch=epoch))
             if dropped:
                 log.warning("one-time keys of another epoch of the store were dropped", count=dropped)
+
+    def begin(self, user_id: str, device_id: str) -> None:
+        """A device is new: it has no keys, so nobody has to look for any. Another replica may know better."""
+        self._keep_recent((user_id, device_id), None)
+        self._keep_count((user_id, device_id), KeyCounts({}, ()))
 
     # Uploading
 
@@ -138,9 +143,11 @@ class OneTimeKeys:
     async def _known_uploads(self, device: tuple[str, str]) -> OneTimeUploads | None:
         """The note of a device's uploads, from memory once: one that is out of date is not replaced, and the
         next attempt reads what is stored."""
-        return self._recent.pop(device, None) or await self._uploads.get(*device)
+        if device in self._recent:
+            return self._recent.pop(device)
+        return await self._uploads.get(*device)
 
-    def _keep_recent(self, device: tuple[str, str], uploads: OneTimeUploads) -> None:
+    def _keep_recent(self, device: tuple[str, str], uploads: OneTimeUploads | None) -> None:
         self._recent[device] = uploads
         if len(self._recent) > CACHED_UPLOADS:
             self._recent.popitem(last=False)
@@ -155,7 +162,7 @@ class OneTimeKeys:
                 raise MatrixError(
                     400, "M_UNKNOWN", f"One-time key {key.name} already exists with another value"
                 )
-        counted = await self.counts(user_id, device_id, none_uploaded=noted.number == 1)
+        counted = await self.counts(user_id, device_id)
         counts = _added(counted.one_time, noted.new)
         if max(counts.values()) > MAX_ONE_TIME_KEYS:
             raise too_many(f"A device may have {MAX_ONE_TIME_KEYS} unclaimed one-time keys at most")
@@ -224,26 +231,26 @@ class OneTimeKeys:
 
     # Counting
 
-    async def counts(self, user_id: str, device_id: str, *, none_uploaded: bool = False) -> KeyCounts:
-        """What a device has left; from memory as long as nothing happens to it.
-
-        One-time keys are not looked for if it has never uploaded any.
-        """
+    async def counts(self, user_id: str, device_id: str) -> KeyCounts:
+        """What a device has left; from memory as long as nothing happens to it."""
         device = (user_id, device_id)
         counted = self._counted.get(device)
         if counted is not None and counted.until > self._now():
             return counted.counts
         count = self._counting[device] = object()
-        one_time = {} if none_uploaded else await self._count(user_id, device_id)
+        one_time = await self._count(user_id, device_id)
         fallback = await self._fallback.find("key", (user_id, device_id), limit=MAX_ALGORITHMS)
         counts = KeyCounts(one_time, tuple(key.algorithm for key in fallback if not key.used))
         if self._counting.get(device) is count:
             del self._counting[device]
-            self._counted[device] = _Counted(counts, self._now() + COUNTED_FOR_MS)
-            self._counted.move_to_end(device)
-            if len(self._counted) > CACHED_COUNTS:
-                self._counted.popitem(last=False)
+            self._keep_count(device, counts)
         return counts
+
+    def _keep_count(self, device: tuple[str, str], counts: KeyCounts) -> None:
+        self._counted[device] = _Counted(counts, self._now() + COUNTED_FOR_MS)
+        self._counted.move_to_end(device)
+        if len(self._counted) > CACHED_COUNTS:
+            self._counted.popitem(last=False)
 
     async def _count(self, user_id: str, device_id: str) -> dict[str, int]:
         one_time: Counter[str] = Counter()

@@ -222,6 +222,16 @@ async def test_keys_uploaded_by_way_of_either_all_count_once(replicas: Replicas,
             assert answer["one_time_key_counts"] == {ALGORITHM: 5 * (number + 1)}
 
 
+async def test_a_name_that_a_key_took_at_the_other_replica_is_taken(
+    replicas: Replicas, alice: Client
+) -> None:
+    """The replica where a device logged in takes it for one without keys."""
+    uploads = ({f"{ALGORITHM}:A": {"key": key, "signatures": {}}} for key in ("first", "second"))
+    await replicas.at_b(alice).post("/keys/upload", {"one_time_keys": next(uploads)})
+    await alice.call("POST", "/keys/upload", {"one_time_keys": next(uploads)}, expect=400)
+    assert await alice.post("/keys/upload", {}) == {"one_time_key_counts": {ALGORITHM: 1}}
+
+
 async def test_keys_uploaded_at_one_are_signed_at_the_other(replicas: Replicas, alice: Client) -> None:
     """Clients do both at once, before the other replica has heard of the keys."""
     at_b = replicas.at_b(alice)
