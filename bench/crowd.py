@@ -57,8 +57,6 @@ class _Client:
         joined = answer.get("rooms", {}).get("join", {}).get(self._crowd.room, {})
         numbers = marks(joined.get("timeline", {}).get("events", ()), self._crowd.tag)
         self.poll()
-        if not numbers:
-            self._crowd.empty_answers += 1
         for number in numbers:
             if number != self.expected:
                 self._crowd.broken(f"message {number} arrived at the place of {self.expected}")
@@ -78,7 +76,6 @@ class Crowd:
         self.room = room
         self.sender = sender
         self.tag = f"{load.tag}/{room}"
-        self.empty_answers = 0
         self._clients = [_Client(self, member) for member in members]
         self._sent = 0
         self._known = False

@@ -81,7 +81,7 @@ class Invited:
         account = await self._accounts.get(user_id)
         if account is None or account.deactivated:
             raise forbidden("There is no such user")
-        await self._permission.check_invite(event.sender, user_id)
+        await self._permission.check_invite(user_id)
         shown = await self._shown(version, room_id, told[:MAX_TOLD])
         signed = sign_event(version, event.pdu, self._author.server_name, self._author.key)
         if room is None or not takes_part(room, self._author.server_name):

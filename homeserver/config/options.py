@@ -13,6 +13,7 @@ from typing import Annotated, Literal, Self
 import msgspec
 
 from homeserver.config.units import Address, Duration, Network, Secret, SecretUri, Size
+from homeserver.protocol.room_versions import DEFAULT_ROOM_VERSION
 
 DEVELOPMENT_SECRET = "weft-dev-secret"
 
@@ -333,7 +334,7 @@ class Media(Section, frozen=True):
 class Rooms(Section, frozen=True):
     """New rooms and the room directory."""
 
-    default_version: Annotated[RoomVersion, doc("Room version of new rooms.")] = "12"
+    default_version: Annotated[RoomVersion, doc("Room version of new rooms.")] = DEFAULT_ROOM_VERSION
     allow_publishing: Annotated[
         bool, doc("Whether users may list their rooms in the public directory (administrators always may).")
     ] = True

@@ -4,7 +4,6 @@ spec: client-server "Cross-signing", POST /keys/device_signing/upload, POST /key
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from homeserver.e2ee.identities import CROSS_SIGNING, DEVICE, SIGNATURE, Draft, Identities, Identity
 from homeserver.e2ee.key_objects import (
@@ -195,13 +194,6 @@ def _device_key(identity: Identity, signer: str) -> str | None:
     device = identity.device(signer.removeprefix("ed25519:"))
     found = device["keys"].get(signer) if device is not None else None
     return found if isinstance(found, str) else None
-
-
-class _Signed(NamedTuple):
-    """A key with what it was signed with by now."""
-
-    json: JsonObject
-    changed: bool
 
 
 class _Signing:

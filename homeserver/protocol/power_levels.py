@@ -113,11 +113,6 @@ class PowerLevels:
             return self.named("state_default" if is_state else "events_default")
         return level
 
-    def notification_level(self, key: str) -> int:
-        """The power needed to notify everybody by this key, for example `room`."""
-        level = self._entry("notifications", key)
-        return 50 if level is None else level
-
     def named(self, name: str) -> int:
         """One of `NAMED_LEVELS`."""
         if self._content is not None and name in self._content:
@@ -141,18 +136,6 @@ class PowerLevels:
     @property
     def redact(self) -> int:
         return self.named("redact")
-
-    @property
-    def users_default(self) -> int:
-        return self.named("users_default")
-
-    @property
-    def state_default(self) -> int:
-        return self.named("state_default")
-
-    @property
-    def events_default(self) -> int:
-        return self.named("events_default")
 
     def _entry(self, table: str, key: str) -> int | None:
         entries = None if self._content is None else self._content.get(table)

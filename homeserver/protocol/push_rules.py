@@ -399,13 +399,13 @@ def parse_stored(content: object) -> PushRules:
             )
             if (default := _DEFAULTS.get((kind, rule_id))) is not None:
                 rules = _with_changed_default(rules, kind, _apply(change, default))
-            elif not rule_id.startswith(".") and (rule := _parse_own(kind, rule_id, entry)) is not None:
+            elif not rule_id.startswith(".") and (rule := _parse_own(rule_id, entry)) is not None:
                 own.setdefault(rule_id, _apply(change, rule))
         rules = _with_own(rules, kind, tuple(own.values()))
     return rules
 
 
-def _parse_own(kind: RuleKind, rule_id: str, entry: JsonObject) -> PushRule | None:
+def _parse_own(rule_id: str, entry: JsonObject) -> PushRule | None:
     conditions, pattern = entry.get("conditions", []), entry.get("pattern", "")
     # A rule is dropped rather than one of its conditions, which would make it match more.
     well_formed = isinstance(conditions, list) and all(_is_condition(condition) for condition in conditions)

@@ -1,10 +1,8 @@
 """The redaction algorithm: an event without all that its room does not depend on (spec: rooms, "Redactions").
 
 Signatures and event ids are taken over the redacted form, so that they stay valid when an event is
-redacted. That a redaction is accepted does not say that it takes effect: `redaction_takes_effect` does.
+redacted. That a redaction is accepted does not say that it takes effect: `redactor_suffices` does.
 """
-
-from typing import Protocol
 
 from homeserver.protocol.identifiers import server_name_of
 from homeserver.protocol.json_types import JsonObject
@@ -12,42 +10,11 @@ from homeserver.protocol.power_levels import PowerLevels
 from homeserver.protocol.room_versions import RoomVersion
 
 
-class Redactable(Protocol):
-    """What is looked at in an event that is redacted."""
-
-    @property
-    def event_id(self) -> str: ...
-    @property
-    def room_id(self) -> str: ...
-    @property
-    def sender(self) -> str: ...
-
-
-class Redaction(Redactable, Protocol):
-    """What is looked at in the redaction."""
-
-    @property
-    def type(self) -> str: ...
-    @property
-    def redacts(self) -> str | None: ...
-
-
-def redaction_takes_effect(
-    version: RoomVersion, redaction: Redaction, target: Redactable, levels: PowerLevels
-) -> bool:
-    """Whether an accepted redaction redacts the event, given the power levels at the redaction.
+def redactor_suffices(version: RoomVersion, redactor: str, target_sender: str, levels: PowerLevels) -> bool:
+    """Whether an accepted redaction of this sender redacts an event of that one in the same room.
 
     What a server lets its own users do may be less: there the same server is not enough.
     """
-    if redaction.type != "m.room.redaction" or redaction.redacts != target.event_id:
-        return False
-    if redaction.room_id != target.room_id:
-        return False
-    return redactor_suffices(version, redaction.sender, target.sender, levels)
-
-
-def redactor_suffices(version: RoomVersion, redactor: str, target_sender: str, levels: PowerLevels) -> bool:
-    """Whether an accepted redaction of this sender redacts an event of that one in the same room."""
     # In room versions 1 and 2 the authorisation rules have decided.
     # spec: rooms/v3#handling-redactions
     return (

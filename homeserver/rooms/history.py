@@ -336,7 +336,7 @@ class History:
         ignored = await self.ignored(session.user_id)
         reader = Reader(session.user_id, session.device_id, ignored)
         bundles = await self._bundling.bundles(room, events, session.user_id, ignored, line=line)
-        return render_events(room, events, reader, self._now(), bundles, line, room_id=room.room_id_json)
+        return render_events(events, reader, self._now(), bundles, line, room_id=room.room_id_json)
 
     async def visible_event(
         self, room_id: str, user_id: str, event_id: str

@@ -46,7 +46,7 @@ class MemberProfiles(Protocol):
 
 
 class InvitePermission(Protocol):
-    async def check_invite(self, inviter: str, invitee: str) -> None:
+    async def check_invite(self, invitee: str) -> None:
         """Raises 403 M_INVITE_BLOCKED when the invitee wants no invites (spec: invite permission)."""
         ...
 
@@ -135,7 +135,7 @@ class Membership:
     ) -> str:
         """Invite a user. Raises 403 by the auth rules or by the invitee's wish."""
         room = await self._room_with(room_id, inviter)
-        await self._permission.check_invite(inviter, invitee)
+        await self._permission.check_invite(invitee)
         content = {**_extra(extra), **await self._content(invitee, "invite", reason)}
         if is_direct:
             content["is_direct"] = True

@@ -50,7 +50,7 @@ class NewRooms:
                 check_user_id(invitee)
             except InvalidIdentifier as error:
                 raise invalid_param(f"invite: {error}") from error
-            await self._permission.check_invite(creator, invitee)
+            await self._permission.check_invite(invitee)
         alias: str | None = None
         claim: Claim | None = None
         if request.room_alias_name is not None:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.visibility import SightLine
 
@@ -17,7 +16,6 @@ class Reader(NamedTuple):
 
 
 def render_events(
-    room: Room,
     events: Sequence[RoomEvent],
     reader: Reader,
     now: int,

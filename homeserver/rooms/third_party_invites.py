@@ -119,7 +119,7 @@ class ThirdPartyInvites:
         if room is None or not takes_part(room, self._author.server_name):
             await self.elsewhere.claim(room_id, inviter, user_id, signed)
             return
-        await self._permission.check_invite(inviter, user_id)
+        await self._permission.check_invite(user_id)
         room = await self._rooms.whole(room)
         template = await self.vouched(room, inviter, user_id, signed)
 

@@ -462,7 +462,7 @@ class _Answer:
                 room, events, self._user.user_id, ignored, line=sight
             )
         rendered = timeline_json(
-            timeline.slice, render_events(room, events, self._reader, self._now, bundles, sight)
+            timeline.slice, render_events(events, self._reader, self._now, bundles, sight)
         )
         if plain and not bundles and not ignored:
             timeline.share(rendered, self._now)
@@ -566,7 +566,7 @@ class _Answer:
         # The leave itself is told even to one who was never in the room (a rejected invite), or who has
         # forgotten it since: other devices learn of it from nothing else.
         events += [e for e in timeline.events if e.position == ref.position and not sight.sees(e)]
-        rendered = render_events(room, events, self._reader, self._now, {}, sight)
+        rendered = render_events(events, self._reader, self._now, {}, sight)
         state: Sequence[RoomEvent] = ()
         known = sight.membership_at(after) == "join"
         wanted = self._filter.state

@@ -17,7 +17,7 @@ class InvitePermission:
     def __init__(self, users: Users) -> None:
         self._users = users
 
-    async def check_invite(self, inviter: str, invitee: str) -> None:
+    async def check_invite(self, invitee: str) -> None:
         """Raises 403 M_INVITE_BLOCKED."""
         if self._users.is_local(invitee) and blocks_invites(await self._users.get(invitee)):
             raise MatrixError(403, "M_INVITE_BLOCKED", "The user does not accept invites")

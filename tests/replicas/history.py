@@ -23,7 +23,6 @@ Json = dict[str, Any]
 RETRY_SECONDS = 0.05
 ATTEMPT_SECONDS = 12.0
 LONG_POLL_MS = 1000
-CHECKED = ("m.room.message", "m.room.member")
 
 
 class Failed(Exception):

@@ -177,7 +177,7 @@ class RoomSections:
             bundles = dict(
                 await self._bundling.bundles(room, events, user.user_id, reader.ignored, line=line)
             )
-        rendered = render_events(room, events, reader, self._now(), bundles, line)
+        rendered = render_events(events, reader, self._now(), bundles, line)
         return b'"timeline":[%b],"limited":%b,"prev_batch":"%b"' % (
             b",".join(rendered),
             b"true" if timeline.limited else b"false",

@@ -5,7 +5,7 @@ so the graph forks and merges; now and then one writes what the state does not a
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from homeserver.protocol.event_auth import AuthError, auth_event_keys, check_auth
 from homeserver.protocol.events import Event
@@ -123,9 +123,6 @@ def is_allowed(event: Event, state: State, events: dict[str, Event]) -> bool:
     except AuthError:
         return False
     return True
-
-
-Resolve = Callable[[Sequence[State]], State]
 
 
 def replay(room: RandomRoom, order: Sequence[str], shuffle: random.Random) -> State:

@@ -29,7 +29,6 @@ def test_without_a_power_levels_event_only_the_creator_has_power(version: str) -
     assert levels.event_level("m.room.topic", True) == 50
     assert levels.event_level("m.room.message", False) == 0
     assert (levels.invite, levels.kick, levels.ban, levels.redact) == (0, 50, 50, 50)
-    assert levels.notification_level("room") == 50
 
 
 @every_version
@@ -44,15 +43,12 @@ def test_levels_are_those_of_the_content(version: str) -> None:
         {
             "users": {USER: 7}, "users_default": 3, "events": {"m.room.topic": 9}, "state_default": 8,
             "events_default": 2, "ban": 11, "kick": 12, "redact": 13, "invite": 14,
-            "notifications": {"room": 15},
         },
     )  # fmt: skip
     assert (levels.user_level(USER), levels.user_level(OTHER)) == (7, 3)
     assert levels.event_level("m.room.topic", True) == levels.event_level("m.room.topic", False) == 9
     assert (levels.event_level("x", True), levels.event_level("x", False)) == (8, 2)
     assert (levels.ban, levels.kick, levels.redact, levels.invite) == (11, 12, 13, 14)
-    assert (levels.state_default, levels.events_default, levels.users_default) == (8, 2, 3)
-    assert (levels.notification_level("room"), levels.notification_level("other")) == (15, 50)
 
 
 @every_version
