@@ -9,7 +9,6 @@ from federation.events import EventRoutes
 from federation.gate import Gate
 from federation.handshakes import HandshakeRoutes
 from federation.incoming import Incoming
-from federation.invited import Invited
 from federation.invites import InviteRoutes
 from federation.inviting import Inviting
 from federation.key_server import KeyServerRoutes
@@ -19,6 +18,7 @@ from federation.other_servers import OtherServers
 from federation.partial_rooms import PartialRooms
 from federation.public_rooms import PublicRoomRoutes
 from federation.queries import QueryRoutes
+from federation.received_invites import ReceivedInvites
 from federation.received_messages import ReceivedMessages
 from federation.remote_rooms import RemoteRooms
 from federation.resident import Resident
@@ -169,7 +169,7 @@ class Federation:
         self.remote_rooms = RemoteRooms(
             rooms, domain.author, others.client, self.gate, self.arrival, missing, outside, inviting
         )
-        invited = Invited(
+        received_invites = ReceivedInvites(
             rooms, domain.accounts, domain.permission, domain.limits, domain.author, self.gate, outside
         )
         self.resident = resident = Resident(
@@ -192,7 +192,7 @@ class Federation:
             EventRoutes(told, name, now),
             TransactionRoutes(self.incoming, self.edus),
             HandshakeRoutes(resident, told),
-            InviteRoutes(invited),
+            InviteRoutes(received_invites),
             ThirdPartyInviteRoutes(
                 resident, domain.limits, inviting, domain.third_party, domain.accounts, name
             ),

@@ -17,7 +17,7 @@ from typing import TypedDict, Unpack
 
 from aiohttp import web
 
-from federation.door import Door
+from federation.limited_authenticator import LimitedAuthenticator
 from homeserver.protocol.json_types import JsonObject
 from rest.answers import error_response, response_of, to_its_end
 from rest.bodies import check_coding, json_object, whole_body
@@ -51,7 +51,7 @@ Route = AnyRoute[Options]
 class Call(AnyCall):
     """One request of another server, as handlers see it."""
 
-    __slots__ = ("_content", "_door", "_origin")
+    __slots__ = ("_authenticator", "_content", "_origin")
 
     def __init__(
         self,
@@ -59,12 +59,12 @@ class Call(AnyCall):
         origin: str | None,
         raw: bytes,
         content: JsonObject | None,
-        door: Door | None,
+        authenticator: LimitedAuthenticator | None,
     ) -> None:
         super().__init__(request, raw)
         self._origin = origin
         self._content = content
-        self._door = door
+        self._authenticator = authenticator
 
     @property
     def origin(self) -> str:
@@ -74,8 +74,8 @@ class Call(AnyCall):
 
     def charge(self, cost: int) -> None:
         """Have somebody who proves nothing pay for what they ask. Raises 429 M_LIMIT_EXCEEDED."""
-        if self._door is not None:
-            self._door.knock(self.request, cost)
+        if self._authenticator is not None:
+            self._authenticator.charge(self.request, cost)
 
     def content(self) -> JsonObject:
         """What was signed is what is read."""
@@ -94,29 +94,29 @@ def post(*paths: str, **options: Unpack[Options]) -> Callable[[Handler], Handler
     return declare("POST", paths, options)
 
 
-def server_server_api(modules: Iterable[Routes], door: Door | None) -> Api:
-    """The API of these modules, for servers that come in at the door.
+def server_server_api(modules: Iterable[Routes], authenticator: LimitedAuthenticator | None) -> Api:
+    """The API of these modules, for servers that prove to it who they are.
 
     Without one anyone may call all of their routes.
     """
 
     def serve(declared: Route, handler: BoundHandler) -> WebHandler:
-        return _serve(declared, handler, door)
+        return _serve(declared, handler, authenticator)
 
     return Api(modules, serve)
 
 
-def _serve(declared: Route, handler: BoundHandler, door: Door | None) -> WebHandler:
+def _serve(declared: Route, handler: BoundHandler, authenticator: LimitedAuthenticator | None) -> WebHandler:
     options = declared.options
     signed = options.get("auth", Auth.SERVER) is Auth.SERVER
-    assert door is not None or not signed, f"nobody can be let in at {declared.path}"
+    assert authenticator is not None or not signed, f"nobody can be let in at {declared.path}"
     largest = options.get("largest", MAX_BODY)
     changes = declared.method != "GET"
 
     async def answer(request: web.Request) -> web.StreamResponse:
         try:
-            if signed and door is not None:
-                door.knock(request)
+            if signed and authenticator is not None:
+                authenticator.charge(request)
             check_coding(request)
             headers = request.headers.getall("Authorization", [])
             raw = b""
@@ -124,9 +124,9 @@ def _serve(declared: Route, handler: BoundHandler, door: Door | None) -> WebHand
                 raw = await whole_body(request.clone(client_max_size=largest))
             content = json_object(raw) if raw else None
             origin = None
-            if signed and door is not None:
-                origin = await door.origin(request, headers, content)
-            handling = handler(Call(request, origin, raw, content, door))
+            if signed and authenticator is not None:
+                origin = await authenticator.origin(request, headers, content)
+            handling = handler(Call(request, origin, raw, content, authenticator))
             result = await (to_its_end(handling, declared.method, declared.path) if changes else handling)
             return result if isinstance(result, web.StreamResponse) else response_of(result)
         except Exception as error:

@@ -6,7 +6,7 @@ import msgspec
 import orjson
 
 from federation.http import Call, put
-from federation.invited import Invited
+from federation.received_invites import ReceivedInvites
 from homeserver.protocol.json_types import JsonObject
 from rest.answers import Result
 from rest.routes import Routes
@@ -22,8 +22,8 @@ class Invite(msgspec.Struct):
 
 
 class InviteRoutes(Routes):
-    def __init__(self, invited: Invited) -> None:
-        self._invited = invited
+    def __init__(self, received: ReceivedInvites) -> None:
+        self._received = received
 
     @put("/_matrix/federation/v2/invite/{room_id}/{event_id}")
     async def invite(self, call: Call) -> Result:
@@ -39,6 +39,6 @@ class InviteRoutes(Routes):
         return orjson.dumps([200, {"event": signed}])
 
     async def _take(self, call: Call, room_version: str, event: JsonObject, told: list[Any]) -> JsonObject:
-        return await self._invited.take(
+        return await self._received.take(
             call.origin, call.path("room_id"), call.path("event_id"), room_version, event, told
         )

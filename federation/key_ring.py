@@ -20,7 +20,7 @@ import structlog
 from federation.backoff import Backoff
 from federation.errors import FederationError, InvalidAnswer
 from federation.own_keys import OwnKeys
-from federation.server_keys import InvalidKeys, contradicts, read_keys, with_earlier
+from federation.published_keys import InvalidKeys, contradicts, read_keys, with_earlier
 from federation.transport import Transport
 from homeserver.clock import Clock
 from homeserver.protocol.canonical_json import InvalidJson, encode, loads_strict

@@ -4,7 +4,7 @@ from client_api.dehydrated_devices import DehydratedDeviceRoutes
 from client_api.key_backup import KeyBackupRoutes
 from client_api.keys import KeyRoutes
 from client_api.to_device import ToDeviceRoutes
-from federation.key_servers import RemoteKeyServers
+from federation.user_key_servers import RemoteKeyServers
 from homeserver.app.ground import Ground
 from homeserver.app.people import People
 from homeserver.app.signing_in import SigningIn

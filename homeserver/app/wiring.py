@@ -15,9 +15,9 @@ from client_api.third_party_networks import ThirdPartyNetworkRoutes
 from client_api.versions import VersionRoutes
 from client_api.voip import VoipRoutes
 from client_api.well_known import WellKnownRoutes
-from federation.door import Door
 from federation.federation import Domain, Federation
 from federation.http import server_server_api
+from federation.limited_authenticator import LimitedAuthenticator
 from federation.openid import OpenIdRoutes as FederationOpenIdRoutes
 from federation.other_servers import OtherServers
 from homeserver.app.conversations import Conversations
@@ -172,11 +172,13 @@ class App:
         return Application(answering([self._server_server_api()], self.requests))
 
     def _server_server_api(self) -> Api:
-        door = None
+        authenticator = None
         if self.federation is not None:
             addresses = ClientAddresses(self.config.trusted_proxies)
-            door = Door(self.federation.others.authenticator, self.ground.limits, addresses)
-        return server_server_api(self.federation_modules, door)
+            authenticator = LimitedAuthenticator(
+                self.federation.others.authenticator, self.ground.limits, addresses
+            )
+        return server_server_api(self.federation_modules, authenticator)
 
     def metrics(self, pauses: GcPauses) -> ServerMetrics:
         ground = self.ground

@@ -11,7 +11,7 @@ from aiohttp import web
 from federation import key_ring
 from federation.key_ring import LEAST_BETWEEN_MS, UnknownKey
 from federation.own_keys import OwnKeys
-from federation.server_keys import MAX_KEYS, read_keys
+from federation.published_keys import MAX_KEYS, read_keys
 from homeserver.protocol.canonical_json import encode
 from homeserver.protocol.events import build_event
 from homeserver.protocol.json_types import JsonObject

@@ -30,7 +30,7 @@ MAX_TOLD = 100
 """Events that may come with an invite."""
 
 
-class Invited:
+class ReceivedInvites:
     """Agrees to invites in the name of users."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Who is let in, and who has knocked too often without being who they said."""
+"""Who sent a request; addresses from which nobody proves to be a server are limited (`unproven_server`)."""
 
 from collections.abc import Sequence
 
@@ -12,20 +12,20 @@ from rest.client_address import ClientAddresses
 LIMIT = "unproven_server"
 
 
-class Door:
-    """An authenticator with patience for each address."""
+class LimitedAuthenticator:
+    """An authenticator, and how often each address may try it."""
 
     def __init__(self, authenticator: Authenticator, limits: RateLimits, addresses: ClientAddresses) -> None:
         self._authenticator = authenticator
         self._limits = limits
         self._addresses = addresses
 
-    def knock(self, request: web.Request, cost: int = 1) -> None:
+    def charge(self, request: web.Request, cost: int = 1) -> None:
         """Before anything of a request is looked at. Raises 429 M_LIMIT_EXCEEDED."""
         self._limits.charge(LIMIT, self._addresses.of(request), cost)
 
     async def origin(self, request: web.Request, headers: Sequence[str], content: JsonValue) -> str:
-        """See `Authenticator`. Who proves to be a server has not knocked in vain."""
+        """See `Authenticator`. Who proves to be a server is not charged for it."""
         origin = await self._authenticator.origin(request.method, request.raw_path, headers, content)
         self._limits.refund(LIMIT, self._addresses.of(request))
         return origin
