@@ -1,4 +1,4 @@
-"""Presence (spec: client-server "Presence"). What /sync tells of it is in `homeserver.users.presence`."""
+"""Presence (spec: client-server "Presence"). What /sync tells of it is in `homeserver.presence`."""
 
 from typing import Literal
 
@@ -6,8 +6,8 @@ import msgspec
 
 from client_api.http import Call, get, put
 from homeserver.errors import forbidden
+from homeserver.presence.presence import Presence
 from homeserver.protocol.identifiers import check_user_id
-from homeserver.users.presence import Presence
 from rest.answers import Result
 from rest.routes import Routes
 

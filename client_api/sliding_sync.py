@@ -1,9 +1,9 @@
 """Simplified sliding sync (MSC4186), at the path that clients use today."""
 
 from client_api.http import Call, route
+from homeserver.presence.presence import Presence
 from homeserver.sync.sliding.engine import SlidingSync
 from homeserver.sync.sliding.request import SlidingRequest
-from homeserver.users.presence import Presence
 from rest.answers import Result
 from rest.routes import Routes
 

@@ -7,10 +7,10 @@ import orjson
 
 from client_api.http import Auth, Call, get, post
 from homeserver.errors import MatrixError, bad_json, forbidden, invalid_param, not_found
+from homeserver.presence.presence import Presence
 from homeserver.sync.engine import SyncEngine, SyncRequest
 from homeserver.sync.federation_format import FederationFormat
 from homeserver.sync.filter import EVERYTHING, Filter
-from homeserver.users.presence import Presence
 from rest.answers import Result
 from rest.routes import Routes
 from storage.collection import Collection

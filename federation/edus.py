@@ -20,6 +20,7 @@ from homeserver.e2ee.device_messages import Sender
 from homeserver.e2ee.remote_lists import DeviceUpdate, RemoteLists, SigningKeyUpdate
 from homeserver.e2ee.to_device import ToDevice
 from homeserver.errors import MatrixError, forbidden
+from homeserver.presence.presence import Presence
 from homeserver.protocol.identifiers import InvalidIdentifier, check_user_id, server_name_of
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rate_limits import RateLimits
@@ -28,7 +29,6 @@ from homeserver.rooms.receipts import Read, Receipts
 from homeserver.rooms.room import Room
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.servers import server_acl
-from homeserver.users.presence import Presence
 
 TO_DEVICE = "m.direct_to_device"
 TYPING_MS = 60_000

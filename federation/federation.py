@@ -46,6 +46,7 @@ from homeserver.graph.states import States
 from homeserver.graph.told import ToldGraph
 from homeserver.media.repository import MediaRepository
 from homeserver.media.thumbnails import Thumbnails
+from homeserver.presence.presence import Presence
 from homeserver.rate_limits import RateLimits
 from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.authoring import Author
@@ -60,7 +61,6 @@ from homeserver.rooms.third_party_invites import ThirdPartyInvites
 from homeserver.rooms.visibility import Visibility
 from homeserver.tasks import end
 from homeserver.users.accounts import Accounts
-from homeserver.users.presence import Presence
 from homeserver.users.profiles import Profiles
 from rest.routes import Routes
 from storage.records import received_messages as received_message_records

@@ -10,18 +10,18 @@ from federation.request_auth import authorization_at_identity_server
 from homeserver.app.ground import Ground
 from homeserver.consumers.user_directory import UserDirectory
 from homeserver.identity.servers import IdentityServers
+from homeserver.presence.presence import Presence
+from homeserver.presence.reports import PresenceReports
+from homeserver.presence.stream import PresenceStream
+from homeserver.presence.told_presence import ToldPresence
 from homeserver.users.accounts import Accounts
 from homeserver.users.devices import Devices
 from homeserver.users.last_seen import LastSeen
 from homeserver.users.moderation import Moderation
 from homeserver.users.passwords import Passwords
-from homeserver.users.presence import Presence
-from homeserver.users.presence_reports import PresenceReports
-from homeserver.users.presence_told import PresenceTold
 from homeserver.users.profiles import Profiles
 from homeserver.users.remote_profiles import NoProfileServers, ProfileServers, RemoteProfiles
 from homeserver.users.sessions import Sessions
-from homeserver.users.told_presence import ToldPresence
 from rest.routes import Routes
 from storage.records import accounts as account_records
 from storage.records import presence as presence_records
@@ -80,13 +80,13 @@ class People:
             ground.name,
         )
         ground.consume(ground.rooms, "user_directory", self.user_directory.wants, self.user_directory.handle)
-        self.presence_told = PresenceTold(
+        self.presence_stream = PresenceStream(
             ground.rooms, ground.users, ground.wakeup, ground.bus, ground.ephemeral
         )
         self.presence_reports = PresenceReports(ground.to_others, now)
         self.presence = Presence(
             collection(presence_records.PRESENCE),
-            self.presence_told,
+            self.presence_stream,
             ToldPresence(ground.name, ground.rooms, ground.outbox, now),
             self.presence_reports,
             ground.users,

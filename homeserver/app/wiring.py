@@ -142,7 +142,7 @@ class App:
             (self.conversations.superseded.keep_removing(), "superseded"),
             (people.presence.keep_looking(), "presence-look"),
             (people.presence.keep_telling(), "presence-tell"),
-            (people.presence_told.keep_waking(), "presence-wake"),
+            (people.presence_stream.keep_waking(), "presence-wake"),
             (people.presence_reports.keep_reporting(), "presence-report"),
             (ground.shared_limits.keep_telling(), "rate-limits"),
         ):

@@ -1,1 +1,1 @@
-"""Who uses the server: accounts, sessions and devices, keys, profiles, account data."""
+"""Who uses the server: accounts, sessions and devices, profiles, account data."""

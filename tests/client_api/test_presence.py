@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from homeserver.users import presence as presence_module
-from homeserver.users.presence import MAX_STATUS_BYTES
-from homeserver.users.user_presence import ACTIVE_FOR_MS, HERE_FOR_MS, IDLE_AFTER_MS
+from homeserver.presence import presence as presence_module
+from homeserver.presence.presence import MAX_STATUS_BYTES
+from homeserver.presence.user_presence import ACTIVE_FOR_MS, HERE_FOR_MS, IDLE_AFTER_MS
 from tests.client_api.conftest import Client, Server
 
 

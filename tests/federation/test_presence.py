@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from homeserver.presence import presence as presence_module
+from homeserver.presence.presence import ELSEWHERE_FOR_MS, MAX_STATUS_BYTES
+from homeserver.presence.told_presence import AGAIN_AFTER_MS
 from homeserver.tasks import end
-from homeserver.users import presence as presence_module
-from homeserver.users.presence import ELSEWHERE_FOR_MS, MAX_STATUS_BYTES
-from homeserver.users.told_presence import AGAIN_AFTER_MS
 from storage.errors import StoreUnavailable
 from tests.client_api.conftest import Client
 from tests.client_api.test_presence import path, settle, told
@@ -130,7 +130,7 @@ async def test_whom_nobody_here_meets_is_not_remembered(
     """HARDENING 38: a flood of users costs no memory."""
     await push(server, other, *(state(f"@stranger{number}:{other.name}") for number in range(100)))
     assert not [
-        user_id for user_id in server.app.people.presence_told.here if user_id.startswith("@stranger")
+        user_id for user_id in server.app.people.presence_stream.here if user_id.startswith("@stranger")
     ]
     await push(server, other, state(visitor.user_id))
     assert visitor.user_id in await told(alice)

@@ -147,7 +147,7 @@ async def test_a_replica_that_knows_of_nobody_is_told_who_is_here(
     await alice.sync()
     await bob.sync(set_presence="offline")
     await seen(bob, alice, "online")
-    told = replicas.b.app.people.presence_told
+    told = replicas.b.app.people.presence_stream
     for user_id in list(told.here):
         told.forget(user_id)
     assert await presence_of(replicas.at_b(bob), alice, full=True, set_presence="offline") is None
@@ -160,7 +160,7 @@ async def test_who_is_here_is_told_again_and_again_and_who_left_is_not(
     replicas: Replicas, room: str, alice: Client
 ) -> None:
     poll = asyncio.create_task(alice.sync(timeout=20_000))
-    b = replicas.b.app.people.presence_told
+    b = replicas.b.app.people.presence_stream
     await until(lambda: alice.user_id in b.here and bool(b.here[alice.user_id].devices))
     device = b.here[alice.user_id].devices[alice.device_id]
     device.here_until = 0

@@ -2,7 +2,7 @@
 
 import orjson
 
-from homeserver.users.user_presence import (
+from homeserver.presence.user_presence import (
     ACTIVE_FOR_MS,
     HERE_FOR_MS,
     IDLE_AFTER_MS,

@@ -4,7 +4,7 @@ A device is here while it syncs and for a while after; meanwhile it counts with 
 asked for. The user is what the most present device says. Who has not done anything for some time is
 `unavailable`, however many devices are here; who does something is `online` again.
 
-Pure values and functions of the time in ms; `users.presence` keeps one of these per user.
+Pure values and functions of the time in ms; `presence` keeps one of these per user.
 """
 
 from typing import Final, NamedTuple

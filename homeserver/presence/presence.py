@@ -1,13 +1,13 @@
 """Presence: who is online, and since when not (spec: client-server "Presence").
 
-What one user's devices add up to is in `users.user_presence`, what clients are told in `presence_told`;
+What one user's devices add up to is in `user_presence`, what clients are told in `stream`;
 here are the users who are here, who decides what is told of them, and what is stored.
 
 Changes are gathered for a moment and told together, so that coming and going within that moment is
 nobody's business, and a crowd costs one walk over the polls that wait, not one per change. The more polls
 wait, the longer the moment (`PACE`): telling of presence never takes more than a small part of the time.
 
-All replicas know all devices (`presence_reports`). What is told of a user is decided by one of them, which
+All replicas know all devices (`reports`). What is told of a user is decided by one of them, which
 owns the user's shard. After a restart those who were here are taken to be here still, until they do not
 come back.
 """
@@ -20,18 +20,11 @@ import structlog
 from homeserver.bus.to_others import ToOthers
 from homeserver.clock import Clock
 from homeserver.errors import MatrixError, invalid_param
-from homeserver.protocol.json_types import JsonObject
-from homeserver.rooms.membership import MemberProfiles
-from homeserver.rooms.room import Room
-from homeserver.rooms.room_event import RoomEvent
-from homeserver.sync.wakeup import Wakeup
-from homeserver.users.presence_reports import KIND as REPORT
-from homeserver.users.presence_reports import PresenceReports, Seen, decode_report
-from homeserver.users.presence_told import PACE, News, PresenceTold, Wanted
-from homeserver.users.profiles import IN_MEMBER_EVENTS
-from homeserver.users.shared_rooms import SharedRooms
-from homeserver.users.told_presence import ToldPresence
-from homeserver.users.user_presence import (
+from homeserver.presence.reports import KIND as REPORT
+from homeserver.presence.reports import PresenceReports, Seen, decode_report
+from homeserver.presence.stream import PACE, News, PresenceStream, Wanted
+from homeserver.presence.told_presence import ToldPresence
+from homeserver.presence.user_presence import (
     HERE_FOR_MS,
     OFFLINE,
     ONLINE,
@@ -39,6 +32,13 @@ from homeserver.users.user_presence import (
     DevicePresence,
     UserPresence,
 )
+from homeserver.protocol.json_types import JsonObject
+from homeserver.rooms.membership import MemberProfiles
+from homeserver.rooms.room import Room
+from homeserver.rooms.room_event import RoomEvent
+from homeserver.sync.wakeup import Wakeup
+from homeserver.users.profiles import IN_MEMBER_EVENTS
+from homeserver.users.shared_rooms import SharedRooms
 from homeserver.users.users import User, Users
 from storage.collection import Collection
 from storage.errors import StoreError
@@ -79,7 +79,7 @@ class Presence:
     def __init__(
         self,
         records: Collection[StoredPresence],
-        told: PresenceTold,
+        told: PresenceStream,
         told_servers: ToldPresence,
         reports: PresenceReports,
         users: Users,
@@ -302,7 +302,7 @@ class Presence:
     # Telling others
 
     def events(self, user: User, after: int, wanted: Wanted) -> list[bytes]:
-        """See `PresenceTold.events`."""
+        """See `PresenceStream.events`."""
         return self._told.events(user, after, wanted, self._now()) if self._enabled else []
 
     async def keep_telling(self) -> None:

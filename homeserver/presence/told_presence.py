@@ -8,9 +8,9 @@ from collections.abc import Iterable
 
 from homeserver.clock import Clock
 from homeserver.outbox import Outbox
+from homeserver.presence.user_presence import OFFLINE, Shown, UserPresence
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.rooms import Rooms
-from homeserver.users.user_presence import OFFLINE, Shown, UserPresence
 
 AGAIN_AFTER_MS = 20 * 60_000
 """Synapse takes somebody for gone after 30 minutes."""

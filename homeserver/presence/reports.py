@@ -11,8 +11,8 @@ import msgspec
 
 from homeserver.bus.to_others import ToOthers
 from homeserver.clock import Clock
+from homeserver.presence.user_presence import HERE_FOR_MS, DevicePresence, UserPresence
 from homeserver.protocol.json_types import JsonObject
-from homeserver.users.user_presence import HERE_FOR_MS, DevicePresence, UserPresence
 
 KIND = "presence_report"
 REPORT_SECONDS = 0.2

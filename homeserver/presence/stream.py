@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import msgspec
 
 from homeserver.bus.bus import Bus
+from homeserver.presence.user_presence import OFFLINE, Shown, UserPresence
 from homeserver.rooms.ephemeral import EphemeralClock
 from homeserver.rooms.rooms import Rooms
 from homeserver.sync.wakeup import Wakeup
-from homeserver.users.user_presence import OFFLINE, Shown, UserPresence
 from homeserver.users.users import User, Users
 
 KIND = "presence"
@@ -52,7 +52,7 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Telling).decode
 
 
-class PresenceTold:
+class PresenceStream:
     """Who was told to be what. `here` may be looked at by whoever decides what is told next."""
 
     def __init__(self, rooms: Rooms, users: Users, wakeup: Wakeup, bus: Bus, clock: EphemeralClock) -> None:
