@@ -28,7 +28,7 @@ from homeserver.histogram import Histogram, merged
 from homeserver.rate_limits import RateLimits
 from homeserver.rooms.rooms import Rooms
 from homeserver.shard_writer import BATCH_SIZES
-from homeserver.sync.wakeup import Wakeup
+from homeserver.sync.long_polls import LongPolls
 from homeserver.users.users import Users
 
 LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -95,7 +95,7 @@ class ServerMetrics(Collector):
         requests: Requests,
         rooms: Rooms,
         users: Users,
-        wakeup: Wakeup,
+        long_polls: LongPolls,
         limits: RateLimits,
         replica: Replica,
         consumers: Sequence[Consumer],
@@ -109,7 +109,7 @@ class ServerMetrics(Collector):
         self._requests = requests
         self._rooms = rooms
         self._users = users
-        self._wakeup = wakeup
+        self._long_polls = long_polls
         self._limits = limits
         self._replica = replica
         self._consumers = consumers
@@ -153,7 +153,7 @@ class ServerMetrics(Collector):
             [((path, method), route.latency) for path, method, route in used],
             *("route", "method"),
         )
-        yield _value("weft_long_polls", "Polls that wait for news.", self._wakeup.count)
+        yield _value("weft_long_polls", "Polls that wait for news.", self._long_polls.count)
         refused = [((name,), count) for name, count in self._limits.refused().items()]
         yield _counter("weft_rate_limited", "Requests refused by a rate limit.", refused, "limit")
 

@@ -19,8 +19,8 @@ from homeserver.outbox import NoOutbox, Outbox
 from homeserver.rate_limits import RateLimits, SharedLimits
 from homeserver.rooms.ephemeral import EphemeralClock
 from homeserver.rooms.rooms import Rooms
+from homeserver.sync.long_polls import LongPolls
 from homeserver.sync.served_members import ServedMembers
-from homeserver.sync.wakeup import Wakeup
 from homeserver.sync.waking import Waking
 from homeserver.users.shared_rooms import SharedRooms
 from homeserver.users.users import Users
@@ -67,11 +67,11 @@ class Ground:
             server_name=self.name,
             max_users=config.limits.user_cache // 4096,
         )
-        self.wakeup = Wakeup()
-        served_members = ServedMembers(self.users, self.wakeup)
+        self.long_polls = LongPolls()
+        served_members = ServedMembers(self.users, self.long_polls)
         self.users.on_loaded.append(served_members.loaded)
         self.shared_rooms = SharedRooms(self.rooms, self.users)
-        self.waking = Waking(self.rooms, self.users, self.wakeup, served_members, self.shared_rooms)
+        self.waking = Waking(self.rooms, self.users, self.long_polls, served_members, self.shared_rooms)
         names = Names()
         self.egress = Egress(config.egress, names)
         self.other_servers: OtherServers | None = None

@@ -81,7 +81,7 @@ class People:
         )
         ground.consume(ground.rooms, "user_directory", self.user_directory.wants, self.user_directory.handle)
         self.presence_stream = PresenceStream(
-            ground.rooms, ground.users, ground.wakeup, ground.bus, ground.ephemeral
+            ground.rooms, ground.users, ground.long_polls, ground.bus, ground.ephemeral
         )
         self.presence_reports = PresenceReports(ground.to_others, now)
         self.presence = Presence(
@@ -92,7 +92,7 @@ class People:
             ground.users,
             self.shared_rooms,
             self.profiles,
-            ground.wakeup,
+            ground.long_polls,
             ground.to_others,
             lambda user_id: ground.replica.owns(ground.shards.of_user(user_id)),
             now,

@@ -64,7 +64,7 @@ async def serve(config: Config) -> None:
             loop.add_signal_handler(number, stop.set)
         await stop.wait()
         log.info("stopping")
-        app.ground.wakeup.close()
+        app.ground.long_polls.close()
 
 
 async def _started(config: Config) -> App:

@@ -58,7 +58,7 @@ class Syncing:
         self.engine = SyncEngine(
             rooms=rooms,
             users=users,
-            wakeup=ground.wakeup,
+            long_polls=ground.long_polls,
             visibility=visibility,
             typing=conversations.typing,
             ephemeral=ground.ephemeral,
@@ -84,7 +84,7 @@ class Syncing:
             rooms=rooms,
             visibility=visibility,
             users=users,
-            wakeup=ground.wakeup,
+            long_polls=ground.long_polls,
             sync=self.engine,
             sections=RoomSections(rooms, visibility, bundling, unread, now),
             extensions=ExtensionSections(
@@ -107,7 +107,7 @@ class Syncing:
             conversations.account_data,
             people.presence,
             self.engine,
-            ground.wakeup,
+            ground.long_polls,
             epoch=epoch,
             now=now,
         )

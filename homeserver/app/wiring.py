@@ -186,7 +186,7 @@ class App:
             requests=self.requests,
             rooms=ground.rooms,
             users=ground.users,
-            wakeup=ground.wakeup,
+            long_polls=ground.long_polls,
             limits=ground.limits,
             replica=ground.replica,
             consumers=(*ground.consumers, *ground.user_consumers),
@@ -199,7 +199,7 @@ class App:
     async def close(self) -> None:
         """Finish what is in flight, then close the store."""
         ground, people = self.ground, self.people
-        ground.wakeup.close()
+        ground.long_polls.close()
         await end(self._tasks)
         try:
             await people.last_seen.write()

@@ -36,7 +36,7 @@ from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.membership import MemberProfiles
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
-from homeserver.sync.wakeup import Wakeup
+from homeserver.sync.long_polls import LongPolls
 from homeserver.users.profiles import IN_MEMBER_EVENTS
 from homeserver.users.shared_rooms import SharedRooms
 from homeserver.users.users import User, Users
@@ -85,7 +85,7 @@ class Presence:
         users: Users,
         shared_rooms: SharedRooms,
         profiles: MemberProfiles,
-        wakeup: Wakeup,
+        long_polls: LongPolls,
         to_others: ToOthers,
         owns: Owns,
         now: Clock,
@@ -99,7 +99,7 @@ class Presence:
         self._users = users
         self._shared_rooms = shared_rooms
         self._profiles = profiles
-        self._wakeup = wakeup
+        self._long_polls = long_polls
         self._to_others = to_others
         self._owns = owns
         self._now = now
@@ -309,7 +309,7 @@ class Presence:
         """Tell of changes, a moment after the first of them, until cancelled."""
         while True:
             await self._has_changed.wait()
-            await asyncio.sleep(max(TELL_AFTER_SECONDS, self._wakeup.count * PACE))
+            await asyncio.sleep(max(TELL_AFTER_SECONDS, self._long_polls.count * PACE))
             try:
                 await self.tell()
             except StoreError as error:

@@ -14,7 +14,7 @@ from homeserver.bus.bus import Bus
 from homeserver.presence.user_presence import OFFLINE, Shown, UserPresence
 from homeserver.rooms.ephemeral import EphemeralClock
 from homeserver.rooms.rooms import Rooms
-from homeserver.sync.wakeup import Wakeup
+from homeserver.sync.long_polls import LongPolls
 from homeserver.users.users import User, Users
 
 KIND = "presence"
@@ -55,10 +55,12 @@ _decode = msgspec.json.Decoder(Telling).decode
 class PresenceStream:
     """Who was told to be what. `here` may be looked at by whoever decides what is told next."""
 
-    def __init__(self, rooms: Rooms, users: Users, wakeup: Wakeup, bus: Bus, clock: EphemeralClock) -> None:
+    def __init__(
+        self, rooms: Rooms, users: Users, long_polls: LongPolls, bus: Bus, clock: EphemeralClock
+    ) -> None:
         self._rooms = rooms
         self._users = users
-        self._wakeup = wakeup
+        self._long_polls = long_polls
         self._bus = bus
         self._clock = clock
         self.here: dict[str, UserPresence] = {}
@@ -139,7 +141,7 @@ class PresenceStream:
         while len(user.joined) > MAX_JOINED:
             del user.joined[next(iter(user.joined))]
         if news.joined:
-            self._wakeup.wake_user(news.user_id)
+            self._long_polls.wake_user(news.user_id)
         self.settle(user)
 
     def _note_rooms(self, rooms: Iterable[str], number: int) -> None:
@@ -199,7 +201,7 @@ class PresenceStream:
         while True:
             await self._has_news.wait()
             await self._wake()
-            await asyncio.sleep(self._wakeup.count * PACE)
+            await asyncio.sleep(self._long_polls.count * PACE)
 
     async def _wake(self) -> None:
         """Wake who is in one of the rooms; not the only one there are news of, who knows."""
@@ -207,9 +209,9 @@ class PresenceStream:
         rooms, self._to_wake = self._to_wake, set()
         woken_for, self._woken_for = self._woken_for, set()
         alone = next(iter(woken_for)) if len(woken_for) == 1 else None
-        for n, user_id in enumerate(list(self._wakeup.users()), 1):
+        for n, user_id in enumerate(list(self._long_polls.users()), 1):
             user = self._users.cached(user_id)
             if user is not None and user_id != alone and not user.memberships.keys().isdisjoint(rooms):
-                self._wakeup.wake_user(user_id)
+                self._long_polls.wake_user(user_id)
             if n % PAGE == 0:
                 await asyncio.sleep(0)

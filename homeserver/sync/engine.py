@@ -2,7 +2,7 @@
 
 An answer covers what lies between two vectors of positions: the client's since-token and where this
 process is now. Rooms in memory answer without a read; a poll with nothing to show waits as one
-future in `Wakeup`.
+future in `LongPolls`.
 """
 
 import asyncio
@@ -29,6 +29,7 @@ from homeserver.rooms.stripped import stripped_state
 from homeserver.rooms.visibility import SightLine, Visibility
 from homeserver.sync.device_lists import DeviceLists
 from homeserver.sync.filter import EVERYTHING, Filter
+from homeserver.sync.long_polls import LongPolls
 from homeserver.sync.room_section import (
     Shared,
     Timeline,
@@ -45,7 +46,6 @@ from homeserver.sync.state_delta import (
 )
 from homeserver.sync.timeline import TimelineSlice, newest_events
 from homeserver.sync.to_device import ToDeviceQueue
-from homeserver.sync.wakeup import Wakeup
 from homeserver.tokens import SyncToken, decode_since, decode_sync_token
 from homeserver.users.account_data import AccountData
 from homeserver.users.ignoring import ignored_by
@@ -96,7 +96,7 @@ class SyncEngine:
         *,
         rooms: Rooms,
         users: Users,
-        wakeup: Wakeup,
+        long_polls: LongPolls,
         visibility: Visibility,
         typing: Typing,
         ephemeral: EphemeralClock,
@@ -114,7 +114,7 @@ class SyncEngine:
     ) -> None:
         self._rooms = rooms
         self._users = users
-        self._wakeup = wakeup
+        self._long_polls = long_polls
         self._visibility = visibility
         self._typing = typing
         self._ephemeral = ephemeral
@@ -187,7 +187,7 @@ class SyncEngine:
                 return await self._nothing_new(user_id, device_id, upto)
             else:
                 del user
-                if not await self._wakeup.wait(user_id, device_id, deadline - loop.time()):
+                if not await self._long_polls.wait(user_id, device_id, deadline - loop.time()):
                     deadline = loop.time()
             user = await self._users.get(user_id)
 

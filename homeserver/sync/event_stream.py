@@ -20,7 +20,7 @@ from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.visibility import SightLine, Visibility
 from homeserver.sync.engine import MAX_TIMEOUT_MS, PresenceUpdates, SyncEngine
-from homeserver.sync.wakeup import Wakeup
+from homeserver.sync.long_polls import LongPolls
 from homeserver.tokens import SyncToken, encode_position
 from homeserver.users.account_data import AccountData
 from homeserver.users.ignoring import ignored_by
@@ -47,7 +47,7 @@ class EventStream:
         account_data: AccountData,
         presence: PresenceUpdates,
         engine: SyncEngine,
-        wakeup: Wakeup,
+        long_polls: LongPolls,
         *,
         epoch: str,
         now: Clock,
@@ -60,7 +60,7 @@ class EventStream:
         self._account_data = account_data
         self._presence = presence
         self._engine = engine
-        self._wakeup = wakeup
+        self._long_polls = long_polls
         self._looking_in: dict[str, Counter[str]] = {}
         """Who polls one room, and how many times: they need not be members, whom a room wakes anyway."""
         self._epoch = epoch
@@ -69,7 +69,7 @@ class EventStream:
     def on_room_entry(self, shard: int, entry: Entry, room: Room | None, view: RoomEvent | None) -> None:
         """Follows the room shards."""
         for user_id in self._looking_in.get(entry.stream, ()):
-            self._wakeup.wake_user(user_id)
+            self._long_polls.wake_user(user_id)
 
     # Snapshots
 
@@ -189,14 +189,14 @@ class EventStream:
         )  # fmt: skip
 
     async def _wait(self, session: Session, room_id: str | None, seconds: float) -> bool:
-        """See `Wakeup.wait`."""
+        """See `LongPolls.wait`."""
         user_id, slot = session.user_id, f"events {session.device_id}"
         if room_id is None:
-            return await self._wakeup.wait(user_id, slot, seconds)
+            return await self._long_polls.wait(user_id, slot, seconds)
         looking_in = self._looking_in.setdefault(room_id, Counter())
         looking_in[user_id] += 1
         try:
-            return await self._wakeup.wait(user_id, f"{slot} {room_id}", seconds)
+            return await self._long_polls.wait(user_id, f"{slot} {room_id}", seconds)
         finally:
             looking_in[user_id] -= 1
             if not looking_in[user_id]:

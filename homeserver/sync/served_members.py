@@ -7,16 +7,16 @@ the same, and is remembered as long as they do.
 
 from collections.abc import Collection
 
-from homeserver.sync.wakeup import Wakeup
+from homeserver.sync.long_polls import LongPolls
 from homeserver.users.users import User, Users
 
 
 class ServedMembers:
     """Told of users as they are loaded, and of their memberships as they change."""
 
-    def __init__(self, users: Users, wakeup: Wakeup) -> None:
+    def __init__(self, users: Users, long_polls: LongPolls) -> None:
         self._users = users
-        self._wakeup = wakeup
+        self._long_polls = long_polls
         self._by_room: dict[str, set[str]] = {}
         self._added = 0
 
@@ -40,7 +40,7 @@ class ServedMembers:
 
     def _forget(self) -> None:
         """Leave out whoever is neither in memory nor waits."""
-        waiting = set(self._wakeup.users())
+        waiting = set(self._long_polls.users())
         for room_id, members in list(self._by_room.items()):
             members -= {each for each in members if each not in waiting and self._users.cached(each) is None}
             if not members:

@@ -8,8 +8,8 @@ from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
 from homeserver.sync.device_lists import is_news
+from homeserver.sync.long_polls import LongPolls
 from homeserver.sync.served_members import ServedMembers
-from homeserver.sync.wakeup import Wakeup
 from homeserver.users.sessions import SESSIONS_CHANGED
 from homeserver.users.shared_rooms import SharedRooms
 from homeserver.users.users import Users
@@ -26,13 +26,13 @@ class Waking:
         self,
         rooms: Rooms,
         users: Users,
-        wakeup: Wakeup,
+        long_polls: LongPolls,
         served_members: ServedMembers,
         shared_rooms: SharedRooms,
     ) -> None:
         self._rooms = rooms
         self._users = users
-        self._wakeup = wakeup
+        self._long_polls = long_polls
         self._served_members = served_members
         self._shared_rooms = shared_rooms
         self._absent: set[str] = set()
@@ -42,26 +42,26 @@ class Waking:
     def room(self, room_id: str) -> None:
         """Wake those in a room, about which there is something new."""
         room = self._rooms.cached(room_id)
-        self._wakeup.wake_among(room.joined if room is not None else self._served_members.of(room_id))
+        self._long_polls.wake_among(room.joined if room is not None else self._served_members.of(room_id))
 
     def on_room_entry(self, shard: int, entry: Entry, room: Room | None, view: RoomEvent | None) -> None:
         if room is not None:
-            self._wakeup.wake_among(room.joined)
+            self._long_polls.wake_among(room.joined)
         elif entry.kind is Kind.DEVICE_LIST:
             if is_news(entry) and entry.key is not None:
                 self._devices_of(entry.key)
         else:
-            self._wakeup.wake_among(self._served_members.of(entry.stream))
+            self._long_polls.wake_among(self._served_members.of(entry.stream))
         if entry.type == "m.room.member" and entry.key is not None:
             self._served_members.changed(entry.key, entry.stream)
-            self._wakeup.wake_user(entry.key)
+            self._long_polls.wake_user(entry.key)
 
     def _devices_of(self, user_id: str) -> None:
         user = self._users.cached(user_id)
         if user is not None:
             for room_id in user.rooms("join"):
                 self.room(room_id)
-            self._wakeup.wake_user(user_id)
+            self._long_polls.wake_user(user_id)
         else:
             self._absent.add(user_id)
             if self._looking_up is None or self._looking_up.done():
@@ -77,7 +77,7 @@ class Waking:
                 continue
             for room_id in room_ids:
                 self.room(room_id)
-            self._wakeup.wake_user(user_id)
+            self._long_polls.wake_user(user_id)
 
     async def settle(self) -> None:
         """Wait for what is being looked up (shutdown)."""
@@ -86,6 +86,6 @@ class Waking:
 
     def on_user_entry(self, entry: Entry) -> None:
         if entry.type == SESSIONS_CHANGED:
-            self._wakeup.end_user(entry.stream)
+            self._long_polls.end_user(entry.stream)
         else:
-            self._wakeup.wake_user(entry.stream)
+            self._long_polls.wake_user(entry.stream)

@@ -247,7 +247,7 @@ class Server:
 
     async def stop(self) -> None:
         if self._runner is not None:
-            self.app.ground.wakeup.close()
+            self.app.ground.long_polls.close()
             await self._runner.cleanup()
             self._runner = None
             await self.app.close()

@@ -48,7 +48,7 @@ def serve(tmp_path: Path, clock: Watch) -> Serve:
         try:
             yield f"http://127.0.0.1:{runner.addresses[0][1]}"
         finally:
-            app.ground.wakeup.close()
+            app.ground.long_polls.close()
             await runner.cleanup()
             await app.close()
 

@@ -125,7 +125,7 @@ async def test_a_long_poll_in_flight_counts_as_online(server: Server, alice: Cli
     await asyncio.sleep(0.1)
     await settle(server, 4 * HERE_FOR_MS)
     assert (await alice.get(path(alice)))["presence"] == "online"
-    server.app.ground.wakeup.close()
+    server.app.ground.long_polls.close()
     poll.cancel()
 
 

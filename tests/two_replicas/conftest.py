@@ -58,7 +58,7 @@ class Replica:
         if self._stopped:
             return
         self._stopped = True
-        self.app.ground.wakeup.close()
+        self.app.ground.long_polls.close()
         await self._runner.cleanup()
         await self.app.close()
 

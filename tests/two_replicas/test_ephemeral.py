@@ -166,7 +166,7 @@ async def test_who_is_here_is_told_again_and_again_and_who_left_is_not(
     device.here_until = 0
     replicas.a.app.people.presence_reports.beat()
     await until(lambda: device.here_until > 0)
-    replicas.a.app.ground.wakeup.close()
+    replicas.a.app.ground.long_polls.close()
     await poll
     replicas.a.app.people.presence_reports.beat()
     await asyncio.sleep(0.05)

@@ -13,12 +13,12 @@ from homeserver.rooms.room import Room
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.visibility import Visibility
 from homeserver.sync.engine import MAX_TIMEOUT_MS, SyncEngine
+from homeserver.sync.long_polls import LongPolls
 from homeserver.sync.sliding.connection import Connections, Snapshot
 from homeserver.sync.sliding.extensions import ExtensionSections, Looked
 from homeserver.sync.sliding.lists import PRESENT, Listed, matching, rooms_of, window
 from homeserver.sync.sliding.request import RoomConfig, SlidingRequest
 from homeserver.sync.sliding.rooms import Had, RoomSections, Wish
-from homeserver.sync.wakeup import Wakeup
 from homeserver.tokens import SyncToken
 from homeserver.users.users import User, Users
 from storage.records.sliding_sync import SentRoom, SentRooms
@@ -45,7 +45,7 @@ class SlidingSync:
         rooms: Rooms,
         visibility: Visibility,
         users: Users,
-        wakeup: Wakeup,
+        long_polls: LongPolls,
         sync: SyncEngine,
         sections: RoomSections,
         extensions: ExtensionSections,
@@ -54,7 +54,7 @@ class SlidingSync:
         self._rooms = rooms
         self._visibility = visibility
         self._users = users
-        self._wakeup = wakeup
+        self._long_polls = long_polls
         self._sync = sync
         self._sections = sections
         self._extensions = extensions
@@ -87,7 +87,7 @@ class SlidingSync:
             if self._sync.position(user, since) == upto:
                 del user, answer
                 slot = f"{device_id} {request.conn_id}"
-                if not await self._wakeup.wait(user_id, slot, deadline - loop.time()):
+                if not await self._long_polls.wait(user_id, slot, deadline - loop.time()):
                     deadline = loop.time()
 
     async def _answer(

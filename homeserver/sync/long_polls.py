@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Collection, Iterable
 
 
-class Wakeup:
+class LongPolls:
     """The table of waiting polls, by user."""
 
     def __init__(self) -> None:
