@@ -29,7 +29,7 @@ from homeserver.protocol.room_versions import ROOM_VERSIONS
 from homeserver.protocol.signing import SigningKey, VerifyKey, encode_base64, verify_event_signatures
 from homeserver.protocol.state_resolution import resolve
 from homeserver.shard_writer import Append, ShardWriter
-from homeserver.tokens import SyncToken, decode_sync_token
+from homeserver.since_tokens import SyncToken, decode_sync_token
 from storage.log import Entry, Kind, ShardMap
 from storage.mongo.documents import to_document, to_entry
 from storage.sqlite import open_store

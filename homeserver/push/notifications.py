@@ -26,7 +26,7 @@ from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.threads import thread_of
 from homeserver.rooms.visibility import Visibility
-from homeserver.tokens import base36, from_base36
+from homeserver.since_tokens import base36, from_base36
 from homeserver.users.ignoring import ignored_by
 from homeserver.users.users import User, Users
 from storage.log import Kind

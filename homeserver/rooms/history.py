@@ -35,7 +35,7 @@ from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.visibility import SightLine, Visibility
-from homeserver.tokens import decode_position, encode_position
+from homeserver.since_tokens import decode_position, encode_position
 from homeserver.users.ignoring import ignored_by
 from homeserver.users.sessions import Session
 from homeserver.users.users import Users

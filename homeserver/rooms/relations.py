@@ -17,7 +17,7 @@ from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent, relation_of
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.visibility import Visibility
-from homeserver.tokens import encode_position
+from homeserver.since_tokens import encode_position
 from homeserver.users.sessions import Session
 from storage.log import Kind
 

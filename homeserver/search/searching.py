@@ -26,7 +26,7 @@ from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.visibility import SightLine, Visibility
 from homeserver.search.documents import KEYS, is_searched
 from homeserver.search.words import highlights, wanted_words
-from homeserver.tokens import encode_position
+from homeserver.since_tokens import encode_position
 from homeserver.users.ignoring import ignored_by
 from homeserver.users.sessions import Session
 from homeserver.users.users import User, Users

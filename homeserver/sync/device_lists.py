@@ -21,7 +21,7 @@ from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
 from homeserver.shard_writer import Append
-from homeserver.tokens import SyncToken
+from homeserver.since_tokens import SyncToken
 from homeserver.users.shared_rooms import SharedRooms
 from homeserver.users.users import User, Users, membership_in
 from storage.log import Entry, Kind

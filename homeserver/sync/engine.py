@@ -27,6 +27,7 @@ from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.stripped import stripped_state
 from homeserver.rooms.visibility import SightLine, Visibility
+from homeserver.since_tokens import SyncToken, decode_since, decode_sync_token
 from homeserver.sync.device_lists import DeviceLists
 from homeserver.sync.filter import EVERYTHING, Filter
 from homeserver.sync.long_polls import LongPolls
@@ -46,7 +47,6 @@ from homeserver.sync.state_delta import (
 )
 from homeserver.sync.timeline import TimelineSlice, newest_events
 from homeserver.sync.to_device import ToDeviceQueue
-from homeserver.tokens import SyncToken, decode_since, decode_sync_token
 from homeserver.users.account_data import AccountData
 from homeserver.users.ignoring import ignored_by
 from homeserver.users.invite_permission import blocks_invites

@@ -19,9 +19,9 @@ from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.visibility import SightLine, Visibility
+from homeserver.since_tokens import SyncToken, encode_position
 from homeserver.sync.engine import MAX_TIMEOUT_MS, PresenceUpdates, SyncEngine
 from homeserver.sync.long_polls import LongPolls
-from homeserver.tokens import SyncToken, encode_position
 from homeserver.users.account_data import AccountData
 from homeserver.users.ignoring import ignored_by
 from homeserver.users.invite_permission import blocks_invites

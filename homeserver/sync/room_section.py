@@ -12,8 +12,8 @@ import orjson
 from homeserver.rooms.rendering import Reader
 from homeserver.rooms.room import Receipt, Room
 from homeserver.rooms.room_event import RoomEvent
+from homeserver.since_tokens import encode_position
 from homeserver.sync.timeline import TimelineSlice
-from homeserver.tokens import encode_position
 
 NAMING = frozenset({"m.room.member", "m.room.name", "m.room.canonical_alias"})
 """Types of events after which a room's summary may be another."""

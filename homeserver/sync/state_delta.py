@@ -6,7 +6,7 @@ from itertools import count
 
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
-from homeserver.tokens import SyncToken
+from homeserver.since_tokens import SyncToken
 
 KNOWN_MEMBERS_CACHES = 20_000
 KNOWN_MEMBERS = 1_000

@@ -19,7 +19,7 @@ import structlog
 
 from homeserver.clock import Clock
 from homeserver.errors import MatrixError
-from homeserver.tokens import SyncToken, decode_sync_token
+from homeserver.since_tokens import SyncToken, decode_sync_token
 from storage.collection import Collection
 from storage.errors import StoreError
 from storage.records.sliding_sync import SentRooms, SlidingConnection

@@ -12,6 +12,7 @@ from homeserver.rooms.rendering import Reader
 from homeserver.rooms.room import Room
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.visibility import Visibility
+from homeserver.since_tokens import SyncToken
 from homeserver.sync.engine import MAX_TIMEOUT_MS, SyncEngine
 from homeserver.sync.long_polls import LongPolls
 from homeserver.sync.sliding.connection import Connections, Snapshot
@@ -19,7 +20,6 @@ from homeserver.sync.sliding.extensions import ExtensionSections, Looked
 from homeserver.sync.sliding.lists import PRESENT, Listed, matching, rooms_of, window
 from homeserver.sync.sliding.request import RoomConfig, SlidingRequest
 from homeserver.sync.sliding.rooms import Had, RoomSections, Wish
-from homeserver.tokens import SyncToken
 from homeserver.users.users import User, Users
 from storage.records.sliding_sync import SentRoom, SentRooms
 

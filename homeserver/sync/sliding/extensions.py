@@ -6,12 +6,12 @@ import orjson
 
 from homeserver.rooms.ephemeral import Typing
 from homeserver.rooms.room import Room
+from homeserver.since_tokens import SyncToken, decode_received, encode_received
 from homeserver.sync.device_lists import DeviceLists
 from homeserver.sync.engine import DeviceKeyCounts
 from homeserver.sync.room_section import receipts_event
 from homeserver.sync.sliding.request import Extension, Extensions
 from homeserver.sync.to_device import PAGE, ToDeviceQueue
-from homeserver.tokens import SyncToken, decode_received, encode_received
 from homeserver.users.account_data import AccountData
 from homeserver.users.users import User
 

@@ -16,10 +16,10 @@ from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.stripped import stripped_state
 from homeserver.rooms.visibility import SightLine, Visibility
+from homeserver.since_tokens import encode_position
 from homeserver.sync.sliding.lists import bump_stamp, direct_rooms
 from homeserver.sync.sliding.request import MAX_TIMELINE, RoomConfig, StatePatterns
 from homeserver.sync.timeline import TimelineSlice, newest_events
-from homeserver.tokens import encode_position
 from homeserver.users.users import MembershipRef, User
 from storage.records.sliding_sync import SentRoom
 

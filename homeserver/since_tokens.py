@@ -1,7 +1,8 @@
 """The since-token: how far a client has seen each sequence (spec: client-server "Syncing").
 
 Opaque to clients, versioned, valid at any replica: `s1_EPOCH_USER_EPHEMERAL_ROOM[.ROOM…]` in base 36.
-Positions in one room (pagination) have a token of their own, `p` + position.
+Positions in one room (pagination) have a token of their own, `p` + position. So has the position in a user's
+log up to which a device has its messages (sliding sync), `d1_EPOCH_USER`.
 """
 
 from functools import lru_cache

@@ -3,7 +3,7 @@
 import pytest
 
 from homeserver.errors import MatrixError
-from homeserver.tokens import SyncToken, decode_sync_token
+from homeserver.since_tokens import SyncToken, decode_sync_token
 
 
 @pytest.mark.parametrize("shards", [1, 1024])
