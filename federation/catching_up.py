@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from federation.outgoing import DeviceNews, Outgoing, outgoing_edu, outgoing_event
 from federation.transactions import MAX_EDUS, MAX_PDUS
 from homeserver.protocol.identifiers import server_name_of
-from homeserver.rooms.left_out import LeftOutIfBroken
+from homeserver.rooms.broken_rooms import LeftOutIfBroken
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.told_servers import is_told_by, told_among
 from homeserver.sync.device_lists import STREAM as DEVICE_LISTS

@@ -13,7 +13,7 @@ import orjson
 from homeserver.e2ee.identities import CROSS_SIGNING, DEVICE, NO_KEYS
 from homeserver.e2ee.key_objects import MASTER, SELF_SIGNING
 from homeserver.protocol.json_types import JsonObject
-from homeserver.rooms.left_out import LeftOutIfBroken
+from homeserver.rooms.broken_rooms import LeftOutIfBroken
 from homeserver.rooms.rooms import Rooms
 from homeserver.sync.device_lists import announced_changes
 from homeserver.users.users import Users

@@ -20,7 +20,7 @@ from homeserver.protocol.push_evaluation import Verdict
 from homeserver.push.rules import UserPushRules
 from homeserver.push.unread import read_upto
 from homeserver.push.verdicts import Verdicts
-from homeserver.rooms.left_out import LeftOutIfBroken
+from homeserver.rooms.broken_rooms import LeftOutIfBroken
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms

@@ -13,8 +13,8 @@ from homeserver.errors import MatrixError, bad_json, forbidden, not_found
 from homeserver.protocol.identifiers import check_user_id, server_name_of
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.authoring import Author, EventTemplate, check_content, same_state
+from homeserver.rooms.broken_rooms import LeftOutIfBroken
 from homeserver.rooms.elsewhere import Elsewhere, Nowhere
-from homeserver.rooms.left_out import LeftOutIfBroken
 from homeserver.rooms.posting import post
 from homeserver.rooms.restricted import AUTHORISER, UNABLE_TO_AUTHORISE, UNABLE_TO_GRANT, RestrictedJoins
 from homeserver.rooms.room import Room, RoomHead

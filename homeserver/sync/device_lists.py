@@ -16,7 +16,7 @@ import orjson
 
 from homeserver.clock import Clock
 from homeserver.e2ee.identities import SIGNATURE
-from homeserver.rooms.left_out import LeftOutIfBroken
+from homeserver.rooms.broken_rooms import LeftOutIfBroken
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms

@@ -16,10 +16,10 @@ from homeserver.bus.bus import POSITIONS_PER_MS
 from homeserver.bus.replica import Replica
 from homeserver.clock import Clock
 from homeserver.push.unread import Counts, Unread
+from homeserver.rooms.broken_rooms import LeftOutIfBroken
 from homeserver.rooms.bundling import Bundling
 from homeserver.rooms.ephemeral import EphemeralClock, Typing
 from homeserver.rooms.heroes import heroes, is_nameless
-from homeserver.rooms.left_out import LeftOutIfBroken
 from homeserver.rooms.past_state import state_at
 from homeserver.rooms.rendering import Reader, render_events
 from homeserver.rooms.room import Room

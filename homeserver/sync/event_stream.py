@@ -12,9 +12,9 @@ import orjson
 
 from homeserver.clock import Clock
 from homeserver.errors import not_found
+from homeserver.rooms.broken_rooms import LeftOutIfBroken
 from homeserver.rooms.directory import Directory
 from homeserver.rooms.history import History
-from homeserver.rooms.left_out import LeftOutIfBroken
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms

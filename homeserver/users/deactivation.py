@@ -16,7 +16,7 @@ import structlog
 
 from homeserver.clock import Clock
 from homeserver.errors import MatrixError
-from homeserver.rooms.left_out import LeftOutIfBroken
+from homeserver.rooms.broken_rooms import LeftOutIfBroken
 from homeserver.rooms.membership import Membership
 from homeserver.users.account_data import AccountData
 from homeserver.users.accounts import Accounts

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 
-from homeserver.rooms.left_out import LeftOutIfBroken
+from homeserver.rooms.broken_rooms import LeftOutIfBroken
 from homeserver.rooms.room import Room, sets_state
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms

@@ -4,6 +4,8 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).parents[2]
 CHECKED_OTHERWISE = {"tests", "bench"}
 
@@ -31,6 +33,17 @@ def test_development_runs_on_the_versions_that_servers_run_on() -> None:
         return {line.split(" ")[0] for line in lines if "==" in line and not line.startswith((" ", "#"))}
 
     assert pins("requirements.lock") <= pins("requirements-dev.lock")
+
+
+@pytest.mark.parametrize("page", ["docs/architecture.md", "docs/security.md"])
+def test_the_files_that_a_page_names_are_there(page: str) -> None:
+    named = re.findall(r"`([\w/]+(?:\.py|/))`", (REPOSITORY / page).read_text("utf-8"))
+    assert [name for name in named if not _is_there(name)] == []
+
+
+def _is_there(name: str) -> bool:
+    """Pages leave out what begins all the names of a table."""
+    return any((REPOSITORY / parent / name).exists() for parent in ("", "homeserver", "tests"))
 
 
 def test_the_tests_that_the_security_page_names_say_which_fault_they_stand_for() -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import msgspec
 import orjson
 
-from homeserver.rooms.left_out import LeftOutIfBroken
+from homeserver.rooms.broken_rooms import LeftOutIfBroken
 from homeserver.rooms.rendering import Reader
 from homeserver.rooms.room import Room
 from homeserver.rooms.rooms import Rooms

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from homeserver.rooms.left_out import LeftOutIfBroken
+from homeserver.rooms.broken_rooms import LeftOutIfBroken
 from homeserver.rooms.room import Activity, Room
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.visibility import Visibility

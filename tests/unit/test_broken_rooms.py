@@ -4,8 +4,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from homeserver.errors import MatrixError
-from homeserver.rooms import left_out
-from homeserver.rooms.left_out import LeftOutIfBroken
+from homeserver.rooms import broken_rooms
+from homeserver.rooms.broken_rooms import LeftOutIfBroken
 from storage.errors import StoreDamaged, StoreUnavailable
 
 
@@ -18,10 +18,10 @@ def come_upon(room_id: str) -> int:
 
 def test_a_room_is_logged_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 5.0
-    monkeypatch.setattr(left_out, "monotonic", lambda: now)
-    monkeypatch.setattr(left_out, "_logged", {})
+    monkeypatch.setattr(broken_rooms, "monotonic", lambda: now)
+    monkeypatch.setattr(broken_rooms, "_logged", {})
     assert [come_upon("!one:x"), come_upon("!two:x"), come_upon("!one:x")] == [1, 1, 0]
-    now += left_out.LOGGED_EVERY_S
+    now += broken_rooms.LOGGED_EVERY_S
     assert come_upon("!one:x") == 1
 
 
