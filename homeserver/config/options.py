@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 import msgspec
 
 from homeserver.config.units import Address, Duration, Network, Secret, SecretUri, Size
-from homeserver.protocol.room_versions import DEFAULT_ROOM_VERSION
+from homeserver.protocol.room_versions import DEFAULT_ROOM_VERSION, ROOM_VERSIONS
 
 DEVELOPMENT_SECRET = "weft-dev-secret"
 
@@ -41,7 +41,9 @@ HttpUrl = Annotated[str, matching(r"https?://[^/\s]+\S*", "a URL such as https:/
 Email = Annotated[str, matching(r"[^@\s]+@[^@\s]+", "an e-mail address")]
 MatrixId = Annotated[str, matching(r"@[^:\s]+:\S+", "a Matrix id such as @alice:example.org")]
 PolicyId = Annotated[str, matching(r"[a-z0-9_.-]{1,64}", "a short name such as privacy_policy")]
-RoomVersion = Annotated[str, matching(r"[1-9][0-9]?", "a room version such as 12")]
+RoomVersion = Annotated[
+    str, matching("|".join(ROOM_VERSIONS), f"one of the room versions {', '.join(ROOM_VERSIONS)}")
+]
 BusUri = Annotated[
     str,
     matching(
