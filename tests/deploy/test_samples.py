@@ -13,6 +13,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
+from federation.transactions import MAX_BYTES
 from tests.real_parts.proxy import NoProgram, Proxy, around_site, program
 from tests.server_process import REPOSITORY, free_port
 
@@ -201,6 +202,12 @@ def test_uploads_may_be_larger_than_other_bodies(proxy: Proxy) -> None:
             b"PUT /_matrix/client/v3/x HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n" % len(body)
         )
         assert connection.recv(100).split()[1] == b"413"
+
+
+def test_transactions_of_other_servers_may_be_as_large_as_weft_takes_them(proxy: Proxy) -> None:
+    body = bytes(MAX_BYTES)
+    path = "/_matrix/federation/v1/send/1"
+    assert told(proxy, path, method="PUT", body=body)["length"] == len(body)
 
 
 def test_internal_routes_are_not_reached_from_outside(proxy: Proxy) -> None:

@@ -140,6 +140,8 @@ class Proxy:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._folder = Path(tempfile.mkdtemp(prefix=f"weft-{name}-"))
+        # Started by root, nginx works as somebody else, who writes larger bodies to files there.
+        self._folder.chmod(0o755)
         self._log = self._folder / "log"
         file = self._folder / "configuration"
         if name == "haproxy":
