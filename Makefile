@@ -24,11 +24,12 @@ endif
 CONFIG := $(DATA_DIR)/weft.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage lint format bench reference lock
+.PHONY: help run install test coverage lint format bench reference lock
 
 help:
 	@echo "make run          start a server at http://localhost:$(PORT), data in ./$(DATA_DIR)"
 	@echo "                  PORT=9000 DATA_DIR=/srv/weft SERVER_NAME=example.org; DEV=1 lets anyone register"
+	@echo "make install      only put what the server needs into ./$(VENV)"
 	@echo "make test         lint, then all tests; ARGS=\"-k sync\" picks some"
 	@echo "make coverage     all tests, and which lines they do not reach (takes twice as long)"
 	@echo "make lint         style, types, and who imports whom"
@@ -61,6 +62,8 @@ else
 endif
 
 # --- Installing ---
+
+install: $(VENV)/.runtime
 
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || \
