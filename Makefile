@@ -16,6 +16,8 @@ PORT ?= 8008
 ifneq ($(origin PORT),file)
 export WEFT_LISTEN ?= 127.0.0.1:$(PORT)
 export WEFT_PUBLIC_URL ?= http://localhost:$(PORT)
+# The configuration may name another port.
+AT_PORT := --url http://localhost:$(PORT)
 endif
 ifneq ($(origin SERVER_NAME),file)
 export WEFT_SERVER_NAME ?= $(SERVER_NAME)
@@ -55,7 +57,7 @@ else
 	@url=$$($(BIN)/weft check-config -c "$(CONFIG)" | sed -n 's/^public_url: //p'); test -n "$$url" || exit 2; \
 	printf '%s\n' "" "Weft: $$url (Ctrl-C stops it)" \
 	  "1. Create the first administrator, in a second terminal:" \
-	  "     $(BIN)/weft register-user -c $(CONFIG) --admin alice" \
+	  "     $(strip $(BIN)/weft register-user -c $(CONFIG) $(AT_PORT) --admin alice)" \
 	  "2. In a Matrix client choose the homeserver $$url and log in." \
 	  "More: docs/getting-started.md. To let anyone on this machine register: make run DEV=1" ""; \
 	exec $(BIN)/weft serve -c "$(CONFIG)"
