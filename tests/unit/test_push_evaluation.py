@@ -247,6 +247,8 @@ def test_property_paths_are_split_at_dots_that_are_not_escaped(key: str, path: t
         (r"content.m\.relates_to.rel_type", "m.thread", {"m.relates_to": {"rel_type": "m.thread"}}, True),
         ("content.m.relates_to.rel_type", "m.thread", {"m.relates_to": {"rel_type": "m.thread"}}, False),
         ("content.a.b", "x", {"a": "x"}, False),
+        ("content.a.b", "*", {"a": "a.b"}, False),
+        ("content.topic", "te?", {"topic": "Tea"}, True),
         ("content", "*", {"a": "x"}, False),
         ("room_id", "!ROOM:*", {}, True),
         ("room_id", ROOM, {}, True),
@@ -271,6 +273,15 @@ def test_event_property_is_and_contains_compare_without_casts(value: Any, found:
     assert holds({"kind": "event_property_contains", **condition}, event({"x": [{}, found]})) is same
     assert not holds({"kind": "event_property_is", **condition}, event({"y": found}))
     assert not holds({"kind": "event_property_contains", **condition}, event({"x": {"x": found}}))
+
+
+@pytest.mark.parametrize("value", [{}, [], ["x"], 1.5, 2**53], ids=repr)
+def test_nothing_equals_what_cannot_be_compared(value: Any) -> None:
+    condition = {"key": "content.x", "value": value}
+    for found in (value, {"y": 1}, None):
+        assert not holds({"kind": "event_property_is", **condition}, event({"x": found}))
+        assert not holds({"kind": "event_property_contains", **condition}, event({"x": [found]}))
+    assert not holds({"kind": "event_property_is", **condition}, event({}))
 
 
 def test_event_property_contains_takes_no_parts() -> None:

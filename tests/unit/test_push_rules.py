@@ -230,6 +230,14 @@ def test_a_content_rule_needs_a_pattern(pattern: Any) -> None:
         add_rule(NOTHING, RuleKind.CONTENT, "x", {"actions": [], "pattern": pattern})
 
 
+@pytest.mark.parametrize("value", ["", "x", 0, 2**53 - 1, True, False, None], ids=repr)
+@pytest.mark.parametrize("kind", ["event_property_is", "event_property_contains"])
+def test_a_property_may_be_compared_with_any_scalar(kind: str, value: Any) -> None:
+    condition = {"kind": kind, "key": "content.x", "value": value}
+    rules = add_rule(NOTHING, RuleKind.OVERRIDE, "x", {"actions": [], "conditions": [condition]})
+    assert find_rule(rules, USER, RuleKind.OVERRIDE, "x").conditions == (condition,)
+
+
 @pytest.mark.parametrize(
     "conditions",
     [

@@ -193,6 +193,23 @@ def test_what_is_no_level_is_not_brought_in_until_version_9_either(version: str,
         room.refuses(f"power levels: {name}", *change(room, ADMIN, **{name: value}))
 
 
+@pytest.mark.parametrize("version", until(9))
+@pytest.mark.parametrize("value", ["x", [], None, {"x": "five"}, {"x": None}, {"x": {}}])
+def test_a_later_table_must_hold_levels_until_version_9_too(version: str, value: Any) -> None:
+    room = moderated_room(version)
+    room.refuses("power levels: events", *change(room, ADMIN, events=value))
+    if version in since(6):
+        room.refuses("power levels: notifications", *change(room, ADMIN, notifications=value))
+
+
+@pytest.mark.parametrize("version", until(9))
+@pytest.mark.parametrize("value", ["x", [], None])
+def test_a_table_that_was_none_can_be_made_one_until_version_9(version: str, value: Any) -> None:
+    room = AuthRoom(version)
+    room.levels(events=value, notifications=value)
+    room.allows(*change(room, ADMIN, events={"x": 50}, notifications={"room": 50}))
+
+
 @every_version
 def test_the_first_power_levels_event_may_say_anything(version: str) -> None:
     room = AuthRoom(version)

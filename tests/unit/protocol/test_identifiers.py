@@ -22,6 +22,7 @@ SERVER_NAMES = [
     "matrix.org:8888",
     "1.2.3.4",
     "1.2.3.4:1234",
+    "255.255.255.255",
     "[1234:5678::abcd]",
     "[1234:5678::abcd]:5678",
     "localhost",
@@ -143,7 +144,7 @@ def test_event_ids_of_all_formats_are_valid(event_id: str) -> None:
     assert check_event_id(event_id) == event_id
 
 
-@pytest.mark.parametrize("event_id", ["", "$", "abc", "!abc:a", "$a b", "$abc:", "$ä"])
+@pytest.mark.parametrize("event_id", ["", "$", "abc", "!abc:a", "$a b", "$.b", "$abc:", "$ä"])
 def test_what_is_no_event_id_is_refused(event_id: str) -> None:
     with pytest.raises(InvalidIdentifier):
         check_event_id(event_id)

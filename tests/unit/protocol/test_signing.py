@@ -351,6 +351,7 @@ def test_a_restricted_join_must_be_signed_by_the_server_that_let_the_user_in(ver
         signing.verify_event_signatures(version, pdu, known("a", "b"))
     co_signed = signing.sign_event(version, pdu, "b", OTHER_KEY)
     signing.verify_event_signatures(version, co_signed, {**known("a"), **known("b", key=OTHER_KEY)})
+    signing.verify_event_signatures(version, signed_event(version, content=content)[1], known("a"))
 
 
 @pytest.mark.parametrize("user", [5, None, "nobody", ["@a:b"], {}])
@@ -365,8 +366,12 @@ def test_an_exchanged_third_party_invite_need_not_be_signed_by_the_senders_serve
     content = {"membership": "invite", "third_party_invite": {"signed": {}}}
     _, pdu = signed_event(V12, type="m.room.member", state_key="@x:c", content=content)
     assert signing.required_signers(V12, pdu) == set()
-    join = {**pdu, "content": {**content, "membership": "join"}}
-    assert signing.required_signers(V12, join) == {"a"}
+    for other in (
+        {**pdu, "content": {**content, "membership": "join"}},
+        {**pdu, "content": {"membership": "invite"}},
+        {**pdu, "type": "m.room.message"},
+    ):
+        assert signing.required_signers(V12, other) == {"a"}
 
 
 @given(
