@@ -15,6 +15,7 @@ from tests.client_api.crypto_device import (
     password_proof,
     public,
     restart,
+    signed,
 )
 
 
@@ -85,6 +86,19 @@ async def test_keys_need_a_master_key_that_signed_them(bob: Client) -> None:
         reply = await bob.call("POST", "/keys/device_signing/upload", wrong, expect=400)
         assert reply.errcode == "M_INVALID_SIGNATURE"
     assert (await CryptoDevice(bob).query(bob.user_id))["master_keys"] == {}
+
+
+async def test_device_is_not_said_to_be_signed_by_a_key_that_did_not(bob: Client) -> None:
+    signer, device = CrossSigner(bob.user_id), CryptoDevice(bob)
+    await bob.post("/keys/device_signing/upload", signer.upload())
+    by = f"ed25519:{public(signer.self_signing)}"
+    forged = signed(device.device_keys(), bob.user_id, by, CrossSigner(bob.user_id, 2).self_signing)
+    reply = await bob.call("POST", "/keys/upload", {"device_keys": forged}, expect=400)
+    assert reply.errcode == "M_INVALID_SIGNATURE"
+    right = signed(device.device_keys(), bob.user_id, by, signer.self_signing)
+    await bob.post("/keys/upload", {"device_keys": right})
+    shown = (await device.query(bob.user_id))["device_keys"][bob.user_id][bob.device_id]
+    assert set(shown["signatures"][bob.user_id]) == {by, device.key_id}
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,8 @@ async def test_directory_lists_searches_and_pages(alice: Client, bob: Client) ->
     found = await bob.post("/publicRooms", {"filter": {"generic_search_term": "CHEESE"}})
     assert [room["room_id"] for room in found["chunk"]] == [ids[1]]
     first = await bob.get("/publicRooms", query={"limit": 2})
-    second = await bob.get("/publicRooms", query={"limit": 2, "since": first["next_batch"]})
+    own = {"server": "localhost"}
+    second = await bob.get("/publicRooms", query={"limit": 2, "since": first["next_batch"], **own})
     assert {room["room_id"] for room in first["chunk"] + second["chunk"]} == set(ids)
     assert "next_batch" not in second
 
@@ -142,6 +143,10 @@ async def test_summary_is_for_those_who_may_join(alice: Client, bob: Client) -> 
     await bob.call("GET", f"/_matrix/client/v1/room_summary/{closed}", expect=404)
     mine = await alice.get(f"/_matrix/client/v1/room_summary/{closed}")
     assert mine["membership"] == "join"
+    assert mine.get("encryption") is None
+    await alice.set_state(closed, "m.room.encryption", {"algorithm": "m.megolm.v1.aes-sha2"})
+    mine = await alice.get(f"/_matrix/client/v1/room_summary/{closed}")
+    assert (mine["encryption"], mine["room_version"]) == ("m.megolm.v1.aes-sha2", "12")
 
 
 async def test_space_tree_is_walked_in_order_and_paged(alice: Client, bob: Client) -> None:
@@ -185,6 +190,41 @@ async def test_upgrade_moves_state_alias_and_tags(alice: Client, bob: Client) ->
     await bob.call(
         "PUT", f"/rooms/{old}/send/m.room.message/1", {"msgtype": "m.text", "body": "late"}, expect=403
     )
+
+
+@pytest.mark.parametrize("kept", [{"type": "m.space"}, {"m.federate": False}, {}])
+async def test_upgraded_room_is_what_it_was_and_stands_in_the_directory_in_its_place(
+    alice: Client, kept: dict[str, Any]
+) -> None:
+    old = await alice.create_room(creation_content=kept, visibility="public")
+    new = (await alice.post(f"/rooms/{old}/upgrade", {"new_version": "12"}))["replacement_room"]
+    create = await alice.get(f"/rooms/{new}/state/m.room.create")
+    assert {key: create[key] for key in ("type", "m.federate", "additional_creators") if key in create} == kept
+    for room_id, visibility in ((old, "private"), (new, "public")):
+        assert (await alice.get(f"/directory/list/room/{room_id}"))["visibility"] == visibility
+
+
+async def test_additional_creators_of_an_upgraded_room_are_those_that_are_named(
+    alice: Client, bob: Client, carol: Client
+) -> None:
+    """They are not taken over, and stand in no list of levels (spec: rooms/v12)."""
+    old = await alice.create_room(creation_content={"additional_creators": [carol.user_id]})
+    levels = await alice.get(f"/rooms/{old}/state/m.room.power_levels")
+    levels["users"] = {bob.user_id: 60}
+    await alice.set_state(old, "m.room.power_levels", levels)
+    wish = {"new_version": "12", "additional_creators": [bob.user_id]}
+    new = (await alice.post(f"/rooms/{old}/upgrade", wish))["replacement_room"]
+    create = await alice.get(f"/rooms/{new}/state/m.room.create")
+    assert create["additional_creators"] == [bob.user_id]
+    assert (await alice.get(f"/rooms/{new}/state/m.room.power_levels"))["users"] == {}
+    reply = await alice.call("POST", f"/rooms/{new}/upgrade", {**wish, "new_version": "11"}, expect=400)
+    assert reply.errcode == "M_BAD_JSON"
+
+
+async def test_creator_is_an_administrator_where_creators_are_not_above_all(alice: Client) -> None:
+    old = await alice.create_room(room_version="12")
+    new = (await alice.post(f"/rooms/{old}/upgrade", {"new_version": "11"}))["replacement_room"]
+    assert (await alice.get(f"/rooms/{new}/state/m.room.power_levels"))["users"] == {alice.user_id: 100}
 
 
 @pytest.mark.parametrize(("before", "after"), [("1", "10"), ("9", "12"), ("9", "9")])

@@ -114,6 +114,8 @@ async def test_devices_of_one_user_share_a_limit(alice: Client, server: Server) 
         ("join", "POST", "/join/{room}", {}),
         ("join", "POST", "/knock/{room}", {}),
         ("invite", "POST", "/rooms/{room}/invite", {"user_id": "@bob:localhost"}),
+        ("invite", "PUT", "/rooms/{room}/state/m.room.member/@bob:localhost", {"membership": "invite"}),
+        ("join", "PUT", "/rooms/{room}/state/m.room.member/@alice:localhost", {"membership": "join"}),
         ("room_creation", "POST", "/createRoom", {}),
         ("profile", "PUT", "/profile/@alice:localhost/displayname", {"displayname": "x"}),
         ("ephemeral", "PUT", "/rooms/{room}/typing/@alice:localhost", {"typing": True}),

@@ -60,6 +60,21 @@ async def test_same_reaction_twice_is_refused_until_redacted(alice: Client) -> N
     await alice.send(room_id, reaction, type="m.reaction")
 
 
+async def test_others_react_alike_and_the_same_user_otherwise(alice: Client, bob: Client) -> None:
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    event_id = await alice.send(room_id)
+    reaction = related("m.annotation", event_id, key="👍")
+    sent = [
+        await alice.send(room_id, reaction, type="m.reaction"),
+        await bob.send(room_id, reaction, type="m.reaction"),
+        await alice.send(room_id, related("m.annotation", event_id, key="👎"), type="m.reaction"),
+        await alice.send(room_id, reaction, type="org.example.reaction"),
+    ]
+    there = await bob.get(f"/_matrix/client/v1/rooms/{room_id}/relations/{event_id}/m.annotation")
+    assert [event["event_id"] for event in there["chunk"]] == sent[::-1]
+
+
 async def test_of_same_reactions_at_the_same_time_one_is_there(alice: Client) -> None:
     """Somebody taps twice, or on two devices."""
     room_id = await alice.create_room()

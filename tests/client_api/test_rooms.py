@@ -32,6 +32,23 @@ async def test_preset_sets_the_state_the_spec_says(
     assert (reply.body["guest_access"] if reply.status == 200 else None) == guests
 
 
+@pytest.mark.parametrize("version", ["11", "12"])
+async def test_invitees_of_a_trusted_private_chat_have_the_creators_power(
+    alice: Client, bob: Client, version: str
+) -> None:
+    invited = {"invite": [bob.user_id], "room_version": version}
+    room_id = await alice.create_room(preset="trusted_private_chat", **invited)
+    users = (await state_of(alice, room_id, "m.room.power_levels"))["users"]
+    create = await state_of(alice, room_id, "m.room.create")
+    if version == "12":
+        assert (users, create["additional_creators"]) == ({}, [bob.user_id])
+    else:
+        assert users == {alice.user_id: 100, bob.user_id: 100}
+    other = await alice.create_room(preset="private_chat", **invited)
+    assert bob.user_id not in (await state_of(alice, other, "m.room.power_levels"))["users"]
+    assert "additional_creators" not in await state_of(alice, other, "m.room.create")
+
+
 @pytest.mark.parametrize("version", [str(n) for n in range(1, 13)])
 async def test_room_of_every_version_can_be_made_and_talked_in(
     alice: Client, bob: Client, version: str
@@ -74,8 +91,9 @@ async def test_invited_user_sees_stripped_state_and_joins(alice: Client, bob: Cl
     events = body["rooms"]["invite"][room_id]["invite_state"]["events"]
     by_type = {event["type"]: event["content"] for event in events if event["state_key"] == ""}
     assert by_type["m.room.name"] == {"name": "Secret"}
-    own = next(event for event in events if event["state_key"] == bob.user_id)
-    assert own["content"]["is_direct"] is True
+    by_member = {event["state_key"]: event for event in events if event["type"] == "m.room.member"}
+    assert by_member[bob.user_id]["content"]["is_direct"] is True
+    assert by_member[alice.user_id]["content"]["membership"] == "join", "who it is that invites"
     await bob.join(room_id)
     assert room_id in (await bob.sync())["rooms"]["join"]
     assert (await bob.get("/joined_rooms"))["joined_rooms"] == [room_id]
