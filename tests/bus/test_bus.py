@@ -301,7 +301,19 @@ async def test_topics_of_another_store_are_refused(join: Join) -> None:
         await join("b", epoch="begun anew")
 
 
-async def test_what_strangers_write_later_is_passed_over(join: Join, bus_options: BusOptions) -> None:
+@pytest.mark.parametrize(
+    ("value", "headers"),
+    [
+        (b"nonsense", []),
+        (None, []),
+        (b"nonsense", [("schema", None), ("store", None)]),
+        (b"nonsense", [("schema", b"9" * 5000)]),
+    ],
+    ids=["nonsense", "nothing", "headers of nothing", "a number beyond all bounds"],
+)
+async def test_what_strangers_write_later_is_passed_over(
+    join: Join, bus_options: BusOptions, value: bytes | None, headers: list[tuple[str, bytes | None]]
+) -> None:
     member = await join("a")
     await member.publish(1, 1, 2)
     topics = [
@@ -310,10 +322,18 @@ async def test_what_strangers_write_later_is_passed_over(join: Join, bus_options
     ]
     async with AIOKafkaProducer(bootstrap_servers=bus_options.uri.removeprefix("kafka://")) as producer:
         for topic, partition in topics:
-            await producer.send_and_wait(topic, b"nonsense", key=b"k", partition=partition)
+            await producer.send_and_wait(topic, value, key=b"k", partition=partition, headers=headers)
     member.tell(b"hello")
     await member.publish(1, 3, 3)
     await until(lambda: member.seqs(1) == [1, 2, 3] and member.bodies() == [b"hello"])
+
+
+async def test_a_message_that_cannot_be_taken_keeps_no_other_away(join: Join) -> None:
+    a, b = await join("a"), await join("b")
+    b.bus.subscribe("number", lambda position, body: int(body))
+    a.bus.tell("number", b"of a release that writes numbers otherwise")
+    a.tell(b"hello")
+    await until(lambda: b.bodies() == [b"hello"])
 
 
 # TLS and SASL

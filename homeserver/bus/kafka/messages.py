@@ -115,7 +115,7 @@ class Messages:
         """What the topic gives: this replica's messages and those of the others."""
         for record in records:
             try:
-                message = self._decode(record.value)
+                message = self._decode(record.value or b"")
             except msgspec.DecodeError as error:
                 log.warning("a message that no replica sent", topic=self._place.topic, error=str(error))
                 continue
@@ -150,6 +150,11 @@ class Messages:
 
     def _hand_over(self, position: int, message: Message) -> None:
         subscriber = self._subscribers.get(message.kind)
-        if subscriber is not None:
-            self._position = max(self._position + 1, position)
+        if subscriber is None:
+            return
+        self._position = max(self._position + 1, position)
+        try:
             subscriber(self._position, message.body)
+        except Exception:
+            # Another release may mean something else by it; what comes next is read all the same.
+            log.exception("a message set aside", kind=message.kind)

@@ -5,7 +5,8 @@ signed events stay what they are. `meta`, the server's own notes, travels in a h
 rely on. The client's transaction (`Entry.txn`) does not leave the server.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -26,6 +27,7 @@ KEYED_BY_STATE = OF_STATE | {Kind.PARTIAL}
 
 Headers = list[tuple[str, bytes]]
 
+_VERSION = re.compile(rb"[0-9]{1,9}")
 _WORDS = {kind: kind.name.lower() for kind in Kind}
 _KINDS = {word: kind for kind, word in _WORDS.items()}
 
@@ -121,7 +123,7 @@ class Records:
         return Record(entry.stream.encode(), self._encode(value), headers)
 
     def entry(
-        self, key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, bytes]]
+        self, key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, bytes | None]]
     ) -> Entry | None:
         """The entry, equal to the log's but for `txn`; None if only the log has it. Raises ForeignRecord."""
         named = dict(headers)
@@ -149,19 +151,17 @@ class Records:
             read.rel_type,
             None,
             read.origin_server_ts,
-            named.get("meta", b""),
+            named.get("meta") or b"",
             None if read.position == read.seq else read.position,
             read.seq,
         )
 
-    def check(self, headers: dict[str, bytes]) -> None:
+    def check(self, headers: Mapping[str, bytes | None]) -> None:
         """Raises ForeignRecord unless the headers are those of a record of this store, in a known version."""
-        schema = headers.get("schema", b"")
-        if not schema.isdigit():
+        schema, store = headers.get("schema") or b"", headers.get("store") or b""
+        if _VERSION.fullmatch(schema) is None:
             raise ForeignRecord("a record that Weft did not write")
         if int(schema) > SCHEMA:
             raise ForeignRecord(f"a record of schema {int(schema)}, which a newer release wrote")
-        if headers.get("store") != self._store:
-            raise ForeignRecord(
-                f"a record of another store ({headers.get('store', b'').decode('utf-8', 'replace')})"
-            )
+        if store != self._store:
+            raise ForeignRecord(f"a record of another store ({store.decode('utf-8', 'replace')})")
