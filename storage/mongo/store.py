@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, TypeVar, cast
 
+from pymongo import timeout
 from pymongo.errors import PyMongoError
 
 from storage.collection import Collection, CollectionSpec, Record
@@ -34,10 +35,12 @@ async def open_store(
     shapes = [Shape(spec) for spec in specs]
     try:
         await establish(connection, server_name, shards)
-        await prepare(connection)
-        await migrate(connection)
-        for shape in shapes:
-            await shape.prepare(connection)
+        # However long it takes: an index that is given up half-made is begun anew at the next start.
+        with timeout(0):
+            await prepare(connection)
+            await migrate(connection)
+            for shape in shapes:
+                await shape.prepare(connection)
         info = await confirm(connection, shards)
     except PyMongoError as error:
         await connection.close()

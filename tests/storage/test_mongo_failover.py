@@ -13,7 +13,7 @@ from storage.errors import Conflict, OutcomeUnknown, StoreUnavailable
 from storage.log import Entry, ShardMap
 from storage.mongo import MongoStore, connection, open_store, watch
 from storage.mongo.documents import to_document
-from storage.mongo.schema import LOG
+from storage.mongo.schema import BY_SLOT, LOG
 from tests.real_parts import mongodb
 from tests.real_parts.mongodb import Node, ReplicaSet
 from tests.storage.entries import append, message, seqs
@@ -22,6 +22,7 @@ SHARDS = ShardMap(rooms=2, users=1)
 WRITERS = 6
 HELD_BACK = "stopReplProducer"
 """The fail point that keeps a secondary from fetching what the primary has."""
+SLOW_INDEX = "hangAfterSettingUpIndexBuild"
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,24 @@ async def test_an_entry_that_no_majority_had_leaves_no_hole_behind(
         await store.close()
         primary.start()
         await asyncio.to_thread(three.wait_until_whole)
+
+
+async def test_an_index_may_take_longer_to_make_than_any_operation(one: ReplicaSet) -> None:
+    uri = mongodb.new_database_uri(one.uri)
+    store = await opened(one, uri)
+    await append(store.log, 0, message(1))
+    await store.close()
+    entries = mongodb.database(uri)[LOG]
+    entries.drop_index(BY_SLOT)
+    node = one.nodes[0]
+    node.admin("configureFailPoint", SLOW_INDEX, mode="alwaysOn")
+    opening = asyncio.create_task(opened(one, f"{uri}&timeoutMS=500"))
+    try:
+        await asyncio.wait([opening], timeout=1.5)
+    finally:
+        node.admin("configureFailPoint", SLOW_INDEX, mode="off")
+    await (await opening).close()
+    assert BY_SLOT in entries.index_information()
 
 
 class Writers:
