@@ -28,6 +28,8 @@ from homeserver.protocol.signing import SigningKey, encode_base64, encode_event,
 MAX_EVENT_BYTES = 65_536
 MAX_FIELD = 255
 """Bytes; in events of others see `RoomVersion.field_limits_in_bytes`."""
+LARGEST_TIME = 2**63 - 1
+"""Milliseconds, before or after 1970; from room version 6 on all numbers are smaller."""
 MAX_PREV_EVENTS = 20
 MAX_AUTH_EVENTS = 10
 
@@ -145,7 +147,8 @@ def _parse(version: RoomVersion, pdu: JsonObject) -> Event:
         room_id = check_room_id(_string(pdu, "room_id"))
         if version.room_id_is_create_hash == (":" in room_id):
             raise InvalidEvent(f"{room_id!r} is not a room id of this room version")
-    _integer(pdu, "origin_server_ts")
+    if not -LARGEST_TIME <= _integer(pdu, "origin_server_ts") <= LARGEST_TIME:
+        raise InvalidEvent("origin_server_ts is out of range")
     if not 0 <= _integer(pdu, "depth") <= version.max_depth:
         raise InvalidEvent("depth is out of range")
     _object(pdu, "content")

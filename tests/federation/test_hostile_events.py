@@ -229,6 +229,22 @@ async def test_the_greatest_depth_stops_nobody(
     assert await texts(alice, room_id) == ["deepest", "and on", "and on and on"]
 
 
+@pytest.mark.parametrize("time", [1 - (1 << 63), (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
+async def test_no_time_of_an_event_stops_others(
+    alice: Client, other: OtherServer, visitor: Visitor, time: int
+) -> None:
+    """HARDENING 8: the oldest room versions set no limit to it."""
+    room_id = await alice.create_room(preset="public_chat", room_version="4")
+    await visitor.member(room_id, "join")
+    odd = visitor.changed_pdu(
+        await visitor.draft(room_id, MESSAGE, text("at any time")), origin_server_ts=time
+    )
+    good = await visitor.draft(room_id, MESSAGE, text("good"))
+    answers = (await other.send(odd, good.pdu)).body["pdus"]
+    assert answers[good.event_id] == {}
+    assert (await texts(alice, room_id))[-1] == "good"
+
+
 async def test_members_who_are_no_users_stop_nobody(
     server: Homeserver,
     alice: Client,

@@ -7,6 +7,7 @@ from homeserver.clock import system_clock
 from homeserver.graph.receiving import Outcome
 from homeserver.protocol.event_auth import auth_event_keys
 from homeserver.protocol.events import Event, build_event, parse_pdu
+from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.signing import content_hash, sign_event
 from homeserver.rooms.authoring import Author, EventTemplate, RoomProposal
 from homeserver.rooms.policy import NoPolicyServers, Policy
@@ -99,10 +100,13 @@ class Visitor:
 
     def changed(self, event: Event, **fields: Any) -> Event:
         """An event with these fields instead, hashed and signed again."""
-        version = event.version
+        return parse_pdu(event.version, self.changed_pdu(event, **fields))
+
+    def changed_pdu(self, event: Event, **fields: Any) -> JsonObject:
+        """The same, be it an event or not."""
         pdu = {**event.pdu, **fields, "signatures": {}}
-        pdu["hashes"] = {"sha256": content_hash(version, pdu)}
-        return parse_pdu(version, sign_event(version, pdu, self._author.server_name, self._author.key))
+        pdu["hashes"] = {"sha256": content_hash(event.version, pdu)}
+        return sign_event(event.version, pdu, self._author.server_name, self._author.key)
 
     async def fork(self, room_id: str, head: RoomHead, text: str) -> Event:
         """Send a message upon a head that the room had, and have it received; the event."""

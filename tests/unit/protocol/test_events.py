@@ -253,6 +253,8 @@ def test_an_event_without_a_required_field_is_refused(version: RoomVersion, fiel
         ("unsigned", []),
         ("origin_server_ts", "1"),
         ("origin_server_ts", True),
+        ("origin_server_ts", 2**63),
+        ("origin_server_ts", -(2**63) - 1),
         ("depth", -1),
         ("depth", "1"),
         ("depth", None),
