@@ -27,6 +27,7 @@ from storage.store import StoreInfo
 from tests.bus.conftest import Join
 from tests.bus.members import ALL_SHARDS, SHARDS, Member, options, prefix, until
 from tests.real_parts.kafka import SASL_PASSWORD, SASL_USER, Kafka
+from tests.real_parts.wire import Wire
 from tests.server_process import free_port
 from tests.storage.entries import ALICE, ROOM, account_data, message
 
@@ -223,6 +224,20 @@ async def test_a_bus_without_kafka_says_where_it_looked() -> None:
     with pytest.raises(
         BusUnavailable, match=rf"^bus.uri: 127.0.0.1:{port}: no broker can be reached .* running"
     ):
+        await member.bus.start(member)
+
+
+async def test_a_broker_may_be_named_by_an_address_of_ipv6(join: Join, bus_options: BusOptions) -> None:
+    wire = Wire(bus_options.uri.removeprefix("kafka://"))
+    member = await join(bus_options=replace(bus_options, uri=f"kafka://{await wire.start(host='::1')}"))
+    member.tell(b"hello")
+    await until(lambda: member.bodies() == [b"hello"])
+    await wire.close()
+
+
+async def test_a_name_that_no_broker_can_have_is_told() -> None:
+    member = Member(options("weft..example:9092", prefix()))
+    with pytest.raises(BusUnavailable, match=r"^bus.uri: weft..example:9092: "):
         await member.bus.start(member)
 
 

@@ -25,10 +25,11 @@ class Wire:
         self._open = asyncio.Event()
         self._open.set()
 
-    async def start(self, port: int = 0) -> str:
+    async def start(self, port: int = 0, *, host: str = "127.0.0.1") -> str:
         """Begin to carry; the address to connect to."""
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", port)
-        return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self._server = await asyncio.start_server(self._connected, host, port)
+        port = self._server.sockets[0].getsockname()[1]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def cut(self) -> int:
         """Reset all connections; how many ends that were. New ones are taken."""

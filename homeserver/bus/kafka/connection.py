@@ -68,8 +68,8 @@ class Connection(msgspec.Struct, frozen=True):
             host, _, port = server.rpartition(":")
             options: dict[str, Any] = {"request_timeout_ms": REQUEST_MS, **self.security}
             try:
-                connection = await create_conn(host, int(port), **options)
-            except (OSError, TimeoutError, KafkaError) as error:
+                connection = await create_conn(host.strip("[]"), int(port), **options)
+            except (OSError, TimeoutError, UnicodeError, KafkaError) as error:
                 problem = f"{server}: {explained(error)}"
             else:
                 connection.close()
