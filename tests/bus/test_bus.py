@@ -273,22 +273,39 @@ async def test_topics_made_otherwise_are_refused(
         await member.bus.start(member)
 
 
-async def test_topics_made_by_hand_as_they_must_be_are_taken(
-    admin: Any, join: Join, bus_options: BusOptions
-) -> None:
+async def make_topics(admin: Any, bus_options: BusOptions, settings: dict[str, str]) -> None:
+    """As somebody may make them by hand."""
     stamps = {"message.timestamp.type": "LogAppendTime"}
     names = {"room-log": (SHARDS.rooms, {}), "user-log": (SHARDS.users, {}), "messages": (1, stamps)}
     await admin.create_topics(
         [
-            NewTopic(f"{bus_options.topic_prefix}.{name}", count, 1, topic_configs=settings)
-            for name, (count, settings) in names.items()
+            NewTopic(f"{bus_options.topic_prefix}.{name}", count, 1, topic_configs=settings | needed)
+            for name, (count, needed) in names.items()
         ]
     )
+
+
+async def test_topics_made_by_hand_as_they_must_be_are_taken(
+    admin: Any, join: Join, bus_options: BusOptions
+) -> None:
+    await make_topics(admin, bus_options, {})
     member = await join()
     # These topics take no more than the brokers' default of 1 MiB.
     body = json.dumps({"body": "x" * 3_000_000}).encode()
     await member.bus.publish(0, [message(1, body=body, seq=1), message(2, seq=2)])
     await until(lambda: [entry.seq for entry in member.entries[0]] == [2])
+
+
+async def test_topics_that_take_little_at_once_get_it_in_portions(
+    admin: Any, join: Join, bus_options: BusOptions
+) -> None:
+    await make_topics(admin, bus_options, {"max.message.bytes": "100000"})
+    member = await join()
+    await member.publish(0, 1, 400)
+    for number in range(400):
+        member.tell(b"%03d" % number * 250)
+    await until(lambda: member.seqs(0) == [*range(1, 401)] and len(member.messages) == 400)
+    assert member.connected == []
 
 
 @pytest.mark.parametrize(

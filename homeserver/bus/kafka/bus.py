@@ -13,7 +13,7 @@ from homeserver.bus.kafka.membership import Membership
 from homeserver.bus.kafka.messages import Messages
 from homeserver.bus.kafka.publisher import Publisher
 from homeserver.bus.kafka.records import Records
-from homeserver.bus.kafka.topics import MAX_RECORD_BYTES, Layout, Topics
+from homeserver.bus.kafka.topics import Layout, Topics
 from homeserver.clock import Clock
 from homeserver.config.options import Bus as BusOptions
 from homeserver.tasks import end
@@ -55,8 +55,8 @@ class KafkaBus:
         self._topics = Topics(self._connection, self._layout, options)
         self._records = Records(store.epoch)
         # Messages have a producer of their own: they do not wait behind the log.
-        self._entry_publisher = Publisher(self._connection, MAX_RECORD_BYTES)
-        self._message_publisher = Publisher(self._connection, MAX_RECORD_BYTES)
+        self._entry_publisher = Publisher(self._connection, lambda: self._topics.largest_record)
+        self._message_publisher = Publisher(self._connection, lambda: self._topics.largest_messages)
         self._messages = Messages(store.epoch, TopicPartition(self._layout.messages, 0), now)
         self._address = address
         self._listener: BusListener

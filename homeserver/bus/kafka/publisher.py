@@ -6,7 +6,7 @@ with what it holds, and the next call begins with a fresh one: its caller knows 
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from aiokafka import TopicPartition
@@ -25,8 +25,8 @@ STOP_SECONDS = 3.0
 class Publisher:
     """One producer at a time."""
 
-    def __init__(self, connection: Connection, largest: int) -> None:
-        """`largest`: bytes of the largest batch that the topics take."""
+    def __init__(self, connection: Connection, largest: Callable[[], int]) -> None:
+        """`largest`: bytes of the largest batch that the topics take now."""
         self._connection = connection
         self._largest = largest
         self._producer: Producer | None = None
@@ -62,12 +62,13 @@ class Publisher:
     async def _started(self) -> Producer:
         async with self._starting:
             if self._producer is None:
+                largest = self._largest()
                 producer = Producer(
                     **self._connection.options(),
                     enable_idempotence=True,
                     acks="all",
-                    max_batch_size=min(BATCH_BYTES, self._largest),
-                    max_request_size=self._largest,
+                    max_batch_size=min(BATCH_BYTES, largest),
+                    max_request_size=largest,
                 )
                 try:
                     await producer.start()

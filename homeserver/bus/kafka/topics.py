@@ -70,6 +70,8 @@ class Topics:
         self._replication = options.replication_factor or -1
         self.largest_record = MAX_RECORD_BYTES
         """What each of the logs' topics takes, in bytes."""
+        self.largest_messages = MAX_RECORD_BYTES
+        """What the topic of messages takes."""
         settings = {
             "cleanup.policy": "delete",
             "retention.ms": str(int(options.retention)),
@@ -176,10 +178,12 @@ class Topics:
                 f"topic {layout.messages} has message.timestamp.type={stamps}, and needs LogAppendTime. "
                 "Alter it with kafka-configs.sh, or delete the topic (it is created anew)"
             )
-        self.largest_record = min(
-            MAX_RECORD_BYTES,
-            *(int(found[name]["max.message.bytes"]) for name in (layout.room_log, layout.user_log)),
-        )
+        largest = {
+            name: min(MAX_RECORD_BYTES, int(settings["max.message.bytes"]))
+            for name, settings in found.items()
+        }
+        self.largest_record = min(largest[layout.room_log], largest[layout.user_log])
+        self.largest_messages = largest[layout.messages]
 
 
 def _led(topic: Mapping[str, object]) -> bool:
