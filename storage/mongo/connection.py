@@ -246,9 +246,13 @@ class _Target(NamedTuple):
     timeout_ms: int
 
     def client(self, *, retry_writes: bool) -> AsyncMongoClient[Document]:
-        return AsyncMongoClient(
-            self.uri, retryWrites=retry_writes, timeoutMS=self.timeout_ms, appname="weft", tz_aware=True
-        )
+        """Raises StoreRefused."""
+        try:
+            return AsyncMongoClient(
+                self.uri, retryWrites=retry_writes, timeoutMS=self.timeout_ms, appname="weft", tz_aware=True
+            )
+        except (ConfigurationError, OSError, ValueError) as error:
+            raise _unfit(error) from error
 
 
 def _parsed(uri: str) -> _Target:
@@ -257,10 +261,17 @@ def _parsed(uri: str) -> _Target:
         parsed = parse_uri(uri, warn=True)
     except (InvalidURI, ConfigurationError, ValueError) as error:
         raise StoreRefused(f"storage.uri is no URI of MongoDB: {error}") from error
+    except OSError as error:
+        raise _unfit(error) from error
     options = parsed["options"]
     where = ",".join(f"{host}:{port}" for host, port in parsed["nodelist"])
     if not parsed["database"]:
         raise StoreRefused(f"storage.uri names no database: write mongodb://{where}/weft, then the options")
+    if parsed["collection"]:
+        raise StoreRefused(
+            f"storage.uri names the database {parsed['database']}.{parsed['collection']}: "
+            "leave the dots out of its name"
+        )
     for option, demanded in DEMANDED.items():
         if options.get(option, demanded) != demanded:
             raise StoreRefused(
@@ -270,6 +281,11 @@ def _parsed(uri: str) -> _Target:
     # The parser gives seconds, under a name in small letters.
     timeout_ms = int(options["timeoutms"] * 1000) if "timeoutms" in options else TIMEOUT_MS
     return _Target(uri, parsed["database"], where, timeout_ms)
+
+
+def _unfit(error: Exception) -> StoreRefused:
+    """Options that do not go together, or that name files which cannot be read."""
+    return StoreRefused(f"storage.uri has options that will not do: {error}")
 
 
 def _check_version(build: Mapping[str, Any], where: str) -> None:
