@@ -52,9 +52,11 @@ class AccountRoutes(Routes):
     @post("/account/password", limit="request")
     async def change_password(self, call: Call) -> Result:
         body = await self._interactive.confirm_checked(call, self._check_password)
-        await self._accounts.set_password(call.user_id, body.new_password)
         if body.logout_devices:
-            await self._sessions.end_all(call.user_id, but_device=call.session.device_id)
+            own = call.session.device_id
+            await self._sessions.change_password(call.user_id, body.new_password, but_device=own)
+        else:
+            await self._accounts.set_password(call.user_id, body.new_password)
         return {}
 
     async def _check_password(self, parameters: JsonObject) -> PasswordBody:

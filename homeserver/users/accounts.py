@@ -109,11 +109,12 @@ class Accounts:
         return account
 
     def check_new_password(self, password: str) -> None:
-        """Raises 400 M_WEAK_PASSWORD for one that is shorter than passwords have to be here."""
+        """Raises 400 M_WEAK_PASSWORD for one that is shorter than passwords have to be here, M_INVALID_PARAM."""
         if len(password) < self._password_min_length:
             raise MatrixError(
                 400, "M_WEAK_PASSWORD", f"A password has at least {self._password_min_length} characters"
             )
+        _check_password(password)
 
     async def by_password(self, user_id: str, password: str) -> Account | None:
         """The account if this is its password, as it was when that was found.
@@ -130,8 +131,7 @@ class Accounts:
         return await self.update(user_id, password=await self._hash(password), **changes)
 
     async def _hash(self, password: str) -> str:
-        if not 1 <= len(password) <= MAX_PASSWORD:
-            raise invalid_param(f"A password has 1 to {MAX_PASSWORD} characters")
+        _check_password(password)
         return await self._passwords.hash(password)
 
     async def update(self, user_id: str, **changes: object) -> Account:
@@ -146,6 +146,12 @@ class Accounts:
         for on_change in self.on_change:
             await on_change(user_id)
         return changed
+
+
+def _check_password(password: str) -> None:
+    """Raises 400 M_INVALID_PARAM for what is no password."""
+    if not 1 <= len(password) <= MAX_PASSWORD:
+        raise invalid_param(f"A password has 1 to {MAX_PASSWORD} characters")
 
 
 def check_admin(account: Account) -> None:

@@ -315,6 +315,17 @@ class Sessions:
         devices = await self._devices.find("key", (user_id,))
         await self.end_device(user_id, *(d.device_id for d in devices if d.device_id != but_device))
 
+    async def change_password(self, user_id: str, password: str, *, but_device: str) -> None:
+        """Set a new password, and log all devices out but one.
+
+        They go first: whoever is cut short half-way can begin anew with the old password, and is rid of those
+        who came in by it in any case.
+        """
+        await self.end_all(user_id, but_device=but_device)
+        await self._accounts.set_password(user_id, password)
+        # Somebody may have logged in meanwhile.
+        await self.end_all(user_id, but_device=but_device)
+
     async def _end_tokens(self, user_id: str, device_id: str) -> int:
         """How many there were."""
         return await self._refresh.delete_where(

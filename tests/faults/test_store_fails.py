@@ -1,9 +1,9 @@
 """The store fails at step 1, 2, 3 … of each operation: no half-made change is ever seen (HARDENING 46)."""
 
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import pytest
@@ -16,10 +16,11 @@ from rest.connections import runner_of
 from storage.errors import StoreUnavailable
 from storage.log import ShardMap
 from storage.sqlite import open_store
-from tests.client_api.conftest import Client
+from tests.client_api.conftest import Client, Reply
 from tests.storage.faulty import FaultyStore
 
 MAX_STEPS = 40
+OLD, NEW = "correct horse", "battery staple"
 
 Operation = Callable[[Client, Client, str], Awaitable[None]]
 
@@ -79,14 +80,15 @@ async def check_room(client: Client, room_id: str) -> None:
     assert bodies.count("hello") <= 1
 
 
-@pytest.mark.parametrize(
-    "operation",
-    [create_room, send, redact, upgrade, set_profile, register, receipt],
-    ids=lambda f: f.__name__,
-)
-async def test_no_partial_change_is_visible_when_the_store_fails(
-    operation: Operation, tmp_path: Path
-) -> None:
+class Failing(NamedTuple):
+    """A server whose store fails when it is told to."""
+
+    store: FaultyStore
+    stranger: Client
+
+
+@pytest.fixture
+async def failing(tmp_path: Path) -> AsyncIterator[Failing]:
     config = Config.for_development("localhost", tmp_path, 8008)
     real = await open_store(config.storage.uri, server_name="localhost", shards=ShardMap(1, 1), specs=SPECS)
     faulty = FaultyStore(real, fail_at=None, error=StoreUnavailable("told to fail"))
@@ -98,25 +100,62 @@ async def test_no_partial_change_is_visible_when_the_store_fails(
     base = f"http://127.0.0.1:{runner.addresses[0][1]}"
     try:
         async with aiohttp.ClientSession() as http:
-            alice = await Client(base, http).register("alice")
-            bob = await Client(base, http).register("bob")
-            room_id = await alice.create_room(preset="public_chat", room_version="10")
-            await bob.join(room_id)
-            await alice.send(room_id, "first")
-            for step in range(1, MAX_STEPS):
-                faulty.arm(step)
-                failure = await attempt(operation(alice, bob, room_id))
-                faulty.arm(None)
-                failed = failure is not None
-                assert failure is None or " 503 " in failure, failure
-                joined = (await alice.get("/joined_rooms"))["joined_rooms"]
-                for joined_id in joined:
-                    await check_room(alice, joined_id)
-                await alice.sync(full=True)
-                await bob.sync(full=True)
-                if not failed:
-                    break
-            assert not failed, "the operation needs more steps than it was given"
+            yield Failing(faulty, Client(base, http))
     finally:
         await runner.cleanup()
         await app.close()
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [create_room, send, redact, upgrade, set_profile, register, receipt],
+    ids=lambda f: f.__name__,
+)
+async def test_no_partial_change_is_visible_when_the_store_fails(
+    operation: Operation, failing: Failing
+) -> None:
+    alice = await failing.stranger.stranger().register("alice")
+    bob = await failing.stranger.stranger().register("bob")
+    room_id = await alice.create_room(preset="public_chat", room_version="10")
+    await bob.join(room_id)
+    await alice.send(room_id, "first")
+    for step in range(1, MAX_STEPS):
+        failing.store.arm(step)
+        failure = await attempt(operation(alice, bob, room_id))
+        failing.store.arm(None)
+        failed = failure is not None
+        assert failure is None or " 503 " in failure, failure
+        joined = (await alice.get("/joined_rooms"))["joined_rooms"]
+        for joined_id in joined:
+            await check_room(alice, joined_id)
+        await alice.sync(full=True)
+        await bob.sync(full=True)
+        if not failed:
+            break
+    assert not failed, "the operation needs more steps than it was given"
+
+
+async def test_password_that_was_changed_lets_nobody_stay_when_the_store_fails(failing: Failing) -> None:
+    for step in range(1, MAX_STEPS):
+        alice = await failing.stranger.stranger().register(f"alice{step}", OLD)
+        thief = failing.stranger.stranger()
+        thief.token = (await log_in(thief, alice.user_id, OLD)).body["access_token"]
+        failing.store.arm(step)
+        change = {"new_password": NEW, "auth": password_of(alice.user_id, OLD)}
+        failed = (await alice.call("POST", "/account/password", change, expect=None)).status == 503
+        failing.store.arm(None)
+        if (await log_in(thief.stranger(), alice.user_id, OLD)).status != 200:
+            await thief.call("GET", "/account/whoami", expect=401)
+            await alice.get("/account/whoami")
+        if not failed:
+            break
+    assert not failed, "the operation needs more steps than it was given"
+
+
+def password_of(user_id: str, password: str) -> dict[str, Any]:
+    identifier = {"type": "m.id.user", "user": user_id}
+    return {"type": "m.login.password", "identifier": identifier, "password": password}
+
+
+async def log_in(stranger: Client, user_id: str, password: str) -> Reply:
+    return await stranger.call("POST", "/login", password_of(user_id, password), expect=None)
