@@ -6,6 +6,6 @@ IGNORED_USERS = "m.ignored_user_list"
 
 
 def ignored_by(user: User) -> frozenset[str]:
-    """The user ids in the user's list."""
+    """The user ids in the user's list; nobody ignores themselves, whatever it says."""
     ignored = user.global_data(IGNORED_USERS).get("ignored_users")
-    return frozenset(ignored) if isinstance(ignored, dict) else frozenset()
+    return frozenset(ignored) - {user.user_id} if isinstance(ignored, dict) else frozenset()

@@ -76,6 +76,20 @@ async def test_threads_of_the_ignored_are_listed_without_what_they_said(
     assert listed["unsigned"]["m.relations"]["m.thread"]["latest_event"]["event_id"] == answer
 
 
+async def test_nobody_ignores_themselves(alice: Client, bob: Client) -> None:
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    await ignore(alice, alice.user_id, bob.user_id)
+    await alice.sync(full=True)
+    own = await alice.send(room_id, "mine")
+    await bob.send(room_id, "n0ise")
+    page = await alice.get(f"/rooms/{quote(room_id)}/messages?dir=b&limit=5")
+    timeline = (await alice.sync())["rooms"]["join"][room_id]["timeline"]["events"]
+    for events in (page["chunk"], timeline):
+        messages = [event["event_id"] for event in events if event["type"] == "m.room.message"]
+        assert messages == [own]
+
+
 async def test_pages_move_on_through_a_run_of_the_ignored(alice: Client, bob: Client) -> None:
     room_id = await bob.create_room(preset="public_chat")
     await alice.join(room_id)
