@@ -33,7 +33,7 @@ class Read(NamedTuple):
 
 
 class Receipts:
-    """Sets receipts. A receipt only ever moves forward."""
+    """Sets receipts and markers. Both only ever move forward."""
 
     def __init__(self, rooms: Rooms, told: ToldEphemeral, account_data: AccountData, now: Clock) -> None:
         self._rooms = rooms
@@ -55,13 +55,31 @@ class Receipts:
         if kind == FULLY_READ:
             if thread_id is not None:
                 raise invalid_param("thread_id: the marker is for the whole room")
-            await self._account_data.set(user_id, FULLY_READ, {"event_id": event_id}, room_id)
+            await self._mark_fully_read(room, user_id, event_id)
             return
         if kind not in KINDS:
             raise invalid_param(f"Receipt type {kind!r} is not supported")
         entry = await self._receipt(room, kind, Read(user_id, event_id, thread_id, self._now()))
         if await self._rooms.submit(room, _Forward(room, [entry])) and kind == READ:
             self._told.read(room, user_id, event_id, thread_id, entry.ts)
+
+    async def _mark_fully_read(self, room: Room, user_id: str, event_id: str) -> None:
+        """Move the marker, unless it is there or ahead. Raises 404."""
+        marked = await self._event(room, event_id)
+        moved = False
+        while not moved:
+            seen = await self._account_data.get(user_id, FULLY_READ, room.room_id) or {}
+            before = await self._known(room, str(seen.get("event_id")))
+            if before is not None and before.position >= marked.position:
+                return
+
+            def forward(content: JsonObject, seen: JsonObject = seen) -> JsonObject:
+                nonlocal moved
+                # Another device may have moved it meanwhile.
+                moved = content == seen
+                return {"event_id": event_id} if moved else content
+
+            await self._account_data.change(user_id, FULLY_READ, forward, room.room_id)
 
     async def take(self, room: Room, read: Sequence[Read]) -> None:
         """Set what members of the room have read by their own servers' account.
@@ -93,7 +111,7 @@ class Receipts:
         )
 
     async def mark_all(self, room_id: str, user_id: str, markers: JsonObject) -> None:
-        """Several at once, by kind; see `mark`. A marker may name an event that is not here."""
+        """Several at once, by kind; see `mark`."""
         room = await self._joined_room(room_id, user_id)
         wanted = {kind: markers[kind] for kind in (FULLY_READ, *KINDS) if markers.get(kind) is not None}
         if not all(isinstance(event_id, str) for event_id in wanted.values()):
@@ -107,10 +125,12 @@ class Receipts:
             raise forbidden("You are not in this room")
         return room
 
+    async def _known(self, room: Room, event_id: str) -> RoomEvent | None:
+        found = room.find(event_id)
+        return found or (await self._rooms.stored.by_id(room.room_id, [event_id])).get(event_id)
+
     async def _event(self, room: Room, event_id: str) -> RoomEvent:
-        event = room.find(event_id) or (await self._rooms.stored.by_id(room.room_id, [event_id])).get(
-            event_id
-        )
+        event = await self._known(room, event_id)
         if event is None:
             raise not_found("There is no such event in this room")
         return event

@@ -130,6 +130,39 @@ async def test_fully_read_marker_comes_back_as_room_account_data(alice: Client, 
     assert events == [{"type": "m.fully_read", "content": {"event_id": event_id}}]
 
 
+async def test_fully_read_marker_never_moves_backwards(alice: Client, bob: Client) -> None:
+    room_id = await room_of_two(alice, bob)
+    first, second = await alice.send(room_id), await alice.send(room_id)
+    marker = f"/user/{bob.user_id}/rooms/{room_id}/account_data/m.fully_read"
+    for late in (first, first, second, first):
+        await bob.post(f"/rooms/{room_id}/read_markers", {"m.fully_read": late})
+    assert await bob.get(marker) == {"event_id": second}
+    await bob.post(f"/rooms/{room_id}/receipt/m.fully_read/{first}")
+    assert await bob.get(marker) == {"event_id": second}
+
+
+async def test_fully_read_marker_is_an_event_of_the_room(alice: Client, bob: Client) -> None:
+    room_id, other = await room_of_two(alice, bob), await bob.create_room()
+    for event_id in ("$no:event", await bob.send(other)):
+        marked = {"m.fully_read": event_id}
+        reply = await bob.call("POST", f"/rooms/{room_id}/read_markers", marked, expect=404)
+        assert reply.errcode == "M_NOT_FOUND"
+    await bob.call("GET", f"/user/{bob.user_id}/rooms/{room_id}/account_data/m.fully_read", expect=404)
+
+
+async def test_fully_read_markers_at_the_same_moment_leave_the_one_that_is_ahead(
+    server: Server, alice: Client, bob: Client
+) -> None:
+    room_id = await room_of_two(alice, bob)
+    events = [await alice.send(room_id) for _ in range(4)]
+    receipts = server.app.conversations.receipts
+    await asyncio.gather(
+        *(receipts.mark(room_id, bob.user_id, "m.fully_read", event_id) for event_id in reversed(events))
+    )
+    marker = await bob.get(f"/user/{bob.user_id}/rooms/{room_id}/account_data/m.fully_read")
+    assert marker == {"event_id": events[-1]}
+
+
 async def test_typing_is_shown_and_ends(alice: Client, bob: Client) -> None:
     room_id = await room_of_two(alice, bob)
     path = f"/rooms/{room_id}/typing/{alice.user_id}"
