@@ -10,7 +10,7 @@ from homeserver.clock import Clock
 from homeserver.errors import MatrixError, not_found
 from homeserver.protocol.identifiers import InvalidIdentifier, check_room_id, server_name_of
 from homeserver.protocol.json_types import JsonObject
-from homeserver.rooms.foreign_rooms import ForeignRoom, read_description, read_foreign_room
+from homeserver.rooms.foreign_rooms import ForeignRoom, Wanted, read_description, read_foreign_room
 
 V1 = "/_matrix/federation/v1"
 DIRECTORY_SECONDS = 20.0
@@ -38,28 +38,25 @@ class RemoteForeignRooms:
         """Until when it holds, and what was said. Who said nothing may do so in a moment: to the same user,
         once they are somewhere else."""
 
-    async def directory(
-        self,
-        server: str,
-        *,
-        search: str | None,
-        room_types: Sequence[str | None] | None,
-        limit: int | None,
-        since: str | None,
-    ) -> JsonObject:
-        page: dict[str, Any] = {"limit": limit, "since": since}
-        wanted = {key: value for key, value in page.items() if value is not None}
-        filter = {"generic_search_term": search, "room_types": room_types}
+    async def directory(self, server: str, wanted: Wanted) -> JsonObject:
+        page: dict[str, Any] = {
+            "limit": wanted.limit,
+            "since": wanted.since,
+            "third_party_instance_id": wanted.network,
+            "include_all_networks": wanted.all_networks or None,
+        }
+        asked = {key: value for key, value in page.items() if value is not None}
+        filter = {"generic_search_term": wanted.search, "room_types": wanted.room_types}
         filter = {key: value for key, value in filter.items() if value is not None}
         path = f"{V1}/publicRooms"
         try:
             if filter:
-                content = {**wanted, "filter": filter}
+                content = {**asked, "filter": filter}
                 answer = await self._client.post(
                     server, path, content, seconds=DIRECTORY_SECONDS, max_bytes=MAX_BYTES
                 )
             else:
-                query = {key: str(value) for key, value in wanted.items()}
+                query = {key: "true" if value is True else str(value) for key, value in asked.items()}
                 answer = await self._client.get(
                     server,
                     request_target(path, query=query),

@@ -3,27 +3,21 @@
 spec: client-server GET and POST /publicRooms, server-server the same
 """
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
 
+from homeserver.errors import invalid_param
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.directory import MAX_LIMIT
+from homeserver.rooms.foreign_rooms import Wanted
 from rest.call import Call
 
 
 class Page(Protocol):
     """Reads a page of a directory, as `Directory.page` does."""
 
-    async def __call__(
-        self,
-        *,
-        search: str | None,
-        room_types: Sequence[str | None] | None,
-        limit: int | None,
-        since: str | None,
-    ) -> JsonObject: ...
+    async def __call__(self, wanted: Wanted) -> JsonObject: ...
 
 
 class Filter(msgspec.Struct):
@@ -42,15 +36,30 @@ class Search(msgspec.Struct):
 async def listed(page: Page, call: Call) -> JsonObject:
     """A page of all rooms, by the parameters of the query. Raises 400."""
     limit = call.int_query("limit", 100, least=0, most=MAX_LIMIT)
-    return await page(search=None, room_types=None, limit=limit or None, since=call.query("since"))
+    wanted = Wanted(
+        limit=limit or None,
+        since=call.query("since"),
+        network=call.query("third_party_instance_id") or None,
+        all_networks=call.bool_query("include_all_networks"),
+    )
+    return await page(_checked(wanted))
 
 
 async def found(page: Page, call: Call) -> JsonObject:
     """A page of the rooms that the body looks for. Raises 400."""
-    wanted = call.json(Search)
-    return await page(
-        search=wanted.filter.generic_search_term,
-        room_types=wanted.filter.room_types,
-        limit=wanted.limit,
-        since=wanted.since,
+    body = call.json(Search)
+    wanted = Wanted(
+        search=body.filter.generic_search_term,
+        room_types=body.filter.room_types,
+        limit=body.limit,
+        since=body.since,
+        network=body.third_party_instance_id or None,
+        all_networks=body.include_all_networks,
     )
+    return await page(_checked(wanted))
+
+
+def _checked(wanted: Wanted) -> Wanted:
+    if wanted.network is not None and wanted.all_networks:
+        raise invalid_param("third_party_instance_id names one network, include_all_networks wants all")
+    return wanted

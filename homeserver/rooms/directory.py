@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from homeserver.bus.consumer import Handle
 from homeserver.errors import forbidden, invalid_param, not_found
 from homeserver.protocol.json_types import JsonObject
+from homeserver.rooms.foreign_rooms import Wanted
 from homeserver.rooms.redaction import power_levels, redacted_key
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.summary import chunk_of, published_of
@@ -91,18 +92,12 @@ class Directory:
         if room is not None:
             await self._published.put(published_of(room))
 
-    async def page(
-        self,
-        *,
-        search: str | None,
-        room_types: Sequence[str | None] | None,
-        limit: int | None,
-        since: str | None,
-    ) -> JsonObject:
-        """A page of the directory; `room_types` holds None for rooms without a type. Raises 400."""
-        skip = _decode_since(since)
-        limit = DEFAULT_LIMIT if limit is None else max(1, min(limit, MAX_LIMIT))
-        matching = [room for room in await self._all() if _matches(room, search, room_types)]
+    async def page(self, wanted: Wanted) -> JsonObject:
+        """A page of the directory; no room is of a third-party network here. Raises 400."""
+        skip = _decode_since(wanted.since)
+        limit = DEFAULT_LIMIT if wanted.limit is None else max(1, min(wanted.limit, MAX_LIMIT))
+        rooms = await self._all() if wanted.network is None else ()
+        matching = [room for room in rooms if _matches(room, wanted.search, wanted.room_types)]
         answer: JsonObject = {
             "chunk": [chunk_of(room) for room in matching[skip : skip + limit]],
             "total_room_count_estimate": len(matching),

@@ -70,18 +70,23 @@ class ForeignRoom(NamedTuple):
     """Children that nobody of this server may see."""
 
 
+class Wanted(NamedTuple):
+    """The page of a directory that somebody asks for."""
+
+    search: str | None = None
+    room_types: Sequence[str | None] | None = None
+    """None in it: rooms without a type."""
+    limit: int | None = None
+    since: str | None = None
+    network: str | None = None
+    """The rooms of this third-party network alone, instead of those of none."""
+    all_networks: bool = False
+
+
 class ForeignRooms(Protocol):
     """Asks other servers about rooms. Every method bounds its time."""
 
-    async def directory(
-        self,
-        server: str,
-        *,
-        search: str | None,
-        room_types: Sequence[str | None] | None,
-        limit: int | None,
-        since: str | None,
-    ) -> JsonObject:
+    async def directory(self, server: str, wanted: Wanted) -> JsonObject:
         """A page of a server's directory, as `Directory.page` has it. Raises 403, 404, 502."""
         ...
 
@@ -93,15 +98,7 @@ class ForeignRooms(Protocol):
 class NoForeignRooms:
     """Of a server that has nothing to do with others."""
 
-    async def directory(
-        self,
-        server: str,
-        *,
-        search: str | None,
-        room_types: Sequence[str | None] | None,
-        limit: int | None,
-        since: str | None,
-    ) -> JsonObject:
+    async def directory(self, server: str, wanted: Wanted) -> JsonObject:
         raise not_found(f"Cannot reach the room directory of {server}")
 
     async def room(self, room_id: str, via: Sequence[str], *, suggested_only: bool) -> ForeignRoom | None:

@@ -103,6 +103,15 @@ async def test_directory_lists_searches_and_pages(alice: Client, bob: Client) ->
     assert "next_batch" not in second
 
 
+async def test_directory_of_a_third_party_network_is_empty(alice: Client) -> None:
+    room_id = await alice.create_room(visibility="public", preset="public_chat")
+    assert (await alice.post("/publicRooms", {"third_party_instance_id": "irc-freenode"}))["chunk"] == []
+    everywhere = await alice.post("/publicRooms", {"include_all_networks": True})
+    assert [room["room_id"] for room in everywhere["chunk"]] == [room_id]
+    both = {"third_party_instance_id": "irc-freenode", "include_all_networks": True}
+    assert (await alice.call("POST", "/publicRooms", both, expect=400)).errcode == "M_INVALID_PARAM"
+
+
 async def test_directory_follows_the_room(alice: Client) -> None:
     room_id = await alice.create_room(visibility="public", name="old")
     await alice.set_state(room_id, "m.room.name", {"name": "new"})

@@ -64,6 +64,25 @@ async def test_the_directory_of_another_server_is_read(
     assert (await dora.get("/publicRooms"))["chunk"] == []
 
 
+async def test_another_server_is_asked_for_the_network_that_is_wanted(
+    other: OtherServer, alice: Client
+) -> None:
+    bodies: list[Any] = []
+
+    async def bridged(request: web.BaseRequest) -> web.Response:
+        bodies.append(json.loads(await request.read() or "{}") or dict(request.query))
+        return web.json_response({"chunk": []})
+
+    other.peer.site.pages[f"{V1}/publicRooms"] = bridged
+    for wanted in ({"third_party_instance_id": "irc"}, {"include_all_networks": True}):
+        for filter in ({}, {"filter": {"generic_search_term": "x"}}):
+            await alice.post("/publicRooms", {**wanted, **filter}, query={"server": other.name})
+    assert bodies[0] == {"third_party_instance_id": "irc"}
+    assert bodies[1] == {"third_party_instance_id": "irc", "filter": {"generic_search_term": "x"}}
+    assert bodies[2] == {"include_all_networks": "true"}
+    assert bodies[3] == {"include_all_networks": True, "filter": {"generic_search_term": "x"}}
+
+
 async def test_strangers_have_no_directory_asked(server: Homeserver, other: OtherServer) -> None:
     await server.restart(
         replace(server.config, rooms=replace(server.config.rooms, directory_without_login=True))
