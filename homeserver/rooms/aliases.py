@@ -13,11 +13,12 @@ from homeserver.rooms.redaction import power_levels
 from homeserver.rooms.room import Room, RoomHead
 from homeserver.rooms.rooms import Rooms
 from storage.collection import Collection
-from storage.errors import AlreadyExists
 from storage.records.rooms import RoomAlias
 
 CANONICAL_ALIAS = "m.room.canonical_alias"
 MAX_ALIASES_PER_ROOM = 200
+CLAIM_MS = 60_000
+"""So long an alias is kept for a room that is being made."""
 
 
 class Aliases:
@@ -56,7 +57,9 @@ class Aliases:
         """The room of an alias of this server. Raises 404, and 400 for what is none."""
         record = await self.resolve(alias)
         room = await self._rooms.get(record.room_id)
-        others = room.servers.keys() - {self._server_name} if room is not None else ()
+        if room is None:
+            raise not_found("The room of this alias was not made")
+        others = room.servers.keys() - {self._server_name}
         return Located(record.room_id, [self._server_name, *sorted(others)])
 
     async def resolve(self, alias: str) -> RoomAlias:
@@ -85,23 +88,29 @@ class Aliases:
             raise forbidden("You are not in this room")
         if await self._aliases.count("by_room", (room_id,)) >= MAX_ALIASES_PER_ROOM:
             raise forbidden("The room has too many aliases")
-        try:
-            await self._aliases.insert(RoomAlias(alias=alias, room_id=room_id, creator=creator))
-        except AlreadyExists as error:
-            raise MatrixError(409, "M_UNKNOWN", "The alias exists already") from error
+        if not await self._take(RoomAlias(alias=alias, room_id=room_id, creator=creator)):
+            raise MatrixError(409, "M_UNKNOWN", "The alias exists already")
 
     @asynccontextmanager
     async def claimed(self, alias: str, room_id: str, creator: str) -> AsyncIterator[None]:
         """Take an alias of this server for a room that is made meanwhile. Raises 400 M_ROOM_IN_USE."""
-        try:
-            await self._aliases.insert(RoomAlias(alias=alias, room_id=room_id, creator=creator))
-        except AlreadyExists as error:
-            raise MatrixError(400, "M_ROOM_IN_USE", "The alias exists already") from error
+        now = self._author.now()
+        if not await self._take(RoomAlias(alias=alias, room_id=room_id, creator=creator, claimed_ts=now)):
+            raise MatrixError(400, "M_ROOM_IN_USE", "The alias exists already")
         try:
             yield
         except MatrixError:
             await self._aliases.delete(alias)
             raise
+
+    async def _take(self, record: RoomAlias) -> bool:
+        """Take an alias that is free, or was claimed for a room that did not come to be; whether it was."""
+        held = await self._aliases.get(record.alias)
+        if held is not None and (
+            held.claimed_ts + CLAIM_MS > self._author.now() or await self._rooms.get(held.room_id) is not None
+        ):
+            return False
+        return await self._aliases.replace_if(held, record)
 
     async def delete(self, alias: str, user_id: str, *, as_admin: bool = False) -> None:
         """By its creator, an admin, or who may set the room's canonical alias. Raises 403, 404.

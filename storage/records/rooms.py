@@ -9,6 +9,8 @@ class RoomAlias(Record, frozen=True):
     alias: str
     room_id: str
     creator: str
+    claimed_ts: int = 0
+    """When it was taken, if that was before the room was there."""
 
 
 class PublishedRoom(Record, frozen=True):

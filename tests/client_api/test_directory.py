@@ -71,6 +71,25 @@ async def test_alias_of_a_room_that_cannot_be_made_is_free_again(alice: Client) 
     await alice.create_room(room_alias_name="club")
 
 
+@pytest.mark.parametrize("taken_by", ["createRoom", "directory"])
+async def test_alias_of_a_room_whose_making_was_cut_short_is_free_after_a_moment(
+    server: Server, alice: Client, bob: Client, taken_by: str
+) -> None:
+    aliases, alias = server.app.conversations.aliases, quote("#club:localhost", safe="")
+    # As a crash leaves it.
+    await aliases.claimed("#club:localhost", "!never-made", alice.user_id).__aenter__()
+    await bob.call("POST", "/createRoom", {"room_alias_name": "club"}, expect=400)
+    assert (await bob.call("GET", f"/directory/room/{alias}", expect=404)).errcode == "M_NOT_FOUND"
+    server.clock.ahead = 61_000
+    if taken_by == "createRoom":
+        room_id = await bob.create_room(room_alias_name="club")
+    else:
+        room_id = await bob.create_room()
+        await bob.put(f"/directory/room/{alias}", {"room_id": room_id})
+    assert (await bob.get(f"/directory/room/{alias}"))["room_id"] == room_id
+    await alice.call("POST", "/createRoom", {"room_alias_name": "club"}, expect=400)
+
+
 async def test_canonical_alias_must_point_to_the_room(alice: Client) -> None:
     await alice.create_room(room_alias_name="elsewhere")
     room_id = await alice.create_room()
