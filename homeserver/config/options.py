@@ -15,6 +15,7 @@ import msgspec
 from homeserver.config.units import Address, Duration, Network, Secret, SecretUri, Size
 from homeserver.protocol.room_versions import DEFAULT_ROOM_VERSION, ROOM_VERSIONS
 
+PUBLIC_URL = "https://{server_name}"
 DEVELOPMENT_SECRET = "weft-dev-secret"
 
 
@@ -505,9 +506,7 @@ class Config(Section, frozen=True, kw_only=True):
             "user id and is signed into every event."
         ),
     ]
-    public_url: Annotated[HttpUrl, doc("Where clients reach the server from outside.")] = (
-        "https://{server_name}"
-    )
+    public_url: Annotated[HttpUrl, doc("Where clients reach the server from outside.")] = PUBLIC_URL
     listen: Annotated[
         tuple[Address, ...],
         doc("Addresses to serve plain HTTP on. Put a reverse proxy with TLS before it to open it up."),
@@ -572,9 +571,10 @@ class Config(Section, frozen=True, kw_only=True):
         exposed = [str(address) for address in self.listen if not address.is_loopback]
         if exposed:
             raise ValueError(f"development mode lets anyone in, so it cannot listen on {', '.join(exposed)}")
+        unsaid = self.public_url == PUBLIC_URL.replace("{server_name}", self.server_name)
         return msgspec.structs.replace(
             self,
-            public_url=f"http://localhost:{self.listen[0].port}",
+            public_url=f"http://localhost:{self.listen[0].port}" if unsaid else self.public_url,
             registration=msgspec.structs.replace(
                 self.registration,
                 enabled=True,

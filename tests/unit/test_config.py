@@ -308,6 +308,9 @@ def test_development_mode_keeps_what_it_has_no_opinion_on() -> None:
     assert config.listen == (Address("::1", 9000),)
     assert config.log.level == "debug"
     assert config.registration.enabled
+    assert config.public_url == "http://localhost:9000"
+    said = {**environ, "WEFT_PUBLIC_URL": "http://matrix.test:8080"}
+    assert load(None, said, development=True).public_url == "http://matrix.test:8080"
 
 
 # Units
