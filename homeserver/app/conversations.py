@@ -70,7 +70,7 @@ class Conversations:
         self.permission = InvitePermission(users)
         self.restricted = RestrictedJoins(rooms, name)
         self.membership = membership = Membership(
-            rooms, users, author, people.profiles, self.permission, self.restricted
+            rooms, users, author, people.profiles, self.permission, self.restricted, people.accounts
         )
         self.aliases = aliases = Aliases(collection(room_records.ALIASES), rooms, author)
         creation = Creation(rooms, author, default_version=config.rooms.default_version)

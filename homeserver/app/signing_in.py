@@ -50,6 +50,7 @@ class SigningIn:
             conversations.account_data,
             people.profiles,
             ground.store.log,
+            lambda: ground.replica.refresh(ground.shards.room_shards()),
             now,
         )
         bindings = Bindings(collection(account_records.BINDINGS), people.identity)

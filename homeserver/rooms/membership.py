@@ -45,6 +45,12 @@ class MemberProfiles(Protocol):
         ...
 
 
+class Standing(Protocol):
+    async def has_ended(self, user_id: str) -> bool:
+        """Whether the user's account was deactivated."""
+        ...
+
+
 class InvitePermission(Protocol):
     async def check_invite(self, invitee: str) -> None:
         """Raises 403 M_INVITE_BLOCKED when the invitee wants no invites (spec: invite permission)."""
@@ -62,6 +68,7 @@ class Membership:
         profiles: MemberProfiles,
         permission: InvitePermission,
         restricted: RestrictedJoins,
+        standing: Standing,
     ) -> None:
         self._rooms = rooms
         self._users = users
@@ -69,6 +76,7 @@ class Membership:
         self._profiles = profiles
         self._permission = permission
         self._restricted = restricted
+        self._standing = standing
         self.elsewhere: Elsewhere = Nowhere()
 
     async def join(
@@ -101,7 +109,13 @@ class Membership:
             # Whoever changed it did not find the user in this room yet.
             with suppress(MatrixError):
                 await self._refresh_profile(room_id, user_id, now)
+        await self._leave_if_ended(room_id, user_id)
         return event_id
+
+    async def _leave_if_ended(self, room_id: str, user_id: str) -> None:
+        """Who deactivated the account meanwhile did not find the user in this room yet."""
+        if await self._standing.has_ended(user_id):
+            await self.leave(room_id, user_id)
 
     async def _come_in(
         self, room_id: str, room: Room | None, user_id: str, content: JsonObject, via: Sequence[str]
@@ -152,11 +166,14 @@ class Membership:
         room = await self._rooms.get(room_id)
         content = await self._content(user_id, "knock", reason)
         if room is None or not takes_part(room, self._author.server_name):
-            return await self.elsewhere.knock(room_id, user_id, content, via)
-        room = await self._rooms.whole(room)
-        if not room.version.knocking:
-            raise forbidden("This room's version has no knocking")
-        return await self._set(room, user_id, user_id, content, unless="knock")
+            event_id = await self.elsewhere.knock(room_id, user_id, content, via)
+        else:
+            room = await self._rooms.whole(room)
+            if not room.version.knocking:
+                raise forbidden("This room's version has no knocking")
+            event_id = await self._set(room, user_id, user_id, content, unless="knock")
+        await self._leave_if_ended(room_id, user_id)
+        return event_id
 
     async def leave(self, room_id: str, user_id: str, *, reason: str | None = None) -> str:
         """Leave, reject an invite or take back a knock; nothing to do when left. 404 for an unknown room."""

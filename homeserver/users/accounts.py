@@ -48,6 +48,10 @@ class Accounts:
             raise not_found("There is no such user")
         return user_id
 
+    async def has_ended(self, user_id: str) -> bool:
+        account = await self._accounts.get(user_id)
+        return account is not None and account.deactivated
+
     async def erased(self, user_ids: Iterable[str]) -> set[str]:
         """Those of the users who have gone and asked for all of theirs to be erased."""
         found = await self._accounts.get_many([(user_id,) for user_id in user_ids])

@@ -32,6 +32,8 @@ PAGE = 500
 DEACTIVATED = "deactivated"
 """Notice type in a user's log; the body says whether all is to be erased."""
 
+CatchUp = Callable[[], Awaitable[None]]
+"""Has all rooms followed to where they are now, at whichever replica things happened in them."""
 OnDeactivated = Callable[[str, bool], Awaitable[None]]
 """Called with the user id and whether the user asked for erasure; perhaps more than once."""
 
@@ -46,6 +48,7 @@ class Deactivation:
         account_data: AccountData,
         profiles: Profiles,
         log_port: Log,
+        catch_up: CatchUp,
         now: Clock,
     ) -> None:
         self._accounts = accounts
@@ -55,6 +58,7 @@ class Deactivation:
         self._account_data = account_data
         self._profiles = profiles
         self._log = log_port
+        self._catch_up = catch_up
         self._now = now
         self.on_deactivated: list[OnDeactivated] = []
 
@@ -72,6 +76,7 @@ class Deactivation:
         """Carry out what the log says."""
         user_id, erase = entry.stream, bool(orjson.loads(entry.body)["erase"])
         await self._close(user_id, erase)
+        await self._catch_up()
         user = await self._users.get(user_id)
         for membership in ("join", "invite", "knock"):
             await self._leave(user_id, user.rooms(membership))

@@ -2,10 +2,12 @@
 
 import asyncio
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from homeserver.protocol.json_types import JsonObject
+from homeserver.rooms import membership
 from homeserver.users.sessions import NewSession
 from tests.client_api.conftest import Client, Reply, Server
 
@@ -144,6 +146,26 @@ async def test_deactivated_user_leaves_rooms_and_rejects_invites(
         assert member["membership"] == "leave"
     rooms = (await bob.sync())["rooms"]["join"]
     assert set(rooms) == {joined, invited}
+
+
+@pytest.mark.parametrize("action", ["join", "knock"])
+async def test_room_that_is_joined_while_the_account_ends_is_left(
+    alice: Client, bob: Client, server: Server, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    room_id = await bob.create_room()
+    rule = {"join": "public", "knock": "knock"}[action]
+    await bob.set_state(room_id, "m.room.join_rules", {"join_rule": rule})
+    post = membership.post
+
+    async def overtaken(*args: Any) -> list[str]:
+        monkeypatch.undo()
+        await deactivate(server, alice)
+        return await post(*args)
+
+    monkeypatch.setattr(membership, "post", overtaken)
+    await alice.post(f"/{action}/{quote(room_id)}")
+    member = await bob.get(f"/rooms/{room_id}/state/m.room.member/{alice.user_id}")
+    assert member["membership"] == "leave"
 
 
 async def test_deactivation_goes_on_after_a_crash_in_the_middle(

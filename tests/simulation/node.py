@@ -199,7 +199,7 @@ class Node:
         self._resident = Resident(self.rooms, self.author, restricted, limits, gate, receiver, alone)
         names = Profiles(store.collection(profiles.PROFILES))
         self._membership = Membership(
-            self.rooms, users, self.author, names, InvitePermission(users), restricted
+            self.rooms, users, self.author, names, InvitePermission(users), restricted, known_accounts
         )
         self._membership.elsewhere = RemoteRooms(
             self.rooms,

@@ -10,7 +10,7 @@ from homeserver.config import Config
 from homeserver.config.units import Secret
 from homeserver.shared_secret import registration_mac
 from tests.client_api.conftest import Client, Reply
-from tests.two_replicas.conftest import Replicas
+from tests.two_replicas.conftest import SHARDS, Replicas
 
 PASSWORD = {"type": "m.login.password", "user": "alice", "password": "correct horse"}
 LOCK = "/_matrix/client/v1/admin/lock/"
@@ -81,6 +81,27 @@ async def test_account_closed_at_one_is_closed_at_the_other(replicas: Replicas, 
     await alice.post("/account/deactivate", {"auth": PASSWORD})
     await at_b.call("GET", "/account/whoami", expect=401)
     assert (await nobody.call("POST", "/login", PASSWORD, expect=403)).errcode == "M_USER_DEACTIVATED"
+
+
+async def test_room_joined_at_one_is_left_when_the_account_is_closed_at_the_other(
+    replicas: Replicas, alice: Client, bob: Client
+) -> None:
+    """Before the other one has heard that it was joined."""
+    both = (replicas.a, replicas.b)
+    shard = SHARDS.of_user(alice.user_id)
+    closing = next(each for each in both if each.app.ground.replica.owns(shard))
+    other = next(each for each in both if each is not closing)
+    room_id = await bob.create_room(preset="public_chat")
+    while other.app.ground.others.elsewhere(room_id) is not None:
+        room_id = await bob.create_room(preset="public_chat")
+    await replicas.at(closing, alice).sync()
+    replicas.exchange.hold(True)
+    await replicas.at(other, alice).join(room_id)
+    await replicas.at(closing, alice).post("/account/deactivate", {"auth": PASSWORD})
+    for consumer in closing.app.ground.user_consumers:
+        await consumer.settled(shard)
+    members = await replicas.at(other, bob).get(f"/rooms/{room_id}/joined_members")
+    assert list(members["joined"]) == [bob.user_id]
 
 
 async def test_of_two_who_want_a_name_at_the_same_moment_one_gets_it(replicas: Replicas) -> None:
