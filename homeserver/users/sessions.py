@@ -191,32 +191,52 @@ class Sessions:
             device_id = new_device_id()
         else:
             check_device_id(device_id)
-        if await self._devices.get(user_id, device_id) is None:
+        login = await self._log_in(user_id, device_id, display_name)
+        session = await self._issue(user_id, device_id, login, with_refresh_token=with_refresh_token)
+        device = await self._devices.get(user_id, device_id)
+        if device is None:
+            # Tokens without a device would be in nobody's list, and no logout would end them.
+            await self._end_tokens(user_id, device_id)
+            raise forbidden("The device was deleted while it logged in")
+        if device.logins != login:
+            # Another login was later, and did not find these tokens yet.
+            await self._withdraw(session)
+        return session
+
+    async def _log_in(self, user_id: str, device_id: str, display_name: str | None) -> int:
+        """Make the device, or end the logins to it; the number of the new one. Raises as `open` does."""
+        while True:
+            device = await self._devices.get(user_id, device_id)
+            if device is not None:
+                again = msgspec.structs.replace(device, logins=device.logins + 1)
+                if not await self._devices.replace_if(device, again):
+                    continue
+                if await self._end_tokens(user_id, device_id, before=again.logins):
+                    await self.tell_changed(user_id)
+                return again.logins
             for check in self.check_device_id:
                 await check(user_id, device_id)
             if await self._devices.count("key", (user_id,)) >= MAX_DEVICES:
                 raise MatrixError(403, "M_FORBIDDEN", f"An account may have {MAX_DEVICES} devices at most")
-            await self._devices.put(
-                Device(
-                    user_id=user_id,
-                    device_id=device_id,
-                    display_name=display_name[:MAX_NAME] if display_name else None,
-                    created_ts=self._now(),
-                )
+            new = Device(
+                user_id=user_id,
+                device_id=device_id,
+                display_name=display_name[:MAX_NAME] if display_name else None,
+                created_ts=self._now(),
             )
-            for on_device_added in self.on_device_added:
-                await on_device_added(user_id, device_id)
-        elif await self._end_tokens(user_id, device_id):
-            await self.tell_changed(user_id)
-        session = await self._issue(user_id, device_id, with_refresh_token=with_refresh_token)
-        if await self._devices.get(user_id, device_id) is None:
-            # Tokens without a device would be in nobody's list, and no logout would end them.
-            await self._end_tokens(user_id, device_id)
-            raise forbidden("The device was deleted while it logged in")
-        return session
+            if await self._devices.replace_if(None, new):
+                for on_device_added in self.on_device_added:
+                    await on_device_added(user_id, device_id)
+                return new.logins
 
     async def _issue(
-        self, user_id: str, device_id: str, *, with_refresh_token: bool, replaces: str | None = None
+        self,
+        user_id: str,
+        device_id: str,
+        login: int,
+        *,
+        with_refresh_token: bool,
+        replaces: str | None = None,
     ) -> NewSession:
         now = self._now()
         access = new_token()
@@ -226,7 +246,13 @@ class Sessions:
             refresh = new_token()
             lifetime = self._access_lifetime_ms
             await self._refresh.insert(
-                RefreshToken(digest=digest_of(refresh), user_id=user_id, device_id=device_id, created_ts=now)
+                RefreshToken(
+                    digest=digest_of(refresh),
+                    user_id=user_id,
+                    device_id=device_id,
+                    created_ts=now,
+                    login=login,
+                )
             )
         await self._access.insert(
             AccessToken(
@@ -234,6 +260,7 @@ class Sessions:
                 user_id=user_id,
                 device_id=device_id,
                 created_ts=now,
+                login=login,
                 expires_ts=now + lifetime if lifetime is not None else None,
                 replaces=replaces,
             )
@@ -264,7 +291,9 @@ class Sessions:
                 raise unknown_token("The refresh token has expired", soft_logout=True)
             user_id, device_id = record.user_id, record.device_id
             await self._end_predecessors(record)
-            session = await self._issue(user_id, device_id, with_refresh_token=True, replaces=digest)
+            session = await self._issue(
+                user_id, device_id, record.login, with_refresh_token=True, replaces=digest
+            )
             assert session.refresh_token is not None
             next_digest = digest_of(session.refresh_token)
             if await self._refresh.replace_if(
@@ -275,8 +304,12 @@ class Sessions:
                 await self._drop_old_access_tokens(user_id, device_id)
                 return session
             # Used twice at the same moment: the tokens just made are nobody's.
-            await self._refresh.delete(next_digest)
-            await self._access.delete(digest_of(session.access_token))
+            await self._withdraw(session)
+
+    async def _withdraw(self, session: NewSession) -> None:
+        if session.refresh_token is not None:
+            await self._refresh.delete(digest_of(session.refresh_token))
+        await self._access.delete(digest_of(session.access_token))
 
     async def _end_predecessors(self, record: RefreshToken) -> None:
         for old in await self._refresh.find("by_device", (record.user_id, record.device_id)):
@@ -326,11 +359,17 @@ class Sessions:
         # Somebody may have logged in meanwhile.
         await self.end_all(user_id, but_device=but_device)
 
-    async def _end_tokens(self, user_id: str, device_id: str) -> int:
-        """How many there were."""
-        return await self._refresh.delete_where(
-            "by_device", (user_id, device_id)
-        ) + await self._access.delete_where("by_device", (user_id, device_id))
+    async def _end_tokens(self, user_id: str, device_id: str, *, before: int | None = None) -> int:
+        """End those of a device, or of its logins before one; how many there were."""
+        of_device, ended = (user_id, device_id), 0
+        for tokens in (self._refresh, self._access):
+            if before is None:
+                ended += await tokens.delete_where("by_device", of_device)
+                continue
+            for token in await tokens.find("by_device", of_device):
+                if token.login < before:
+                    ended += await tokens.delete(token.digest)
+        return ended
 
 
 def check_device_id(device_id: str) -> None:

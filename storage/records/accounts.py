@@ -30,6 +30,8 @@ class Device(Record, frozen=True):
     device_id: str
     display_name: str | None = None
     created_ts: int = 0
+    logins: int = 0
+    """How often somebody has logged in to it since it was made: only the newest of these logins holds."""
 
 
 class DeviceSeen(Record, frozen=True):
@@ -47,6 +49,8 @@ class AccessToken(Record, frozen=True):
     user_id: str
     device_id: str
     created_ts: int
+    login: int = 0
+    """Which login to the device it comes from."""
     expires_ts: int | None = None
     replaces: str | None = None
     """The refresh token that ends when this access token is first used."""
@@ -59,6 +63,7 @@ class RefreshToken(Record, frozen=True):
     user_id: str
     device_id: str
     created_ts: int
+    login: int = 0
     next_digest: str | None = None
 
 

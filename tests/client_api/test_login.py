@@ -136,6 +136,26 @@ async def test_password_login_can_be_switched_off(alice: Client, server: Server)
     assert (await alice.call("POST", "/account/deactivate", {}, expect=403)).errcode == "M_FORBIDDEN"
 
 
+@pytest.mark.parametrize("device_id", ["NEW", "OLD"])
+async def test_of_logins_to_one_device_at_the_same_moment_one_holds(
+    alice: Client, server: Server, device_id: str
+) -> None:
+    await log_in(server, device_id="OLD")
+    replies = await asyncio.gather(
+        *(log_in(server, device_id=device_id, refresh_token=True) for _ in range(4))
+    )
+    living = [
+        reply
+        for reply in replies
+        if (await (await client_of(server, reply.body)).call("GET", "/account/whoami", expect=None)).status
+        == 200
+    ]
+    assert len(living) == 1
+    for reply in replies:
+        body = {"refresh_token": reply.body["refresh_token"]}
+        await server.client().call("POST", "/refresh", body, expect=200 if reply in living else 401)
+
+
 async def test_hardening_14_device_ids_and_names_are_bounded(alice: Client, server: Server) -> None:
     await log_in(server, device_id="x" * 255)
     for device_id in ("x" * 256, "ä" * 128, ""):
