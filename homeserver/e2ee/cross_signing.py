@@ -99,7 +99,7 @@ class CrossSigning:
         failures: dict[str, dict[str, JsonObject]] = {}
         # Whom nothing is signed of need not be looked up: they may be very many.
         signed = {owner: objects for owner, objects in signed.items() if objects}
-        identities = {owner: await self._identities.get(owner) for owner in signed}
+        identities = await self._identities.newest(list(signed))
 
         def change(identity: Identity) -> Sequence[Draft]:
             failures.clear()

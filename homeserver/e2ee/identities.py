@@ -300,6 +300,11 @@ class Identities:
                 found[user_id] = loaded.get(user_id) or await self.get(user_id)
         return found
 
+    async def newest(self, user_ids: Sequence[str]) -> dict[str, Identity]:
+        """The same with what was published at other replicas a moment ago. Raises 503."""
+        await self._replica.refresh({self._shards.of_user(user_id) for user_id in user_ids})
+        return await self.get_many(user_ids)
+
     async def change(self, user_id: str, change: Change) -> bool:
         """Publish what `change` says of the identity; False when that is nothing.
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.client_api.conftest import Client
-from tests.client_api.crypto_device import ALGORITHM, CrossSigner, CryptoDevice
+from tests.client_api.crypto_device import ALGORITHM, CrossSigner, CryptoDevice, public
 from tests.two_replicas.conftest import SHARDS, Replicas
 
 
@@ -244,6 +244,21 @@ async def test_keys_uploaded_at_one_are_signed_at_the_other(replicas: Replicas, 
     await at_b.post("/keys/device_signing/upload", signer.upload())
     signed = {alice.user_id: {alice.device_id: signer.sign_device(keys)}}
     assert await alice.post("/keys/signatures/upload", signed) == {"failures": {}}
+
+
+async def test_keys_uploaded_at_one_are_signed_by_others_at_the_other(
+    replicas: Replicas, bob: Client
+) -> None:
+    """Who verifies somebody was shown their keys at whichever replica."""
+    elsewhere = (n for n in range(99) if SHARDS.of_user(f"@u{n}:localhost") != SHARDS.of_user(bob.user_id))
+    alice = await replicas.client().register(f"u{next(elsewhere)}")
+    alices, bobs = CrossSigner(alice.user_id, 1), CrossSigner(bob.user_id, 2)
+    await bob.post("/keys/device_signing/upload", bobs.upload())
+    await CryptoDevice(bob).query(alice.user_id)
+    replicas.exchange.hold(True)
+    await alice.post("/keys/device_signing/upload", alices.upload())
+    signed = {alice.user_id: {public(alices.master): bobs.sign_user(alices.master_key())}}
+    assert await bob.post("/keys/signatures/upload", signed) == {"failures": {}}
 
 
 async def test_keys_claimed_at_one_are_counted_at_the_other(
