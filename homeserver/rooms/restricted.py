@@ -44,7 +44,12 @@ class RestrictedJoins:
 
     async def check(self, room: Room, user_id: str) -> None:
         """Raises 403 and 400 as `authoriser`, for what the user has to bring."""
+        if await self.in_allowed_room(room, user_id):
+            return
+        # Or has just come into one by way of another replica.
         allowed = await self._allowed(room)
+        for other in allowed:
+            await self._rooms.catch_up(other)
         if any(user_id in other.joined for other in allowed):
             return
         if allowed or not allowed_rooms(room):

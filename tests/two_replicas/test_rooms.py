@@ -2,13 +2,14 @@
 
 import asyncio
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from homeserver.bus.bus import Ownership
 from homeserver.push import unread as unread_module
 from tests.client_api.conftest import Client
-from tests.two_replicas.conftest import SHARDS, Replicas
+from tests.two_replicas.conftest import SHARDS, Replica, Replicas
 
 PUBLIC_KEY = "A" * 43
 
@@ -43,6 +44,27 @@ async def test_who_left_at_one_replica_comes_back_at_the_other(
     await replicas.at(other, bob).post(f"/join/{room}")
     members = await replicas.at(owner, alice).get(f"/rooms/{room}/joined_members")
     assert bob.user_id in members["joined"]
+
+
+async def test_who_joined_a_room_at_one_replica_comes_into_a_restricted_one_at_the_other(
+    replicas: Replicas, alice: Client, bob: Client
+) -> None:
+    """Before the other one has heard of the first join."""
+
+    def owner(room_id: str) -> Replica:
+        both = (replicas.a, replicas.b)
+        return next(each for each in both if each.app.ground.others.elsewhere(room_id) is None)
+
+    space = await alice.create_room(preset="public_chat")
+    allow = [{"type": "m.room_membership", "room_id": space}]
+    rule = {"type": "m.room.join_rules", "content": {"join_rule": "restricted", "allow": allow}}
+    room_id = await alice.create_room(initial_state=[rule])
+    while owner(room_id) is owner(space):
+        room_id = await alice.create_room(initial_state=[rule])
+    await replicas.at(owner(room_id), bob).call("POST", f"/join/{quote(room_id)}", {}, expect=403)
+    replicas.exchange.hold(True)
+    await replicas.at(owner(space), bob).join(space)
+    await replicas.at(owner(room_id), bob).join(room_id)
 
 
 async def test_name_changed_at_one_replica_comes_into_a_room_just_joined_at_the_other(
