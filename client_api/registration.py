@@ -8,12 +8,11 @@ from client_api.uia import InteractiveAuth
 from homeserver.errors import missing_param
 from homeserver.protocol.json_types import JsonObject
 from homeserver.users.accounts import Accounts
-from homeserver.users.registration import Registration
-from homeserver.users.sessions import Sessions, check_device_id
+from homeserver.users.registration import FirstDevice, Registered, Registration
+from homeserver.users.sessions import check_device_id
 from rest.answers import Result
 from rest.bodies import converted
 from rest.routes import Routes
-from storage.records.accounts import Account
 
 
 class DeviceWishes(msgspec.Struct):
@@ -21,6 +20,11 @@ class DeviceWishes(msgspec.Struct):
     initial_device_display_name: str | None = None
     inhibit_login: bool = False
     refresh_token: bool = False
+
+    def first_device(self) -> FirstDevice | None:
+        if self.inhibit_login:
+            return None
+        return FirstDevice(self.device_id, self.initial_device_display_name, self.refresh_token)
 
 
 class GuestBody(msgspec.Struct):
@@ -38,12 +42,10 @@ class RegistrationRoutes(Routes):
         self,
         registration: Registration,
         accounts: Accounts,
-        sessions: Sessions,
         interactive: InteractiveAuth,
     ) -> None:
         self._registration = registration
         self._accounts = accounts
-        self._sessions = sessions
         self._interactive = interactive
 
     @post("/register", auth=Auth.NONE, limit="registration_check")
@@ -62,16 +64,19 @@ class RegistrationRoutes(Routes):
         passed = await self._interactive.stranger(call, self._registration.flows, self._check, admit)
         body = passed.parameters
         assert body.password is not None, "checked by `admit`"
-        account = await self._registration.register(
-            body.username, body.password, passed.proofs, guest_access_token=body.guest_access_token
+        registered = await self._registration.register(
+            body.username,
+            body.password,
+            passed.proofs,
+            body.first_device(),
+            guest_access_token=body.guest_access_token,
         )
-        return await first_session(self._sessions, account, body)
+        return registration_answer(registered)
 
     async def _register_guest(self, call: Call) -> Result:
         name = call.json(GuestBody).initial_device_display_name
         call.charge("registration")
-        account = await self._registration.register_guest()
-        return await first_session(self._sessions, account, DeviceWishes(initial_device_display_name=name))
+        return registration_answer(await self._registration.register_guest(FirstDevice(display_name=name)))
 
     async def _check(self, parameters: JsonObject) -> RegisterBody:
         body = converted(parameters, RegisterBody)
@@ -98,14 +103,8 @@ class RegistrationRoutes(Routes):
         return {"valid": await self._registration.token_is_valid(call.required_query("token"))}
 
 
-async def first_session(sessions: Sessions, account: Account, wishes: DeviceWishes) -> JsonObject:
-    """What one gets who has registered: the account, and a session unless that is not wanted."""
-    if wishes.inhibit_login:
-        return {"user_id": account.user_id}
-    session = await sessions.open(
-        account.user_id,
-        device_id=wishes.device_id,
-        display_name=wishes.initial_device_display_name,
-        with_refresh_token=wishes.refresh_token,
-    )
-    return session_answer(account.user_id, session)
+def registration_answer(registered: Registered) -> JsonObject:
+    """What one gets who has registered: the account, and a session unless that was not wanted."""
+    if registered.session is None:
+        return {"user_id": registered.user_id}
+    return session_answer(registered.user_id, registered.session)

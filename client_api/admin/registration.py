@@ -4,10 +4,10 @@ The protocol is the one that those tools know: GET for a nonce, then POST with a
 """
 
 from client_api.http import Auth, Call, get, post
-from client_api.registration import DeviceWishes, first_session
+from client_api.registration import DeviceWishes, registration_answer
 from homeserver.errors import invalid_param
 from homeserver.users.registration import Registration
-from homeserver.users.sessions import Sessions, check_device_id
+from homeserver.users.sessions import check_device_id
 from rest.answers import Result
 from rest.routes import Routes
 
@@ -26,9 +26,8 @@ class SecretBody(DeviceWishes, kw_only=True):
 
 
 class SecretRegistrationRoutes(Routes):
-    def __init__(self, registration: Registration, sessions: Sessions, server_name: str) -> None:
+    def __init__(self, registration: Registration, server_name: str) -> None:
         self._registration = registration
-        self._sessions = sessions
         self._server_name = server_name
 
     @get(PATH, auth=Auth.NONE, limit="registration_check")
@@ -45,7 +44,7 @@ class SecretRegistrationRoutes(Routes):
                 raise invalid_param(f"Invalid {name}")
         if body.device_id is not None:
             check_device_id(body.device_id)
-        account = await self._registration.register_by_secret(
+        registered = await self._registration.register_by_secret(
             nonce=body.nonce,
             mac=body.mac,
             username=body.username,
@@ -53,6 +52,6 @@ class SecretRegistrationRoutes(Routes):
             admin=body.admin,
             user_type=body.user_type,
             displayname=body.displayname,
+            device=body.first_device(),
         )
-        answer = await first_session(self._sessions, account, body)
-        return {**answer, "home_server": self._server_name}
+        return {**registration_answer(registered), "home_server": self._server_name}

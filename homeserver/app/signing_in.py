@@ -89,8 +89,8 @@ class SigningIn:
         self.interactive = InteractiveAuth(uia, password_login=config.auth.password_login)
         self.openid = OpenId(collection(account_records.OPENID_TOKENS), accounts, now)
         self.routes: list[Routes] = [
-            RegistrationRoutes(registration, accounts, sessions, self.interactive),
-            SecretRegistrationRoutes(registration, sessions, ground.name),
+            RegistrationRoutes(registration, accounts, self.interactive),
+            SecretRegistrationRoutes(registration, ground.name),
             RegistrationTokenRoutes(self.registration_tokens),
             LoginRoutes(
                 logins,

@@ -8,7 +8,6 @@ from homeserver.errors import MatrixError, forbidden, invalid_param, not_found
 from homeserver.protocol.identifiers import InvalidIdentifier, check_new_localpart, check_user_id
 from homeserver.users.passwords import Passwords
 from storage.collection import Collection
-from storage.errors import AlreadyExists
 from storage.records.accounts import Account
 
 MAX_PASSWORD = 512
@@ -39,17 +38,18 @@ class Accounts:
         """Called after an account was changed."""
 
     async def get(self, user_id: str) -> Account | None:
-        return await self._accounts.get(user_id)
+        account = await self._accounts.get(user_id)
+        return None if account is None or account.unfinished else account
 
     async def check_shown(self, user_id: str) -> str:
         """The id of a user whose profile others may see. Raises 404, 400 for what is no user id."""
-        account = await self._accounts.get(check_user_id(user_id))
+        account = await self.get(check_user_id(user_id))
         if account is None or account.erased:
             raise not_found("There is no such user")
         return user_id
 
     async def has_ended(self, user_id: str) -> bool:
-        account = await self._accounts.get(user_id)
+        account = await self.get(user_id)
         return account is not None and account.deactivated
 
     async def erased(self, user_ids: Iterable[str]) -> set[str]:
@@ -81,11 +81,11 @@ class Accounts:
     async def available(self, localpart: str) -> str:
         """The user id, free to register. Raises 400 M_INVALID_USERNAME, M_EXCLUSIVE or M_USER_IN_USE."""
         user_id = self.check_localpart(localpart)
-        if await self._accounts.get(user_id) is not None:
+        if await self.get(user_id) is not None:
             raise user_in_use()
         return user_id
 
-    async def create(
+    async def begin(
         self,
         user_id: str,
         password: str | None,
@@ -95,8 +95,11 @@ class Accounts:
         is_guest: bool = False,
         appservice: str | None = None,
         agreed_to: dict[str, str] | None = None,
-    ) -> Account:
-        """Raises 400 M_USER_IN_USE, M_INVALID_PARAM for a password that can be none."""
+    ) -> tuple[Account, bool]:
+        """An account that is there for others once it is finished; whether an attempt at it was cut short.
+
+        Raises 400 M_USER_IN_USE, M_INVALID_PARAM for a password that can be none.
+        """
         account = Account(
             user_id=user_id,
             created_ts=now,
@@ -105,12 +108,19 @@ class Accounts:
             is_guest=is_guest,
             appservice=appservice,
             agreed_to=agreed_to or {},
+            unfinished=True,
         )
-        try:
-            await self._accounts.insert(account)
-        except AlreadyExists as error:
-            raise user_in_use() from error
-        return account
+        before = await self._accounts.get(user_id)
+        if before is not None and not before.unfinished:
+            raise user_in_use()
+        if not await self._accounts.replace_if(before, account):
+            raise user_in_use()
+        return account, before is not None
+
+    async def finish(self, begun: Account) -> None:
+        """Raises 400 M_USER_IN_USE when somebody else began with the same name meanwhile."""
+        if not await self._accounts.replace_if(begun, msgspec.structs.replace(begun, unfinished=False)):
+            raise user_in_use()
 
     def check_new_password(self, password: str) -> None:
         """Raises 400 M_WEAK_PASSWORD for one that is shorter than passwords have to be here, M_INVALID_PARAM."""
@@ -125,7 +135,7 @@ class Accounts:
 
         Takes equally long whether or not there is such an account, and whatever its state.
         """
-        account = await self._accounts.get(user_id)
+        account = await self.get(user_id)
         stored = account.password if account is not None else None
         matches = await self._passwords.verify(stored, password[:MAX_PASSWORD])
         return account if matches and len(password) <= MAX_PASSWORD else None
@@ -141,7 +151,7 @@ class Accounts:
     async def update(self, user_id: str, **changes: object) -> Account:
         """Change fields of an account by compare-and-set. Raises KeyError for an unknown one."""
         while True:
-            account = await self._accounts.get(user_id)
+            account = await self.get(user_id)
             if account is None:
                 raise KeyError(user_id)
             changed = msgspec.structs.replace(account, **changes)

@@ -5,7 +5,9 @@ spec: client-server "Account registration", "Guest Access"; the shared secret is
 
 import hmac
 import secrets
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import NamedTuple
 
 import orjson
 
@@ -17,7 +19,7 @@ from homeserver.shared_secret import registration_mac
 from homeserver.users.accounts import Accounts
 from homeserver.users.profiles import Profiles, check_field
 from homeserver.users.registration_tokens import RegistrationTokens
-from homeserver.users.sessions import Sessions
+from homeserver.users.sessions import NewSession, Sessions
 from homeserver.users.tokens import keep_until_expiry
 from homeserver.users.uia import Flow
 from homeserver.users.uia_stages import DUMMY, REGISTRATION_TOKEN, TERMS
@@ -29,7 +31,29 @@ GUEST_DIGITS = 12
 NEW_NAME_LETTERS = 10
 
 
+Finish = Callable[[], Awaitable[object]]
+"""Makes of an account that was begun one that is there. Raises MatrixError when it has become another's."""
+
+
+class FirstDevice(NamedTuple):
+    """Where somebody who registers is to be logged in."""
+
+    device_id: str | None = None
+    display_name: str | None = None
+    with_refresh_token: bool = False
+
+
+class Registered(NamedTuple):
+    user_id: str
+    session: NewSession | None
+
+
 class Registration:
+    """Accounts are begun, logged in to, and then finished: one that was cut short is nobody's.
+
+    So whoever was told of an error can try again with the same name, and with the same token.
+    """
+
     def __init__(
         self,
         options: Options,
@@ -78,41 +102,81 @@ class Registration:
         username: str | None,
         password: str,
         proofs: Mapping[str, str],
+        device: FirstDevice | None,
         *,
         guest_access_token: str | None = None,
-    ) -> Account:
+    ) -> Registered:
         """The new account of one who passed `flows` with these proofs. Raises as `check_name` does."""
         localpart = username if username is not None else new_localpart()
         user_id = await self.check_name(localpart, guest_access_token)
-        token = proofs.get(REGISTRATION_TOKEN)
-        # A crash before the account is made loses a use of the token, never makes two accounts of one.
+        agreed_to: dict[str, str] = orjson.loads(proofs[TERMS]) if TERMS in proofs else {}
+        finish: Finish
+        if guest_access_token is not None:
+            finish = partial(
+                self._accounts.set_password, user_id, password, is_guest=False, agreed_to=agreed_to
+            )
+        else:
+            account = await self._begin(user_id, password, agreed_to=agreed_to)
+            finish = partial(self._accounts.finish, account)
+        return await self._complete(user_id, device, finish, token=proofs.get(REGISTRATION_TOKEN))
+
+    async def _begin(
+        self,
+        user_id: str,
+        password: str,
+        displayname: str | None = None,
+        *,
+        is_admin: bool = False,
+        agreed_to: dict[str, str] | None = None,
+    ) -> Account:
+        """An account that is nobody's yet, with a name that people can read, at first that of its user id."""
+        account, again = await self._accounts.begin(
+            user_id, password, now=self._now(), is_admin=is_admin, agreed_to=agreed_to
+        )
+        if again:
+            await self._sessions.end_all(user_id)
+        await self._profiles.begin(user_id, displayname or localpart_of(user_id))
+        return account
+
+    async def _complete(
+        self, user_id: str, device: FirstDevice | None, finish: Finish, *, token: str | None = None
+    ) -> Registered:
+        """Log in, take a use of the token, then let the account be there."""
+        session: NewSession | None = None
+        if device is not None:
+            session = await self._sessions.open(
+                user_id,
+                device_id=device.device_id,
+                display_name=device.display_name,
+                with_refresh_token=device.with_refresh_token,
+            )
+        try:
+            await self._finish(finish, token)
+        except MatrixError:
+            if session is not None:
+                await self._sessions.end_device(user_id, session.device_id)
+            raise
+        return Registered(user_id, session)
+
+    async def _finish(self, finish: Finish, token: str | None) -> None:
+        # A crash before the account is there loses a use of the token, never makes two accounts of one.
         if token is not None and not await self._tokens.use(token):
             raise MatrixError(401, "M_UNAUTHORIZED", "The registration token has been used up")
-        agreed_to: dict[str, str] = orjson.loads(proofs[TERMS]) if TERMS in proofs else {}
         try:
-            if guest_access_token is not None:
-                return await self._accounts.set_password(
-                    user_id, password, is_guest=False, agreed_to=agreed_to
-                )
-            account = await self._accounts.create(user_id, password, now=self._now(), agreed_to=agreed_to)
+            await finish()
         except MatrixError:
             if token is not None:
                 await self._tokens.give_back(token)
             raise
-        return await self._named(account)
 
-    async def _named(self, account: Account, displayname: str | None = None) -> Account:
-        """Give a new account a name that people can read, at first that of its user id."""
-        await self._profiles.begin(account.user_id, displayname or localpart_of(account.user_id))
-        return account
-
-    async def register_guest(self) -> Account:
+    async def register_guest(self, device: FirstDevice) -> Registered:
         """Raises 403 M_GUEST_ACCESS_FORBIDDEN where guests are not let in."""
         if not self._options.guests:
             raise MatrixError(403, "M_GUEST_ACCESS_FORBIDDEN", "This server has no guests")
         localpart = "".join(secrets.choice("0123456789") for _ in range(GUEST_DIGITS))
         user_id = await self._accounts.available(localpart)
-        return await self._accounts.create(user_id, None, now=self._now(), is_guest=True)
+        account, _ = await self._accounts.begin(user_id, None, now=self._now(), is_guest=True)
+        return await self._complete(user_id, device, partial(self._accounts.finish, account))
 
     # By the shared secret
 
@@ -134,7 +198,8 @@ class Registration:
         admin: bool,
         user_type: str | None,
         displayname: str | None = None,
-    ) -> Account:
+        device: FirstDevice | None = None,
+    ) -> Registered:
         """Raises 400 for a nonce that is not good any more, 403 for a wrong proof, 400 for a name."""
         secret = self._shared_secret()
         record = await self._nonces.get(nonce)
@@ -148,8 +213,8 @@ class Registration:
         user_id = await self._accounts.available(username)
         if displayname is not None:
             check_field("displayname", displayname)
-        account = await self._accounts.create(user_id, password, now=self._now(), is_admin=admin)
-        return await self._named(account, displayname)
+        account = await self._begin(user_id, password, displayname, is_admin=admin)
+        return await self._complete(user_id, device, partial(self._accounts.finish, account))
 
     def _shared_secret(self) -> str:
         if self._options.shared_secret is None:

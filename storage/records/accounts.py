@@ -21,6 +21,8 @@ class Account(Record, frozen=True):
     appservice: str | None = None
     agreed_to: dict[str, str] = {}
     """Policies accepted at registration, by their id: the version that was shown."""
+    unfinished: bool = False
+    """Its registration is under way, or was cut short: nobody has it, and the name is free."""
 
 
 class Device(Record, frozen=True):

@@ -10,6 +10,7 @@ import pytest
 from homeserver.config.options import Registration
 from homeserver.config.units import Secret
 from homeserver.shared_secret import registration_mac
+from storage.errors import StoreUnavailable
 from tests.client_api.conftest import Client, Reply, Server
 
 PASSWORD = "correct horse"
@@ -161,6 +162,10 @@ async def test_of_many_who_want_a_name_at_once_one_gets_it(server: Server) -> No
     )
     assert sorted(reply.status for reply in replies) == [200] + [400] * 7
     assert {reply.errcode for reply in replies if reply.status == 400} == {"M_USER_IN_USE"}
+    made = next(reply.body for reply in replies if reply.status == 200)
+    alice = server.client()
+    alice.token = made["access_token"]
+    assert [d["device_id"] for d in (await alice.get("/devices"))["devices"]] == [made["device_id"]]
 
 
 async def test_name_of_an_application_service_is_exclusive(server: Server) -> None:
@@ -260,6 +265,33 @@ async def test_token_is_given_back_when_the_name_is_taken_meanwhile(server: Serv
     replies = await asyncio.gather(*(token_attempt(server, "same", "once") for _ in range(2)))
     assert sorted(reply.status for reply in replies) == [200, 400]
     assert await validity(server, "once")
+
+
+@pytest.mark.parametrize("guest", [False, True])
+async def test_registration_that_is_cut_short_can_be_done_again(server: Server, guest: bool) -> None:
+    await with_registration(server, requires_token=True, guests=True)
+    await server.app.signing_in.registration_tokens.create("once", uses_allowed=1)
+    wish: dict[str, Any] = {"username": "carol", "password": PASSWORD}
+    if guest:
+        answer = await server.client().post("/register", {}, query={"kind": "guest"})
+        name = answer["user_id"][1:].partition(":")[0]
+        wish |= {"username": name, "guest_access_token": answer["access_token"]}
+    failures = ["cut short"]
+
+    async def fails_once(user_id: str, device_id: str) -> None:
+        if failures:
+            raise StoreUnavailable(failures.pop())
+
+    server.app.people.sessions.on_device_added.append(fails_once)
+    auth = {"type": "m.login.registration_token", "token": "once"}
+    await server.client().call("POST", "/register", {**wish, "auth": auth}, expect=503)
+    assert await validity(server, "once")
+    identifier = {"type": "m.id.user", "user": wish["username"]}
+    proof = {"type": "m.login.password", "identifier": identifier, "password": PASSWORD}
+    await server.client().call("POST", "/login", proof, expect=403)
+    again = await server.client().post("/register", {**wish, "auth": auth})
+    assert again["user_id"] == f"@{wish['username']}:localhost"
+    await server.client().post("/login", proof)
 
 
 # By the shared secret
