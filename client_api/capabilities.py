@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from client_api.http import Auth, Call, get
+from homeserver.config.options import Limits
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.room_versions import ROOM_VERSIONS, RoomVersion
 from rest.answers import Result
@@ -10,7 +11,9 @@ from rest.routes import Routes
 
 
 class CapabilityRoutes(Routes):
-    def __init__(self, *, default_room_version: str, password_login: bool, login_tokens: bool) -> None:
+    def __init__(
+        self, *, default_room_version: str, password_login: bool, login_tokens: bool, limits: Limits
+    ) -> None:
         self._room_versions = {
             "default": default_room_version,
             "available": dict.fromkeys(ROOM_VERSIONS, "stable"),
@@ -21,6 +24,10 @@ class CapabilityRoutes(Routes):
         }
         self._password_login = password_login
         self._login_tokens = login_tokens
+        self._delayed_events = {
+            "max_delay_ms": int(limits.max_event_delay),
+            "max_scheduled": limits.max_delayed_events,
+        }
 
     @get("/capabilities", auth=Auth.GUEST, limit="request")
     async def capabilities(self, call: Call) -> Result:
@@ -38,6 +45,7 @@ class CapabilityRoutes(Routes):
             "m.3pid_changes": {"enabled": False},
             "m.get_login_token": {"enabled": self._login_tokens and with_password},
             "m.forget_forced_upon_leave": {"enabled": False},
+            "org.matrix.msc4140.delayed_events": self._delayed_events,
         }
         if account.is_admin:
             found["m.account_moderation"] = {"lock": True, "suspend": True}

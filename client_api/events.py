@@ -3,8 +3,8 @@ room", "Sending events to a room", "Redactions", "Event context")."""
 
 import orjson
 
+from client_api.delayed_events import DELAY, Scheduling
 from client_api.http import Auth, Call, get, put
-from homeserver.errors import MatrixError
 from homeserver.rooms.guests import Guests
 from homeserver.rooms.history import History
 from homeserver.rooms.sending import Sending
@@ -23,24 +23,18 @@ def _timestamp(call: Call) -> int | None:
     return call.int_query("ts", 0)
 
 
-def _check_undelayed(call: Call) -> None:
-    """400 for an event that is to be sent later (MSC4140): sent at once it says the wrong thing.
-
-    An app plans its leaving of a call this way before it joins.
-    """
-    if call.query("org.matrix.msc4140.delay") is not None:
-        code = {"org.matrix.msc4140.errcode": "M_MAX_DELAY_UNSUPPORTED"}
-        raise MatrixError(400, "M_UNKNOWN", "This server sends no events later", **code)
-
-
 class SendRoutes(Routes):
-    def __init__(self, sending: Sending, guests: Guests) -> None:
+    def __init__(self, sending: Sending, guests: Guests, scheduling: Scheduling) -> None:
         self._sending = sending
         self._guests = guests
+        self._scheduling = scheduling
 
     @put("/rooms/{room_id}/send/{event_type}/{txn_id}", quick=True, auth=Auth.GUEST, limit="message")
     async def send(self, call: Call) -> Result:
-        _check_undelayed(call)
+        if call.query(DELAY) is not None:
+            return await self._scheduling.schedule(
+                call, call.content(), call.int_query(DELAY), txn_id=call.path("txn_id"), ts=_timestamp(call)
+            )
         account, event_type = call.session.account, call.path("event_type")
         if event_type != REDACTION:
             check_not_suspended(account)
@@ -78,7 +72,6 @@ class SendRoutes(Routes):
         return await self._set_state(call, "")
 
     async def _set_state(self, call: Call, state_key: str) -> Result:
-        _check_undelayed(call)
         room_id, event_type, content = call.path("room_id"), call.path("event_type"), call.content()
         if event_type == MEMBER:
             membership = content.get("membership")
@@ -86,6 +79,10 @@ class SendRoutes(Routes):
                 await self._guests.check_change(room_id, call.user_id, state_key, membership)
             if membership in ("join", "knock", "invite"):
                 call.charge("invite" if membership == "invite" else "join")
+        if call.query(DELAY) is not None:
+            return await self._scheduling.schedule(
+                call, content, call.int_query(DELAY), state_key=state_key, ts=_timestamp(call)
+            )
         event_id = await self._sending.send_state(
             room_id, call.user_id, event_type, state_key, content, ts=_timestamp(call)
         )

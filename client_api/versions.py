@@ -13,6 +13,7 @@ UNSTABLE_FEATURES = dict.fromkeys(
         # Not in the specification.
         "org.matrix.simplified_msc3575",
         "org.matrix.msc3814",
+        "org.matrix.msc4140",
         # In it by now, under names that clients still ask for.
         "com.beeper.msc4169",
         "org.matrix.e2e_cross_signing",

@@ -1,6 +1,7 @@
 """What people do in rooms, and find of them."""
 
 from client_api.account_data import AccountDataRoutes
+from client_api.delayed_events import DelayedEventRoutes, Scheduling
 from client_api.directory import AliasRoutes, DirectoryRoutes
 from client_api.events import HistoryRoutes, SendRoutes, StateRoutes
 from client_api.push_rules import PushRuleRoutes
@@ -25,7 +26,9 @@ from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.authoring import Author
 from homeserver.rooms.bundling import Bundling
 from homeserver.rooms.creation import Creation
+from homeserver.rooms.delayed_events import DelayedEvents
 from homeserver.rooms.directory import Directory
+from homeserver.rooms.due_events import DueEvents
 from homeserver.rooms.ephemeral import Typing
 from homeserver.rooms.foreign_rooms import ForeignRooms, NoForeignRooms
 from homeserver.rooms.guests import Guests
@@ -47,6 +50,7 @@ from homeserver.search.searching import Search
 from homeserver.users.account_data import AccountData
 from homeserver.users.invite_permission import InvitePermission
 from rest.routes import Routes
+from storage.records import delayed_events as delayed_event_records
 from storage.records import rooms as room_records
 from storage.records import side_events as side_event_records
 
@@ -98,6 +102,20 @@ class Conversations:
         filing = SearchFiling(store.search, rooms, redactions, now)
         filed = ground.consume(rooms, "search", filing.wants, handle_batch=filing.handle)
         sending = Sending(rooms, author, aliases, membership, relations, pruned)
+        delayed_events = collection(delayed_event_records.DELAYED_EVENTS)
+        self.delayed = delayed = DelayedEvents(
+            delayed_events,
+            rooms,
+            sending,
+            people.accounts,
+            ground.limits,
+            ground.signing_key,
+            now,
+            max_delay_ms=config.limits.max_event_delay,
+            max_scheduled=config.limits.max_delayed_events,
+        )
+        self.due_events = DueEvents(delayed_events, delayed, ground.own_room_shards, ground.to_others, now)
+        scheduling = Scheduling(delayed, self.due_events)
         self.superseded = Superseded(store.log)
         ground.consume(rooms, "superseded", self.superseded.wants, self.superseded.handle)
         ground.consume(users, "superseded", self.superseded.wants, self.superseded.handle)
@@ -122,7 +140,8 @@ class Conversations:
         guests = Guests(rooms, people.accounts, membership)
         ground.consume(rooms, "guests", guests.wants, guests.handle)
         self.routes: list[Routes] = [
-            SendRoutes(sending, guests),
+            SendRoutes(sending, guests, scheduling),
+            DelayedEventRoutes(delayed, scheduling),
             StateRoutes(history),
             HistoryRoutes(history, max_page=config.limits.max_event_page),
             RoomRoutes(new_rooms, membership, third_party, aliases, upgrade, guests, users),

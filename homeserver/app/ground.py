@@ -84,6 +84,10 @@ class Ground:
             self.outbound = self._outbound(self.other_servers)
         self.outbox: Outbox = self.outbound.sender if self.outbound is not None else NoOutbox()
 
+    def own_room_shards(self) -> list[int]:
+        """Those that belong to this replica now."""
+        return [shard for shard in self.shards.room_shards() if self.replica.owns(shard)]
+
     def _outbound(self, other_servers: OtherServers) -> Outbound:
         """What tells other servers of what happens here."""
         run = f"{self.to_others.id}{self.now():x}"

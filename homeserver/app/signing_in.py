@@ -59,6 +59,7 @@ class SigningIn:
             people.presence.forget,
             syncing.pushers.forget_user,
             syncing.unread_tallies.forget_user,
+            conversations.delayed.forget_user,
         )
         ground.consume(ground.users, "deactivation", self.deactivation.wants, self.deactivation.handle)
         self.registration_tokens = RegistrationTokens(collection(account_records.REGISTRATION_TOKENS), now)

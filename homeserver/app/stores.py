@@ -14,6 +14,7 @@ from storage.errors import StoreRefused
 from storage.log import ShardMap
 from storage.records import accounts as account_records
 from storage.records import cursors as cursor_records
+from storage.records import delayed_events as delayed_event_records
 from storage.records import destinations as destination_records
 from storage.records import keys as key_records
 from storage.records import media as media_records
@@ -46,6 +47,7 @@ SPECS: Sequence[CollectionSpec[Any]] = (
     *remote_key_records.SPECS,
     *side_event_records.SPECS,
     *staged_event_records.SPECS,
+    *delayed_event_records.SPECS,
     *received_message_records.SPECS,
     *sliding_sync_records.SPECS,
 )

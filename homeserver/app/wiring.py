@@ -88,6 +88,7 @@ class App:
                 default_room_version=config.rooms.default_version,
                 password_login=config.auth.password_login,
                 login_tokens=config.auth.login_tokens,
+                limits=config.limits,
             ),
             AssetRoutes(),
             ThirdPartyNetworkRoutes(),
@@ -154,6 +155,9 @@ class App:
             ShardFamily(ground.users.writers, ground.user_consumers),
         )
         await people.presence.start()
+        # It looks at the shards that the replica was given.
+        due_events = self.conversations.due_events.keep_sending()
+        self._tasks.append(asyncio.create_task(due_events, name="due-events"))
         if self.federation is not None:
             self.federation.start()
 

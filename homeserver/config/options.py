@@ -232,6 +232,12 @@ class Limits(Section, frozen=True):
     max_sync_timeline: Annotated[
         int, doc("Most events of one room in one /sync answer.", ge=10, le=10_000)
     ] = 100
+    max_event_delay: Annotated[
+        Duration, doc("How long an event may be delayed that a client wants sent later.", least="1s")
+    ] = Duration.parse("24h")
+    max_delayed_events: Annotated[
+        int, doc("How many events of one user may wait to be sent later.", ge=1, le=1000)
+    ] = 100
     room_cache: Annotated[Size, doc("Memory for rooms in use.", least="1M")] = Size.parse("256M")
     user_cache: Annotated[Size, doc("Memory for users in use.", least="1M")] = Size.parse("64M")
 

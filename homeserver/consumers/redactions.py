@@ -59,7 +59,9 @@ class Redactions:
         for target in redacted.entries:
             meta = decode_meta(target.meta)
             if meta.redacted_by is None:
-                meta = replace(meta, redacted_by=entry.event_id, redacts=None, device_id=None, txn_id=None)
+                meta = replace(
+                    meta, redacted_by=entry.event_id, redacts=None, device_id=None, txn_id=None, delay_id=None
+                )
                 pruned = _pruned(redacted.version, target.body)
                 await self._log.rewrite(shard, target.seq, pruned, encode_meta(meta))
         if redacted.beside is not None:

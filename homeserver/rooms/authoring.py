@@ -55,11 +55,15 @@ class EventTemplate(msgspec.Struct, frozen=True):
 
 
 class Transaction(msgspec.Struct, frozen=True):
-    """The client's request behind an event: the same digest never makes a second event."""
+    """The client's request behind an event: the same digest never makes a second event.
+
+    Of an event that was delayed there is a `delay_id` in place of the rest.
+    """
 
     digest: bytes
-    device_id: str
-    txn_id: str
+    device_id: str | None = None
+    txn_id: str | None = None
+    delay_id: str | None = None
 
 
 class Unsigned(Exception):
@@ -173,6 +177,7 @@ class Author:
         meta = EventMeta(
             device_id=transaction.device_id if transaction else None,
             txn_id=transaction.txn_id if transaction else None,
+            delay_id=transaction.delay_id if transaction else None,
             redacts_key=template.redacts_key,
             # In the name of another server's user only what a third party vouches for is sent.
             relay=server_name_of(template.sender) != self.server_name,

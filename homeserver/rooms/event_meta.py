@@ -39,6 +39,8 @@ class EventMeta(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     relay: bool = msgspec.field(default=False, name="o")
     """It is told by the server by way of which it came into the room, not by that of its sender: an event in
     the name of another server's user by this one, one of this server's users by another."""
+    delay_id: str | None = msgspec.field(default=None, name="l")
+    """Under which id the event waited to be sent; shown to its sender."""
     preview: Preview | None = msgspec.field(default=None, name="w")
     """Of a local user's membership of a room that this server is not in."""
 

@@ -8,7 +8,7 @@ from homeserver.rooms.visibility import SightLine
 
 
 class Reader(NamedTuple):
-    """Who reads: own events show their transaction id to the device that sent them."""
+    """Who reads: own events show their transaction id to the device that sent them, the delay id to all."""
 
     user_id: str
     device_id: str
@@ -26,17 +26,13 @@ def render_events(
     """Client forms of events; with a sight line the reader's membership at each is told, else "join"."""
     rendered: list[bytes] = []
     for event in events:
-        txn = event.txn
-        own = (
-            txn.txn_id
-            if txn is not None and event.sender == reader.user_id and txn.device_id == reader.device_id
-            else None
-        )
+        own = event.txn if event.sender == reader.user_id else None
         rendered.append(
             event.render(
                 now,
                 membership=sight.membership_at(event.position) if sight is not None else "join",
-                txn_id=own,
+                txn_id=own.txn_id if own is not None and own.device_id == reader.device_id else None,
+                delay_id=own.delay_id if own is not None else None,
                 relations=bundles.get(event.event_id) if bundles else None,
                 room_id=room_id,
             )

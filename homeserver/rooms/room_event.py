@@ -93,6 +93,7 @@ class RoomEvent(msgspec.Struct, kw_only=True, eq=False, gc=False):
         *,
         membership: str = "join",
         txn_id: str | None = None,
+        delay_id: str | None = None,
         relations: bytes | None = None,
         room_id: bytes | None = None,
     ) -> bytes:
@@ -105,6 +106,8 @@ class RoomEvent(msgspec.Struct, kw_only=True, eq=False, gc=False):
         tail = self.tail
         if txn_id is not None:
             tail = b',"transaction_id":' + orjson.dumps(txn_id) + tail
+        if delay_id is not None:
+            tail = b',"org.matrix.msc4140.delay_id":' + orjson.dumps(delay_id) + tail
         if relations is not None:
             tail = b',"m.relations":' + relations + tail
         age = now - self.ts if now > self.ts else 0
@@ -129,13 +132,17 @@ _member = msgspec.json.Decoder(_Member)
 
 
 class ClientTransaction:
-    """Who sent an event under which transaction id; only that device is shown the id."""
+    """Who sent an event under which transaction id; only that device is shown the id.
 
-    __slots__ = ("device_id", "txn_id")
+    The `delay_id` of an event that was delayed is shown to all devices of its sender (MSC4140).
+    """
 
-    def __init__(self, device_id: str, txn_id: str) -> None:
+    __slots__ = ("delay_id", "device_id", "txn_id")
+
+    def __init__(self, device_id: str | None, txn_id: str | None, delay_id: str | None) -> None:
         self.device_id = device_id
         self.txn_id = txn_id
+        self.delay_id = delay_id
 
 
 def named_target(pdu: JsonObject) -> str | None:
@@ -210,9 +217,9 @@ _shown = msgspec.json.Decoder(_Shown)
 
 
 def transaction_of(meta: EventMeta) -> ClientTransaction | None:
-    if meta.txn_id is None or meta.device_id is None:
+    if meta.txn_id is None and meta.delay_id is None:
         return None
-    return ClientTransaction(meta.device_id, meta.txn_id)
+    return ClientTransaction(meta.device_id, meta.txn_id, meta.delay_id)
 
 
 def make_room_event(entry: Entry, meta: EventMeta, unsigned: JsonObject) -> RoomEvent:

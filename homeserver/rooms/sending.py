@@ -2,8 +2,11 @@
 
 from collections.abc import Awaitable, Callable
 
+import orjson
+
 from homeserver.bus.consumer import Consumer
-from homeserver.errors import MatrixError, bad_json, forbidden, invalid_param, not_found
+from homeserver.errors import MatrixError, bad_json, forbidden, invalid_param, not_found, too_large
+from homeserver.protocol.events import MAX_EVENT_BYTES
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.authoring import (
@@ -53,6 +56,15 @@ class Sending:
             raise forbidden("You are not in this room")
         return room
 
+    async def check(self, room_id: str, type: str, state_key: str | None, content: JsonObject) -> None:
+        """Raises MatrixError for what could be sent at no time, whatever becomes of the room."""
+        await self.room_of(room_id)
+        check_content(content)
+        if type == "m.room.message" and state_key is None:
+            _check_message(content)
+        if len(orjson.dumps(content)) > MAX_EVENT_BYTES:
+            raise too_large("The event would be too large")
+
     async def send(
         self,
         room_id: str,
@@ -64,8 +76,12 @@ class Sending:
         txn_id: str,
         ts: int | None = None,
         redact_only_own: bool = False,
+        delayed: bool = False,
     ) -> str:
-        """Send a message event once per (user, device, room, type, transaction id); its event id."""
+        """Send a message event once per (user, device, room, type, transaction id); its event id.
+
+        `delayed`: it has waited, with its delay id for a transaction id.
+        """
         if type == "m.room.redaction":
             redacts = content.get("redacts")
             if not isinstance(redacts, str):
@@ -79,12 +95,13 @@ class Sending:
                 txn_id=txn_id,
                 ts=ts,
                 only_own=redact_only_own,
+                delayed=delayed,
             )
         room = await self.room_of(room_id)
         check_content(content)
         if type == "m.room.message":
             _check_message(content)
-        transaction = _transaction(sender, device_id, f"send {room_id} {type}", txn_id)
+        transaction = _transaction(sender, device_id, f"send {room_id} {type}", txn_id, delayed)
 
         async def attempt() -> str:
             async with self._relations.checked(room, sender, type, content):
@@ -93,9 +110,20 @@ class Sending:
         return await self._once(room, transaction, attempt)
 
     async def send_state(
-        self, room_id: str, sender: str, type: str, state_key: str, content: JsonObject, ts: int | None = None
+        self,
+        room_id: str,
+        sender: str,
+        type: str,
+        state_key: str,
+        content: JsonObject,
+        ts: int | None = None,
+        *,
+        delay_id: str | None = None,
     ) -> str:
-        """Set a state key; setting it to what it is already makes no new event."""
+        """Set a state key; setting it to what it is already makes no new event.
+
+        With the `delay_id` under which it has waited, it is done once.
+        """
         room = await self.room_of(room_id)
         check_content(content)
         if type == "m.room.member":
@@ -103,7 +131,10 @@ class Sending:
         if type == "m.room.canonical_alias" and state_key == "":
             await self._aliases.check_canonical(room, content)
         template = EventTemplate(type, sender, content, state_key=state_key, ts=ts)
-        return await self._submit(room, template, None)
+        if delay_id is None:
+            return await self._submit(room, template, None)
+        transaction = _transaction(sender, "", f"state {room_id} {type}", delay_id, delayed=True)
+        return await self._once(room, transaction, lambda: self._submit(room, template, transaction))
 
     async def redact(
         self,
@@ -116,6 +147,7 @@ class Sending:
         txn_id: str,
         ts: int | None = None,
         only_own: bool = False,
+        delayed: bool = False,
     ) -> str:
         """Redact an event of this room (`only_own`: the sender is suspended and may only redact their own).
 
@@ -146,7 +178,7 @@ class Sending:
                 raise forbidden("You may not redact this event")
             return [template]
 
-        transaction = _transaction(sender, device_id, f"redact {room_id} {event_id}", txn_id)
+        transaction = _transaction(sender, device_id, f"redact {room_id} {event_id}", txn_id, delayed)
 
         async def attempt() -> str:
             return (await post(self._rooms, self._author, room, decide, transaction))[0]
@@ -195,5 +227,6 @@ def _check_message(content: JsonObject) -> None:
         raise bad_json("m.room.message: msgtype and body must be strings")
 
 
-def _transaction(user_id: str, device_id: str, endpoint: str, txn_id: str) -> Transaction:
-    return Transaction(transaction_digest(user_id, device_id, endpoint, txn_id), device_id, txn_id)
+def _transaction(user_id: str, device_id: str, endpoint: str, txn_id: str, delayed: bool) -> Transaction:
+    digest = transaction_digest(user_id, device_id, endpoint, txn_id)
+    return Transaction(digest, delay_id=txn_id) if delayed else Transaction(digest, device_id, txn_id)

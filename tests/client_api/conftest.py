@@ -121,7 +121,8 @@ class Client:
             body = msgspec.json.decode(content) if is_json and content else content
             reply = Reply(response.status, body, dict(response.headers))
         own = path.startswith(("/_synapse/", "/_weft/")) or any(
-            part in path for part in ("/unstable/", "/r0/", "/keys/upload/", "/static/", "/fallback/")
+            part in path
+            for part in ("/unstable/", "msc4140.delay=", "/r0/", "/keys/upload/", "/static/", "/fallback/")
         )
         specified = self._checked and reply.errcode != "M_UNRECOGNIZED" and not own
         if is_json and VALIDATOR is not None and specified:

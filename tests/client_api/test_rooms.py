@@ -314,20 +314,6 @@ async def test_replays_and_retries(alice: Client) -> None:
     assert [event["content"].get("body") for event in page["chunk"]].count("once") == 1
 
 
-@pytest.mark.parametrize("path", ["send/m.room.message/1", "state/org.example/", "state/org.example/key"])
-async def test_event_to_be_sent_later_is_not_sent_at_once(alice: Client, path: str) -> None:
-    """Apps try it on servers without delayed events (MSC4140) too."""
-    room_id = await alice.create_room()
-    await alice.sync()
-    later = {"org.matrix.msc4140.delay": "8000"}
-    reply = await alice.call("PUT", f"/rooms/{room_id}/{path}", {"body": "left"}, query=later, expect=400)
-    assert (reply.errcode, reply.body["org.matrix.msc4140.errcode"]) == (
-        "M_UNKNOWN",
-        "M_MAX_DELAY_UNSUPPORTED",
-    )
-    assert "rooms" not in await alice.sync()
-
-
 async def test_event_too_large_is_refused_and_leaves_nothing(alice: Client) -> None:
     room_id = await alice.create_room()
     large = {"msgtype": "m.text", "body": "x" * 70_000}

@@ -5,6 +5,7 @@ import os
 import random
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 
@@ -75,6 +76,67 @@ async def check(sender: Sender, timeline: list[dict[str, Any]]) -> None:
         later = [e for e in events if e.get("content", {}).get("body", "").startswith(f"{sender.name}/")]
         shown = [int(e["content"]["body"].partition("/")[2]) for e in later]
         assert shown == [n for n in numbers if n > covered], f"{sender.name}: an old token skips or repeats"
+
+
+async def test_kill_at_random_moments_sends_every_delayed_event_once(tmp_path: Path) -> None:
+    """MSC4140: what was scheduled is sent, be it right after a crash; what was cancelled is not."""
+    random_moment = random.Random(SEED)
+    server = ServerProcess(tmp_path)
+    server.start()
+    delayed = "/_matrix/client/unstable/org.matrix.msc4140/delayed_events"
+    try:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as http:
+            alice = await Client(server.url, http).register("alice")
+            room_id = await alice.create_room()
+            waiting: dict[str, str] = {}
+            cancelled: set[str] = set()
+            number = 0
+
+            async def schedule() -> None:
+                """Until the server is gone, repeating what got no answer; cancel some when they are due."""
+                nonlocal number
+                try:
+                    while len(waiting) < 90:
+                        content = {"msgtype": "m.text", "body": str(number)}
+                        query = {"org.matrix.msc4140.delay": random_moment.randrange(20, 600)}
+                        path = f"/rooms/{room_id}/send/m.room.message/{number}"
+                        delay_id = (await alice.put(path, content, query=query))["delay_id"]
+                        waiting[delay_id] = str(number)
+                        number += 1
+                        if number % 5 == 0:
+                            oldest = next(iter(waiting))
+                            reply = await alice.call("POST", f"{delayed}/{oldest}/cancel", {}, expect=None)
+                            if reply.status == 200:
+                                cancelled.add(waiting.pop(oldest))
+                except (TimeoutError, aiohttp.ClientError, ConnectionError):
+                    return
+
+            async def settle() -> None:
+                """Look for what was sent meanwhile."""
+                for delay_id in list(waiting):
+                    event = await alice.get(f"{delayed}/{delay_id}")
+                    if "finalised_ts" in event:
+                        path = f"/rooms/{room_id}/event/{quote(event['event_id'])}"
+                        assert (await alice.get(path))["content"]["body"] == waiting.pop(delay_id)
+
+            for _ in range(max(ROUNDS // 5, 2)):
+                running = asyncio.create_task(schedule())
+                await asyncio.sleep(random_moment.uniform(0.1, 0.6))
+                await asyncio.to_thread(server.kill)
+                await running
+                await asyncio.to_thread(server.start)
+                await settle()
+            async with asyncio.timeout(30):
+                while waiting:
+                    await settle()
+            bodies = [event["content"]["body"] for event in await timeline_of(alice, room_id)]
+            assert len(bodies) == len(set(bodies)), "sent twice"
+            assert cancelled.isdisjoint(bodies)
+            print(f"{number} events were delayed, {len(cancelled)} of them cancelled (seed {SEED})")
+            assert len(bodies) > 10
+            assert cancelled
+    finally:
+        server.stop()
 
 
 async def test_kill_at_random_moments_loses_and_doubles_nothing(tmp_path: Path) -> None:
