@@ -44,7 +44,7 @@ class Client:
 
     async def call(self, method: str, path: str, body: Json | None = None, **query: str) -> Json:
         """Raises Failed without an answer and for 429 and 5xx, AssertionError for all other errors."""
-        url = f"{self._rng.choice(self._urls)}/_matrix/client/v3{path}"
+        url = self._rng.choice(self._urls) + (path if path.startswith("/_") else f"/_matrix/client/v3{path}")
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         try:
             timeout = aiohttp.ClientTimeout(total=ATTEMPT_SECONDS, sock_connect=2)

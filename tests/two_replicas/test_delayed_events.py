@@ -1,0 +1,85 @@
+"""Events that are sent later (MSC4140), whichever replica they were scheduled at."""
+
+import asyncio
+from typing import Any
+
+from homeserver.bus.bus import Ownership
+from tests.client_api.conftest import Client
+from tests.two_replicas.conftest import SHARDS, Replicas
+from tests.waiting import until
+
+DELAYED = "/_matrix/client/unstable/org.matrix.msc4140"
+EVENTS = f"{DELAYED}/delayed_events"
+SOON = 300
+
+
+async def message_later(client: Client, room_id: str, body: str, ms: int) -> str:
+    """Scheduled where the client asks, be it not the room's owner."""
+    content = {"msgtype": "m.text", "body": body}
+    path = f"{DELAYED}/rooms/{room_id}/delayed_event/m.room.message/{body}"
+    delay_id: str = (await client.put(path, {"delay_ms": ms, "content": content}))["delay_id"]
+    return delay_id
+
+
+async def outcome(client: Client, delay_id: str) -> Any:
+    async def ended() -> Any:
+        event = await client.get(f"{EVENTS}/{delay_id}")
+        return event if "finalised_ts" in event else None
+
+    return await until(ended, "the delayed event ended")
+
+
+async def messages(client: Client, room_id: str) -> list[str]:
+    page = await client.get(f"/rooms/{room_id}/messages", query={"dir": "f", "limit": 100})
+    return [event["content"]["body"] for event in page["chunk"] if event["type"] == "m.room.message"]
+
+
+async def test_event_of_any_room_is_sent_in_time_wherever_it_was_scheduled(
+    replicas: Replicas, alice: Client
+) -> None:
+    rooms = [await alice.create_room() for _ in range(4)]
+    clients = (alice, replicas.at_b(alice))
+    for room_id in rooms:
+        for number, client in enumerate(clients):
+            ended = await outcome(client, await message_later(client, room_id, f"m{number}", SOON))
+            assert ended["finalised_ts"] - ended["scheduled_at"] < SOON + 2_000
+        assert await messages(alice, room_id) == ["m0", "m1"]
+
+
+async def test_event_is_sent_once_though_both_replicas_think_it_theirs(
+    replicas: Replicas, room: str, alice: Client
+) -> None:
+    every_shard = frozenset((*SHARDS.room_shards(), *SHARDS.user_shards()))
+    for replica in (replicas.a, replicas.b):
+        replica.app.ground.replica.on_ownership(Ownership(every_shard))
+    ids = [await message_later(alice, room, str(number), SOON) for number in range(8)]
+    for delay_id in ids:
+        assert "event_id" in await outcome(alice, delay_id)
+    assert sorted(await messages(alice, room)) == [str(number) for number in range(8)]
+
+
+async def test_event_is_put_off_sent_and_cancelled_at_the_other_replica(
+    replicas: Replicas, room: str, alice: Client
+) -> None:
+    at_b = replicas.at_b(alice)
+    put_off = await message_later(alice, room, "restarted", 400)
+    cancelled = await message_later(alice, room, "cancelled", 400)
+    sent = await message_later(alice, room, "sent", 60_000)
+    await at_b.post(f"{EVENTS}/{cancelled}/cancel")
+    await at_b.post(f"{EVENTS}/{sent}/send")
+    for _ in range(4):
+        await asyncio.sleep(0.2)
+        await at_b.post(f"{EVENTS}/{put_off}/restart")
+    assert await messages(alice, room) == ["sent"]
+    await outcome(alice, put_off)
+    assert await messages(at_b, room) == ["sent", "restarted"]
+
+
+async def test_event_waits_for_the_replica_that_is_left(replicas: Replicas, room: str, alice: Client) -> None:
+    """Whoever of them the room belonged to."""
+    at_b = replicas.at_b(alice)
+    other = await alice.create_room()
+    ids = [await message_later(alice, room_id, "later", 1_000) for room_id in (room, other)]
+    await replicas.a.stop()
+    for delay_id in ids:
+        assert "event_id" in await outcome(at_b, delay_id)
