@@ -123,7 +123,7 @@ class Accounts:
             raise user_in_use()
 
     def check_new_password(self, password: str) -> None:
-        """Raises 400 M_WEAK_PASSWORD for one that is shorter than passwords have to be here, M_INVALID_PARAM."""
+        """Raises 400: M_WEAK_PASSWORD for one shorter than they have to be here, M_INVALID_PARAM for none."""
         if len(password) < self._password_min_length:
             raise MatrixError(
                 400, "M_WEAK_PASSWORD", f"A password has at least {self._password_min_length} characters"

@@ -227,7 +227,8 @@ async def test_upgraded_room_is_what_it_was_and_stands_in_the_directory_in_its_p
     old = await alice.create_room(creation_content=kept, visibility="public")
     new = (await alice.post(f"/rooms/{old}/upgrade", {"new_version": "12"}))["replacement_room"]
     create = await alice.get(f"/rooms/{new}/state/m.room.create")
-    assert {key: create[key] for key in ("type", "m.federate", "additional_creators") if key in create} == kept
+    copied = ("type", "m.federate", "additional_creators")
+    assert {key: create[key] for key in copied if key in create} == kept
     for room_id, visibility in ((old, "private"), (new, "public")):
         assert (await alice.get(f"/directory/list/room/{room_id}"))["visibility"] == visibility
 
