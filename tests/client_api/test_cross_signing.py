@@ -39,8 +39,11 @@ async def test_the_first_keys_and_the_same_again_need_no_password(bob: Client) -
     body = CrossSigner(bob.user_id).upload()
     for _ in range(2):
         await bob.post("/keys/device_signing/upload", body)
-    # Parts of it are no new keys either.
-    await bob.post("/keys/device_signing/upload", {"self_signing_key": body["self_signing_key"]})
+    # Parts of it are no new keys either, and take nothing away.
+    for part in ("self_signing_key", "master_key"):
+        await bob.post("/keys/device_signing/upload", {part: body[part]})
+    shown = await CryptoDevice(bob).query(bob.user_id)
+    assert {kind: shown[f"{kind}s"].get(bob.user_id) for kind in body} == body
 
 
 async def test_other_keys_need_the_password_and_replace_all(bob: Client) -> None:
@@ -289,6 +292,9 @@ async def test_each_wrong_signature_fails_alone(alice: Client, bob: Client) -> N
         assert answer["failures"][bob.user_id][bob.device_id]["errcode"] == errcode
     after = (await device.query(bob.user_id))["device_keys"][bob.user_id][bob.device_id]
     assert after == shown
+    altered = signer.sign_user({**alices.master_key(), "usage": ["master", "self_signing"]})
+    answer = await bob.post("/keys/signatures/upload", {alice.user_id: {public(alices.master): altered}})
+    assert answer["failures"][alice.user_id][public(alices.master)]["errcode"] == "M_INVALID_PARAM"
 
 
 async def test_hardening_14_users_of_whom_nothing_is_signed_cost_nothing(

@@ -269,6 +269,18 @@ async def test_leaving_before_a_restart_is_told_after_it(server: Server, alice: 
     assert await changes(alice) == ([], [bob.user_id])
 
 
+async def test_own_joining_and_leaving_before_a_restart_are_told_after_it(
+    server: Server, alice: Client, bob: Client, carol: Client
+) -> None:
+    left, joined = await together(alice, bob), await together(carol)
+    await bob.sync()
+    await bob.leave(left)
+    await bob.join(joined)
+    await restart(server, bob)
+    changed, gone = await changes(bob)
+    assert (set(changed) - {bob.user_id}, gone) == ({carol.user_id}, [alice.user_id])
+
+
 async def test_a_join_followed_by_a_new_name_is_told_after_a_restart(
     server: Server, alice: Client, bob: Client
 ) -> None:

@@ -187,6 +187,8 @@ async def test_space_tree_is_walked_in_order_and_paged(alice: Client, bob: Clien
     for parent, child, order in ((root, other, "b"), (root, sub, "a"), (root, hidden, "c"), (sub, leaf, "a")):
         await alice.set_state(parent, "m.space.child", {"via": ["localhost"], "order": order}, child)
     await alice.set_state(leaf, "m.space.child", {"via": ["localhost"]}, root)
+    for no_child in ({}, {"via": "localhost", "order": "a"}):
+        await alice.set_state(root, "m.space.child", no_child, await alice.create_room(preset="public_chat"))
     path = f"/_matrix/client/v1/rooms/{root}/hierarchy"
     body = await bob.get(path)
     assert [room["room_id"] for room in body["rooms"]] == [root, sub, leaf, other]
@@ -198,6 +200,19 @@ async def test_space_tree_is_walked_in_order_and_paged(alice: Client, bob: Clien
     assert [room["room_id"] for room in first["rooms"] + second["rooms"]] == [root, sub, leaf, other]
     token = first["next_batch"]
     await bob.call("GET", f"{path}?from={token}&suggested_only=true", expect=400)
+
+
+async def test_children_whose_order_is_none_come_behind_the_others_by_age(alice: Client) -> None:
+    """spec: client-server "Ordering of children within a space"."""
+    root = await alice.create_room(creation_content={"type": "m.space"})
+    orders = ("a" * 51, "a\n", "ä", 1, None, "~", " " * 50)
+    rooms = [await alice.create_room() for _ in orders]
+    for room_id, order in zip(rooms, orders, strict=True):
+        await alice.set_state(root, "m.space.child", {"via": ["localhost"], "order": order}, room_id)
+    shown = (await alice.get(f"/_matrix/client/v1/rooms/{root}/hierarchy"))["rooms"][0]["children_state"]
+    aged = sorted(shown[2:], key=lambda child: (child["origin_server_ts"], child["state_key"]))
+    assert [child["state_key"] for child in shown[:2]] == [rooms[6], rooms[5]]
+    assert shown[2:] == aged
 
 
 async def test_upgrade_moves_state_alias_and_tags(alice: Client, bob: Client) -> None:

@@ -87,6 +87,7 @@ async def test_late_comers_see_only_what_a_redaction_would_leave(
     assert "m.relations" not in seen["unsigned"]
     root = await carol.get(f"/rooms/{quote(room_id)}/event/{quote(opening)}")
     assert "m.relations" not in root["unsigned"]
+    assert root["content"]["body"] == "opening", "what others said before is as it was"
     criteria = {"search_categories": {"room_events": {"search_term": MARK}}}
     results = (await carol.post("/search", criteria))["search_categories"]["room_events"]
     assert (results["count"], results["results"]) == (0, [])

@@ -103,12 +103,23 @@ async def test_each_change_of_membership_can_be_written(alice: Client, bob: Clie
         (alice, bob, {"membership": "leave", "reason": "noise"}, "leave"),
         (alice, bob, {"membership": "ban"}, "ban"),
         (alice, bob, {"membership": "leave"}, "leave"),
+        (alice, bob, {"membership": "invite"}, "invite"),
+        (bob, bob, {"membership": "leave"}, "leave"),
     ):
         event_id = (await write(actor, room_id, target.user_id, content)).body["event_id"]
         path = f"/rooms/{quote(room_id)}/state/m.room.member/{quote(target.user_id)}?format=event"
         event = await alice.get(path)
         assert (event["event_id"], event["content"]["membership"]) == (event_id, then)
         assert event["content"].get("reason") == content.get("reason")
+
+
+async def test_knock_may_be_written_where_knocking_is_allowed(alice: Client, bob: Client) -> None:
+    rule = {"type": "m.room.join_rules", "content": {"join_rule": "knock"}}
+    room_id = await alice.create_room(initial_state=[rule])
+    await write(bob, room_id, bob.user_id, {"membership": "knock", "reason": "tea"})
+    assert await membership(alice, room_id, bob.user_id) == "knock"
+    await write(bob, room_id, bob.user_id, {"membership": "join"}, 403)
+    await write(bob, await alice.create_room(), bob.user_id, {"membership": "knock"}, 403)
 
 
 async def test_members_call_themselves_what_they_like_in_a_room(alice: Client) -> None:

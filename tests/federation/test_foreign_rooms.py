@@ -9,6 +9,7 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from tests.client_api.conftest import Client
+from tests.federation.inviter import Inviter
 from tests.federation.servers import V1, Homeserver, OtherServer
 from tests.federation.test_remote_rooms import join
 
@@ -158,7 +159,7 @@ async def test_a_tree_reaches_into_rooms_of_other_servers(
 
 
 async def test_who_may_not_see_a_room_is_not_shown_it(
-    other: OtherServer, server: Homeserver, alice: Client
+    other: OtherServer, server: Homeserver, alice: Client, bob: Client
 ) -> None:
     allowing = await alice.create_room()
     rules = {
@@ -179,8 +180,27 @@ async def test_who_may_not_see_a_room_is_not_shown_it(
     other.peer.site.answer(f"{V1}/hierarchy/{root}", json.dumps(answer), Content_Type="application/json")
     shown = [room["room_id"] for room in await hierarchy(alice, root)]
     assert shown == [root, "!allowed:example.org", "!knock:example.org"]
+    shown = [room["room_id"] for room in await hierarchy(bob, root)]
+    assert shown == [root, "!knock:example.org"]
     stranger = server.client()
     await stranger.call("GET", f"/_matrix/client/v1/room_summary/{quote(root)}", expect=404)
+
+
+async def test_a_private_room_of_another_server_is_shown_to_those_who_are_invited_to_it(
+    other: OtherServer, alice: Client, bob: Client
+) -> None:
+    """However much that server tells of it."""
+    inviter = Inviter(other, "11")
+    room_id = inviter.room_id
+    await inviter.invite(alice.user_id, [inviter.create])
+    answer = {
+        "room": {**described(room_id, room_type="m.space", join_rule="invite"), "children_state": []},
+        "children": [],
+        "inaccessible_children": [],
+    }
+    other.peer.site.answer(f"{V1}/hierarchy/{room_id}", json.dumps(answer), Content_Type="application/json")
+    assert [room["room_id"] for room in await hierarchy(alice, room_id)] == [room_id]
+    await bob.call("GET", f"/_matrix/client/v1/rooms/{quote(room_id)}/hierarchy", expect=403)
 
 
 async def test_a_room_is_shown_as_soon_as_its_server_knows_who_may_see_it(

@@ -207,7 +207,7 @@ async def test_an_invite_is_not_ended_by_servers_that_have_no_part_in_it(
     room_id = await dora.create_room(room_version="11")
     await dora.invite(room_id, alice.user_id)
     stranger = Inviter(other, "11")
-    leave = stranger.event("m.room.member", alice.user_id, {"membership": "leave"}, room_id)
+    leave = stranger.event("m.room.member", alice.user_id, {"membership": "leave"}, room_id, depth=99)
     answer = await other.call(
         "PUT",
         f"{V1}/send/1",

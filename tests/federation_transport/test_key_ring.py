@@ -144,6 +144,15 @@ async def test_a_key_whose_secret_is_out_is_refused(peer: Peer, start: Start, ti
         await ring.request_key(NAME, "ed25519:weak")
 
 
+@pytest.mark.parametrize("expired", [None, str(NOW), 1.5, True])
+async def test_an_old_key_that_does_not_say_when_it_expired_is_none(
+    peer: Peer, start: Start, expired: Any
+) -> None:
+    old = {ANOTHER.key_id: {"key": ANOTHER.verify_key_base64, "expired_ts": expired}}
+    peer.say(published(NAME, [MINE], NOW + DAY, old_verify_keys=old))
+    assert await holds(start(), event(NAME, MINE, NOW), event(NAME, ANOTHER, NOW - DAY)) == [True, False]
+
+
 async def test_a_bad_signature_beside_a_good_one_spoils_the_answer(peer: Peer, start: Start) -> None:
     said = published(NAME, [MINE, ANOTHER], NOW + DAY, signers=[MINE])
     said["signatures"][NAME][ANOTHER.key_id] = said["signatures"][NAME][MINE.key_id]
