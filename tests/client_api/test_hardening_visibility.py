@@ -107,3 +107,5 @@ async def test_hardening_35_messages_have_no_members_of_after_the_reader_left(
     answer = await bob.get(f"/rooms/{quote(room_id)}/messages", query=query)
     members = {event["state_key"]: event["content"].get("displayname") for event in answer["state"]}
     assert members[alice.user_id] == "alice"
+    assert {event["type"] for event in answer["state"]} == {"m.room.member"}
+    assert members.keys() == {event["sender"] for event in answer["chunk"]}

@@ -41,6 +41,19 @@ async def test_private_receipt_is_shown_to_its_own_user_only(alice: Client, bob:
     assert bob.user_id in content[event_id]["m.read.private"]
 
 
+async def test_who_reads_in_private_does_not_see_who_else_does(alice: Client, bob: Client) -> None:
+    room_id = await room_of_two(alice, bob)
+    event_id = await alice.send(room_id)
+    for client in (alice, bob):
+        await client.post(f"/rooms/{room_id}/receipt/m.read.private/{event_id}")
+    for client in (alice, bob):
+        for full in (False, True):
+            content = ephemeral(await client.sync(full=full), room_id, "m.receipt")
+            assert content is not None
+            assert content[event_id].keys() == {"m.read.private"}
+            assert content[event_id]["m.read.private"].keys() == {client.user_id}
+
+
 async def test_receipt_never_moves_backwards(alice: Client, bob: Client) -> None:
     room_id = await room_of_two(alice, bob)
     first, second = await alice.send(room_id), await alice.send(room_id)

@@ -111,6 +111,8 @@ async def test_thread_is_summed_up_on_its_root_and_listed(alice: Client, bob: Cl
     assert [event["event_id"] for event in threads["chunk"]] == [root, other]
     mine = await bob.get(f"/_matrix/client/v1/rooms/{room_id}/threads", query={"include": "participated"})
     assert [event["event_id"] for event in mine["chunk"]] == [root]
+    hers = await alice.get(f"/_matrix/client/v1/rooms/{room_id}/threads", query={"include": "participated"})
+    assert [event["event_id"] for event in hers["chunk"]] == [root, other], "who began it has part in it"
     assert await bundle_of(bob, room_id, quiet) == {}
 
 

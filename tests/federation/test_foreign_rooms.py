@@ -186,6 +186,27 @@ async def test_who_may_not_see_a_room_is_not_shown_it(
     await stranger.call("GET", f"/_matrix/client/v1/room_summary/{quote(root)}", expect=404)
 
 
+async def test_of_a_tree_only_what_is_suggested_is_shown_though_more_is_told(
+    other: OtherServer, alice: Client
+) -> None:
+    rooms = {"!wanted:example.org": True, "!other:example.org": False}
+    root = f"!root:{other.name}"
+    answer = {
+        "room": {
+            **described(root, room_type="m.space"),
+            "children_state": [
+                child_of(room_id, other.name, suggested=is_so) for room_id, is_so in rooms.items()
+            ],
+        },
+        "children": [described(room_id) for room_id in rooms],
+        "inaccessible_children": [],
+    }
+    other.peer.site.answer(f"{V1}/hierarchy/{root}", json.dumps(answer), Content_Type="application/json")
+    shown = await hierarchy(alice, root, suggested_only="true")
+    assert [room["room_id"] for room in shown] == [root, "!wanted:example.org"]
+    assert [child["state_key"] for child in shown[0]["children_state"]] == ["!wanted:example.org"]
+
+
 async def test_a_private_room_of_another_server_is_shown_to_those_who_are_invited_to_it(
     other: OtherServer, alice: Client, bob: Client
 ) -> None:

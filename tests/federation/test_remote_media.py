@@ -149,11 +149,15 @@ async def test_a_file_may_lie_on_the_web(other: OtherServer, internet: Internet,
     assert reply.headers["Content-Type"] == "image/png"
     assert reply.headers["Content-Disposition"] == "inline; filename*=utf-8''a"
     assert "Authorization" not in web_server.seen[0].headers
+    unencrypted = await asyncio.get_running_loop().create_server(
+        web.Server(web_server.handle), web_server.address, 0
+    )
+    port = unencrypted.sockets[0].getsockname()[1]
     for n, location in enumerate(
         (
             f"{where}/further",
             f"{where}/none",
-            f"http://{web_server.address}/",
+            f"http://{web_server.address}:{port}/file",
             "/file",
             "https://[",
             "file:///",
@@ -161,6 +165,7 @@ async def test_a_file_may_lie_on_the_web(other: OtherServer, internet: Internet,
     ):
         give(other, f"bad{n}", b"", f"Location: {location}")
         assert (await download(alice, other.name, f"bad{n}")).status == 502, location
+    unencrypted.close()
 
 
 async def test_a_server_of_before_is_asked_as_before(other: OtherServer, alice: Client) -> None:
