@@ -471,6 +471,21 @@ async def test_a_notary_cannot_change_what_the_server_said_itself(
     assert await holds(server, event(NAME, false, time()), event(NAME, MINE, time() - DAY)) == [False, True]
 
 
+@pytest.mark.parametrize("longer", [-1, 1])
+async def test_of_what_a_notary_says_that_counts_which_is_newer_than_what_the_server_said(
+    peer: Peer, notary: Peer, start: Start, time: Time, longer: int
+) -> None:
+    """A key that the server has given up since is not brought back by what a notary kept."""
+    server = start(notaries=(notary.name,))
+    peer.say(published(NAME, [MINE], time() + DAY))
+    notary.say_as_notary(vouched(notary, published(NAME, [MINE, ANOTHER], time() + DAY + longer)))
+    await server.ring.request_key(NAME, MINE.key_id)
+    peer.fail()
+    time.pass_ms(DAY // 2)
+    assert await holds(server, event(NAME, ANOTHER, time())) == [longer > 0]
+    assert await holds(server, event(NAME, MINE, time())) == [True]
+
+
 async def test_notaries_that_are_away_do_not_wait_for_each_other(
     internet: Internet, time: Time, start: Start, peer: Peer
 ) -> None:
