@@ -1,6 +1,6 @@
 """What is known of the servers to which things are sent, over restarts too; see `homeserver.destinations`."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from federation.backoff import Backoff, Silence
 from federation.sender import Sender
@@ -55,19 +55,29 @@ class KnownDestinations:
             self._sender.wake(server)
 
     def known(self) -> Sequence[DestinationState]:
-        return [self._state(name) for name in sorted({*self._sender.destinations, *self._backoff.silent()})]
+        return [self._state(name) for name in sorted(self._known_names())]
+
+    def _known_names(self) -> set[str]:
+        return {*self._sender.destinations, *self._backoff.silent()}
 
     async def all(self, *, after: str, limit: int) -> list[DestinationState]:
-        names = [state.server_name for state in self.known() if state.server_name > after]
-        last = after
-        # Each of them is skipped to: a server may be in very many rooms.
-        for _ in range(limit):
-            found = await self._server_rooms.find("key", (), after=last, limit=1)
-            if not found:
+        names = {name for name in self._known_names() if name > after}
+        in_rooms = 0
+        async for name in self._in_rooms(after):
+            names.add(name)
+            in_rooms += 1
+            if in_rooms == limit:
                 break
-            last = found[0].server_name
-            names.append(last)
-        return [self._state(name) for name in sorted(set(names))[:limit]]
+        return [self._state(name) for name in sorted(names)[:limit]]
+
+    async def count(self) -> int:
+        return len(self._known_names() | {name async for name in self._in_rooms("")})
+
+    async def _in_rooms(self, after: str) -> AsyncIterator[str]:
+        """Those that are in rooms, by name. Each is skipped to: a server may be in very many rooms."""
+        while found := await self._server_rooms.find("key", (), after=after, limit=1):
+            after = found[0].server_name
+            yield after
 
     async def get(self, server_name: str) -> DestinationState:
         known = server_name in self._sender.destinations or self._backoff.silence(server_name)
@@ -78,6 +88,9 @@ class KnownDestinations:
     async def rooms(self, server_name: str, *, after: str, limit: int) -> list[str]:
         found = await self._server_rooms.find("key", (server_name,), after=after, limit=limit)
         return [record.room_id for record in found]
+
+    async def count_rooms(self, server_name: str) -> int:
+        return await self._server_rooms.count("key", (server_name,))
 
     def retry(self, server_name: str) -> None:
         self._backoff.alive(server_name)

@@ -29,12 +29,20 @@ class Destinations(Protocol):
         """All that are in rooms with users of this server, or `known`, by name. Raises StoreError."""
         ...
 
+    async def count(self) -> int:
+        """How many those are, on all pages. Raises StoreError."""
+        ...
+
     async def get(self, server_name: str) -> DestinationState:
         """Raises MatrixError 404, StoreError."""
         ...
 
     async def rooms(self, server_name: str, *, after: str, limit: int) -> list[str]:
         """Rooms in which the server has users, by id. Raises StoreError."""
+        ...
+
+    async def count_rooms(self, server_name: str) -> int:
+        """How many those are. Raises StoreError."""
         ...
 
     def retry(self, server_name: str) -> None:

@@ -21,7 +21,8 @@ class DestinationRoutes(Routes):
     async def destinations(self, call: Call) -> Result:
         limit = call.int_query("limit", PAGE, least=1, most=LARGEST_PAGE)
         found = await self._destinations.all(after=call.query("from") or "", limit=limit)
-        answer: JsonObject = {"destinations": [shown(each) for each in found], "total": len(found)}
+        total = await self._destinations.count()
+        answer: JsonObject = {"destinations": [shown(each) for each in found], "total": total}
         if len(found) == limit:
             answer["next_token"] = found[-1].server_name
         return answer
@@ -36,7 +37,8 @@ class DestinationRoutes(Routes):
         server = call.path("server")
         await self._destinations.get(server)
         found = await self._destinations.rooms(server, after=call.query("from") or "", limit=limit)
-        answer: JsonObject = {"rooms": [{"room_id": room_id} for room_id in found], "total": len(found)}
+        total = await self._destinations.count_rooms(server)
+        answer: JsonObject = {"rooms": [{"room_id": room_id} for room_id in found], "total": total}
         if len(found) == limit:
             answer["next_token"] = found[-1]
         return answer

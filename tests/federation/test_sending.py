@@ -19,8 +19,9 @@ from storage.records.destinations import DEPARTURES, Departure
 from tests.client_api.conftest import STORES, Client
 from tests.federation.host import Host
 from tests.federation.receiving import Receiving, away, taken
-from tests.federation.servers import V1, Homeserver, OtherServer
+from tests.federation.servers import V1, Homeserver, OtherServer, another
 from tests.federation.visitor import Visitor
+from tests.federation_transport.network import Internet
 from tests.waiting import until
 
 
@@ -446,3 +447,40 @@ async def test_administrators_see_who_does_not_answer_and_try_again(
     assert await root.get(f"{DESTINATIONS}/{other.name}") == await shown()
     await alice.call("GET", DESTINATIONS, expect=403)
     assert (await root.call("GET", f"{DESTINATIONS}/nobody.example", expect=404)).errcode == "M_NOT_FOUND"
+
+
+async def test_administrators_page_through_servers_and_their_rooms(
+    server: Homeserver,
+    alice: Client,
+    other: OtherServer,
+    visitor: Visitor,
+    room_id: str,
+    internet: Internet,
+) -> None:
+    root = await server.register("root")
+    await server.app.people.accounts.update(root.user_id, is_admin=True)
+    others = [await another(internet, server, server.http) for _ in range(2)]
+    for each in others:
+        await Visitor(server, each).member(room_id, "join")
+    rooms = [room_id, *[await alice.create_room(preset="public_chat") for _ in range(2)]]
+    for more in rooms[1:]:
+        await visitor.member(more, "join")
+    for consumer in server.app.ground.consumers:
+        await consumer.settled(0)
+
+    async def paged(path: str, of: str, key: str) -> tuple[list[str], set[int]]:
+        found: list[str] = []
+        totals: set[int] = set()
+        query: dict[str, Any] = {"limit": 2}
+        while True:
+            page = await root.get(path, query=query)
+            found += [each[key] for each in page[of]]
+            totals.add(page["total"])
+            if "next_token" not in page:
+                return found, totals
+            query["from"] = page["next_token"]
+
+    names = sorted(each.name for each in (other, *others))
+    assert await paged(DESTINATIONS, "destinations", "destination") == (names, {3})
+    path = f"{DESTINATIONS}/{other.name}/rooms"
+    assert await paged(path, "rooms", "room_id") == (sorted(rooms), {3})
