@@ -115,6 +115,11 @@ async def test_directory_lists_searches_and_pages(alice: Client, bob: Client) ->
     assert body["chunk"][0]["num_joined_members"] == 2
     found = await bob.post("/publicRooms", {"filter": {"generic_search_term": "CHEESE"}})
     assert [room["room_id"] for room in found["chunk"]] == [ids[1]]
+    space = await alice.create_room(visibility="public", creation_content={"type": "m.space"})
+    for room_types, shown in (([None], {*ids}), (["m.space"], {space}), (["m.space", None], {*ids, space})):
+        found = await bob.post("/publicRooms", {"filter": {"room_types": room_types}})
+        assert {room["room_id"] for room in found["chunk"]} == shown
+    await alice.put(f"/directory/list/room/{space}", {"visibility": "private"})
     first = await bob.get("/publicRooms", query={"limit": 2})
     own = {"server": "localhost"}
     second = await bob.get("/publicRooms", query={"limit": 2, "since": first["next_batch"], **own})

@@ -297,6 +297,16 @@ async def test_login_token_always_needs_the_password(alice: Client) -> None:
     ]
 
 
+async def test_login_token_is_good_for_as_long_as_was_said(alice: Client, server: Server) -> None:
+    proof = {"type": "m.login.password", "identifier": identified(alice.user_id), "password": PASSWORD}
+    answer = await alice.post("/_matrix/client/v1/login/get_token", {"auth": proof})
+    body = {"type": "m.login.token", "token": answer["login_token"]}
+    server.clock.ahead = answer["expires_in_ms"] + 1000
+    assert (await server.client().call("POST", "/login", body, expect=403)).errcode == "M_FORBIDDEN"
+    server.clock.ahead = answer["expires_in_ms"] // 2
+    await server.client().post("/login", body)
+
+
 async def test_login_token_is_no_access_token(alice: Client, server: Server) -> None:
     someone = server.client()
     someone.token = await login_token(alice)

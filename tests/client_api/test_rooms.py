@@ -173,6 +173,9 @@ async def test_left_user_sees_no_state_after_leave(alice: Client, bob: Client) -
     await alice.set_state(room_id, "m.room.name", {"name": "after"})
     secret = await alice.send(room_id, "secret")
     assert (await state_of(bob, room_id, "m.room.name")) == {"name": "before"}
+    for client, membership in ((alice, "join"), (bob, "leave")):
+        then = await state_of(bob, room_id, "m.room.member", client.user_id)
+        assert then["membership"] == membership
     page = await bob.get(f"/rooms/{room_id}/messages", query={"dir": "b", "limit": 50})
     assert secret not in [event["event_id"] for event in page["chunk"]]
     section = (await bob.sync())["rooms"]["leave"][room_id]

@@ -195,6 +195,21 @@ async def test_the_event_nearest_to_a_time_is_named(
     await other.call("GET", path, query={"ts": "0", "dir": "x"}, expect=400)
 
 
+async def test_of_times_after_it_left_a_server_is_told_no_event(
+    other: OtherServer, alice: Client, visitor: Visitor
+) -> None:
+    setting = {"type": "m.room.history_visibility", "content": {"history_visibility": "joined"}}
+    room_id = await alice.create_room(preset="public_chat", initial_state=[setting])
+    await visitor.member(room_id, "join")
+    seen = await alice.send(room_id, "seen")
+    path = f"{V1}/timestamp_to_event/{quote(room_id)}"
+    query = {"ts": str(system_clock() + 60_000), "dir": "b"}
+    assert (await other.get(path, query=query))["event_id"] == seen
+    await visitor.member(room_id, "leave")
+    await alice.send(room_id, "secret")
+    await other.call("GET", path, query=query, expect=404)
+
+
 async def refused(other: OtherServer, room_id: str, event_id: str) -> None:
     """Nothing is told of this room, or not even that there is one."""
     for path in PATHS:

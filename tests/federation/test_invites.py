@@ -195,6 +195,9 @@ async def test_an_invite_is_not_ended_by_what_came_before_it(other: OtherServer,
         for depth in (6, 8)
     )
     await other.send(unban.pdu)
+    for no_end in ({"membership": "join"}, {"membership": "invite"}, {"membership": "knock"}, {}):
+        event = inviter.event("m.room.member", alice.user_id, no_end, inviter.room_id, depth=9)
+        await other.send(event.pdu)
     assert inviter.room_id in (await alice.sync())["rooms"]["invite"]
     await other.send(kick.pdu)
     assert inviter.room_id in (await alice.sync())["rooms"]["leave"]
