@@ -31,6 +31,8 @@ USERS = ShardMap.USER_BASE
 BOB = "@bob:example.org"
 KEYS = b'{"algorithms":["m.megolm.v1.aes-sha2"],"device_id":"PHONE","keys":{},"user_id":"@alice:example.org"}'
 SENT = b'{"content":{"ciphertext":{}},"sender":"@bob:example.org","type":"m.room.encrypted"}'
+COPY = b'{"told":true,"stream_id":3,"devices":{"PHONE":{"keys":{}}}}'
+EDU = b'{"content":{"messages":{}},"edu_type":"m.direct_to_device"}'
 TEXT = b'{"content":{"body":"hello","msgtype":"m.text"},"depth":7,"type":"m.room.message"}'
 REPLY = (
     b'{"content":{"body":"hi","m.relates_to":{"event_id":"$root","rel_type":"m.thread"},"msgtype":"m.text"},'
@@ -108,7 +110,10 @@ ENTRIES = {
         Entry(Kind.TO_DEVICE, ALICE, SENT, type="to_device", key="PHONE", ts=1, seq=3),
     ),
     "user-log/device": (USERS, Entry(Kind.DEVICE_LIST, ALICE, KEYS, type="device", key="PHONE", ts=1, seq=4)),
+    "user-log/copy": (USERS, Entry(Kind.DEVICE_LIST, BOB, COPY, type="copy", key="", ts=1, seq=7)),
     "user-log/notice": (USERS, Entry(Kind.NOTICE, ALICE, type="forgotten", key=ROOM, ts=1, seq=5)),
+    "user-log/forgotten": (USERS, Entry(Kind.NOTICE, ALICE, b"41", type="forgotten", key=ROOM, ts=1, seq=6)),
+    "user-log/outgoing": (USERS, Entry(Kind.OUTGOING, "there.example", EDU, ts=1, seq=8)),
 }
 
 
