@@ -31,8 +31,8 @@ from pymongo.errors import (
 from pymongo.read_concern import ReadConcern
 from pymongo.uri_parser import parse_uri
 
-from storage.errors import StoreRefused, StoreReplaced
-from storage.mongo.faults import opening_error, reading
+from storage.errors import StoreError, StoreRefused, StoreReplaced
+from storage.mongo.faults import no_primary, opening_error, reading
 
 log = logging.getLogger(__name__)
 
@@ -220,10 +220,13 @@ async def connect(uri: str) -> Connection:
             hello = await client.admin.command("hello")
             build = await client.admin.command("buildInfo")
         _check_version(build, target.where)
+        if not hello["isWritablePrimary"]:
+            raise no_primary(target.where)
     except PyMongoError as error:
+        answering = _answering(client)
         await client.close()
-        raise opening_error(error, target.where) from error
-    except StoreRefused:
+        raise (no_primary(target.where) if answering else opening_error(error, target.where)) from error
+    except StoreError:
         await client.close()
         raise
     if "setName" not in hello and hello.get("msg") != "isdbgrid":
@@ -286,6 +289,14 @@ def _parsed(uri: str) -> _Target:
 def _unfit(error: Exception) -> StoreRefused:
     """Options that do not go together, or that name files which cannot be read."""
     return StoreRefused(f"storage.uri has options that will not do: {error}")
+
+
+def _answering(client: AsyncMongoClient[Document]) -> bool:
+    """Whether servers answer of which none is the primary: otherwise one of them would have been asked."""
+    servers = client.topology_description.server_descriptions().values()
+    return any(server.server_type_name.startswith("RS") for server in servers) and not any(
+        server.is_writable for server in servers
+    )
 
 
 def _check_version(build: Mapping[str, Any], where: str) -> None:

@@ -79,6 +79,14 @@ def opening_error(error: PyMongoError, where: str) -> StoreRefused | StoreUnavai
     )
 
 
+def no_primary(where: str) -> StoreUnavailable:
+    """A replica set that is not one yet, or has lost its majority."""
+    return StoreUnavailable(
+        f"MongoDB at {where} answers, and has no primary: if its replica set is new, give rs.initiate() in "
+        "mongosh, else bring back its other members (rs.status() names them)"
+    )
+
+
 def said(error: PyMongoError) -> str:
     """The gist of the driver's message, which can run to a page, as one line."""
     details = getattr(error, "details", None)

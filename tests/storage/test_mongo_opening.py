@@ -43,6 +43,14 @@ def alone() -> Iterator[ReplicaSet]:
     server.stop()
 
 
+@pytest.fixture(scope="module")
+def uninitiated() -> Iterator[ReplicaSet]:
+    """A server that waits to be told which replica set it belongs to."""
+    server = ReplicaSet(1, standalone=True, arguments=("--replSet", "rs0"))
+    yield server
+    server.stop()
+
+
 @pytest.mark.parametrize(
     ("uri", "told"),
     [
@@ -77,6 +85,15 @@ async def test_a_server_that_cannot_be_reached_is_named_in_one_line(monkeypatch:
         await opened(NOWHERE)
     assert "\n" not in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("options", ["", "?replicaSet=rs0", "?directConnection=true"])
+async def test_a_replica_set_that_was_never_initiated_is_told_so(
+    uninitiated: ReplicaSet, options: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "OPENING_TIMEOUT_S", 1.0)
+    with pytest.raises(StoreUnavailable, match=r"answers, and has no primary: .*rs\.initiate\(\)"):
+        await opened(f"{uninitiated.uri}weft{options}")
 
 
 @pytest.mark.parametrize("user", ["", "weft:hunter2@"], ids=["nobody", "a stranger"])
