@@ -20,7 +20,7 @@ async def establish(connection: Connection, server_name: str, shards: ShardMap) 
     if store is None:
         names = await connection.database.list_collection_names()
         store = await stores.find_one({"_id": STORE})  # Another replica may be at it, too.
-        if names and store is None:
+        if store is None and any(name != STORE for name in names):
             raise StoreRefused(
                 f"The database {connection.database.name} holds something else: "
                 "name one of Weft's own in storage.uri"

@@ -138,6 +138,14 @@ async def test_a_database_of_another_program_is_refused_and_not_touched(data: Mo
     assert photos.list_collection_names() == ["photos"]
 
 
+async def test_a_first_start_that_was_cut_short_is_no_other_program(data: MongoDatabase) -> None:
+    """The server makes a collection before it stores the first document in it."""
+    mongodb.database(data.uri).create_collection("store")
+    store = await opened(data.uri)
+    assert await store.log.append(0, 0, [message("a")]) == 1
+    await store.close()
+
+
 async def test_migrations_are_taken_once_each_and_in_order(data: MongoDatabase) -> None:
     store = await opened(data.uri)
     taken: list[int] = []
