@@ -53,7 +53,7 @@ class SigningIn:
             lambda: ground.replica.refresh(ground.shards.room_shards()),
             now,
         )
-        bindings = Bindings(collection(account_records.BINDINGS), people.identity)
+        self.bindings = bindings = Bindings(collection(account_records.BINDINGS), people.identity)
         self.deactivation.on_deactivated += (
             bindings.forget_user,
             people.presence.forget,

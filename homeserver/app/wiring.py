@@ -219,6 +219,7 @@ class App:
         await ground.others.close()
         await self.encryption.remote_lists.close()
         await people.remote_profiles.close()
+        await self.signing_in.bindings.close()
         await self.media.remote.close()
         if self.federation is not None:
             await self.federation.close()

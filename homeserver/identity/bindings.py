@@ -8,10 +8,14 @@ import asyncio
 from homeserver.errors import MatrixError, invalid_param
 from homeserver.identity.addresses import Address
 from homeserver.identity.servers import Account, IdentityServers
+from homeserver.tasks import end
 from storage.collection import Collection
+from storage.errors import StoreError
 from storage.records.accounts import Binding
 
 MAX_BINDINGS = 100
+PATIENCE_SECONDS = 3.0
+"""So long an account that ends waits for identity servers; what they do later is good, too."""
 
 
 class Bindings:
@@ -20,6 +24,7 @@ class Bindings:
     def __init__(self, bindings: Collection[Binding], identity: IdentityServers) -> None:
         self._bindings = bindings
         self._identity = identity
+        self._ending: set[asyncio.Task[bool]] = set()
 
     async def bind(self, user_id: str, account: Account, sid: str, client_secret: str) -> None:
         """Publish the user under the address that a session at the identity server is about.
@@ -41,19 +46,27 @@ class Bindings:
         return bool(ended) and all(ended)
 
     async def unbind_all(self, user_id: str, server: str | None) -> bool:
-        """End that for all addresses that are known; whether that could be done."""
-        bound = await self._of(user_id)
-        ended = await asyncio.gather(
-            *(
-                self._end(user_id, server or each.id_server, Address(each.medium, each.address))
-                for each in bound
-            ),
-            return_exceptions=True,
-        )
-        for result in ended:
-            if isinstance(result, BaseException) and not isinstance(result, MatrixError):
-                raise result
-        return all(result is True for result in ended)
+        """End that for all addresses that are known; whether that could be done.
+
+        Of an identity server that takes long the answer is not waited for.
+        """
+        ending = {
+            asyncio.create_task(
+                self._end_if_possible(user_id, server or each.id_server, Address(each.medium, each.address)),
+                name="unbind",
+            )
+            for each in await self._of(user_id)
+        }
+        self._ending |= ending
+        for task in ending:
+            task.add_done_callback(self._ending.discard)
+        if not ending:
+            return True
+        done, slow = await asyncio.wait(ending, timeout=PATIENCE_SECONDS)
+        return not slow and all(task.result() for task in done)
+
+    async def close(self) -> None:
+        await end(self._ending)
 
     async def forget_user(self, user_id: str, erase: bool) -> None:
         """Of a deactivated account nothing is kept."""
@@ -68,6 +81,12 @@ class Bindings:
 
     async def _of(self, user_id: str) -> list[Binding]:
         return await self._bindings.find("key", (user_id,))
+
+    async def _end_if_possible(self, user_id: str, server: str, address: Address) -> bool:
+        try:
+            return await self._end(user_id, server, address)
+        except (MatrixError, StoreError):
+            return False
 
     async def _end(self, user_id: str, server: str, address: Address) -> bool:
         ended = await self._identity.unbind(server, user_id, address)

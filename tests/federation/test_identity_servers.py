@@ -10,6 +10,7 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from homeserver.config.options import Egress, Identity
+from homeserver.identity import bindings
 from storage.records.accounts import BINDINGS
 from tests.client_api.conftest import Client
 from tests.client_api.test_account import proof, settle
@@ -291,3 +292,25 @@ async def test_an_account_ends_whatever_identity_servers_do(scene: Scene, server
     assert answer == NO_SUPPORT
     await settle(server)
     assert await server.app.ground.collection(BINDINGS).find("key") == []
+
+
+async def test_an_account_ends_while_an_identity_server_thinks(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.says("/3pid/bind", BOUND)
+    await bind(scene)
+    go_on, done = asyncio.Event(), asyncio.Event()
+
+    async def slow(request: web.BaseRequest) -> web.Response:
+        await go_on.wait()
+        done.set()
+        return web.json_response({})
+
+    scene.site.pages[f"{API}/3pid/unbind"] = slow
+    monkeypatch.setattr(bindings, "PATIENCE_SECONDS", 0.1)
+    async with asyncio.timeout(5):
+        answer = await scene.bob.post("/account/deactivate", {"auth": proof(scene.bob)})
+    assert answer == NO_SUPPORT
+    go_on.set()
+    async with asyncio.timeout(5):
+        await done.wait()
