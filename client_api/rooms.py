@@ -78,7 +78,7 @@ class RoomRoutes(Routes):
     async def _join(self, call: Call, located: Located) -> Result:
         body = call.json(JoinBody)
         if call.session.account.is_guest:
-            await self._guests.check_join(located.room_id)
+            await self._guests.check_join(located.room_id, call.user_id, _via(call, located))
         if body.third_party_signed is not None:
             inviter = body.third_party_signed.sender
             signed = call.json(JsonObject)["third_party_signed"]

@@ -137,7 +137,7 @@ class Conversations:
         )
         rooms.follow(self.typing.on_room_entry)
         self.receipts = Receipts(rooms, told_ephemeral, self.account_data, now)
-        guests = Guests(rooms, people.accounts, membership)
+        guests = Guests(rooms, people.accounts, membership, foreign_rooms, name)
         ground.consume(rooms, "guests", guests.wants, guests.handle)
         self.routes: list[Routes] = [
             SendRoutes(sending, guests, scheduling),

@@ -69,6 +69,24 @@ async def test_a_joined_room_is_there_after_a_restart(
     assert await state_of(dora, room_id) == state == await state_of(alice, room_id)
 
 
+@pytest.mark.parametrize("guest_access", ["can_join", "forbidden"])
+async def test_a_guest_comes_into_a_room_of_another_server_that_lets_guests_in(
+    second: Homeserver, alice: Client, guest_access: str
+) -> None:
+    guest = second.client()
+    answer = await guest.post("/register", {}, query={"kind": "guest"})
+    guest.token, guest.user_id = answer["access_token"], answer["user_id"]
+    rule = {"type": "m.room.guest_access", "content": {"guest_access": guest_access}}
+    room_id = await alice.create_room(initial_state=[rule])
+    await alice.invite(room_id, guest.user_id)
+    if guest_access == "can_join":
+        await guest.join(room_id)
+        assert (await members(alice, room_id))[guest.user_id] == "join"
+    else:
+        reply = await guest.call("POST", f"/join/{quote(room_id)}", {}, expect=403)
+        assert reply.errcode == "M_GUEST_ACCESS_FORBIDDEN"
+
+
 async def test_name_that_is_changed_while_a_room_is_joined_is_the_one_there(
     server: Homeserver, second: Homeserver, monkeypatch: pytest.MonkeyPatch, alice: Client, dora: Client
 ) -> None:
