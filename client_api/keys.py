@@ -13,6 +13,7 @@ from homeserver.errors import invalid_param
 from homeserver.protocol.json_types import JsonObject
 from homeserver.sync.device_lists import DeviceLists
 from homeserver.sync.engine import SyncEngine
+from homeserver.users.sessions import Sessions
 from homeserver.users.users import Users
 from rest.answers import Result
 from rest.routes import Routes
@@ -60,6 +61,7 @@ class KeyRoutes(Routes):
         device_lists: DeviceLists,
         engine: SyncEngine,
         users: Users,
+        sessions: Sessions,
         interactive: InteractiveAuth,
     ) -> None:
         self._device_keys = device_keys
@@ -67,6 +69,7 @@ class KeyRoutes(Routes):
         self._device_lists = device_lists
         self._engine = engine
         self._users = users
+        self._sessions = sessions
         self._interactive = interactive
 
     @post("/keys/upload/{device_id}", auth=Auth.GUEST)
@@ -79,7 +82,11 @@ class KeyRoutes(Routes):
     @post("/keys/upload", auth=Auth.GUEST)
     async def upload(self, call: Call) -> Result:
         session = call.session
-        counts = await self._device_keys.upload(session.user_id, session.device_id, call.struct(KeyUpload))
+        keys = call.struct(KeyUpload)
+        try:
+            counts = await self._device_keys.upload(session.user_id, session.device_id, keys)
+        finally:
+            await self._sessions.forget_if_ended(session)
         return {"one_time_key_counts": counts}
 
     @post("/keys/query", auth=Auth.GUEST, quick=True)

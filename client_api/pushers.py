@@ -2,13 +2,15 @@
 
 from client_api.http import Call, get, post
 from homeserver.push.pushers import PusherRequest, Pushers, pusher_json
+from homeserver.users.sessions import Sessions
 from rest.answers import Result
 from rest.routes import Routes
 
 
 class PusherRoutes(Routes):
-    def __init__(self, pushers: Pushers) -> None:
+    def __init__(self, pushers: Pushers, sessions: Sessions) -> None:
         self._pushers = pushers
+        self._sessions = sessions
 
     @get("/pushers")
     async def of_user(self, call: Call) -> Result:
@@ -17,4 +19,5 @@ class PusherRoutes(Routes):
     @post("/pushers/set", limit="request")
     async def set_pusher(self, call: Call) -> Result:
         await self._pushers.set(call.user_id, call.session.device_id, call.json(PusherRequest))
+        await self._sessions.forget_if_ended(call.session)
         return {}

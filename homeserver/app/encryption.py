@@ -89,7 +89,7 @@ class Encryption:
         interactive = signing_in.interactive
         self.routes: list[Routes] = [
             ToDeviceRoutes(self.to_device),
-            KeyRoutes(device_keys, cross_signing, device_lists, syncing.engine, users, interactive),
+            KeyRoutes(device_keys, cross_signing, device_lists, syncing.engine, users, sessions, interactive),
             KeyBackupRoutes(backup),
             DehydratedDeviceRoutes(dehydrated),
         ]

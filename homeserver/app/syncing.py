@@ -127,5 +127,5 @@ class Syncing:
             SlidingSyncRoutes(sliding, people.presence),
             RoomPreviewRoutes(stream),
             NotificationRoutes(notifications),
-            PusherRoutes(self.pushers),
+            PusherRoutes(self.pushers, people.sessions),
         ]

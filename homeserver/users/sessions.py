@@ -343,6 +343,20 @@ class Sessions:
             if await self._end_tokens(user_id, device_id):
                 await self.tell_changed(user_id)
 
+    async def forget_if_ended(self, session: Session) -> None:
+        """After something was made that goes with the session's device: forget it if that was logged out.
+
+        Whoever did that while it was being made did not find it.
+        """
+        of_device = (session.user_id, session.device_id)
+        if await self._access.get(session.digest) is not None:
+            return
+        # The tokens go first of a device, so one that has any was not logged out, or has been used again.
+        if await self._access.find("by_device", of_device, limit=1):
+            return
+        for on_device_gone in self.on_device_gone:
+            await on_device_gone(*of_device)
+
     async def end_all(self, user_id: str, *, but_device: str | None = None) -> None:
         """Log all devices out (but one) and delete them."""
         devices = await self._devices.find("key", (user_id,))

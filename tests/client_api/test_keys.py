@@ -105,6 +105,27 @@ async def test_a_device_id_that_is_used_again_inherits_nothing(bob: Client, alic
     assert (await again.sync())["device_one_time_keys_count"] == {}
 
 
+async def test_keys_that_arrive_while_the_device_is_logged_out_are_not_inherited_either(
+    server: Server, alice: Client, bob: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = CryptoDevice(bob)
+    await device.upload()
+    one_time_keys = server.app.syncing.one_time_keys
+    upload = one_time_keys.upload
+
+    async def overtaken(*args: Any) -> None:
+        monkeypatch.undo()
+        await bob.post("/logout")
+        await upload(*args)
+
+    monkeypatch.setattr(one_time_keys, "upload", overtaken)
+    late = {"one_time_keys": device.one_time_keys(3)}
+    await bob.call("POST", "/keys/upload", late, expect=None)
+    again = await log_in(bob, device_id=device.device_id)
+    assert await CryptoDevice(alice).claim(device) is None
+    assert (await again.sync())["device_one_time_keys_count"] == {}
+
+
 async def test_identity_keys_survive_a_restart(server: Server, bob: Client) -> None:
     device = CryptoDevice(bob)
     await device.upload(one_time=2)

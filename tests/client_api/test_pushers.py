@@ -6,6 +6,7 @@ import pytest
 
 from homeserver.push.pushers import MAX_PUSHERS
 from tests.client_api.conftest import Client, Server
+from tests.client_api.crypto_device import log_in
 
 PUSHER: dict[str, Any] = {
     "app_id": "org.example.app",
@@ -119,6 +120,23 @@ async def test_pushers_end_with_the_device_that_set_them(server: Server, alice: 
     await alice.post("/pushers/set", PUSHER)
     await other.post("/logout")
     assert [pusher["pushkey"] for pusher in await pushers(alice)] == ["abc"]
+
+
+async def test_pusher_that_is_set_while_its_device_is_logged_out_is_gone(
+    server: Server, alice: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phone = await log_in(alice)
+    known = server.app.syncing.pushers
+    of_user = known.of_user
+
+    async def overtaken(user_id: str) -> Any:
+        monkeypatch.undo()
+        await phone.post("/logout")
+        return await of_user(user_id)
+
+    monkeypatch.setattr(known, "of_user", overtaken)
+    await phone.call("POST", "/pushers/set", PUSHER, expect=None)
+    assert await pushers(alice) == []
 
 
 async def test_pushers_survive_a_restart(server: Server, alice: Client) -> None:
