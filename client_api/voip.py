@@ -1,12 +1,14 @@
-"""TURN servers for calls (spec: client-server "Voice over IP")."""
+"""What calls need: TURN servers (spec: client-server "Voice over IP"), and who carries those of many people
+(MatrixRTC: MSC4143, MSC4195, not in the specification)."""
 
 import base64
 import hashlib
 import hmac
 
-from client_api.http import Call, get
+from client_api.http import Auth, Call, get
 from homeserver.clock import Clock
-from homeserver.config.options import Turn
+from homeserver.config.options import Calls, Turn
+from homeserver.protocol.json_types import JsonObject
 from rest.answers import Result
 from rest.routes import Routes
 
@@ -18,8 +20,9 @@ class VoipRoutes(Routes):
     call with an empty list; MSC4166 would have 404 instead.
     """
 
-    def __init__(self, turn: Turn, now: Clock) -> None:
+    def __init__(self, turn: Turn, calls: Calls, now: Clock) -> None:
         self._turn = turn
+        self._transports = transports(calls)
         self._now = now
 
     @get("/voip/turnServer", limit="request")
@@ -31,6 +34,15 @@ class VoipRoutes(Routes):
             username = f"{self._now() // 1000 + ttl}:{call.user_id}"
             password = turn_password(turn.shared_secret, username)
         return {"username": username, "password": password, "uris": list(turn.uris), "ttl": ttl}
+
+    @get("/_matrix/client/unstable/org.matrix.msc4143/rtc/transports", auth=Auth.GUEST, limit="request")
+    async def rtc_transports(self, call: Call) -> Result:
+        return {"rtc_transports": self._transports}
+
+
+def transports(calls: Calls) -> list[JsonObject]:
+    """Who carries group calls, as clients are told it."""
+    return [{"type": "livekit", "livekit_service_url": url} for url in calls.livekit]
 
 
 def turn_password(secret: str, username: str) -> str:

@@ -5,7 +5,8 @@ Served here so that a reverse proxy can pass `/.well-known/matrix/` on; a web se
 """
 
 from client_api.http import Auth, Call, get
-from homeserver.config.options import WellKnown
+from client_api.voip import transports
+from homeserver.config.options import Calls, WellKnown
 from homeserver.errors import not_found
 from homeserver.protocol.json_types import JsonObject
 from rest.answers import Result
@@ -13,10 +14,13 @@ from rest.routes import Routes
 
 
 class WellKnownRoutes(Routes):
-    def __init__(self, options: WellKnown, public_url: str) -> None:
+    def __init__(self, options: WellKnown, public_url: str, calls: Calls) -> None:
         self._client: JsonObject = {"m.homeserver": {"base_url": public_url}}
         if options.identity_server is not None:
             self._client["m.identity_server"] = {"base_url": options.identity_server}
+        if calls.livekit:
+            # Where clients looked before there was an endpoint for it.
+            self._client["org.matrix.msc4143.rtc_foci"] = transports(calls)
         self._server = options.server
         self._support: JsonObject = {}
         if options.support_contacts:

@@ -92,8 +92,8 @@ class App:
             ),
             AssetRoutes(),
             ThirdPartyNetworkRoutes(),
-            VoipRoutes(config.turn, ground.now),
-            WellKnownRoutes(config.well_known, config.public_url),
+            VoipRoutes(config.turn, config.calls, ground.now),
+            WellKnownRoutes(config.well_known, config.public_url, config.calls),
             VersionRoutes(),
             HealthRoutes(
                 ground.others, ground.replica, consumers, self.store, config.signing_key_path, ground.now

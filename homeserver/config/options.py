@@ -411,6 +411,18 @@ class Turn(Section, frozen=True):
     )
 
 
+class Calls(Section, frozen=True):
+    """Group calls, as Element Call and Element X make them (MatrixRTC); see `docs/admin-guide.md`."""
+
+    livekit: Annotated[
+        tuple[HttpUrl, ...],
+        doc(
+            "Where clients find the MatrixRTC authorization service (lk-jwt-service) of a LiveKit server, "
+            "such as `https://rtc.example.org/livekit/jwt`; of several the first is preferred. Empty: none."
+        ),
+    ] = ()
+
+
 class Egress(Section, frozen=True):
     """What the server connects to by itself: other homeservers, and whatever else its users point it to."""
 
@@ -539,6 +551,7 @@ class Config(Section, frozen=True, kw_only=True):
     well_known: WellKnown = WellKnown()
     identity: Identity = Identity()
     turn: Turn = Turn()
+    calls: Calls = Calls()
     egress: Egress = Egress()
     federation: Federation = Federation()
     log: Log = Log()
