@@ -20,7 +20,7 @@ OLDEST_NODE = 20
 INSTALL_SECONDS = 180
 STORY_SECONDS = 120
 
-STORIES = ["accounts", "encrypted_room", "key_backup", "sliding_sync", "rooms"]
+STORIES = ["accounts", "calls", "encrypted_room", "key_backup", "sliding_sync", "rooms"]
 
 
 def installed() -> bool:

@@ -194,9 +194,11 @@ function connect(world, credentials) {
     });
 }
 
-// fetch() that remembers what was asked and answered, for the report of a failed step.
+// fetch() that remembers what was asked and answered, for the report of a failed step. While the `world` is
+// `gone`, its devices reach nobody.
 function recorder(world) {
     return async (resource, options) => {
+        if (world.gone) throw new TypeError("the network is down");
         const path = new URL(resource).pathname;
         const request = { method: options?.method ?? "GET", path };
         if (!path.endsWith("/sync")) world.remember(request);
