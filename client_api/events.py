@@ -1,10 +1,13 @@
 """Sending events, and reading a room's state and history (spec: client-server "Getting events for a
 room", "Sending events to a room", "Redactions", "Event context")."""
 
+from secrets import token_hex
+
 import orjson
 
 from client_api.delayed_events import DELAY, Scheduling
-from client_api.http import Auth, Call, get, put
+from client_api.http import Auth, Call, get, post, put
+from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.guests import Guests
 from homeserver.rooms.history import History
 from homeserver.rooms.sending import Sending
@@ -90,13 +93,21 @@ class SendRoutes(Routes):
 
     @put("/rooms/{room_id}/redact/{event_id}/{txn_id}", quick=True, limit="message")
     async def redact(self, call: Call) -> Result:
+        return await self._redact(call, call.content(), call.path("txn_id"))
+
+    @post("/rooms/{room_id}/redact/{event_id}", quick=True, limit="message")
+    async def redact_without_transaction(self, call: Call) -> Result:
+        """Not in the specification. Element for iOS takes back reactions so."""
+        return await self._redact(call, call.json(JsonObject), token_hex(8))
+
+    async def _redact(self, call: Call, content: JsonObject, txn_id: str) -> Result:
         event_id = await self._sending.redact(
             call.path("room_id"),
             call.user_id,
             call.path("event_id"),
-            call.content(),
+            content,
             device_id=call.session.device_id,
-            txn_id=call.path("txn_id"),
+            txn_id=txn_id,
             ts=_timestamp(call),
             only_own=call.session.account.suspended,
         )

@@ -148,7 +148,7 @@ class DelayedEvents:
         return event
 
     # What is done with one. The MSC has 409 where an event has ended otherwise. Call clients take 404 for the
-    # sign to schedule another one, as they must after their device was asleep, and upon 409 give the call up.
+    # sign to schedule another one, as they must after their device was asleep, and know nothing of 409.
 
     async def restart(self, delay_id: str, user_id: str | None) -> None:
         """Begin the delay anew. Raises 404."""

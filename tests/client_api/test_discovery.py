@@ -50,6 +50,34 @@ async def test_endpoints_are_found_under_the_names_that_older_clients_call(alice
         assert (await alice.get(f"/_matrix/client/{version}/account/whoami"))["user_id"] == alice.user_id
 
 
+async def test_element_for_ios_takes_back_a_reaction(alice: Client) -> None:
+    """It names no transaction."""
+    room_id = await alice.create_room()
+    event_id = await alice.send(room_id)
+    annotation = {"rel_type": "m.annotation", "event_id": event_id, "key": "👍"}
+    reaction = await alice.send(room_id, {"m.relates_to": annotation}, "m.reaction")
+    path = f"/_matrix/client/r0/rooms/{quote(room_id)}/redact"
+    redaction = (await alice.post(f"{path}/{quote(reaction)}", {}))["event_id"]
+    told = await alice.get(f"/rooms/{quote(room_id)}/event/{quote(reaction)}")
+    assert told["unsigned"]["redacted_because"]["event_id"] == redaction
+    assert told["content"] == {}
+    other = await alice.post(f"{path}/{quote(event_id)}", {"reason": "spam"})
+    assert other["event_id"] != redaction
+
+
+async def test_element_for_ios_refreshes_its_access_token(server: Server, alice: Client) -> None:
+    login = {
+        "type": "m.login.password",
+        "identifier": {"type": "m.id.user", "user": alice.user_id},
+        "password": "correct horse",
+        "refresh_token": True,
+    }
+    token = (await server.client().post("/login", login))["refresh_token"]
+    ios = Client(server.base, server.http, checked=False)
+    again = await ios.post("/_matrix/client/v1/refresh", {"refresh_token": token})
+    assert again["refresh_token"] != token
+
+
 async def test_capabilities_name_what_can_be_done(alice: Client) -> None:
     capabilities = (await alice.get("/capabilities"))["capabilities"]
     assert capabilities["m.room_versions"]["default"] == "12"
