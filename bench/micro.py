@@ -23,7 +23,8 @@ from homeserver.bus.kafka.records import Records
 from homeserver.protocol import canonical_json, event_auth, push_evaluation, server_acl
 from homeserver.protocol.events import Event, build_event, parse_pdu
 from homeserver.protocol.json_types import JsonObject
-from homeserver.protocol.push_rules import PushRules, RuleKind, add_rule
+from homeserver.protocol.push_rule_edits import add_rule
+from homeserver.protocol.push_rules import PushRules, RuleKind
 from homeserver.protocol.redaction import redact
 from homeserver.protocol.room_versions import ROOM_VERSIONS
 from homeserver.protocol.signing import SigningKey, VerifyKey, encode_base64, verify_event_signatures

@@ -7,13 +7,9 @@ set in the new room already is left alone.
 """
 
 from homeserver.protocol.json_types import JsonObject
-from homeserver.protocol.push_rules import (
-    PushRuleError,
-    add_rule,
-    parse_stored,
-    set_enabled,
-    stored_content,
-)
+from homeserver.protocol.push_rule_edits import add_rule, set_enabled
+from homeserver.protocol.push_rules import PushRuleError
+from homeserver.protocol.stored_push_rules import parse_stored, stored_content
 from homeserver.push.rules import PUSH_RULES, stored_rules
 from homeserver.rooms.event_meta import decode_meta
 from homeserver.rooms.room import Room

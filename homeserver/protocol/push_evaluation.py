@@ -21,6 +21,7 @@ from typing import Final
 
 from homeserver.protocol.globs import WordText, compile_glob, compile_word_glob, fold
 from homeserver.protocol.json_types import JsonObject
+from homeserver.protocol.predefined_push_rules import default_rules
 from homeserver.protocol.push_rules import (
     MAX_EXACT_INTEGER,
     MEMBER_COUNT,
@@ -29,9 +30,8 @@ from homeserver.protocol.push_rules import (
     PushRules,
     RuleKey,
     RuleKind,
-    default_rules,
-    rules_in_order,
 )
+from homeserver.protocol.push_ruleset import rules_in_order
 
 DEFAULT_NOTIFICATION_LEVEL: Final = 50
 """The power level to trigger a kind of notification that the room's power levels do not mention."""

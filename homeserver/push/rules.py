@@ -8,7 +8,9 @@ from collections import OrderedDict
 import orjson
 
 from homeserver.protocol.push_evaluation import CompiledRules, compile_rules
-from homeserver.protocol.push_rules import PushRules, parse_stored, ruleset
+from homeserver.protocol.push_rules import PushRules
+from homeserver.protocol.push_ruleset import ruleset
+from homeserver.protocol.stored_push_rules import parse_stored
 from homeserver.users.ignoring import IGNORED_USERS
 from homeserver.users.users import AccountDatum, User
 

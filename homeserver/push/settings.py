@@ -1,6 +1,6 @@
 """Reading and editing one's own push rules (spec: client-server "Push Rules: API").
 
-The edits themselves are pure (`protocol.push_rules`); here they meet what is stored. An edit is made
+The edits themselves are pure (`protocol.push_rule_edits`); here they meet what is stored. An edit is made
 on the rules as they are when it is committed, so two devices never undo each other's.
 """
 
@@ -9,21 +9,10 @@ from contextlib import contextmanager
 
 from homeserver.errors import MatrixError, not_found
 from homeserver.protocol.json_types import JsonObject
-from homeserver.protocol.push_rules import (
-    PushRule,
-    PushRuleError,
-    PushRules,
-    RuleKind,
-    add_rule,
-    delete_rule,
-    find_rule,
-    parse_stored,
-    rule_json,
-    ruleset,
-    set_actions,
-    set_enabled,
-    stored_content,
-)
+from homeserver.protocol.push_rule_edits import add_rule, delete_rule, set_actions, set_enabled
+from homeserver.protocol.push_rules import PushRule, PushRuleError, PushRules, RuleKind
+from homeserver.protocol.push_ruleset import find_rule, rule_json, ruleset
+from homeserver.protocol.stored_push_rules import parse_stored, stored_content
 from homeserver.push.rules import PUSH_RULES, stored_rules
 from homeserver.users.account_data import AccountData
 from homeserver.users.users import Users
@@ -63,7 +52,7 @@ class PushRuleSettings:
         before: str | None,
         after: str | None,
     ) -> None:
-        """Make a rule, or give one new parameters; see `protocol.push_rules.add_rule`."""
+        """Make a rule, or give one new parameters; see `protocol.push_rule_edits.add_rule`."""
         with _answered():
             parsed = RuleKind.parse(kind)
         await self._edit(

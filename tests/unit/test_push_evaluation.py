@@ -18,16 +18,9 @@ from homeserver.protocol.push_evaluation import (
     evaluate_defaults,
     parse_path,
 )
-from homeserver.protocol.push_rules import (
-    PushRule,
-    PushRules,
-    RuleKind,
-    TooManyRules,
-    add_rule,
-    ruleset,
-    set_actions,
-    set_enabled,
-)
+from homeserver.protocol.push_rule_edits import add_rule, set_actions, set_enabled
+from homeserver.protocol.push_rules import PushRule, PushRules, RuleKind, TooManyRules
+from homeserver.protocol.push_ruleset import ruleset
 
 ALICE = "@alice:hs"
 BOB = "@bob:hs"

@@ -10,9 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from homeserver.protocol.push_rules import (
+from homeserver.protocol.push_rule_edits import (
     MAX_RULES_PER_KIND,
     MAX_SEARCHES,
+    add_rule,
+    delete_rule,
+    set_actions,
+    set_enabled,
+)
+from homeserver.protocol.push_rules import (
     InvalidRule,
     PushRule,
     PushRuleError,
@@ -21,15 +27,9 @@ from homeserver.protocol.push_rules import (
     RuleNotFound,
     TooManyRules,
     UnknownAnchor,
-    add_rule,
-    delete_rule,
-    find_rule,
-    parse_stored,
-    ruleset,
-    set_actions,
-    set_enabled,
-    stored_content,
 )
+from homeserver.protocol.push_ruleset import find_rule, ruleset
+from homeserver.protocol.stored_push_rules import parse_stored, stored_content
 
 USER = "@alice:example.com"
 SPEC = Path(__file__).parents[3] / "shared" / "spec"
