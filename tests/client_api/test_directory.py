@@ -270,6 +270,19 @@ async def test_additional_creators_of_an_upgraded_room_are_those_that_are_named(
     assert reply.errcode == "M_BAD_JSON"
 
 
+async def test_who_upgrades_a_room_has_no_more_power_in_the_new_one(alice: Client, bob: Client) -> None:
+    old = await alice.create_room(preset="public_chat", room_version="11")
+    await bob.join(old)
+    levels = await alice.get(f"/rooms/{old}/state/m.room.power_levels")
+    levels |= {"users": {alice.user_id: 100, bob.user_id: 50}}
+    levels["events"]["m.room.tombstone"] = 50
+    await alice.set_state(old, "m.room.power_levels", levels)
+    new = (await bob.post(f"/rooms/{old}/upgrade", {"new_version": "11"}))["replacement_room"]
+    assert await bob.get(f"/rooms/{new}/state/m.room.power_levels") == levels
+    await bob.call("POST", f"/rooms/{new}/upgrade", {"new_version": "12"})
+    await bob.call("PUT", f"/rooms/{new}/state/m.room.server_acl", {"allow": ["*"]}, expect=403)
+
+
 async def test_creator_is_an_administrator_where_creators_are_not_above_all(alice: Client) -> None:
     old = await alice.create_room(room_version="12")
     new = (await alice.post(f"/rooms/{old}/upgrade", {"new_version": "11"}))["replacement_room"]
