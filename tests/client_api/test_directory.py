@@ -49,6 +49,17 @@ async def test_deleted_alias_is_no_rooms_canonical_alias_any_more(alice: Client,
     assert await alice.get(path) == {"alt_aliases": []}
 
 
+async def test_administrators_of_the_server_take_aliases_away(
+    server: Server, alice: Client, bob: Client
+) -> None:
+    await alice.create_room(room_alias_name="rude")
+    path = f"/directory/room/{quote('#rude:localhost')}"
+    await bob.call("DELETE", path, expect=403)
+    await server.app.people.accounts.update(bob.user_id, is_admin=True)
+    await bob.delete(path)
+    await alice.call("GET", path, expect=404)
+
+
 async def test_alias_is_taken_once(alice: Client) -> None:
     room_id = await alice.create_room(room_alias_name="home")
     alias = quote("#home:localhost")

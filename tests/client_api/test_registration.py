@@ -354,6 +354,9 @@ async def test_nonce_is_good_once(server: Server) -> None:
     await by_secret(server, 403, nonce=nonce, mac="wrong")
     assert "nonce" in (await by_secret(server, 400, nonce=nonce)).body["error"]
     assert "nonce" in (await by_secret(server, 400, nonce="made up")).body["error"]
+    late = (await server.client().get(ADMIN))["nonce"]
+    server.clock.ahead = 60 * 60_000
+    assert "nonce" in (await by_secret(server, 400, nonce=late)).body["error"]
 
 
 async def test_hardening_31_zero_bytes_cannot_shift_the_fields_of_the_proof(server: Server) -> None:
