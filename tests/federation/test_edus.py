@@ -13,6 +13,7 @@ from federation.edus import Edus
 from homeserver.config.options import Rate, RateLimits
 from homeserver.metrics import GcPauses
 from homeserver.protocol.identifiers import server_name_of
+from storage.errors import StoreUnavailable
 from storage.log import Kind
 from storage.records.received_messages import RECEIVED_MESSAGES, ReceivedMessage
 from tests.client_api.conftest import Client
@@ -113,6 +114,32 @@ async def test_messages_for_devices_come_once(
     await sending.message(visitor.user_id, "m1", messages)
     await sending.message(visitor.user_id, "m2", {alice.user_id: {alice.device_id: {"n": 4}}})
     assert (await alice.sync())["to_device"]["events"] == [{**event, "content": {"n": 4}}]
+
+
+async def test_a_message_that_could_not_be_kept_is_to_be_sent_again(
+    server: Homeserver,
+    other: OtherServer,
+    alice: Client,
+    visitor: Visitor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """HARDENING 33: the keys in it come no other way."""
+    content = {
+        "sender": visitor.user_id,
+        "type": "m.test",
+        "message_id": "m1",
+        "messages": {alice.user_id: {alice.device_id: {"n": 1}}},
+    }
+    edu = {"edu_type": "m.direct_to_device", "content": content}
+
+    async def away(*_: Any, **__: Any) -> Any:
+        raise StoreUnavailable("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(server.app.store.log, "append", away)
+        await other.send(edus=[edu], txn_id="t", expect=503)
+    await other.send(edus=[edu], txn_id="t")
+    assert [event["content"] for event in (await alice.sync())["to_device"]["events"]] == [{"n": 1}]
 
 
 async def test_a_message_that_comes_again_after_days_was_delivered(
