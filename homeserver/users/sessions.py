@@ -7,11 +7,14 @@ what it has cached of that user, so that the next request reads what is true now
 spec: client-server "Client Authentication", "Refreshing access tokens", "Soft logout"
 """
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 import msgspec
+import orjson
 
 from homeserver.clock import Clock
 from homeserver.errors import MatrixError, forbidden, invalid_param
@@ -90,6 +93,8 @@ class Sessions:
         self._cache: OrderedDict[str, Session] = OrderedDict()
         self._of_user: dict[str, set[str]] = {}
         self._changes = 0
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """User → who deletes devices, one after the other."""
         accounts.on_change.append(self.tell_changed)
         self.on_device_added: list[OnDevice] = []
         self.on_device_gone: list[OnDevice] = []
@@ -147,9 +152,12 @@ class Sessions:
         if not digests:
             del self._of_user[session.user_id]
 
-    async def tell_changed(self, user_id: str) -> None:
-        """Let all replicas read the user's sessions and account anew."""
-        notice = Entry(kind=Kind.NOTICE, stream=user_id, type=SESSIONS_CHANGED, key="", ts=self._now())
+    async def tell_changed(self, user_id: str, going: Sequence[Device] = ()) -> None:
+        """Let all replicas read the user's sessions and account anew, and have devices deleted that go."""
+        body = orjson.dumps([(d.device_id, d.created_ts, d.logins) for d in going]) if going else b""
+        notice = Entry(
+            kind=Kind.NOTICE, stream=user_id, type=SESSIONS_CHANGED, key="", body=body, ts=self._now()
+        )
         await self._append_notice(user_id, [notice])
 
     def on_user_entry(self, entry: Entry) -> None:
@@ -330,18 +338,40 @@ class Sessions:
 
     async def end_device(self, user_id: str, *device_ids: str) -> None:
         """Log devices out and delete them with all that is their own; nothing for one that is not there."""
-        for device_id in device_ids:
-            await self._end_tokens(user_id, device_id)
-        await self.tell_changed(user_id)
-        for device_id in device_ids:
-            for on_device_gone in self.on_device_gone:
-                await on_device_gone(user_id, device_id)
-            await self._last_seen.forget(user_id, device_id)
-            # The device goes last: until then it is still listed, and can be deleted again.
-            await self._devices.delete(user_id, device_id)
-            # Whoever logged in meanwhile has still seen the device.
-            if await self._end_tokens(user_id, device_id):
-                await self.tell_changed(user_id)
+        async with self._turn(user_id):
+            going = await self._devices.get_many([(user_id, device_id) for device_id in device_ids])
+            for device_id in device_ids:
+                await self._end_tokens(user_id, device_id)
+            await self.tell_changed(user_id, going)
+            for device_id in device_ids:
+                await self._delete(user_id, device_id)
+
+    def _turn(self, user_id: str) -> asyncio.Lock:
+        """Spares doing the same twice; nothing rests upon it."""
+        return self._turns.setdefault(user_id, asyncio.Lock())
+
+    async def _delete(self, user_id: str, device_id: str) -> None:
+        for on_device_gone in self.on_device_gone:
+            await on_device_gone(user_id, device_id)
+        await self._last_seen.forget(user_id, device_id)
+        # The device goes last: until then it is still listed, and can be deleted again.
+        await self._devices.delete(user_id, device_id)
+        # Whoever logged in meanwhile has still seen the device.
+        if await self._end_tokens(user_id, device_id):
+            await self.tell_changed(user_id)
+
+    def wants(self, entry: Entry) -> bool:
+        return entry.kind is Kind.NOTICE and entry.type == SESSIONS_CHANGED and bool(entry.body)
+
+    async def handle(self, shard: int, entry: Entry) -> None:
+        """Delete the devices that the log says are going, where whoever logged them out was cut short."""
+        user_id = entry.stream
+        async with self._turn(user_id):
+            for device_id, created_ts, logins in orjson.loads(entry.body):
+                device = await self._devices.get(user_id, device_id)
+                # Somebody may use the id again.
+                if device is not None and (device.created_ts, device.logins) == (created_ts, logins):
+                    await self._delete(user_id, device_id)
 
     async def forget_if_ended(self, session: Session) -> None:
         """After something was made that goes with the session's device: forget it if that was logged out.

@@ -1,10 +1,13 @@
 """Devices (spec: client-server "Device Management")."""
 
+import asyncio
+
 import pytest
 
 from homeserver.protocol.json_types import JsonObject
 from storage.errors import StoreUnavailable
 from tests.client_api.conftest import Client, Server
+from tests.waiting import until
 
 PASSWORD = "correct horse"
 
@@ -144,16 +147,54 @@ async def test_deletion_cut_short_can_be_done_again(alice: Client, server: Serve
     await another_device(server, alice, "PHONE")
     failures = [True]
 
-    async def fails_once(user_id: str, device_id: str) -> None:
+    async def fails(user_id: str, device_id: str) -> None:
         if failures:
-            failures.pop()
-            raise RuntimeError("cut short")
+            raise StoreUnavailable("cut short")
 
-    server.app.people.sessions.on_device_gone.append(fails_once)
-    await alice.call("DELETE", "/devices/PHONE", {"auth": proof(alice)}, expect=500)
+    server.app.people.sessions.on_device_gone.append(fails)
+    await alice.call("DELETE", "/devices/PHONE", {"auth": proof(alice)}, expect=503)
     assert "PHONE" in {d["device_id"] for d in (await alice.get("/devices"))["devices"]}
+    failures.clear()
     await alice.delete("/devices/PHONE", {"auth": proof(alice)})
     assert "PHONE" not in {d["device_id"] for d in (await alice.get("/devices"))["devices"]}
+
+
+async def test_logout_cut_short_is_carried_through(alice: Client, server: Server) -> None:
+    """Its own client cannot do it again: it has no token any more."""
+    phone = await another_device(server, alice, "PHONE")
+    failures = ["cut short"]
+
+    async def fails_once(user_id: str, device_id: str) -> None:
+        if failures:
+            raise StoreUnavailable(failures.pop())
+
+    server.app.people.sessions.on_device_gone.append(fails_once)
+    await phone.call("POST", "/logout", expect=503)
+
+    async def gone() -> bool:
+        return [d["device_id"] for d in (await alice.get("/devices"))["devices"]] == [alice.device_id]
+
+    await until(gone)
+
+
+async def test_device_whose_id_is_used_again_outlives_a_logout_cut_short(
+    alice: Client, server: Server
+) -> None:
+    phone = await another_device(server, alice, "PHONE")
+    passing = asyncio.Event()
+
+    async def fails(user_id: str, device_id: str) -> None:
+        if not passing.is_set():
+            raise StoreUnavailable("cut short")
+
+    server.app.people.sessions.on_device_gone.insert(0, fails)
+    await phone.call("POST", "/logout", expect=503)
+    again = await another_device(server, alice, "PHONE")
+    passing.set()
+    for consumer in server.app.ground.user_consumers:
+        for shard in server.app.users.writers:
+            await consumer.settled(shard)
+    assert (await again.get("/account/whoami"))["device_id"] == "PHONE"
 
 
 @pytest.mark.parametrize("device_id", ["a b", "ä/ö", "x" * 255, "%", "."])
