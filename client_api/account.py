@@ -52,11 +52,7 @@ class AccountRoutes(Routes):
     @post("/account/password", limit="request")
     async def change_password(self, call: Call) -> Result:
         body = await self._interactive.confirm_checked(call, self._check_password)
-        if body.logout_devices:
-            own = call.session.device_id
-            await self._sessions.change_password(call.user_id, body.new_password, but_device=own)
-        else:
-            await self._accounts.set_password(call.user_id, body.new_password)
+        await self._sessions.change_password(call.session, body.new_password, end_others=body.logout_devices)
         return {}
 
     async def _check_password(self, parameters: JsonObject) -> PasswordBody:

@@ -140,6 +140,17 @@ class Accounts:
         matches = await self._passwords.verify(stored, password[:MAX_PASSWORD])
         return account if matches and len(password) <= MAX_PASSWORD else None
 
+    async def change_password(self, proved: Account, password: str) -> None:
+        """Set a new password in the place of the one that was proved. Raises 403 when that is it no more."""
+        hashed = await self._hash(password)
+        while True:
+            account = await self.get(proved.user_id)
+            if account is None or account.password != proved.password:
+                raise forbidden("The password was changed meanwhile")
+            if await self._accounts.replace_if(account, msgspec.structs.replace(account, password=hashed)):
+                break
+        await self._tell_changed(proved.user_id)
+
     async def set_password(self, user_id: str, password: str, **changes: object) -> Account:
         """Set the password, and other fields with it. Raises 400 M_INVALID_PARAM for what is no password."""
         return await self.update(user_id, password=await self._hash(password), **changes)
@@ -157,9 +168,12 @@ class Accounts:
             changed = msgspec.structs.replace(account, **changes)
             if await self._accounts.replace_if(account, changed):
                 break
+        await self._tell_changed(user_id)
+        return changed
+
+    async def _tell_changed(self, user_id: str) -> None:
         for on_change in self.on_change:
             await on_change(user_id)
-        return changed
 
 
 def _check_password(password: str) -> None:

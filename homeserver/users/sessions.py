@@ -392,16 +392,19 @@ class Sessions:
         devices = await self._devices.find("key", (user_id,))
         await self.end_device(user_id, *(d.device_id for d in devices if d.device_id != but_device))
 
-    async def change_password(self, user_id: str, password: str, *, but_device: str) -> None:
-        """Set a new password, and log all devices out but one.
+    async def change_password(self, session: Session, password: str, *, end_others: bool) -> None:
+        """Set a new password; with `end_others` log all devices out but the session's own.
 
         They go first: whoever is cut short half-way can begin anew with the old password, and is rid of those
-        who came in by it in any case.
+        who came in by it in any case. Raises 401 when somebody was faster, who ended this session, and 403.
         """
-        await self.end_all(user_id, but_device=but_device)
-        await self._accounts.set_password(user_id, password)
-        # Somebody may have logged in meanwhile.
-        await self.end_all(user_id, but_device=but_device)
+        session = await self.confirm(session)
+        if end_others:
+            await self.end_all(session.user_id, but_device=session.device_id)
+        await self._accounts.change_password(session.account, password)
+        if end_others:
+            # Somebody may have logged in meanwhile.
+            await self.end_all(session.user_id, but_device=session.device_id)
 
     async def _end_tokens(self, user_id: str, device_id: str, *, before: int | None = None) -> int:
         """End those of a device, or of its logins before one; how many there were."""

@@ -87,6 +87,30 @@ async def test_login_with_the_old_password_does_not_outlive_its_change(
     assert [d["device_id"] for d in (await alice.get("/devices"))["devices"]] == [alice.device_id]
 
 
+async def test_of_changes_of_the_password_at_the_same_moment_one_is_made(
+    alice: Client, server: Server
+) -> None:
+    """One of the two may be a thief, who is shut out by the other."""
+    for logout in (True, False):
+        others = [await another_device(server, alice) for _ in range(4)]
+        passwords = [f"new password {n}" for n in range(4)]
+        replies = await asyncio.gather(
+            *(
+                other.call(
+                    "POST",
+                    "/account/password",
+                    {"new_password": password, "logout_devices": logout, "auth": proof(other)},
+                    expect=None,
+                )
+                for other, password in zip(others, passwords, strict=True)
+            )
+        )
+        assert [reply.status for reply in replies].count(200) == 1
+        for reply, password in zip(replies, passwords, strict=True):
+            await log_in(server, "alice", password, expect=200 if reply.status == 200 else 403)
+        await server.app.people.accounts.set_password(alice.user_id, PASSWORD)
+
+
 async def test_password_is_not_changed_without_the_old_one(alice: Client, server: Server) -> None:
     body = {"new_password": NEW, "auth": proof(alice, "guess")}
     assert (await alice.call("POST", "/account/password", body, expect=401)).errcode == "M_FORBIDDEN"
