@@ -95,9 +95,9 @@ class SendRoutes(Routes):
     async def redact(self, call: Call) -> Result:
         return await self._redact(call, call.content(), call.path("txn_id"))
 
-    @post("/rooms/{room_id}/redact/{event_id}", quick=True, limit="message")
+    @post("/_matrix/client/r0/rooms/{room_id}/redact/{event_id}", quick=True, limit="message")
     async def redact_without_transaction(self, call: Call) -> Result:
-        """Not in the specification. Element for iOS takes back reactions so."""
+        """As it was before there were transactions. Element for iOS takes back reactions so."""
         return await self._redact(call, call.json(JsonObject), token_hex(8))
 
     async def _redact(self, call: Call, content: JsonObject, txn_id: str) -> Result:

@@ -35,6 +35,8 @@ MAX_TOKEN = 4096
 _OF_ROOM = re.compile(r"/_matrix/client/\w+/rooms/\{room_id\}/")
 """Routes that write to a room, unless they only read."""
 _V3 = "/_matrix/client/v3"
+_FORMER = {f"{_V3}/refresh": "/_matrix/client/v1/refresh"}
+"""Paths that had another number in the proposal, where apps still use that: Element for iOS."""
 _STABLE = re.compile(r"(?P<api>/_matrix/(?:client|media))/(?P<version>v1|v3)(?P<path>/.*)")
 
 
@@ -146,6 +148,8 @@ def names_of(path: str) -> list[str]:
     Element for Android and for iOS still ask for keys, key backups and relations under `unstable`.
     """
     names = [path]
+    if path in _FORMER:
+        names.append(_FORMER[path])
     if stable := _STABLE.match(path):
         old = ("unstable", "r0") if stable["version"] == "v3" else ("unstable",)
         names += [f"{stable['api']}/{version}{stable['path']}" for version in old]

@@ -103,9 +103,8 @@ class LoginRoutes(Routes):
             "expires_in_ms": LOGIN_TOKEN_LIFETIME_MS,
         }
 
-    @post("/refresh", "/_matrix/client/v1/refresh", auth=Auth.NONE, limit="login_address")
+    @post("/refresh", auth=Auth.NONE, limit="login_address")
     async def refresh(self, call: Call) -> Result:
-        """Under v1 it is what the proposal had, and what Element for iOS calls."""
         session = await self._sessions.refresh(call.json(RefreshBody).refresh_token)
         return token_answer(session)
 
