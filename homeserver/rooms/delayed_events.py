@@ -90,11 +90,14 @@ class DelayedEvents:
             raise invalid_param("The delay must be longer than nothing")
         if delay > self._max_delay_ms:
             raise forbidden(f"Events are delayed by {self._max_delay_ms} ms at most")
-        await self._sending.check(room_id, type, state_key, content)
+        room = await self._sending.check(room_id, type, state_key, content)
         delay_id = self._delay_id(user_id, device_id, f"{room_id} {type}", txn_id)
         if (known := await self._records.get(delay_id)) is not None:
             return known
         await self._check_room_for_another(user_id)
+        if state_key is not None:
+            # What was set before, be it at another replica, is no news.
+            await self._rooms.catch_up(room)
         present = await self._present(room_id, type, state_key)
         now = self._now()
         event = DelayedEvent(

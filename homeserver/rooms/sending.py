@@ -56,14 +56,15 @@ class Sending:
             raise forbidden("You are not in this room")
         return room
 
-    async def check(self, room_id: str, type: str, state_key: str | None, content: JsonObject) -> None:
-        """Raises MatrixError for what could be sent at no time, whatever becomes of the room."""
-        await self.room_of(room_id)
+    async def check(self, room_id: str, type: str, state_key: str | None, content: JsonObject) -> Room:
+        """The room. Raises MatrixError for what could be sent at no time, whatever becomes of the room."""
+        room = await self.room_of(room_id)
         check_content(content)
         if type == "m.room.message" and state_key is None:
             _check_message(content)
         if len(orjson.dumps(content)) > MAX_EVENT_BYTES:
             raise too_large("The event would be too large")
+        return room
 
     async def send(
         self,

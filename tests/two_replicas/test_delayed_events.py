@@ -62,17 +62,40 @@ async def test_event_is_put_off_sent_and_cancelled_at_the_other_replica(
     replicas: Replicas, room: str, alice: Client
 ) -> None:
     at_b = replicas.at_b(alice)
-    put_off = await message_later(alice, room, "restarted", 400)
-    cancelled = await message_later(alice, room, "cancelled", 400)
+    put_off = await message_later(alice, room, "restarted", 2_000)
+    cancelled = await message_later(alice, room, "cancelled", 2_000)
     sent = await message_later(alice, room, "sent", 60_000)
     await at_b.post(f"{EVENTS}/{cancelled}/cancel")
     await at_b.post(f"{EVENTS}/{sent}/send")
     for _ in range(4):
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.6)
         await at_b.post(f"{EVENTS}/{put_off}/restart")
     assert await messages(alice, room) == ["sent"]
     await outcome(alice, put_off)
     assert await messages(at_b, room) == ["sent", "restarted"]
+
+
+async def test_what_was_set_before_at_the_other_replica_cancels_nothing(
+    replicas: Replicas, room: str, alice: Client, bob: Client
+) -> None:
+    """Though this one has not heard of it yet."""
+    levels = await alice.get(f"/rooms/{room}/state/m.room.power_levels")
+    await alice.set_state(room, "m.room.power_levels", {**levels, "events": {"org.example": 0}})
+    both = (replicas.a, replicas.b)
+    owner = next(each for each in both if each.app.ground.others.elsewhere(room) is None)
+    other = next(each for each in both if each is not owner)
+    bob_there = replicas.at(other, bob)
+    await bob_there.get(f"/rooms/{room}/state")
+    replicas.exchange.hold(True)
+    await replicas.at(owner, alice).set_state(room, "org.example", {"from": "alice"}, "key")
+    path = f"{DELAYED}/rooms/{room}/delayed_event/org.example/1"
+    body = {"delay_ms": 60_000, "content": {"from": "bob"}, "state_key": "key"}
+    delay_id = (await bob_there.put(path, body))["delay_id"]
+    replicas.exchange.hold(False)
+    for replica in both:
+        await replicas.at(replica, bob).post(f"{EVENTS}/{delay_id}/restart")
+    await bob.post(f"{EVENTS}/{delay_id}/send")
+    assert (await alice.get(f"/rooms/{room}/state/org.example/key"))["from"] == "bob"
 
 
 async def test_event_waits_for_the_replica_that_is_left(replicas: Replicas, room: str, alice: Client) -> None:

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { register, scenario, step, until } from "./support/scenario.mjs";
 
 const MEMBER = "org.matrix.msc3401.call.member";
-const KEEP_ALIVE = { delayedLeaveEventDelayMs: 1_500, delayedLeaveEventRestartMs: 400, manageMediaKeys: false };
+const KEEP_ALIVE = { delayedLeaveEventDelayMs: 3_000, delayedLeaveEventRestartMs: 500, manageMediaKeys: false };
 const LATER_MS = 60_000;
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -72,7 +72,7 @@ await scenario(async () => {
             client._unstable_sendDelayedEvent(roomId, { delay }, null, "m.room.message", message(body));
         const { delay_id: tea } = await later("tea", LATER_MS);
         const { delay_id: cake } = await later("cake", LATER_MS);
-        const { delay_id: milk } = await later("milk", 1_000);
+        const { delay_id: milk } = await later("milk", 2_000);
         await client._unstable_restartScheduledDelayedEvent(tea);
         await client._unstable_updateDelayedEvent(cake, "restart");
         assert.deepEqual((await waiting(bob)).map((event) => event.delay_id).sort(), [tea, cake, milk].sort());
