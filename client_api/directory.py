@@ -7,10 +7,10 @@ import msgspec
 
 from client_api.http import Auth, Call, delete, get, post, put
 from homeserver.errors import MatrixError, forbidden
+from homeserver.rooms.access import RoomAccess
 from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.directory import Directory
 from homeserver.rooms.foreign_rooms import ForeignRooms
-from homeserver.rooms.history import History
 from rest import public_rooms
 from rest.answers import Result
 from rest.public_rooms import Page
@@ -26,9 +26,9 @@ class VisibilityBody(msgspec.Struct):
 
 
 class AliasRoutes(Routes):
-    def __init__(self, aliases: Aliases, history: History) -> None:
+    def __init__(self, aliases: Aliases, access: RoomAccess) -> None:
         self._aliases = aliases
-        self._history = history
+        self._access = access
 
     @get("/directory/room/{alias}", auth=Auth.NONE)
     async def resolve(self, call: Call) -> Result:
@@ -56,7 +56,7 @@ class AliasRoutes(Routes):
         limit="request",
     )
     async def of_room(self, call: Call) -> Result:
-        room = (await self._history.access(call.path("room_id"), call.user_id)).room
+        room = (await self._access.of(call.path("room_id"), call.user_id)).room
         if call.user_id not in room.joined and room.history_visibility != "world_readable":
             raise forbidden("You are not in this room")
         return {"aliases": await self._aliases.of_room(room.room_id)}

@@ -11,6 +11,8 @@ from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.guests import Guests
 from homeserver.rooms.history import History
 from homeserver.rooms.sending import Sending
+from homeserver.rooms.state_reader import StateReader
+from homeserver.rooms.timestamp_to_event import TimestampToEvent
 from homeserver.users.accounts import check_not_suspended
 from rest.answers import Answer, Result
 from rest.routes import Routes
@@ -115,12 +117,12 @@ class SendRoutes(Routes):
 
 
 class StateRoutes(Routes):
-    def __init__(self, history: History) -> None:
-        self._history = history
+    def __init__(self, state: StateReader) -> None:
+        self._state = state
 
     @get("/rooms/{room_id}/state", auth=Auth.GUEST)
     async def state(self, call: Call) -> Result:
-        return await self._history.state(call.path("room_id"), call.user_id)
+        return await self._state.state(call.path("room_id"), call.user_id)
 
     @get("/rooms/{room_id}/state/{event_type}/{state_key}", auth=Auth.GUEST)
     async def state_event(self, call: Call) -> Result:
@@ -135,7 +137,7 @@ class StateRoutes(Routes):
         return await self._state_event(call, "")
 
     async def _state_event(self, call: Call, state_key: str) -> Result:
-        return await self._history.state_event(
+        return await self._state.state_event(
             call.path("room_id"),
             call.user_id,
             call.path("event_type"),
@@ -145,7 +147,7 @@ class StateRoutes(Routes):
 
     @get("/rooms/{room_id}/members", auth=Auth.GUEST)
     async def members(self, call: Call) -> Result:
-        return await self._history.members(
+        return await self._state.members(
             call.path("room_id"),
             call.user_id,
             at=call.query("at"),
@@ -155,12 +157,13 @@ class StateRoutes(Routes):
 
     @get("/rooms/{room_id}/joined_members")
     async def joined_members(self, call: Call) -> Result:
-        return await self._history.joined_members(call.path("room_id"), call.user_id)
+        return await self._state.joined_members(call.path("room_id"), call.user_id)
 
 
 class HistoryRoutes(Routes):
-    def __init__(self, history: History, *, max_page: int) -> None:
+    def __init__(self, history: History, timestamp_to_event: TimestampToEvent, *, max_page: int) -> None:
         self._history = history
+        self._timestamp_to_event = timestamp_to_event
         self._max_page = max_page
 
     @get("/rooms/{room_id}/messages", auth=Auth.GUEST)
@@ -191,7 +194,7 @@ class HistoryRoutes(Routes):
 
     @get("/_matrix/client/v1/rooms/{room_id}/timestamp_to_event", limit="request")
     async def timestamp_to_event(self, call: Call) -> Result:
-        return await self._history.timestamp_to_event(
+        return await self._timestamp_to_event.find(
             call.path("room_id"),
             call.user_id,
             ts=call.int_query("ts"),

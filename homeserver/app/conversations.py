@@ -22,6 +22,7 @@ from homeserver.consumers.superseded import Superseded
 from homeserver.push.rules import PUSH_RULES, shown_push_rules
 from homeserver.push.settings import PushRuleSettings
 from homeserver.reports import Reports
+from homeserver.rooms.access import RoomAccess
 from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.authoring import Author
 from homeserver.rooms.bundling import Bundling
@@ -41,8 +42,10 @@ from homeserver.rooms.relations import Relations
 from homeserver.rooms.restricted import RestrictedJoins
 from homeserver.rooms.sending import Sending
 from homeserver.rooms.spaces import Hierarchy
+from homeserver.rooms.state_reader import StateReader
 from homeserver.rooms.summary import Summaries
 from homeserver.rooms.third_party_invites import ThirdPartyInvites
+from homeserver.rooms.timestamp_to_event import TimestampToEvent
 from homeserver.rooms.told_ephemeral import ToldEphemeral
 from homeserver.rooms.upgrade import Upgrade
 from homeserver.rooms.visibility import Visibility
@@ -69,8 +72,13 @@ class Conversations:
         self.author = author = Author(name, ground.signing_key, now, Policy(policy_servers, now))
         self.visibility = visibility = Visibility(store.log, users, people.accounts)
         self.bundling = Bundling(store.log, rooms.stored, visibility, now)
-        self.history = history = History(rooms, users, visibility, self.bundling, epoch=ground.epoch, now=now)
-        relations = Relations(rooms, history, visibility)
+        self.access = access = RoomAccess(rooms, visibility)
+        self.history = history = History(
+            rooms, users, access, visibility, self.bundling, epoch=ground.epoch, now=now
+        )
+        self.state = state = StateReader(rooms, access, history, now)
+        timestamp_to_event = TimestampToEvent(rooms, access, visibility, history)
+        relations = Relations(rooms, access, history, visibility)
         self.permission = InvitePermission(users)
         self.restricted = RestrictedJoins(rooms, name)
         self.membership = membership = Membership(
@@ -142,10 +150,10 @@ class Conversations:
         self.routes: list[Routes] = [
             SendRoutes(sending, guests, scheduling),
             DelayedEventRoutes(delayed, scheduling),
-            StateRoutes(history),
-            HistoryRoutes(history, max_page=config.limits.max_event_page),
+            StateRoutes(state),
+            HistoryRoutes(history, timestamp_to_event, max_page=config.limits.max_event_page),
             RoomRoutes(new_rooms, membership, third_party, aliases, upgrade, guests, users),
-            AliasRoutes(aliases, history),
+            AliasRoutes(aliases, access),
             DirectoryRoutes(
                 directory, foreign_rooms, name, without_login=config.rooms.directory_without_login
             ),
@@ -156,5 +164,5 @@ class Conversations:
             AccountDataRoutes(self.account_data),
             PushRuleRoutes(PushRuleSettings(users, self.account_data)),
             ReportRoutes(Reports(collection(room_records.REPORTS), history, now)),
-            SearchRoutes(Search(store.search, filed, rooms, users, visibility, history)),
+            SearchRoutes(Search(store.search, filed, rooms, users, visibility, state, history)),
         ]

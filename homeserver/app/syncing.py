@@ -101,6 +101,8 @@ class Syncing:
         stream = EventStream(
             rooms,
             users,
+            conversations.access,
+            conversations.state,
             conversations.history,
             visibility,
             conversations.directory,

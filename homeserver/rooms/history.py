@@ -1,19 +1,17 @@
-"""Reading a room: its state, members and past, as far as the reader may see (spec: client-server
-"Getting events for a room", "Event context").
+"""Reading a room's events, as far as the reader may see (spec: client-server "Getting events for a room",
+"Event context"). Who may read at all is in `access`, the room's state in `state_reader`.
 
-Former members see the room as it was when they left, others nothing unless the room is world-readable.
 Nobody reads the messages of those they ignore, unless they ask for one by its id (spec: "Ignoring Users").
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import msgspec
 import orjson
 
 from homeserver.clock import Clock
-from homeserver.errors import MatrixError, bad_json, forbidden, not_found
-from homeserver.protocol.json_types import JsonObject
+from homeserver.errors import MatrixError, bad_json, not_found
+from homeserver.rooms.access import Access, RoomAccess
 from homeserver.rooms.bundling import Bundling
 from homeserver.rooms.earlier import EarlierEvents, NoEarlierEvents
 from homeserver.rooms.event_filter import RoomEventFilter
@@ -26,11 +24,10 @@ from homeserver.rooms.reading_order import (
     below,
     bottom_of,
     in_gap,
-    lower_end,
     next_stretch,
     token_position,
 )
-from homeserver.rooms.rendering import Reader, render_events
+from homeserver.rooms.rendering import Reader, events_array, render_events
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
@@ -39,27 +36,20 @@ from homeserver.since_tokens import decode_position, encode_position
 from homeserver.users.ignoring import ignored_by
 from homeserver.users.sessions import Session
 from homeserver.users.users import Users
-from storage.log import Kind
 
 MAX_PAGES = 20
 MAX_FETCHES = 5
 """How often other servers are asked for what came before, for one answer."""
 
 
-class Access(NamedTuple):
-    """What a reader sees of a room: up to `upto`, None for all of it as it is now."""
-
-    room: Room
-    upto: int | None
-
-
 class History:
-    """Reads rooms for local users."""
+    """Reads events of rooms for local users."""
 
     def __init__(
         self,
         rooms: Rooms,
         users: Users,
+        access: RoomAccess,
         visibility: Visibility,
         bundling: Bundling,
         *,
@@ -68,105 +58,12 @@ class History:
     ) -> None:
         self._rooms = rooms
         self._users = users
+        self._access = access
         self._visibility = visibility
         self._bundling = bundling
         self.earlier: EarlierEvents = NoEarlierEvents()
         self._epoch = epoch
         self._now = now
-
-    # Who may read
-
-    async def access(self, room_id: str, user_id: str) -> Access:
-        """Raises 403 for a room that the user was never in and may not peek into."""
-        room = await self._rooms.get(room_id)
-        if room is None:
-            raise forbidden("You are not in this room")
-        if user_id in room.joined:
-            return Access(room, None)
-        line = await self._visibility.sight_line(room, user_id)
-        if line.last_left is not None:
-            return Access(room, line.last_left)
-        if room.history_visibility == "world_readable":
-            return Access(room, None)
-        raise forbidden("You are not in this room")
-
-    async def _access_to_all(self, room_id: str, user_id: str) -> Access:
-        """As `access`, once all members are known. Raises 503 if they are not after some time."""
-        access = await self.access(room_id, user_id)
-        return access._replace(room=await self._rooms.whole(access.room))
-
-    async def _state_events(self, access: Access) -> Sequence[RoomEvent]:
-        if access.upto is None:
-            return list(access.room.head.state.values())
-        return await state_at(self._rooms.log, self._rooms.stored, access.room, access.upto)
-
-    # State
-
-    async def state(self, room_id: str, user_id: str) -> bytes:
-        """All state events, as a JSON array."""
-        access = await self._access_to_all(room_id, user_id)
-        return self._array(access.room, await self._state_events(access))
-
-    def _array(self, room: Room, events: Sequence[RoomEvent]) -> bytes:
-        now = self._now()
-        return b"[" + b",".join(event.render(now, room_id=room.room_id_json) for event in events) + b"]"
-
-    async def state_event(
-        self, room_id: str, user_id: str, type: str, state_key: str, *, whole: bool
-    ) -> bytes:
-        """The content (or the whole event) under a state key. Raises 404 when there is none."""
-        of_member = type == "m.room.member"
-        access = await (self._access_to_all if of_member else self.access)(room_id, user_id)
-        event: RoomEvent | None
-        if access.upto is None:
-            event = access.room.head.state.get((type, state_key))
-        else:
-            events = await self._state_events(access)
-            event = next((e for e in events if e.type == type and e.state_key == state_key), None)
-        if event is None:
-            raise not_found("The room has no such state event")
-        if whole:
-            return event.render(self._now(), room_id=access.room.room_id_json)
-        return orjson.dumps(event.content)
-
-    async def members(
-        self,
-        room_id: str,
-        user_id: str,
-        *,
-        at: str | None,
-        membership: str | None,
-        not_membership: str | None,
-    ) -> bytes:
-        """Member events, now or at a pagination token: those of one membership or not of another, or all."""
-        access = await self._access_to_all(room_id, user_id)
-        room = access.room
-        upto = access.upto
-        if at:
-            position = self.position(room, at)
-            upto = position if upto is None else min(position, upto)
-        events = await self._state_events(Access(room, upto))
-        chosen = [
-            event
-            for event in events
-            if event.type == "m.room.member" and _is_wanted(event.membership, membership, not_membership)
-        ]
-        return b'{"chunk":' + self._array(room, chosen) + b"}"
-
-    async def joined_members(self, room_id: str, user_id: str) -> JsonObject:
-        """Joined users with their names and avatars in this room; for members only."""
-        room = await self._rooms.get(room_id)
-        if room is None or user_id not in room.joined:
-            raise forbidden("You are not in this room")
-        room = await self._rooms.whole(room)
-        joined: JsonObject = {}
-        for member in room.joined:
-            content = room.head.state["m.room.member", member].content
-            shown = {"display_name": content.get("displayname"), "avatar_url": content.get("avatar_url")}
-            joined[member] = {key: value for key, value in shown.items() if isinstance(value, str)}
-        return {"joined": joined}
-
-    # History
 
     def position(self, room: Room, token: str) -> int:
         """The boundary that a pagination token (or since-token) means in a room. Raises 400."""
@@ -184,7 +81,7 @@ class History:
         filter_json: str | None,
     ) -> bytes:
         """A page of the timeline. The end token always moves, whatever the reader may not see."""
-        access = await self.access(room_id, session.user_id)
+        access = await self._access.of(room_id, session.user_id)
         room = access.room
         wanted = parse_filter(filter_json)
         if not wanted.allows_room(room_id):
@@ -233,7 +130,7 @@ class History:
             token = encode_position(token_position(at, backwards=backwards))
             parts.append(b'"end":' + orjson.dumps(token))
         if wanted.lazy_load_members and events:
-            parts.append(b'"state":' + self._array(room, await self._senders(access, events)))
+            parts.append(b'"state":' + events_array(await self._senders(access, events), self._now(), room))
         return b"{" + b",".join(parts) + b"}"
 
     async def _senders(self, access: Access, events: Sequence[RoomEvent]) -> Sequence[RoomEvent]:
@@ -242,7 +139,7 @@ class History:
         if access.upto is None:
             state = access.room.head.state
             return [m for sender in senders if (m := state.get(("m.room.member", sender))) is not None]
-        state_then = await self._state_events(access)
+        state_then = await self._access.state(access)
         return [e for e in state_then if e.type == "m.room.member" and e.state_key in senders]
 
     def _bounds(
@@ -388,74 +285,9 @@ class History:
             b'"event":' + (await self.render(room, [event], session, line))[0],
             b'"events_before":[' + b",".join(await self.render(room, before, session, line)) + b"]",
             b'"events_after":[' + b",".join(await self.render(room, after, session, line)) + b"]",
-            b'"state":' + self._array(room, state),
+            b'"state":' + events_array(state, self._now(), room),
         ]
         return b"{" + b",".join(parts) + b"}"
-
-    async def timestamp_to_event(self, room_id: str, user_id: str, *, ts: int, forwards: bool) -> JsonObject:
-        """The visible event closest to a time, on one side of it. Raises 404 when there is none."""
-        access = await self.access(room_id, user_id)
-        room = access.room
-        await self._reach_back(room, ts)
-        line = await self._visibility.sight_line(room, user_id)
-        entry = await self._rooms.log.near_time(room.shard, room_id, ts, forwards=forwards)
-        hidden: RoomEvent | None = None
-        for _ in range(MAX_PAGES):
-            if entry is None or entry.kind is not Kind.EVENT:
-                raise not_found("There is no event near that time")
-            (view,) = await self._rooms.stored.views(room_id, [entry])
-            if line.sees(view):
-                return {"event_id": view.event_id, "origin_server_ts": view.ts}
-            hidden = view
-            step = view.ts + 1 if forwards else view.ts - 1
-            entry = await self._rooms.log.near_time(room.shard, room_id, step, forwards=forwards)
-        assert hidden is not None
-        found = await self._behind_hidden(room, line, hidden.position, forwards=forwards)
-        if found is None or (found.ts < ts if forwards else found.ts > ts):
-            raise not_found("There is no event near that time")
-        return {"event_id": found.event_id, "origin_server_ts": found.ts}
-
-    async def _behind_hidden(
-        self, room: Room, line: SightLine, position: int, *, forwards: bool
-    ) -> RoomEvent | None:
-        """The visible event next to a long stretch of hidden ones, in the order of the timeline."""
-        for _ in range(MAX_PAGES):
-            nearest = line.nearest_seen(position, forwards=forwards)
-            if nearest is None:
-                return None
-            page = await self._rooms.stored.page(
-                room.room_id,
-                after=nearest - 1 if forwards else None,
-                before=None if forwards else nearest + 1,
-                newest_first=not forwards,
-                limit=1,
-            )
-            if not page or line.sees(page[0]):
-                return page[0] if page else None
-            position = page[0].position
-        return None
-
-    async def _reach_back(self, room: Room, ts: int) -> None:
-        """Have the room known back to a time, if that can be had with a few batches."""
-        if room.is_whole and len(room.gaps) == 1:
-            return
-        for gap in sorted(room.gaps, reverse=True):
-            end = lower_end(gap)
-            if any(each.ts >= ts for each in await self.neighbours(room, end, 1, backwards=True)):
-                continue
-            for _ in range(MAX_FETCHES):
-                oldest = await self.neighbours(room, end, 1, backwards=False)
-                if not oldest or oldest[0].ts <= ts:
-                    return
-                if not await self.earlier.fetch(room, gap):
-                    break
-
-
-def _is_wanted(membership: str | None, this: str | None, not_this: str | None) -> bool:
-    """Whether a membership is this one, or is not that one; all are where neither is said."""
-    if this is None:
-        return not_this is None or membership != not_this
-    return membership == this or (not_this is not None and membership != not_this)
 
 
 def _incomplete(room: Room, stretch: Stretch) -> int | None:

@@ -10,6 +10,7 @@ import orjson
 
 from homeserver.errors import MatrixError
 from homeserver.protocol.json_types import JsonObject
+from homeserver.rooms.access import RoomAccess
 from homeserver.rooms.bundling import THREAD
 from homeserver.rooms.history import History
 from homeserver.rooms.redaction import pruned_view
@@ -34,8 +35,9 @@ NEWER_READ = 20
 class Relations:
     """Reads relations for local users, and checks those of events they send."""
 
-    def __init__(self, rooms: Rooms, history: History, visibility: Visibility) -> None:
+    def __init__(self, rooms: Rooms, access: RoomAccess, history: History, visibility: Visibility) -> None:
         self._rooms = rooms
+        self._access = access
         self._history = history
         self._visibility = visibility
         self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
@@ -179,7 +181,7 @@ class Relations:
 
         Of the roots of those whom the reader ignores, they get what a redaction would leave.
         """
-        room = (await self._history.access(room_id, session.user_id)).room
+        room = (await self._access.of(room_id, session.user_id)).room
         before = self._history.position(room, start) + 1 if start else None
         line = await self._visibility.sight_line(room, session.user_id)
         ignored = await self._history.ignored(session.user_id)

@@ -1,8 +1,9 @@
 """Events as one reader is shown them (spec: client-server "Room event format")."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.visibility import SightLine
 
@@ -13,6 +14,11 @@ class Reader(NamedTuple):
     user_id: str
     device_id: str
     ignored: frozenset[str]
+
+
+def events_array(events: Iterable[RoomEvent], now: int, room: Room) -> bytes:
+    """Client forms of events with their room id, as a JSON array, for a reader whoever it is."""
+    return b"[" + b",".join(event.render(now, room_id=room.room_id_json) for event in events) + b"]"
 
 
 def render_events(

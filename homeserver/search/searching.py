@@ -23,6 +23,7 @@ from homeserver.rooms.history import History
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
+from homeserver.rooms.state_reader import StateReader
 from homeserver.rooms.visibility import SightLine, Visibility
 from homeserver.search.documents import KEYS, is_searched
 from homeserver.search.words import highlights, wanted_words
@@ -102,6 +103,7 @@ class Search:
         rooms: Rooms,
         users: Users,
         visibility: Visibility,
+        state: StateReader,
         history: History,
     ) -> None:
         self._index = index
@@ -109,6 +111,7 @@ class Search:
         self._rooms = rooms
         self._users = users
         self._visibility = visibility
+        self._state = state
         self._history = history
 
     async def _catch_up(self) -> None:
@@ -151,7 +154,7 @@ class Search:
             }
         if criteria.include_state:
             answer["state"] = {
-                room_id: orjson.Fragment(await self._history.state(room_id, session.user_id))
+                room_id: orjson.Fragment(await self._state.state(room_id, session.user_id))
                 for room_id in {each.room.room_id for each in found}
             }
         return answer

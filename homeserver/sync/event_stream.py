@@ -12,12 +12,14 @@ import orjson
 
 from homeserver.clock import Clock
 from homeserver.errors import not_found
+from homeserver.rooms.access import RoomAccess
 from homeserver.rooms.broken_rooms import LeftOutIfBroken
 from homeserver.rooms.directory import Directory
 from homeserver.rooms.history import History
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
+from homeserver.rooms.state_reader import StateReader
 from homeserver.rooms.visibility import SightLine, Visibility
 from homeserver.since_tokens import SyncToken, encode_position
 from homeserver.sync.engine import MAX_TIMEOUT_MS, PresenceUpdates, SyncEngine
@@ -41,6 +43,8 @@ class EventStream:
         self,
         rooms: Rooms,
         users: Users,
+        access: RoomAccess,
+        state: StateReader,
         history: History,
         visibility: Visibility,
         directory: Directory,
@@ -54,6 +58,8 @@ class EventStream:
     ) -> None:
         self._rooms = rooms
         self._users = users
+        self._access = access
+        self._state = state
         self._history = history
         self._visibility = visibility
         self._directory = directory
@@ -109,7 +115,7 @@ class EventStream:
         return orjson.dumps(shown)
 
     async def _room(self, room_id: str, user: User, session: Session, at: SyncToken, limit: int) -> bytes:
-        access = await self._history.access(room_id, user.user_id)
+        access = await self._access.of(room_id, user.user_id)
         room = access.room
         newest = at.rooms[room.shard] if access.upto is None else access.upto
         events: list[RoomEvent] = []
@@ -124,7 +130,7 @@ class EventStream:
             b'"messages":{"start":' + orjson.dumps(encode_position(start)),
             b'"end":' + self._token(at),
             b'"chunk":' + _array(shown) + b"}",
-            b'"state":' + await self._history.state(room_id, user.user_id),
+            b'"state":' + await self._state.state(room_id, user.user_id),
             b'"visibility":' + (b'"public"' if await self._directory.is_published(room_id) else b'"private"'),
             b'"account_data":' + self._account_data_json(user, room_id, at),
         ]
@@ -134,7 +140,7 @@ class EventStream:
         return b"{" + b",".join(parts) + b"}"
 
     async def _view(self, room_id: str, session: Session) -> tuple[Room, SightLine]:
-        room = (await self._history.access(room_id, session.user_id)).room
+        room = (await self._access.of(room_id, session.user_id)).room
         return room, await self._visibility.sight_line(room, session.user_id)
 
     def _account_data_json(self, user: User, room_id: str, at: SyncToken) -> bytes:
@@ -172,7 +178,7 @@ class EventStream:
             user = await self._users.get(session.user_id)
             upto = self._engine.position(user)
             if room_id is not None:
-                await self._history.access(room_id, session.user_id)
+                await self._access.of(room_id, session.user_id)
             room_ids = [room_id] if room_id is not None else user.rooms("join")
             events, since = await self._between(session, room_ids, since, upto)
             if events or loop.time() >= deadline:
