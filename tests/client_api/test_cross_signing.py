@@ -297,6 +297,22 @@ async def test_each_wrong_signature_fails_alone(alice: Client, bob: Client) -> N
     assert answer["failures"][alice.user_id][public(alices.master)]["errcode"] == "M_INVALID_PARAM"
 
 
+async def test_who_has_no_keys_to_sign_with_signs_nothing(alice: Client, bob: Client) -> None:
+    _, alices = await crossed(alice, 2)
+    device, signer = CryptoDevice(bob), CrossSigner(bob.user_id)
+    await device.upload()
+    upload = {
+        bob.user_id: {bob.device_id: signer.sign_device(device.device_keys())},
+        alice.user_id: {public(alices.master): signer.sign_user(alices.master_key())},
+    }
+    failures = (await bob.post("/keys/signatures/upload", upload))["failures"]
+    errcodes = {user: {key: error["errcode"] for key, error in of.items()} for user, of in failures.items()}
+    assert errcodes == {
+        bob.user_id: {bob.device_id: "M_INVALID_SIGNATURE"},
+        alice.user_id: {public(alices.master): "M_INVALID_SIGNATURE"},
+    }
+
+
 async def test_hardening_14_users_of_whom_nothing_is_signed_cost_nothing(
     alice: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,6 +26,7 @@ FIRST_VERSION_WITH: dict[str, tuple[int, Callable[[RoomVersion], bool]]] = {
     "restricted joins": (8, lambda v: v.restricted_joins),
     "knock_restricted": (10, lambda v: v.knock_restricted),
     "integer power levels": (10, lambda v: v.integer_power_levels),
+    "type and state key of 255 bytes": (11, lambda v: v.field_limits_in_bytes),
     "creator is the sender": (11, lambda v: v.implicit_room_creator),
     "redacts in the content": (11, lambda v: v.redacts_in_content),
     "state resolution v2.1": (12, lambda v: v.state_resolution is StateResolution.V2_1),
