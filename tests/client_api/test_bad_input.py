@@ -179,6 +179,7 @@ TABLE: Mapping[str, Sequence[Case]] = {
             400,
             "M_INVALID_PARAM",
         ),
+        Case("alice", "PUT /rooms/{R}/state/m.room.canonical_alias", {"alt_aliases": [5]}, 400, "M_BAD_JSON"),
     ],
     "membership": [
         Case("alice", "POST /rooms/{R}/invite", {}, 400, "M_MISSING_PARAM"),

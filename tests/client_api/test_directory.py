@@ -335,3 +335,6 @@ async def test_upgrade_needs_the_power_to_send_a_tombstone(alice: Client, bob: C
     room_id = await alice.create_room(preset="public_chat")
     await bob.join(room_id)
     await bob.call("POST", f"/rooms/{room_id}/upgrade", {"new_version": "12"}, expect=403)
+    await alice.leave(room_id)
+    await alice.call("POST", f"/rooms/{room_id}/upgrade", {"new_version": "12"}, expect=403)
+    assert (await alice.get("/joined_rooms"))["joined_rooms"] == []

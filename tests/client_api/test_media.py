@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from PIL import Image
 
+from homeserver.clock import system_clock
 from homeserver.media import thumbnails
 from homeserver.media.files import ABANDONED_SECONDS
 from tests.client_api.conftest import Client, Reply, Server
@@ -212,6 +213,23 @@ async def test_reserved_id_is_filled_once_by_its_owner(alice: Client, bob: Clien
     assert (await asyncio.wait_for(waiting, 5)).body == b"there"
     again = await alice.call("PUT", f"/_matrix/media/v3/upload/{uri}", data=b"other", expect=409)
     assert again.errcode == "M_CANNOT_OVERWRITE_MEDIA"
+
+
+async def test_reserved_id_of_another_server_is_not_filled_here(alice: Client) -> None:
+    uri = (await alice.post("/_matrix/media/v1/create"))["content_uri"].removeprefix("mxc://")
+    elsewhere = uri.replace("localhost", "elsewhere.example")
+    await alice.call("PUT", f"/_matrix/media/v3/upload/{elsewhere}", data=b"x", expect=404)
+    await alice.call("PUT", f"/_matrix/media/v3/upload/{uri}", data=b"x")
+
+
+async def test_reserved_id_that_is_not_filled_in_time_is_free(server: Server, alice: Client) -> None:
+    reserved = [await alice.post("/_matrix/media/v1/create") for _ in range(5)]
+    uri = reserved[0]["content_uri"].removeprefix("mxc://")
+    server.clock.ahead = max(each["unused_expires_at"] for each in reserved) - system_clock() + 1000
+    await alice.call("PUT", f"/_matrix/media/v3/upload/{uri}", data=b"late", expect=404)
+    await alice.call("GET", f"{V1}/download/{uri}", query={"timeout_ms": 0}, expect=404)
+    # Those of the past are none of the few that one may have.
+    await alice.post("/_matrix/media/v1/create")
 
 
 async def test_file_that_comes_while_it_is_looked_for_is_not_waited_for(
