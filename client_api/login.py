@@ -1,5 +1,7 @@
 """Logging in and out (spec: client-server "Login", "Refreshing access tokens")."""
 
+from functools import partial
+
 import msgspec
 
 from client_api.http import Auth, Call, get, post
@@ -71,12 +73,8 @@ class LoginRoutes(Routes):
             device_id=body.device_id,
             display_name=body.initial_device_display_name,
             with_refresh_token=body.refresh_token,
+            confirm=partial(self._logins.confirm, account),
         )
-        try:
-            await self._logins.confirm(account)
-        except MatrixError:
-            await self._sessions.end_device(account.user_id, session.device_id)
-            raise
         return session_answer(account.user_id, session)
 
     async def _proved(self, body: LoginBody, call: Call) -> Account:

@@ -10,6 +10,7 @@ spec: client-server "Client Authentication", "Refreshing access tokens", "Soft l
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
@@ -22,6 +23,7 @@ from homeserver.users.accounts import Accounts, check_unlocked
 from homeserver.users.last_seen import LastSeen
 from homeserver.users.tokens import digest_of, new_device_id, new_token
 from storage.collection import Collection
+from storage.errors import StoreError
 from storage.log import Entry, Kind
 from storage.records.accounts import AccessToken, Account, Device, RefreshToken
 
@@ -38,6 +40,8 @@ MAX_ACCESS_TOKENS = 5
 SESSIONS_CHANGED = "sessions_changed"
 """Notice type in a user's log: sessions of the user ended, or the account changed."""
 
+Confirm = Callable[[], Awaitable[None]]
+"""Raises MatrixError unless it still is as it was when somebody proved who they are."""
 OnDevice = Callable[[str, str], Awaitable[None]]
 """Called with a user id and a device id."""
 AppendNotice = Callable[[str, Sequence[Entry]], Awaitable[int]]
@@ -189,30 +193,48 @@ class Sessions:
         device_id: str | None,
         display_name: str | None,
         with_refresh_token: bool,
+        confirm: Confirm | None = None,
     ) -> NewSession:
         """Log in: a new device, or a new token for one that is there (its old tokens end).
 
-        Raises 400 for a device id that is none, 403 for one too many devices, for an id that may not be, or
-        when the device was deleted meanwhile.
+        `confirm` is asked once the session is there. Raises what that raises, 400 for a device id that is
+        none, 403 for one too many devices, for an id that may not be, or when it was deleted meanwhile.
         """
         if device_id is None:
             device_id = new_device_id()
         else:
             check_device_id(device_id)
-        login = await self._log_in(user_id, device_id, display_name)
-        session = await self._issue(user_id, device_id, login, with_refresh_token=with_refresh_token)
-        device = await self._devices.get(user_id, device_id)
-        if device is None:
-            # Tokens without a device would be in nobody's list, and no logout would end them.
-            await self._end_tokens(user_id, device_id)
-            raise forbidden("The device was deleted while it logged in")
-        if device.logins != login:
-            # Another login was later, and did not find these tokens yet.
-            await self._withdraw(session)
+        login, is_new = await self._log_in(user_id, device_id, display_name)
+        try:
+            if is_new:
+                for on_device_added in self.on_device_added:
+                    await on_device_added(user_id, device_id)
+            session = await self._issue(user_id, device_id, login, with_refresh_token=with_refresh_token)
+            device = await self._devices.get(user_id, device_id)
+            if device is None:
+                # Tokens without a device would be in nobody's list, and no logout would end them.
+                raise forbidden("The device was deleted while it logged in")
+            if device.logins != login:
+                # Another login was later, and did not find these tokens yet.
+                await self._withdraw(session)
+            if confirm is not None:
+                await confirm()
+        except (MatrixError, StoreError) as error:
+            refused = isinstance(error, MatrixError) and error.status < 500
+            # Nobody gets to know the tokens. Who has been here before can try again with the keys of then.
+            with suppress(MatrixError, StoreError):
+                if is_new or refused:
+                    await self.end_device(user_id, device_id)
+                else:
+                    await self._end_tokens(user_id, device_id)
+            raise
         return session
 
-    async def _log_in(self, user_id: str, device_id: str, display_name: str | None) -> int:
-        """Make the device, or end the logins to it; the number of the new one. Raises as `open` does."""
+    async def _log_in(self, user_id: str, device_id: str, display_name: str | None) -> tuple[int, bool]:
+        """Make the device, or end the logins to it; the number of the new one, and whether it is the first.
+
+        Raises as `open` does.
+        """
         while True:
             device = await self._devices.get(user_id, device_id)
             if device is not None:
@@ -221,7 +243,7 @@ class Sessions:
                     continue
                 if await self._end_tokens(user_id, device_id, before=again.logins):
                     await self.tell_changed(user_id)
-                return again.logins
+                return again.logins, False
             for check in self.check_device_id:
                 await check(user_id, device_id)
             if await self._devices.count("key", (user_id,)) >= MAX_DEVICES:
@@ -233,9 +255,7 @@ class Sessions:
                 created_ts=self._now(),
             )
             if await self._devices.replace_if(None, new):
-                for on_device_added in self.on_device_added:
-                    await on_device_added(user_id, device_id)
-                return new.logins
+                return new.logins, True
 
     async def _issue(
         self,

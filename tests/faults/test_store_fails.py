@@ -149,6 +149,20 @@ async def test_password_that_was_changed_lets_nobody_stay_when_the_store_fails(f
     assert not failed, "the operation needs more steps than it was given"
 
 
+async def test_login_that_fails_with_the_store_leaves_no_device(failing: Failing) -> None:
+    alice = await failing.stranger.stranger().register("alice", OLD)
+    for step in range(1, MAX_STEPS):
+        failing.store.arm(step)
+        reply = await log_in(alice.stranger(), alice.user_id, OLD)
+        failing.store.arm(None)
+        listed = {device["device_id"] for device in (await alice.get("/devices"))["devices"]}
+        if reply.status == 200:
+            break
+        assert reply.status == 503
+        assert listed == {alice.device_id}
+    assert listed == {alice.device_id, reply.body["device_id"]}
+
+
 def password_of(user_id: str, password: str) -> dict[str, Any]:
     identifier = {"type": "m.id.user", "user": user_id}
     return {"type": "m.login.password", "identifier": identifier, "password": password}
