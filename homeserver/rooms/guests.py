@@ -73,7 +73,7 @@ class Guests:
                 try:
                     await self._membership.leave(room.room_id, user_id)
                 except MatrixError as error:
-                    if error.status >= 500:
+                    if error.status == 503:
                         raise
                     log.warning("guest not parted", room=room.room_id, user=user_id, error=error.error)
 

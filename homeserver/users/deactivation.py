@@ -99,9 +99,10 @@ class Deactivation:
                 try:
                     await self._membership.leave(room_id, user_id)
                 except MatrixError as error:
-                    if error.status >= 500:
+                    if error.status == 503:
                         raise
-                    # A room that cannot be left (nobody is in it any more) must not hold up the others.
+                    # A room that cannot be left (nobody is in it any more, its policy server is away) must
+                    # not hold up the others.
                     log.warning("room not left", user=user_id, room=room_id, error=error.error)
 
     async def _forget_account_data(self, user: User) -> None:

@@ -13,9 +13,10 @@ from homeserver.protocol.events import Event
 from homeserver.protocol.room_versions import ROOM_VERSIONS
 from homeserver.protocol.signing import SigningKey, sign_event, verify_event_signature
 from tests.client_api.conftest import Client
+from tests.client_api.test_account import deactivate
 from tests.federation.receiving import Receiving
-from tests.federation.rooms import MESSAGE, texts
-from tests.federation.servers import OtherServer
+from tests.federation.rooms import MESSAGE, members, texts
+from tests.federation.servers import Homeserver, OtherServer
 from tests.federation.visitor import Visitor
 
 KEY_ID = "ed25519:policy_server"
@@ -105,6 +106,18 @@ async def test_what_is_refused_is_not_sent(alice: Client, judge: Judge, room_id:
     await alice.set_state(room_id, "m.room.policy", {})
     await alice.send(room_id, "spam")
     assert await texts(alice, room_id) == ["spam"]
+
+
+async def test_a_policy_server_that_is_away_holds_up_no_end_of_an_account(
+    server: Homeserver, alice: Client, bob: Client, judge: Judge, room_id: str
+) -> None:
+    another = await bob.create_room(preset="public_chat")
+    await alice.join(another)
+    await alice.put(f"/profile/{alice.user_id}/displayname", {"displayname": "Alice"})
+    judge.answer = lambda pdu: web.json_response({}, status=500)
+    await deactivate(server, alice, erase=True)
+    assert (await members(bob, another))[alice.user_id] == "leave"
+    assert await server.app.people.profiles.get(alice.user_id) == {}
 
 
 async def test_many_who_send_at_once_all_have_it_signed(alice: Client, judge: Judge, room_id: str) -> None:
