@@ -1,17 +1,15 @@
 """Account data and tags (spec: client-server "Client Config", "Room Tagging")."""
 
 from client_api.http import Call, delete, get, put
-from homeserver.errors import MatrixError, bad_json, forbidden, invalid_param, not_found
+from homeserver.errors import MatrixError, forbidden, not_found
 from homeserver.protocol.identifiers import check_room_id
-from homeserver.protocol.json_types import JsonObject
 from homeserver.users.account_data import AccountData
+from homeserver.users.tags import Tags
 from rest.answers import Result
 from rest.routes import Routes
 
 MANAGED = ("m.fully_read", "m.push_rules")
 """Types that clients change by other routes only."""
-MAX_TAG_BYTES = 255
-MAX_TAGS = 100
 
 
 class AccountDataRoutes(Routes):
@@ -49,50 +47,28 @@ class AccountDataRoutes(Routes):
         await self._account_data.set(call.user_id, type, call.content(), room_id)
         return {}
 
-    # Tags
+
+class TagRoutes(Routes):
+    def __init__(self, tags: Tags) -> None:
+        self._tags = tags
 
     @get("/user/{user_id}/rooms/{room_id}/tags")
     async def tags(self, call: Call) -> Result:
         check_own(call)
-        content = await self._account_data.get(call.user_id, "m.tag", check_room_id(call.path("room_id")))
-        return {"tags": _tags(content or {})}
+        return {"tags": await self._tags.of(call.user_id, check_room_id(call.path("room_id")))}
 
     @put("/user/{user_id}/rooms/{room_id}/tags/{tag}", quick=True)
     async def set_tag(self, call: Call) -> Result:
         check_own(call)
-        tag, info = call.path("tag"), call.content()
-        if len(tag.encode()) > MAX_TAG_BYTES:
-            raise invalid_param(f"A tag may have {MAX_TAG_BYTES} bytes at most")
-        order = info.get("order", 0)
-        if isinstance(order, bool) or not isinstance(order, int | float):
-            raise bad_json("order: a number")
-
-        def change(content: JsonObject) -> JsonObject:
-            tags = {**_tags(content), tag: info}
-            if len(tags) > MAX_TAGS:
-                raise invalid_param(f"A room may have {MAX_TAGS} tags at most")
-            return {**content, "tags": tags}
-
-        await self._account_data.change(call.user_id, "m.tag", change, check_room_id(call.path("room_id")))
+        room_id = check_room_id(call.path("room_id"))
+        await self._tags.set(call.user_id, room_id, call.path("tag"), call.content())
         return {}
 
     @delete("/user/{user_id}/rooms/{room_id}/tags/{tag}")
     async def delete_tag(self, call: Call) -> Result:
         check_own(call)
-        tag = call.path("tag")
-
-        def change(content: JsonObject) -> JsonObject:
-            tags = {name: info for name, info in _tags(content).items() if name != tag}
-            return {**content, "tags": tags}
-
-        await self._account_data.change(call.user_id, "m.tag", change, check_room_id(call.path("room_id")))
+        await self._tags.delete(call.user_id, check_room_id(call.path("room_id")), call.path("tag"))
         return {}
-
-
-def _tags(content: JsonObject) -> JsonObject:
-    """The tags in a room's `m.tag`, which clients may also write as any other account data."""
-    tags = content.get("tags")
-    return tags if isinstance(tags, dict) else {}
 
 
 def check_own(call: Call) -> None:

@@ -1,6 +1,6 @@
 """What people do in rooms, and find of them."""
 
-from client_api.account_data import AccountDataRoutes
+from client_api.account_data import AccountDataRoutes, TagRoutes
 from client_api.delayed_events import DelayedEventRoutes, Scheduling
 from client_api.directory import AliasRoutes, DirectoryRoutes
 from client_api.events import HistoryRoutes, SendRoutes, StateRoutes
@@ -52,6 +52,7 @@ from homeserver.rooms.visibility import Visibility
 from homeserver.search.searching import Search
 from homeserver.users.account_data import AccountData
 from homeserver.users.invite_permission import InvitePermission
+from homeserver.users.tags import Tags
 from rest.routes import Routes
 from storage.records import delayed_events as delayed_event_records
 from storage.records import rooms as room_records
@@ -162,6 +163,7 @@ class Conversations:
             ReceiptRoutes(self.receipts),
             TypingRoutes(self.typing, rooms),
             AccountDataRoutes(self.account_data),
+            TagRoutes(Tags(self.account_data)),
             PushRuleRoutes(PushRuleSettings(users, self.account_data)),
             ReportRoutes(Reports(collection(room_records.REPORTS), history, now)),
             SearchRoutes(Search(store.search, filed, rooms, users, visibility, state, history)),

@@ -15,11 +15,11 @@ from homeserver.rooms.event_meta import decode_meta
 from homeserver.rooms.room import Room
 from homeserver.rooms.rooms import Rooms
 from homeserver.users.account_data import AccountData
+from homeserver.users.tags import TAGS
 from homeserver.users.users import Users, membership_in
 from storage.log import Entry, Kind
 
 TOMBSTONE = "m.room.tombstone"
-TAGS = "m.tag"
 DIRECT = "m.direct"
 
 
