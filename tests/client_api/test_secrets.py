@@ -107,7 +107,7 @@ async def test_hardening_32_no_secret_comes_into_the_log(
 
     for owner, name in (
         (server.app.people.accounts, "by_password"),
-        (server.app.people.accounts, "create"),
+        (server.app.people.accounts, "begin"),
         (server.app.people.sessions, "refresh"),
     ):
         monkeypatch.setattr(owner, name, fails)
