@@ -53,6 +53,10 @@ class Gate:
         problems = iter(await self._ring.verify([(version, event.pdu) for event in events]))
         return [_verified(each, next(problems)) if isinstance(each, Event) else each for each in read]
 
+    async def check_signed(self, server: str, event: Event) -> None:
+        """Raises InvalidSignature unless a server has signed an event that passed, and StoreError."""
+        await self._ring.check_signed(server, event.version, event.pdu)
+
     async def admitted(self, version: RoomVersion, room_id: str, pdus: Sequence[JsonObject]) -> list[Event]:
         """The events of those PDUs that pass. Raises StoreError."""
         return [each for each in await self.admit(version, room_id, pdus) if isinstance(each, Event)]

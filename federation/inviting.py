@@ -14,6 +14,7 @@ from homeserver.graph.told import ToldGraph
 from homeserver.protocol.events import Event
 from homeserver.protocol.identifiers import server_name_of
 from homeserver.protocol.json_types import JsonObject
+from homeserver.protocol.signing import InvalidSignature
 from homeserver.rooms.authoring import Author, EventTemplate
 from homeserver.rooms.room import Room
 
@@ -81,4 +82,9 @@ class Inviting:
         (signed,) = await self._gate.admit(version, event.room_id, [pdu])
         if isinstance(signed, Dropped):
             raise InvalidAnswer(server, signed.reason)
+        try:
+            # The rules for events ask for no other signature than the inviter's.
+            await self._gate.check_signed(server, signed)
+        except InvalidSignature as error:
+            raise InvalidAnswer(server, str(error)) from error
         return signed

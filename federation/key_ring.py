@@ -32,6 +32,7 @@ from homeserver.protocol.signing import (
     InvalidSignature,
     VerifyKey,
     required_signers,
+    verify_event_signature,
     verify_event_signatures,
     verify_json_signature,
 )
@@ -55,7 +56,7 @@ FIRST_PAUSE_MS = 5_000
 LONGEST_PAUSE_MS = 600_000
 NOTARY_NEEDS = 20
 """Told to a notary: most servers have one key, and an answer has all of them."""
-NOTARY_SIGNATURES = 3
+SIGNATURES_TRIED = 3
 
 BeforeAsking = Callable[[int], None]
 """Told how many servers are about to be asked; raises MatrixError 429 when these are too many."""
@@ -129,6 +130,19 @@ class KeyRing:
         if not known.has_all((need,)):
             raise UnknownKey(f"{server_name} is not known to sign with {key_id} now")
         return known.keys[key_id].verify_key
+
+    async def check_signed(self, server_name: str, version: RoomVersion, pdu: JsonObject) -> None:
+        """Raises InvalidSignature unless a server has signed an event by a key that it has now; StoreError.
+
+        For events that keep to the format, and that the server need not have signed by what they say.
+        """
+        own = pdu["signatures"].get(server_name, {})
+        for key_id in list(own)[:SIGNATURES_TRIED]:
+            with suppress(UnknownKey):
+                key = await self.request_key(server_name, key_id)
+                verify_event_signature(version, pdu, server_name, key_id, key)
+                return
+        raise InvalidSignature(f"the event is not signed by a key that {server_name} has now")
 
     async def verify(self, events: Sequence[tuple[RoomVersion, JsonObject]]) -> list[InvalidSignature | None]:
         """What is wrong with the signatures of each of these events, which keep to the event format.
@@ -312,7 +326,7 @@ class KeyRing:
     async def _check_notary(self, notary: str, keys: JsonObject) -> None:
         signatures = keys.get("signatures")
         own = signatures.get(notary) if isinstance(signatures, dict) else None
-        for key_id in list(own)[:NOTARY_SIGNATURES] if isinstance(own, dict) else ():
+        for key_id in list(own)[:SIGNATURES_TRIED] if isinstance(own, dict) else ():
             with suppress(UnknownKey):
                 verify_json_signature(keys, notary, key_id, await self.request_key(notary, key_id))
                 return

@@ -269,6 +269,35 @@ async def test_of_an_invite_that_comes_back_only_the_signature_is_taken(
     assert await alice.get(f"/rooms/{room_id}/state/m.room.member/{guest}") == {"membership": "invite"}
 
 
+@pytest.mark.parametrize(
+    "signer", ["nobody", "another server", "an unknown key", "the key over something else"]
+)
+async def test_an_invite_that_its_users_server_did_not_sign_is_not_sent(
+    other: OtherServer, alice: Client, signer: str
+) -> None:
+    """spec: server-server "Inviting to a room": it is sent once both servers have signed it."""
+    room_id = await alice.create_room(room_version="11")
+    version = ROOM_VERSIONS["11"]
+
+    async def agree(request: web.BaseRequest) -> web.Response:
+        event = json.loads(await request.read())["event"]
+        own = {
+            "nobody": {},
+            "another server": event["signatures"],
+            "an unknown key": sign_event(version, event, other.name, key_of("x", "x"))["signatures"],
+            "the key over something else": sign_event(
+                version, {**event, "depth": 99}, other.name, other.peer.key
+            )["signatures"],
+        }[signer]
+        return web.json_response({"event": {**event, "signatures": {other.name: {}, **own}}})
+
+    other.peer.site.below[f"{V2}/invite/"] = agree
+    before = await state_of(alice, room_id)
+    path = f"/rooms/{quote(room_id)}/invite"
+    await alice.call("POST", path, {"user_id": f"@guest:{other.name}"}, expect=502)
+    assert await state_of(alice, room_id) == before
+
+
 async def test_a_second_invite_does_not_change_what_another_user_is_shown(
     other: OtherServer, alice: Client, bob: Client
 ) -> None:
