@@ -8,7 +8,7 @@ spec: server-server#checks-performed-on-receipt-of-a-pdu, 1 to 3
 
 import asyncio
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from federation.key_ring import KeyRing
 from homeserver.errors import MatrixError, bad_json, invalid_param
@@ -22,6 +22,8 @@ from homeserver.protocol.signing import InvalidSignature, check_content_hash, ev
 AT_ONCE = 50
 """Read in one go in a thread, which is worth it for more than a few."""
 FEW = 8
+MAX_FACE = 100
+"""Events by which a room is shown to those outside."""
 
 
 class Dropped(NamedTuple):
@@ -60,6 +62,16 @@ class Gate:
     async def admitted(self, version: RoomVersion, room_id: str, pdus: Sequence[JsonObject]) -> list[Event]:
         """The events of those PDUs that pass. Raises StoreError."""
         return [each for each in await self.admit(version, room_id, pdus) if isinstance(each, Event)]
+
+    async def face(self, version: RoomVersion, room_id: str, told: Sequence[Any]) -> Sequence[Any]:
+        """What is believed of what a server tells those outside of its room. Raises StoreError.
+
+        In versions before those whose rooms are named by the create event servers send stripped events,
+        which nobody signed.
+        """
+        if not version.room_id_is_create_hash:
+            return told[:MAX_FACE]
+        return [event.pdu for event in await self.admitted(version, room_id, told[:MAX_FACE])]
 
 
 def _verified(event: Event, problem: InvalidSignature | None) -> Event | Dropped:

@@ -16,7 +16,7 @@ from homeserver.graph.outside import Outside
 from homeserver.protocol.events import Event, InvalidEvent, load_event
 from homeserver.protocol.identifiers import server_name_of
 from homeserver.protocol.json_types import JsonObject
-from homeserver.protocol.room_versions import ROOM_VERSIONS, RoomVersion
+from homeserver.protocol.room_versions import ROOM_VERSIONS
 from homeserver.protocol.signing import sign_event
 from homeserver.rate_limits import RateLimits
 from homeserver.rooms.authoring import Author
@@ -25,9 +25,6 @@ from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.servers import server_acl, takes_part
 from homeserver.rooms.stripped import preview_of
 from homeserver.users.accounts import Accounts
-
-MAX_TOLD = 100
-"""Events that may come with an invite."""
 
 
 class ReceivedInvites:
@@ -82,7 +79,9 @@ class ReceivedInvites:
         if account is None or account.deactivated:
             raise forbidden("There is no such user")
         await self._permission.check_invite(user_id)
-        shown = await self._shown(version, room_id, told[:MAX_TOLD])
+        shown = await self._gate.face(version, room_id, told)
+        if version.room_id_is_create_hash and not any(pdu["type"] == "m.room.create" for pdu in shown):
+            raise invalid_param("invite_room_state: the room's create event is missing")
         signed = sign_event(version, event.pdu, self._author.server_name, self._author.key)
         if room is None or not takes_part(room, self._author.server_name):
             preview = preview_of(room_version, server, shown, user_id)
@@ -105,15 +104,3 @@ class ReceivedInvites:
         self._limits.charge("invite", event.sender)
         self._limits.charge("invite", f"of other servers: {event.state_key}")
         return event.state_key
-
-    async def _shown(self, version: RoomVersion, room_id: str, told: Sequence[Any]) -> Sequence[Any]:
-        """What is believed of what was told. Where the room is named by its create event, that must be there.
-
-        In earlier versions servers send stripped events, which nobody signed.
-        """
-        if not version.room_id_is_create_hash:
-            return told
-        events = await self._gate.admitted(version, room_id, told)
-        if not any(event.type == "m.room.create" for event in events):
-            raise invalid_param("invite_room_state: the room's create event is missing")
-        return [event.pdu for event in events]

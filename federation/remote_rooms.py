@@ -240,7 +240,8 @@ class RemoteRooms:
             made = await self._templates.fill(server, room_id, user_id, content)
             answer = await self._send(server, V1, made)
             told = _events(server, answer, "knock_room_state")
-            preview = preview_of(made.version.identifier, server, told, user_id)
+            face = await self._gate.face(made.version, room_id, told)
+            preview = preview_of(made.version.identifier, server, face, user_id)
             await self._outside.note(made, preview)
             return made.event_id
 

@@ -318,6 +318,29 @@ def fits_an_event(value: Any) -> bool:
     return len(json.dumps(value)) < 5_000
 
 
+async def test_of_a_room_that_is_knocked_on_only_what_was_signed_in_it_is_shown(
+    other: OtherServer, alice: Client
+) -> None:
+    """spec: server-server PUT /send_knock, `knock_room_state`; a room that is named by its create event."""
+    host = Host(other.peer, "12", join_rule="knock")
+    host.open_to(alice.user_id, "knock")
+    topic = host.event("m.room.topic", "", {"topic": "said by nobody"}).pdu
+    another_room = "!" + "x" * 43
+    alias = host.event("m.room.canonical_alias", "", {"alias": "#a:b"}, room_id=another_room).pdu
+    face = [
+        *(event.pdu for event in host.state.values()),
+        {**topic, "signatures": {}},
+        {"type": "m.room.avatar", "state_key": "", "sender": host.creator, "content": {"url": "mxc://a/b"}},
+        alias,
+    ]
+    host.lies["send_knock"] = lambda answer: answer.update(knock_room_state=face)
+    await alice.post(f"/knock/{quote(host.room_id)}?via={host.name}")
+    seen = shown(await alice.sync(), "knock")
+    types = {type for type, state_key in seen if type != "m.room.member"}
+    assert types == {"m.room.create", "m.room.join_rules", "m.room.name"}
+    assert seen["m.room.name", ""] == {"name": "Hosted"}
+
+
 ODD = [value for value in VALUES if fits_an_event(value)]
 FACE = {
     "m.room.name": "name",
