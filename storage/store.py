@@ -52,9 +52,12 @@ class Occupant(msgspec.Struct, frozen=True):
     """Where it is reached, for messages."""
     bus: str
     """Names that by which it hears of other servers; "" if it does not."""
+    cluster: str = ""
+    """Names the brokers of that; "" if nobody knows."""
 
     def hears_of(self, other: "Occupant") -> bool:
-        return self.bus == other.bus != ""
+        one_cluster = self.cluster in ("", other.cluster) or other.cluster == ""
+        return self.bus == other.bus != "" and one_cluster
 
 
 class Examination(msgspec.Struct, frozen=True):

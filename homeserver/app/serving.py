@@ -14,7 +14,7 @@ from client_api.metrics_page import metrics_application
 from client_api.replicas import HEADER, replica_token
 from homeserver.app.stores import opened_store
 from homeserver.app.wiring import App
-from homeserver.bus.opening import make_bus, name_of
+from homeserver.bus.opening import make_bus, occupant_of
 from homeserver.clock import system_clock
 from homeserver.config import Config
 from homeserver.config.units import Address
@@ -27,7 +27,6 @@ from homeserver.tls import served_with
 from rest.connections import runner_of
 from rest.routes import Application
 from storage.records import server_key as server_key_records
-from storage.store import Occupant
 
 log = structlog.get_logger(__name__)
 
@@ -74,7 +73,7 @@ async def _started(config: Config) -> App:
         undo.push_async_callback(store.close)
         known_key = store.collection(server_key_records.SERVER_KEY)
         await establish(config.signing_key_path, known_key)
-        await store.claim(Occupant(own_address(config), name_of(config.bus)))
+        await store.claim(await occupant_of(config.bus, own_address(config)))
         bus = make_bus(config.bus, store.info, own_address(config), system_clock)
         app = App(config, store, bus, retired_keys=await retired_keys(known_key))
         if app.federation is not None:

@@ -1,11 +1,11 @@
 """Which bus the configuration asks for."""
 
-from homeserver.bus.bus import Bus
+from homeserver.bus.bus import Bus, BusUnavailable
 from homeserver.bus.in_process import InProcessBus
 from homeserver.clock import Clock
 from homeserver.config.options import Bus as BusOptions
 from storage.log import ShardMap
-from storage.store import StoreInfo
+from storage.store import Occupant, StoreInfo
 
 
 def make_bus(options: BusOptions, store: StoreInfo, address: str, now: Clock) -> Bus:
@@ -21,9 +21,19 @@ def make_bus(options: BusOptions, store: StoreInfo, address: str, now: Clock) ->
     return InProcessBus(store.shards, now)
 
 
-def name_of(options: BusOptions) -> str:
-    """What servers have in common that hear of each other; "" for one that hears of nobody."""
-    return options.topic_prefix if options.uri.startswith("kafka:") else ""
+async def occupant_of(options: BusOptions, address: str) -> Occupant:
+    """The server at an address, with what those who hear of each other have in common.
+
+    Raises BusUnavailable.
+    """
+    if not options.uri.startswith("kafka:"):
+        return Occupant(address, "")
+    from homeserver.bus.kafka.connection import Connection
+
+    try:
+        return Occupant(address, options.topic_prefix, await Connection.of(options).cluster())
+    except BusUnavailable as error:
+        raise BusUnavailable(f"bus.uri: {error}") from error
 
 
 async def check_bus(options: BusOptions, shards: ShardMap) -> None:

@@ -8,7 +8,7 @@ import aiohttp
 import msgspec
 
 from homeserver.bus.bus import BusUnavailable
-from homeserver.bus.opening import check_bus, name_of
+from homeserver.bus.opening import check_bus, occupant_of
 from homeserver.clock import Clock
 from homeserver.config import Config
 from homeserver.config.units import Address
@@ -135,10 +135,18 @@ class Diagnosis:
         except StoreError as error:
             return [fail("store", str(error))]
         try:
-            here = Occupant(self._config.server_name, name_of(self._config.bus))
+            here = await self._occupant()
             return await store_findings(store, self._config.signing_key_path, self._now, here)
         finally:
             await store.close()
+
+    async def _occupant(self) -> Occupant:
+        """A server that would be started here."""
+        options, name = self._config.bus, self._config.server_name
+        try:
+            return await occupant_of(options, name)
+        except BusUnavailable:  # It is a finding of its own.
+            return Occupant(name, options.topic_prefix)
 
     async def _bus(self) -> list[Finding]:
         options, storage = self._config.bus, self._config.storage

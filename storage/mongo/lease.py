@@ -101,11 +101,18 @@ class Lease:
         All of them then; none if the store is not there any more.
         """
         others = {"$filter": {"input": LIVING, "as": "other", "cond": {"$ne": ["$$other.id", self._id]}}}
-        strangers = {"$ne": ["$$other.bus", {"$literal": occupant.bus}]} if occupant.bus else True
+        # A release that knew of no clusters, or a server that did not ask, has none here.
+        clusters = [{"$ifNull": ["$$other.cluster", ""]}, ["", {"$literal": occupant.cluster}]]
+        strangers: Any = True
+        if occupant.bus:
+            other_bus = {"$ne": ["$$other.bus", {"$literal": occupant.bus}]}
+            other_cluster = {"$not": [{"$in": clusters}]} if occupant.cluster else False
+            strangers = {"$or": [other_bus, other_cluster]}
         own = {
             "id": self._id,
             "address": {"$literal": occupant.address},
             "bus": {"$literal": occupant.bus},
+            "cluster": {"$literal": occupant.cluster},
             "until": {"$dateAdd": {"startDate": "$$NOW", "unit": "second", "amount": LEASE_S}},
         }
         in_the_way = {"$filter": {"input": others, "as": "other", "cond": strangers}}
@@ -133,4 +140,6 @@ async def occupants(connection: Connection) -> list[Occupant]:
     """The servers that have the store open now. Raises StoreUnavailable."""
     pipeline: list[Document] = [{"$match": {"_id": STORE}}, {"$project": {"servers": LIVING}}]
     (store,) = await connection.aggregate(STORE, pipeline, hint=BY_ID) or [{"servers": []}]
-    return [Occupant(server["address"], server["bus"]) for server in store["servers"]]
+    return [
+        Occupant(server["address"], server["bus"], server.get("cluster", "")) for server in store["servers"]
+    ]

@@ -6,6 +6,7 @@ What else openings refuse, and what they leave behind, is in `tests/storage` and
 import asyncio
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -103,6 +104,20 @@ def test_a_broker_that_cannot_be_reached(ready: Ready) -> None:
     nobody = f"127.0.0.1:{free_port()}"
     line = ready.refused(WEFT_BUS_URI=f"kafka://{nobody}")
     assert f"bus.uri: {nobody}: no broker can be reached" in line and "is Kafka running" in line
+
+
+def test_other_brokers_than_those_of_a_server_that_runs(ready: Ready, tmp_path: Path) -> None:
+    others = Kafka(tmp_path)
+    others.start()
+    ready.cluster.start()
+    try:
+        line = ready.refused(
+            WEFT_BUS_URI=f"kafka://{others.bootstrap}", WEFT_LISTEN=f"127.0.0.1:{free_port()}"
+        )
+    finally:
+        ready.cluster.stop()
+        others.kill()
+    assert "has this store open, and would not hear of this one: give both the same bus.uri" in line
 
 
 def test_a_name_and_a_password_that_the_broker_does_not_know(ready: Ready) -> None:

@@ -32,8 +32,12 @@ async def opened(tmp_path: object) -> AsyncIterator[Open]:
         (BY_ITSELF, ANOTHER),
         (REPLICA, A_SECOND),
         (REPLICA, Occupant("two.example.org:8008", "weft-of-others")),
+        (
+            Occupant("one.example.org:8008", "weft", "these brokers"),
+            Occupant("two.example.org:8008", "weft", "those brokers"),
+        ),
     ],
-    ids=["both alone", "replica beside one alone", "alone beside a replica", "another bus"],
+    ids=["both alone", "replica beside one alone", "alone beside a replica", "another bus", "other brokers"],
 )
 async def test_a_server_that_would_not_be_heard_of_is_refused(
     opened: Open, there: Occupant, comes: Occupant, monkeypatch: pytest.MonkeyPatch
@@ -51,8 +55,10 @@ async def test_a_server_that_would_not_be_heard_of_is_refused(
 
 
 async def test_replicas_on_one_bus_are_let_in(opened: Open) -> None:
+    """Those among them, too, of whose brokers the release before said nothing."""
     stores = [await opened() for _ in range(3)]
-    await asyncio.gather(stores[0].claim(REPLICA), stores[1].claim(ANOTHER), stores[2].claim(REPLICA))
+    told = Occupant(REPLICA.address, REPLICA.bus, "these brokers")
+    await asyncio.gather(stores[0].claim(told), stores[1].claim(ANOTHER), stores[2].claim(told))
     there = (await stores[0].examine()).occupants
     assert sorted(occupant.address for occupant in there) == [
         REPLICA.address,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.conn import create_conn
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
@@ -75,6 +76,18 @@ class Connection(msgspec.Struct, frozen=True):
                 connection.close()
                 return
         raise BusUnavailable(problem)
+
+    async def cluster(self) -> str:
+        """What the brokers call themselves together; "" if nothing. Raises BusUnavailable."""
+        await self.check()
+        admin = AIOKafkaAdminClient(**self.options())
+        try:
+            await admin.start()
+            return str((await admin.describe_cluster())["cluster_id"] or "")
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise BusUnavailable(explained(error)) from error
+        finally:
+            await admin.close()
 
 
 def explained(error: BaseException) -> str:
