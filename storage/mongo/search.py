@@ -35,7 +35,11 @@ class MongoSearch:
     async def add(self, documents: Sequence[SearchDocument]) -> None:
         latest = {document.event_id: document for document in documents}
         filed = [(_order(document), document) for document in latest.values()]
-        # Nearly all events are new: what is there of one is removed only once it is in the way.
+        # What is there of an event may be at another time.
+        where = {"event_id": {"$in": list(latest)}}
+        if older := await self._connection.find(SEARCH, where, hint=BY_EVENT, fields={"event_id": 1}):
+            await self.remove([each["event_id"] for each in older])
+        # Another replica may be filing the same.
         while taken := await whole(self._file(filed)):
             holders = await self._holders([order for order, _ in taken])
             own = {order for order, document in taken if holders.get(order) == document.event_id}

@@ -133,6 +133,13 @@ async def test_the_same_event_again_replaces_it(index: SearchIndex) -> None:
     assert await found(index, "newest") == ids("a")
 
 
+async def test_the_same_event_at_another_time_replaces_it_too(index: SearchIndex) -> None:
+    """Of one that was sent from the future the time is that when it is filed."""
+    await index.add([document("a", "first words", ts=T), document("b", "others words", ts=T)])
+    await index.add([document("a", "first words", ts=T + 1)])
+    assert await found(index, "words") == ids("a", "b")
+
+
 async def test_of_many_events_of_one_millisecond_each_is_found_once(index: SearchIndex) -> None:
     """So many that some of them must share what tells events of one millisecond apart."""
     events = [document(n, "x") for n in range(3000)]
