@@ -78,14 +78,15 @@ class Creation:
         member_content: JsonObject,
         alias: str | None = None,
         claim: Claim | None = None,
+        invites: Sequence[EventTemplate] = (),
     ) -> Room:
-        """Create the room with the creator in it; invites and the directory are the caller's next steps.
+        """Create the room with the creator in it; other servers and the directory are the caller's next step.
 
         `member_content` is the creator's own member event; `alias` is a full alias that `claim` takes for the
-        room. All first events are appended together.
+        room; `invites` are of users of this server. All of these events are appended together.
         """
         version = self.version_of(request.room_version)
-        templates = self.first_events(creator, request, version, member_content, alias)
+        templates = [*self.first_events(creator, request, version, member_content, alias), *invites]
         return await self.create_with(version, creator, request.creation_content, templates, claim)
 
     async def create_with(

@@ -9,6 +9,7 @@ import structlog
 from homeserver.errors import MatrixError, invalid_param
 from homeserver.protocol.identifiers import InvalidIdentifier, check_user_id, server_name_of
 from homeserver.rooms.aliases import Aliases
+from homeserver.rooms.authoring import EventTemplate
 from homeserver.rooms.creation import MAX_INVITES, Claim, Creation, NewRoom, with_additional_creators
 from homeserver.rooms.directory import Directory
 from homeserver.rooms.membership import InvitePermission, MemberProfiles, Membership
@@ -58,12 +59,18 @@ class NewRooms:
             claim = partial(self._aliases.claimed, alias, creator=creator)
         request = with_additional_creators(request, version)
         member = {"membership": "join", **await self._profiles.member_profile(creator)}
-        room = await self._creation.create(creator, request, member, alias, claim)
+        here: list[EventTemplate] = []
+        elsewhere: list[str] = []
+        for invitee in dict.fromkeys(request.invite):
+            if server_name_of(invitee) != server_name_of(creator):
+                elsewhere.append(invitee)
+            elif invitee != creator:
+                here.append(await self._invite_event(creator, invitee, is_direct=request.is_direct))
+        room = await self._creation.create(creator, request, member, alias, claim, here)
         if request.visibility == "public":
             await self._directory.publish(room.room_id, True, is_admin=as_admin)
-        for invitee in dict.fromkeys(request.invite):
-            if invitee != creator:
-                await self._invite(room.room_id, creator, invitee, is_direct=request.is_direct)
+        for invitee in elsewhere:
+            await self._invite(room.room_id, creator, invitee, is_direct=request.is_direct)
         for wanted in request.invite_3pid:
             await self._invite_unknown(room, creator, wanted)
         return room.room_id
@@ -81,13 +88,18 @@ class NewRooms:
             invite_3pid=[wanted for wanted, user_id in found.items() if user_id is None],
         )
 
+    async def _invite_event(self, creator: str, invitee: str, *, is_direct: bool) -> EventTemplate:
+        """A user of this server is invited with the first events: who tries again finds no half of a room."""
+        content = {"membership": "invite", **await self._profiles.member_profile(invitee)}
+        if is_direct:
+            content["is_direct"] = True
+        return EventTemplate("m.room.member", creator, content, state_key=invitee)
+
     async def _invite(self, room_id: str, creator: str, invitee: str, *, is_direct: bool) -> None:
-        """Invite somebody. If another server does not let its user be, the room is there all the same."""
+        """Invite a user of another server. If that does not let them be, the room is there all the same."""
         try:
             await self._membership.invite(room_id, creator, invitee, is_direct=is_direct)
         except MatrixError as error:
-            if server_name_of(invitee) == server_name_of(creator):
-                raise
             log.info("not invited", room_id=room_id, user_id=invitee, reason=error.error)
 
     async def _invite_unknown(self, room: Room, creator: str, wanted: ByAddress) -> None:

@@ -99,6 +99,16 @@ async def test_invited_user_sees_stripped_state_and_joins(alice: Client, bob: Cl
     assert (await bob.get("/joined_rooms"))["joined_rooms"] == [room_id]
 
 
+async def test_room_into_which_nobody_may_be_invited_is_not_made_half(alice: Client, bob: Client) -> None:
+    wish = {"room_alias_name": "club", "invite": [bob.user_id], "room_version": "11"}
+    closed = {**wish, "power_level_content_override": {"invite": 101}}
+    refused = await alice.call("POST", "/createRoom", closed, expect=400)
+    assert refused.errcode == "M_INVALID_ROOM_STATE"
+    assert (await alice.get("/joined_rooms"))["joined_rooms"] == []
+    room_id = await alice.create_room(**wish)
+    assert list((await bob.sync())["rooms"]["invite"]) == [room_id]
+
+
 async def test_uninvited_user_cannot_join_a_private_room(alice: Client, bob: Client) -> None:
     room_id = await alice.create_room()
     reply = await bob.call("POST", f"/rooms/{room_id}/join", {}, expect=403)
