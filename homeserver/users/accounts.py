@@ -103,7 +103,7 @@ class Accounts:
         account = Account(
             user_id=user_id,
             created_ts=now,
-            password=await self._hash(password) if password is not None else None,
+            password=await self.hashed(password) if password is not None else None,
             is_admin=is_admin,
             is_guest=is_guest,
             appservice=appservice,
@@ -140,9 +140,8 @@ class Accounts:
         matches = await self._passwords.verify(stored, password[:MAX_PASSWORD])
         return account if matches and len(password) <= MAX_PASSWORD else None
 
-    async def change_password(self, proved: Account, password: str) -> None:
+    async def change_password(self, proved: Account, hashed: str) -> None:
         """Set a new password in the place of the one that was proved. Raises 403 when that is it no more."""
-        hashed = await self._hash(password)
         while True:
             account = await self.get(proved.user_id)
             if account is None or account.password != proved.password:
@@ -153,9 +152,10 @@ class Accounts:
 
     async def set_password(self, user_id: str, password: str, **changes: object) -> Account:
         """Set the password, and other fields with it. Raises 400 M_INVALID_PARAM for what is no password."""
-        return await self.update(user_id, password=await self._hash(password), **changes)
+        return await self.update(user_id, password=await self.hashed(password), **changes)
 
-    async def _hash(self, password: str) -> str:
+    async def hashed(self, password: str) -> str:
+        """What is kept of a password. Raises 400 M_INVALID_PARAM for what is none, 503."""
         _check_password(password)
         return await self._passwords.hash(password)
 

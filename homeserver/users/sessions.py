@@ -419,9 +419,11 @@ class Sessions:
         who came in by it in any case. Raises 401 when somebody was faster, who ended this session, and 403.
         """
         session = await self.confirm(session)
+        # First, as it may be refused where many log in.
+        hashed = await self._accounts.hashed(password)
         if end_others:
             await self.end_all(session.user_id, but_device=session.device_id)
-        await self._accounts.change_password(session.account, password)
+        await self._accounts.change_password(session.account, hashed)
         if end_others:
             # Somebody may have logged in meanwhile.
             await self.end_all(session.user_id, but_device=session.device_id)

@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 import pytest
 
+from homeserver.errors import unavailable
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms import membership
 from homeserver.users.sessions import NewSession
@@ -85,6 +86,19 @@ async def test_login_with_the_old_password_does_not_outlive_its_change(
     monkeypatch.setattr(sessions, "open", overtaken)
     assert (await log_in(server, "alice", expect=403)).errcode == "M_FORBIDDEN"
     assert [d["device_id"] for d in (await alice.get("/devices"))["devices"]] == [alice.device_id]
+
+
+async def test_password_that_cannot_be_hashed_now_logs_nobody_out(
+    alice: Client, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def busy(password: str) -> str:
+        raise unavailable("Too many logins at once")
+
+    other = await another_device(server, alice)
+    monkeypatch.setattr(server.app.people.passwords, "hash", busy)
+    body = {"new_password": NEW, "auth": proof(alice)}
+    await alice.call("POST", "/account/password", body, expect=503)
+    await other.get("/account/whoami")
 
 
 async def test_of_changes_of_the_password_at_the_same_moment_one_is_made(
