@@ -78,6 +78,7 @@ class People:
             ground.users,
             self.shared_rooms,
             self.profiles,
+            ground.replica,
             ground.name,
         )
         ground.consume(ground.rooms, "user_directory", self.user_directory.wants, self.user_directory.handle)

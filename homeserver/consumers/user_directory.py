@@ -12,6 +12,7 @@ is true now, not from what the log entry says, so handling an entry again change
 import asyncio
 from collections.abc import Iterable, Sequence
 
+from homeserver.bus.replica import Replica
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.membership import MemberProfiles
 from homeserver.rooms.redaction import redacted_key
@@ -46,6 +47,7 @@ class UserDirectory:
         users: Users,
         shared_rooms: SharedRooms,
         profiles: MemberProfiles,
+        replica: Replica,
         server_name: str,
     ) -> None:
         self._words = words
@@ -54,6 +56,7 @@ class UserDirectory:
         self._users = users
         self._shared_rooms = shared_rooms
         self._profiles = profiles
+        self._replica = replica
         self._server_name = server_name
         self._filing = asyncio.Lock()
         """Rooms of several shards may file the same user under EVERYONE."""
@@ -91,8 +94,16 @@ class UserDirectory:
         await self._set(room.room_id, user_id, face if joined and not public else None)
         if joined and public:
             await self._set(EVERYONE, user_id, face)
-        elif not await self._is_in_public(user_id, room.room_id):
-            await self._set(EVERYONE, user_id, None)
+        elif await self._words.find("key", (EVERYONE, user_id), limit=1):
+            await self._withdraw(user_id, room.room_id)
+
+    async def _withdraw(self, user_id: str, left: str) -> None:
+        """Have a user found by everyone no more, unless there is another public room than the one left."""
+        if not await self._is_in_public(user_id, left):
+            # Whoever files them for the other room may be another replica.
+            await self._replica.refresh(self._rooms.shards.room_shards())
+            if not await self._is_in_public(user_id, left):
+                await self._set(EVERYONE, user_id, None)
 
     async def _face(self, room: Room, user_id: str) -> JsonObject:
         """Display name and avatar, in so far as they are well-formed."""
@@ -109,13 +120,16 @@ class UserDirectory:
         }
 
     async def _is_in_public(self, user_id: str, but: str) -> bool:
-        """Whether the user is in a room that is filed as public, other than the given one."""
-        if not await self._words.find("key", (EVERYONE, user_id), limit=1):
-            # Nothing to take away, so it need not be known.
-            return False
-        others = [room_id for room_id in await self._shared_rooms.of(user_id) if room_id != but]
+        """Whether the user is in a public room, as it is filed or will be, other than the given one."""
+        others = {room_id for room_id in await self._shared_rooms.of(user_id) if room_id != but}
         filed = await self._filed_rooms.get_many([(room_id,) for room_id in others])
-        return any(room.public for room in filed)
+        if any(room.public for room in filed):
+            return True
+        for room_id in others.difference(room.room_id for room in filed):
+            room = await self._rooms.get(room_id)
+            if room is not None and takes_part(room, self._server_name) and is_public(room):
+                return True
+        return False
 
     async def _set(self, scope: str, user_id: str, face: JsonObject | None) -> None:
         """Make what is filed of a user in a scope this, with None nothing."""

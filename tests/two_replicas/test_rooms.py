@@ -217,6 +217,38 @@ async def test_user_who_joined_at_one_is_found_in_the_directory_at_the_other(
             await asyncio.sleep(0.02)
 
 
+async def test_user_who_goes_from_one_public_room_to_another_is_found_all_the_time(
+    replicas: Replicas, alice: Client, bob: Client
+) -> None:
+    """The replica that has the first room in hand may not have heard of the second one yet."""
+
+    def owner(room_id: str) -> Replica:
+        both = (replicas.a, replicas.b)
+        return next(each for each in both if each.app.ground.others.elsewhere(room_id) is None)
+
+    async def settled() -> None:
+        for replica in (replicas.a, replicas.b):
+            for consumer in replica.app.ground.consumers:
+                for shard in SHARDS.room_shards():
+                    if replica.app.ground.replica.owns(shard):
+                        await consumer.settled(shard)
+
+    old = await alice.create_room(preset="public_chat")
+    new = await alice.create_room(preset="public_chat")
+    while owner(new) is owner(old):
+        new = await alice.create_room(preset="public_chat")
+    await replicas.at(owner(old), bob).join(old)
+    await replicas.at(owner(old), bob).sync()
+    await settled()
+    replicas.exchange.hold(True)
+    await replicas.at(owner(new), bob).join(new)
+    await settled()
+    await replicas.at(owner(old), bob).leave(old)
+    await settled()
+    found = await alice.post("/user_directory/search", {"search_term": "bob"})
+    assert [user["user_id"] for user in found["results"]] == [bob.user_id]
+
+
 async def test_relations_of_both_are_bundled_at_both(
     replicas: Replicas, room: str, alice: Client, bob: Client
 ) -> None:
