@@ -23,6 +23,7 @@ from homeserver.sync.sliding.connection import Connections
 from homeserver.sync.sliding.engine import SlidingSync
 from homeserver.sync.sliding.extensions import ExtensionSections
 from homeserver.sync.sliding.rooms import RoomSections
+from homeserver.sync.stored_filters import StoredFilters
 from homeserver.sync.to_device import ToDeviceQueue
 from rest.routes import Routes
 from storage.records import keys as key_records
@@ -123,7 +124,7 @@ class Syncing:
             SyncRoutes(
                 self.engine,
                 FederationFormat(rooms, collection(side_event_records.SIDE_EVENTS)),
-                collection(profile_records.FILTERS),
+                StoredFilters(collection(profile_records.FILTERS)),
                 people.presence,
             ),
             SlidingSyncRoutes(sliding, people.presence),

@@ -5,15 +5,29 @@ The structs are the request's own shape; `EventFilter.matches` is what readers a
 """
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 
+from homeserver.errors import MatrixError, bad_json
 from homeserver.protocol.globs import compile_glob
 from homeserver.rooms.room_event import RoomEvent
 
 UserIdText = Annotated[str, msgspec.Meta(pattern="^@")]
 RoomIdText = Annotated[str, msgspec.Meta(pattern="^!")]
+
+
+F = TypeVar("F")
+
+
+def read_filter(decoder: msgspec.json.Decoder[F], text: bytes | str) -> F:
+    """A filter as a client wrote it. Raises 400 M_BAD_JSON, M_NOT_JSON."""
+    try:
+        return decoder.decode(text)
+    except msgspec.ValidationError as error:
+        raise bad_json(f"filter: {error}") from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise MatrixError(400, "M_NOT_JSON", "filter: not JSON") from error
 
 
 class EventFilter(msgspec.Struct, frozen=True):

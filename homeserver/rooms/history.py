@@ -10,11 +10,11 @@ import msgspec
 import orjson
 
 from homeserver.clock import Clock
-from homeserver.errors import MatrixError, bad_json, not_found
+from homeserver.errors import not_found
 from homeserver.rooms.access import Access, RoomAccess
 from homeserver.rooms.bundling import Bundling
 from homeserver.rooms.earlier import EarlierEvents, NoEarlierEvents
-from homeserver.rooms.event_filter import RoomEventFilter
+from homeserver.rooms.event_filter import RoomEventFilter, read_filter
 from homeserver.rooms.past_state import state_at
 from homeserver.rooms.reading_order import (
     NEWEST,
@@ -303,11 +303,4 @@ _filter_decoder = msgspec.json.Decoder(RoomEventFilter)
 
 def parse_filter(filter_json: str | None) -> RoomEventFilter:
     """The RoomEventFilter of a query parameter. Raises 400."""
-    if not filter_json:
-        return RoomEventFilter()
-    try:
-        return _filter_decoder.decode(filter_json)
-    except msgspec.ValidationError as error:
-        raise bad_json(f"filter: {error}") from error
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise MatrixError(400, "M_NOT_JSON", "filter: not JSON") from error
+    return read_filter(_filter_decoder, filter_json) if filter_json else RoomEventFilter()

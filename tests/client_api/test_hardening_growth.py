@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from client_api import syncing
+from homeserver.sync import stored_filters
 from homeserver.users import account_data
 from homeserver.users.account_data import MAX_BYTES, MAX_TYPE_BYTES
 from tests.client_api.conftest import Client, Server
@@ -60,12 +60,12 @@ async def test_hardening_14_types_of_account_data_are_bounded(
 
 
 async def test_hardening_14_filters_are_bounded(alice: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(syncing, "MAX_FILTERS", 3)
+    monkeypatch.setattr(stored_filters, "MAX_FILTERS", 3)
     path = mine(alice, "filter")
     for n in range(3):
         await alice.post(path, {"room": {"timeline": {"limit": n}}})
     reply = await alice.call("POST", path, {"room": {"timeline": {"limit": 3}}}, expect=400)
     assert reply.errcode == "M_INVALID_PARAM"
     await alice.post(path, {"room": {"timeline": {"limit": 0}}})
-    large = {"event_fields": ["x" * syncing.MAX_FILTER_BYTES]}
+    large = {"event_fields": ["x" * stored_filters.MAX_FILTER_BYTES]}
     assert (await alice.call("POST", path, large, expect=400)).errcode == "M_INVALID_PARAM"
