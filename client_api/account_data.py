@@ -1,7 +1,7 @@
 """Account data and tags (spec: client-server "Client Config", "Room Tagging")."""
 
 from client_api.http import Call, delete, get, put
-from homeserver.errors import MatrixError, forbidden, not_found
+from homeserver.errors import MatrixError, not_found
 from homeserver.protocol.identifiers import check_room_id
 from homeserver.users.account_data import AccountData
 from homeserver.users.tags import Tags
@@ -33,14 +33,14 @@ class AccountDataRoutes(Routes):
         return await self._set(call, check_room_id(call.path("room_id")))
 
     async def _get(self, call: Call, room_id: str) -> Result:
-        check_own(call)
+        call.check_own()
         content = await self._account_data.get(call.user_id, call.path("type"), room_id)
         if content is None:
             raise not_found("There is no such account data")
         return content
 
     async def _set(self, call: Call, room_id: str) -> Result:
-        check_own(call)
+        call.check_own()
         type = call.path("type")
         if type in MANAGED:
             raise MatrixError(405, "M_BAD_JSON", f"Cannot set {type} through this API")
@@ -54,24 +54,18 @@ class TagRoutes(Routes):
 
     @get("/user/{user_id}/rooms/{room_id}/tags")
     async def tags(self, call: Call) -> Result:
-        check_own(call)
+        call.check_own()
         return {"tags": await self._tags.of(call.user_id, check_room_id(call.path("room_id")))}
 
     @put("/user/{user_id}/rooms/{room_id}/tags/{tag}", quick=True)
     async def set_tag(self, call: Call) -> Result:
-        check_own(call)
+        call.check_own()
         room_id = check_room_id(call.path("room_id"))
         await self._tags.set(call.user_id, room_id, call.path("tag"), call.content())
         return {}
 
     @delete("/user/{user_id}/rooms/{room_id}/tags/{tag}")
     async def delete_tag(self, call: Call) -> Result:
-        check_own(call)
+        call.check_own()
         await self._tags.delete(call.user_id, check_room_id(call.path("room_id")), call.path("tag"))
         return {}
-
-
-def check_own(call: Call) -> None:
-    """Raises 403 unless the path's user is who calls."""
-    if call.path("user_id") != call.user_id:
-        raise forbidden("This is another user's")

@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol, TypedDict, Unpack
 
 from aiohttp import web
 
-from homeserver.errors import MatrixError
+from homeserver.errors import MatrixError, forbidden
 from homeserver.rate_limits import RateLimits
 from homeserver.users.accounts import check_admin, check_not_suspended, check_unlocked
 from homeserver.users.sessions import Session, Sessions
@@ -98,6 +98,11 @@ class Call(AnyCall):
     @property
     def user_id(self) -> str:
         return self.session.user_id
+
+    def check_own(self) -> None:
+        """Raises 403 unless the user whom the path names is who calls."""
+        if self.path("user_id") != self.user_id:
+            raise forbidden("The path names another user")
 
     def chunks(self) -> AsyncIterator[bytes]:
         """The body piece by piece, for routes that stream it. Raises 408 when no more of it comes."""

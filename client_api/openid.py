@@ -1,7 +1,6 @@
 """OpenID tokens (spec: client-server "OpenID")."""
 
 from client_api.http import Call, post
-from homeserver.errors import forbidden
 from homeserver.users.openid import LIFETIME_MS, OpenId
 from rest.answers import Result
 from rest.routes import Routes
@@ -14,8 +13,7 @@ class OpenIdRoutes(Routes):
 
     @post("/user/{user_id}/openid/request_token", limit="request")
     async def request_token(self, call: Call) -> Result:
-        if call.path("user_id") != call.user_id:
-            raise forbidden("You can only get a token for yourself")
+        call.check_own()
         return {
             "access_token": await self._openid.issue(call.user_id),
             "token_type": "Bearer",

@@ -5,7 +5,6 @@ from typing import Literal
 import msgspec
 
 from client_api.http import Call, get, put
-from homeserver.errors import forbidden
 from homeserver.presence.presence import Presence
 from homeserver.protocol.identifiers import check_user_id
 from rest.answers import Result
@@ -27,8 +26,7 @@ class PresenceRoutes(Routes):
 
     @put("/presence/{user_id}/status", limit="ephemeral", quick=True)
     async def set_status(self, call: Call) -> Result:
-        if call.path("user_id") != call.user_id:
-            raise forbidden("You may only set your own presence")
+        call.check_own()
         body = call.json(StatusBody)
         await self._presence.set_status(call.user_id, call.session.device_id, body.presence, body.status_msg)
         return {}

@@ -70,7 +70,6 @@ class ProfileRoutes(Routes):
         return await self._remote.get(user_id)
 
     def _check_own(self, call: Call) -> None:
-        if call.path("user_id") != call.user_id:
-            raise forbidden("You may only change your own profile")
+        call.check_own()
         if call.session.account.is_guest and call.path("key") != "displayname":
             raise MatrixError(403, "M_GUEST_ACCESS_FORBIDDEN", "Guests may only have a display name")

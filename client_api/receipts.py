@@ -50,8 +50,7 @@ class TypingRoutes(Routes):
 
     @put("/rooms/{room_id}/typing/{user_id}", quick=True, limit="ephemeral")
     async def set_typing(self, call: Call) -> Result:
-        if call.path("user_id") != call.user_id:
-            raise forbidden("You may only tell of your own typing")
+        call.check_own()
         body = call.json(TypingBody)
         room = await self._rooms.get(call.path("room_id"))
         if room is None or call.user_id not in room.joined:

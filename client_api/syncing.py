@@ -1,7 +1,6 @@
 """/sync and filters (spec: client-server "Syncing", "Filtering")."""
 
 from client_api.http import Auth, Call, get, post
-from homeserver.errors import forbidden
 from homeserver.presence.presence import Presence
 from homeserver.sync.engine import SyncEngine, SyncRequest
 from homeserver.sync.federation_format import FederationFormat
@@ -48,16 +47,11 @@ class SyncRoutes(Routes):
 
     @post("/user/{user_id}/filter")
     async def upload_filter(self, call: Call) -> Result:
-        _own(call)
+        call.check_own()
         filter_id = await self._filters.keep(call.user_id, call.content())
         return {"filter_id": filter_id}
 
     @get("/user/{user_id}/filter/{filter_id}")
     async def get_filter(self, call: Call) -> Result:
-        _own(call)
+        call.check_own()
         return await self._filters.body(call.user_id, call.path("filter_id"))
-
-
-def _own(call: Call) -> None:
-    if call.path("user_id") != call.user_id:
-        raise forbidden("Not your own")
