@@ -29,6 +29,7 @@ class Search(msgspec.Struct):
     filter: Filter = msgspec.field(default_factory=Filter)
     limit: int | None = None
     since: str | None = None
+    # Read, so that what is ill-typed is refused. There are no rooms of other networks.
     include_all_networks: bool = False
     third_party_instance_id: str | None = None
 

@@ -141,7 +141,8 @@ class Secret(str):
             try:
                 text = path.read_text("utf-8").rstrip("\r\n")
             except (OSError, UnicodeDecodeError) as error:
-                raise ValueError(f"cannot read the secret from {path}: {error}") from error
+                reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+                raise ValueError(f"cannot read the secret from {path}: {reason}") from error
         if not text:
             raise ValueError("the secret is empty")
         return cls(text)

@@ -25,6 +25,7 @@ class Filter(msgspec.Struct, frozen=True):
     """A whole /sync filter."""
 
     event_fields: Sequence[str] | None = None
+    """Read, so that what is ill-typed is refused, and not used: a server may send more fields than these."""
     event_format: Literal["client", "federation"] = "client"
     presence: EventFilter = EventFilter()
     account_data: EventFilter = EventFilter()

@@ -233,7 +233,7 @@ def test_a_secret_may_stay_in_a_file(tmp_path: Path) -> None:
 
 def test_a_secret_file_that_is_missing_or_empty_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("\n")
-    for name, reason in (("absent", "cannot read the secret"), ("empty", "the secret is empty")):
+    for name, reason in (("absent", "absent: No such file or directory"), ("empty", "the secret is empty")):
         variable = {"WEFT_TURN_SHARED_SECRET": f"file:{tmp_path}/{name}"}
         (line,) = complaints(tmp_path, "server_name: example.org", **variable)
         assert reason in line
