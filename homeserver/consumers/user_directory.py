@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 
 from homeserver.bus.replica import Replica
+from homeserver.consumers.user_directory_words import wanted_words, words_of_user
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.membership import MemberProfiles
 from homeserver.rooms.redaction import redacted_key
@@ -22,7 +23,6 @@ from homeserver.rooms.servers import takes_part
 from homeserver.users.ignoring import ignored_by
 from homeserver.users.shared_rooms import SharedRooms
 from homeserver.users.users import Users
-from homeserver.users.words import wanted_words, words_of_user
 from storage.collection import Collection
 from storage.log import Entry, Kind
 from storage.records.user_directory import EVERYONE, DirectoryRoom, DirectoryWord

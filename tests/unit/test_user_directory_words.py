@@ -2,8 +2,8 @@
 
 import pytest
 
+from homeserver.consumers.user_directory_words import MAX_WORDS, wanted_words, words_of_user
 from homeserver.search.words import MAX_WORD
-from homeserver.users.words import MAX_WORDS, wanted_words, words_of_user
 
 
 def finds(term: str, user_id: str, display_name: str | None = None) -> bool:
