@@ -41,6 +41,16 @@ def test_the_files_that_a_page_names_are_there(page: str) -> None:
     assert [name for name in named if not _is_there(name)] == []
 
 
+MAPPED = ("e2ee", "graph", "media", "presence", "push", "rooms", "sync", "users")
+
+
+@pytest.mark.parametrize("folder", ["federation", *(f"homeserver/{name}" for name in MAPPED)])
+def test_a_folder_with_a_map_names_all_of_its_modules(folder: str) -> None:
+    text = (REPOSITORY / folder / "__init__.py").read_text("utf-8")
+    modules = {path.stem for path in (REPOSITORY / folder).glob("*.py")} - {"__init__"}
+    assert modules - set(re.findall(r"\w+", text)) == set()
+
+
 def _is_there(name: str) -> bool:
     """Pages leave out what begins all the names of a table."""
     return any((REPOSITORY / parent / name).exists() for parent in ("", "homeserver", "tests"))
