@@ -89,6 +89,7 @@ async def test_strangers_have_no_directory_asked(server: Homeserver, other: Othe
         replace(server.config, rooms=replace(server.config.rooms, directory_without_login=True))
     )
     stranger = server.client()
+    assert (await stranger.get("/publicRooms"))["chunk"] == []
     await stranger.call("GET", "/publicRooms", query={"server": other.name}, expect=401)
     assert other.peer.site.seen == []
 

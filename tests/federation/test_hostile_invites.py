@@ -56,6 +56,11 @@ async def test_only_invites_of_the_own_users_for_users_here_are_signed(
     await refused(changes={"sender": alice.user_id})
     await refused(changes={"sender": "@alice:elsewhere.example"})
     await refused(user_id=inviter.user_id)
+    gone = await server.register("gone")
+    await server.app.people.accounts.update(gone.user_id, deactivated=True)
+    for user_id in (f"@nobody:{server.name}", gone.user_id):
+        reply = await inviter.invite(user_id, told, expect=403)
+        assert reply.errcode == "M_FORBIDDEN"
     await refused(user_id="@alice:elsewhere.example")
     await refused(room_id="!other")
     await refused(body={"room_version": "11"})

@@ -251,6 +251,8 @@ def test_a_property_may_be_compared_with_any_scalar(kind: str, value: Any) -> No
         [{"kind": "event_match", "pattern": "x"}],
         [{"kind": "event_match", "key": "x" * 513, "pattern": "x"}],
         [{"kind": "event_property_is", "key": "type"}],
+        [{"kind": "event_property_is", "value": "x"}],
+        [{"kind": "event_property_contains", "value": "x"}],
         [{"kind": "event_property_is", "key": "type", "value": 1.5}],
         [{"kind": "event_property_is", "key": "type", "value": 2**53}],
         [{"kind": "event_property_is", "key": "type", "value": ["x"]}],
