@@ -5,20 +5,24 @@ import shutil
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
 
 from federation.transactions import MAX_BYTES
+from tests.real_parts import proxy as proxy_module
 from tests.real_parts.proxy import NoProgram, Proxy, around_site, program
 from tests.server_process import REPOSITORY, free_port
 
 DEPLOY = REPOSITORY / "deploy"
 PATIENCE_S = 20.0
+SLOW_S = 2.5
 
 
 def needed(name: str) -> list[str]:
@@ -90,7 +94,7 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
 
 
 class _Replica(BaseHTTPRequestHandler):
-    """Tells what of a request has arrived."""
+    """Tells what of a request has arrived, after a while if the path says `slow`."""
 
     protocol_version = "HTTP/1.1"
     wbufsize = 1 << 16
@@ -98,6 +102,8 @@ class _Replica(BaseHTTPRequestHandler):
     def _tell(self) -> None:
         length = int(self.headers.get("Content-Length", 0))
         self.rfile.read(length)
+        if "slow" in self.path:
+            time.sleep(SLOW_S)
         told = {
             "replica": self.server.server_address[1],
             "path": self.path,
@@ -208,6 +214,30 @@ def test_transactions_of_other_servers_may_be_as_large_as_weft_takes_them(proxy:
     body = bytes(MAX_BYTES)
     path = "/_matrix/federation/v1/send/1"
     assert told(proxy, path, method="PUT", body=body)["length"] == len(body)
+
+
+@pytest.mark.parametrize("path", ["v3/sync", "v3/rooms/!a:b/join", "v3/join/%23a:b"])
+def test_nginx_waits_for_what_takes_long(
+    path: str, replicas: Replicas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a second in the place of its 75 for everything else."""
+    needed("nginx")
+    sample = proxy_module.nginx_configuration
+
+    def shortened(*arguments: Any, **options: Any) -> str:
+        text = sample(*arguments, **options)
+        assert "proxy_read_timeout 75s;" in text
+        return text.replace("proxy_read_timeout 75s;", "proxy_read_timeout 1s;")
+
+    monkeypatch.setattr(proxy_module, "nginx_configuration", shortened)
+    running = Proxy("nginx", replicas.addresses)
+    try:
+        assert told(running, f"/_matrix/client/{path}?slow", method="POST", body=b"")["length"] == 0
+        with pytest.raises(HTTPError) as given_up:
+            told(running, "/_matrix/client/v3/search?slow", method="POST", body=b"")
+        assert given_up.value.code == 504
+    finally:
+        running.stop()
 
 
 def test_internal_routes_are_not_reached_from_outside(proxy: Proxy) -> None:
