@@ -12,6 +12,7 @@ is known.
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, TypeVar
@@ -97,13 +98,16 @@ class Connection:
             raise StoreReplaced(self._given_up)
         if self._away:
             await self._look_again()
+        began = time.monotonic()
         async with self._client.start_session(causal_consistency=True) as session:
             if self._seen is not None:
                 session.advance_operation_time(self._seen)
             try:
                 yield session
             except ConnectionFailure:
-                self._away = True
+                # One that was only cut short has not waited for the next primary.
+                if time.monotonic() - began >= AWAY_TIMEOUT_S:
+                    self._away = True
                 raise
             finally:
                 seen = session.operation_time

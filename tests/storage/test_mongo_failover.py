@@ -224,6 +224,20 @@ async def test_reads_given_up_while_no_server_is_there_leave_the_store_whole(one
             await store.close()
 
 
+async def test_who_comes_after_one_that_was_cut_short_waits_for_the_server(one: ReplicaSet) -> None:
+    """What changes several entries at once is not repeated by the driver, and fails at once."""
+    store = await opened(one)
+    await append(store.log, 0, message(1), message(2))
+    one.nodes[0].kill()
+    with pytest.raises(OutcomeUnknown):
+        await store.log.remove(0, [1])
+    waiting = asyncio.create_task(store.log.tail(0))
+    await asyncio.wait([waiting], timeout=2)
+    one.nodes[0].start()
+    assert await waiting == 2
+    await store.close()
+
+
 async def until_read(store: MongoStore) -> list[Entry]:
     while True:
         try:
