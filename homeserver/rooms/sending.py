@@ -59,9 +59,7 @@ class Sending:
     async def check(self, room_id: str, type: str, state_key: str | None, content: JsonObject) -> Room:
         """The room. Raises MatrixError for what could be sent at no time, whatever becomes of the room."""
         room = await self.room_of(room_id)
-        check_content(content)
-        if type == "m.room.message" and state_key is None:
-            _check_message(content)
+        _check_form(type, state_key, content)
         if len(orjson.dumps(content)) > MAX_EVENT_BYTES:
             raise too_large("The event would be too large")
         return room
@@ -99,9 +97,7 @@ class Sending:
                 delayed=delayed,
             )
         room = await self.room_of(room_id)
-        check_content(content)
-        if type == "m.room.message":
-            _check_message(content)
+        _check_form(type, None, content)
         transaction = _transaction(sender, device_id, f"send {room_id} {type}", txn_id, delayed)
 
         async def attempt() -> str:
@@ -126,7 +122,7 @@ class Sending:
         With the `delay_id` under which it has waited, it is done once.
         """
         room = await self.room_of(room_id)
-        check_content(content)
+        _check_form(type, state_key, content)
         if type == "m.room.member":
             return await self._membership.put(room_id, sender, state_key, content)
         if type == "m.room.canonical_alias" and state_key == "":
@@ -220,6 +216,15 @@ class Sending:
             return [template]
 
         return (await post(self._rooms, self._author, room, decide, transaction) or unchanged)[0]
+
+
+def _check_form(type: str, state_key: str | None, content: JsonObject) -> None:
+    """Raises 400 for what no room takes from anybody."""
+    check_content(content)
+    if type == "m.room.create":
+        raise invalid_param("m.room.create is the event that a room begins with; no other is sent")
+    if type == "m.room.message" and state_key is None:
+        _check_message(content)
 
 
 def _check_message(content: JsonObject) -> None:

@@ -131,7 +131,8 @@ TABLE: Mapping[str, Sequence[Case]] = {
     "setting state": [
         Case("carol", "PUT /rooms/{R}/state/m.room.topic", {"topic": "a"}, 403, "M_FORBIDDEN"),
         Case("bob", "PUT /rooms/{R}/state/m.room.topic", {"topic": "a"}, 403, "M_FORBIDDEN"),
-        Case("alice", "PUT /rooms/{R}/state/m.room.create", {}, 403, "M_FORBIDDEN"),
+        Case("alice", "PUT /rooms/{R}/state/m.room.create", {}, 400, "M_INVALID_PARAM"),
+        Case("alice", "PUT /rooms/{R}/send/m.room.create/1", {}, 400, "M_INVALID_PARAM"),
         Case("alice", "PUT /rooms/{R}/state/org.example/@bob:localhost", {}, 403, "M_FORBIDDEN"),
         Case(
             "alice",

@@ -300,6 +300,8 @@ async def test_what_could_never_be_sent_is_refused_at_once(alice: Client, bob: C
     assert (await delay(alice, room_id, path, large, LONG, expect=413)).errcode == "M_TOO_LARGE"
     assert (await delay(alice, room_id, path, {}, LONG, expect=400)).errcode == "M_BAD_JSON"
     assert (await delay(alice, room_id, path, {"a": 0.5}, LONG, expect=400)).errcode == "M_BAD_JSON"
+    create = await delay(alice, room_id, "state/m.room.create/", {}, LONG, expect=400)
+    assert create.errcode == "M_INVALID_PARAM"
     assert (await delay(alice, "!none:x", path, {}, LONG, expect=403)).errcode == "M_FORBIDDEN"
     await delay(bob.stranger(), room_id, path, {}, LONG, expect=401)
 
