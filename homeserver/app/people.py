@@ -51,6 +51,7 @@ class People:
             collection(account_records.REFRESH_TOKENS),
             self.last_seen,
             ground.users.append,
+            shared=ground.replica.shared,
             now=now,
             access_lifetime_ms=config.auth.access_token_lifetime,
             refresh_lifetime_ms=config.auth.refresh_token_lifetime,

@@ -81,6 +81,7 @@ class Sessions:
         last_seen: LastSeen,
         append_notice: AppendNotice,
         *,
+        shared: bool,
         now: Clock,
         access_lifetime_ms: int,
         refresh_lifetime_ms: int | None,
@@ -91,6 +92,8 @@ class Sessions:
         self._refresh = refresh_tokens
         self._last_seen = last_seen
         self._append_notice = append_notice
+        self._shared = shared
+        """Whether sessions are ended at other replicas, too."""
         self._now = now
         self._access_lifetime_ms = int(access_lifetime_ms)
         self._refresh_lifetime_ms = refresh_lifetime_ms
@@ -399,6 +402,8 @@ class Sessions:
         Whoever did that while it was being made did not find it.
         """
         of_device = (session.user_id, session.device_id)
+        if not self._shared and self._cache.get(session.digest) is session:
+            return
         if await self._access.get(session.digest) is not None:
             return
         # The tokens go first of a device, so one that has any was not logged out, or has been used again.
