@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import orjson
 
+from homeserver.protocol.power_levels import parse_level
 from homeserver.protocol.push_evaluation import (
     CompiledRules,
     EventFacts,
@@ -61,8 +62,8 @@ def _judge(room: Room, event: RoomEvent) -> _Judged:
         sender_level=levels.user_level(event.sender),
         notification_levels={
             key: level
-            for key, level in (notifications if isinstance(notifications, dict) else {}).items()
-            if isinstance(level, int) and not isinstance(level, bool)
+            for key, value in (notifications if isinstance(notifications, dict) else {}).items()
+            if (level := parse_level(room.version, value)) is not None
         },
     )
     return _Judged(event.front, facts, evaluate_defaults(facts))

@@ -12,8 +12,8 @@ from tests.client_api.conftest import Client, Server
 THREADED = {"room": {"timeline": {"unread_thread_notifications": True}}}
 
 
-async def room_of_two(alice: Client, bob: Client) -> str:
-    room_id = await alice.create_room(preset="public_chat")
+async def room_of_two(alice: Client, bob: Client, **options: Any) -> str:
+    room_id = await alice.create_room(preset="public_chat", **options)
     await bob.join(room_id)
     carol = await alice.create_room()
     assert carol
@@ -46,6 +46,15 @@ async def test_mention_highlights_only_the_one_mentioned(alice: Client, bob: Cli
     assert await unread(bob, room_id) == (1, 1)
     assert await unread(carol, room_id) == (1, 0)
     assert await unread(alice, room_id) == (0, 0)
+
+
+async def test_levels_of_notifications_may_be_spelled_in_old_rooms(alice: Client, bob: Client) -> None:
+    room_id = await room_of_two(alice, bob, room_version="9")
+    levels = await alice.get(f"/rooms/{room_id}/state/m.room.power_levels")
+    levels["notifications"] = {"room": "0"}
+    await alice.put(f"/rooms/{room_id}/state/m.room.power_levels", levels)
+    await bob.send(room_id, {"msgtype": "m.text", "body": "hey", "m.mentions": {"room": True}})
+    assert await unread(alice, room_id) == (1, 1)
 
 
 async def test_writing_marks_what_stands_before_as_read(alice: Client, bob: Client) -> None:
