@@ -46,6 +46,9 @@ TIMEOUT_MS = 30_000
 """Of one operation, its retry included: an election takes 12 s unless the server was told otherwise."""
 AWAY_TIMEOUT_S = 1.0
 """How long a server that was away is asked whether it is back."""
+IN_ONE_ANSWER = 1_000_000
+"""Documents. An answer holds as many as 16 MiB do; a primary that dies before the next one takes those along,
+and a read that is answered at once is repeated by the driver."""
 
 CONCERNS: Mapping[str, Any] = {
     "write_concern": WriteConcern("majority", j=True),
@@ -145,7 +148,8 @@ class Connection:
         return await self.read(
             lambda session: (
                 self.collection(collection)
-                .find(where, fields, hint=hint, limit=limit, sort=sort, batch_size=limit, session=session)
+                .find(where, fields, hint=hint, limit=limit, sort=sort, session=session)
+                .batch_size(limit or IN_ONE_ANSWER)
                 .to_list()
             )
         )
@@ -156,7 +160,9 @@ class Connection:
         """What a pipeline gives that the index named `hint` serves. Raises StoreUnavailable."""
 
         async def aggregated(session: AsyncClientSession) -> list[Document]:
-            cursor = await self.collection(collection).aggregate(pipeline, hint=hint, session=session)
+            cursor = await self.collection(collection).aggregate(
+                pipeline, hint=hint, batchSize=IN_ONE_ANSWER, session=session
+            )
             return await cursor.to_list()
 
         return await self.read(aggregated)

@@ -10,13 +10,13 @@ from pymongo import MongoClient, WriteConcern
 from pymongo.read_concern import ReadConcern
 
 from storage.errors import Conflict, OutcomeUnknown, StoreUnavailable
-from storage.log import Entry, ShardMap
+from storage.log import Entry, Kind, ShardMap
 from storage.mongo import MongoStore, connection, open_store, watch
 from storage.mongo.documents import to_document
 from storage.mongo.schema import BY_SLOT, LOG
 from tests.real_parts import mongodb
 from tests.real_parts.mongodb import Node, ReplicaSet
-from tests.storage.entries import append, message, seqs
+from tests.storage.entries import ROOM, append, message, seqs
 
 SHARDS = ShardMap(rooms=2, users=1)
 WRITERS = 6
@@ -182,6 +182,31 @@ async def test_writers_notice_nothing_of_a_primary_that_is_killed(three: Replica
     await writers.check(store)
     assert writers.failures == 0
     await store.close()
+
+
+async def test_readers_of_much_notice_nothing_of_a_primary_that_is_killed(three: ReplicaSet) -> None:
+    """The driver repeats no read of which a part has come."""
+    store, last = await opened(three), 3000
+    await append(store.log, 0, *(message(n, type="state", key=str(n)) for n in range(last)))
+    over = asyncio.Event()
+
+    async def read() -> None:
+        while not over.is_set():
+            assert len(await store.log.entries(0, range(1, last + 1))) == last
+            assert len(await store.log.current(0, ROOM, Kind.EVENT)) == last
+
+    readers = asyncio.gather(*(read() for _ in range(6)))
+    await asyncio.sleep(0.5)
+    killed = await asyncio.to_thread(lambda: three.primary)
+    killed.kill()
+    try:
+        await asyncio.to_thread(lambda: three.primary)
+        over.set()
+        await readers
+    finally:
+        killed.start()
+        await asyncio.to_thread(three.wait_until_whole)
+        await store.close()
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
