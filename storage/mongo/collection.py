@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from pymongo import IndexModel
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
-from pymongo.errors import BulkWriteError, DuplicateKeyError
+from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure
 from pymongo.operations import ReplaceOne
 
 from storage.collection import CollectionSpec, Index, Puts, Record, Scalar, after_all_that_start_with
@@ -33,6 +33,8 @@ KEY = "key"
 """The name by which `find` knows the primary key."""
 
 ASKED_AT_ONCE = 500
+
+INDEX_NOT_FOUND = 27
 
 _REST = "_rest"
 _LARGEST = 1 << 63
@@ -114,8 +116,7 @@ class Shape(Generic[T]):
                 "run the release that wrote it"
             )
         for name in [name for name in stored if name != BY_ID and self._is_stale(name, stored[name])]:
-            await collection.drop_index(name)
-            del stored[name]
+            await _drop(collection, stored.pop(name))
         missing = [by for name, by in self._indexes.items() if name not in stored]
         if missing and stored:
             await self._fill(collection, missing)
@@ -317,6 +318,17 @@ class MongoCollection(Generic[T]):
                 if refusal is None:
                     raise
                 raise self._shape.taken(refusal) from error
+
+
+async def _drop(collection: AsyncCollection[Document], stored: Mapping[str, Any]) -> None:
+    """Drop an index by what it was, not by its name: another replica may have made the new one by now."""
+    try:
+        await collection.database.command(
+            "dropIndexes", collection.name, index=dict(stored["key"]), writeConcern={"w": "majority"}
+        )
+    except OperationFailure as error:
+        if error.code != INDEX_NOT_FOUND:
+            raise
 
 
 def _model(by: Index) -> IndexModel:

@@ -222,6 +222,24 @@ async def test_what_cannot_be_unique_is_told_and_the_store_opens_as_before(data:
     await store.close()
 
 
+async def test_replicas_that_start_at_once_change_indexes_together(data: MongoDatabase) -> None:
+    others = (
+        Index("by_city", ("city",)),
+        Index("by_age", ("age", "city")),
+        Index("alone", ("email",), unique=True),
+    )
+    await (await opened(data.uri, (CollectionSpec("people", Person, ("user_id",), others),))).close()
+    for replica in await asyncio.gather(*(opened(data.uri) for _ in range(4))):
+        await replica.close()
+    stored = mongodb.database(data.uri)["people"].index_information()
+    fields = {name: tuple(field for field, _ in each["key"]) for name, each in stored.items()}
+    assert fields == {
+        "_id_": ("_id",),
+        "key": ("user_id",),
+        **{by.name: by.fields for by in PEOPLE.indexes},
+    }
+
+
 async def test_an_index_is_made_while_the_store_is_in_use(data: MongoDatabase) -> None:
     """A release that declares one more starts beside one that serves."""
     serving = await opened(data.uri, (CollectionSpec("people", Person, ("user_id",)),))
