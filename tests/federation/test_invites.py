@@ -203,6 +203,21 @@ async def test_an_invite_is_not_ended_by_what_came_before_it(other: OtherServer,
     assert inviter.room_id in (await alice.sync())["rooms"]["leave"]
 
 
+async def test_an_invite_is_not_ended_by_what_came_before_it_and_arrives_with_it(
+    other: OtherServer, alice: Client
+) -> None:
+    """Whichever is written first: the end of an earlier invite may be under way when the next one comes."""
+    inviter = Inviter(other, "11")
+    await inviter.invite(alice.user_id, [], changes={"depth": 1})
+    for depth in range(2, 22, 2):
+        kick = inviter.event(
+            "m.room.member", alice.user_id, {"membership": "leave"}, inviter.room_id, depth=depth
+        )
+        again = inviter.invite(alice.user_id, [], changes={"depth": depth + 1})
+        await asyncio.gather(again, other.send(kick.pdu))
+        assert inviter.room_id in (await alice.sync(full=True))["rooms"]["invite"]
+
+
 async def test_an_invite_is_not_ended_by_servers_that_have_no_part_in_it(
     server: Homeserver, second: Homeserver, other: OtherServer, alice: Client, dora: Client
 ) -> None:
