@@ -235,6 +235,7 @@ class RemoteRooms:
 
     async def knock(self, room_id: str, user_id: str, content: JsonObject, via: Sequence[str]) -> str:
         room = await self._rooms.get(room_id)
+        before = room.head.lookup("m.room.member", user_id) if room is not None else None
 
         async def ask(server: str) -> str:
             made = await self._templates.fill(server, room_id, user_id, content)
@@ -242,7 +243,7 @@ class RemoteRooms:
             told = _events(server, answer, "knock_room_state")
             face = await self._gate.face(made.version, room_id, told)
             preview = preview_of(made.version.identifier, server, face, user_id)
-            await self._outside.note(made, preview)
+            await self._outside.note_own(made, preview, before)
             return made.event_id
 
         return await self._of_first(self._servers(room_id, room, user_id, via), ask)
@@ -264,7 +265,7 @@ class RemoteRooms:
         except (MatrixError, TimeoutError) as error:
             log.info("others do not know who left", room_id=room.room_id, user_id=user_id, reason=str(error))
             left, server = self._left_alone(room.room_id, version, user_id, own), ""
-        await self._outside.note(left, Preview(room_version=version, server=server))
+        await self._outside.note_own(left, Preview(room_version=version, server=server), own)
         return left.event_id
 
     def _left_alone(self, room_id: str, version: str, user_id: str, own: RoomEvent) -> Event:

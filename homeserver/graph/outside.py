@@ -32,6 +32,20 @@ class Outside:
         """Make a member event current, unless this server is in the room by now. Raises MatrixError 503."""
         await self._submit(event, lambda current: preview)
 
+    async def note_own(self, event: Event, preview: Preview, before: RoomEvent | None) -> None:
+        """Make current what a user did by way of another server, which has answered. Raises MatrixError 503.
+
+        `before` is what stood there when that began. What has come since and follows upon it stays: whoever
+        knocks may be invited sooner than the answer is here.
+        """
+
+        def decide(current: RoomEvent | None) -> Preview | None:
+            if current is None or (before is not None and current.event_id == before.event_id):
+                return preview
+            return preview if current.depth <= event.depth else None
+
+        await self._submit(event, decide)
+
     async def end(self, event: Event) -> bool:
         """Whether an event of another server ends an invite or a knock; it does so by being current.
 

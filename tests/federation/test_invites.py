@@ -5,9 +5,11 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from aiohttp import web
 
 from homeserver.protocol.room_versions import ROOM_VERSIONS
 from tests.client_api.conftest import Client
+from tests.federation.host import Host
 from tests.federation.inviter import Inviter
 from tests.federation.rooms import members, state_of
 from tests.federation.servers import V1, Homeserver, OtherServer
@@ -216,6 +218,33 @@ async def test_an_invite_is_not_ended_by_what_came_before_it_and_arrives_with_it
         again = inviter.invite(alice.user_id, [], changes={"depth": depth + 1})
         await asyncio.gather(again, other.send(kick.pdu))
         assert inviter.room_id in (await alice.sync(full=True))["rooms"]["invite"]
+
+
+@pytest.mark.parametrize("membership", ["knock", "leave"])
+async def test_who_is_invited_while_a_knock_or_a_rejection_is_answered_is_invited(
+    other: OtherServer, alice: Client, membership: str
+) -> None:
+    """The other server has taken it, and somebody there is quick, maybe by a bot."""
+    host = Host(other.peer, join_rule="knock")
+    inviter = Inviter(other, "11")
+    inviter.room_id = host.room_id
+    host.open_to(alice.user_id, membership)
+    below = other.peer.site.below
+    path = next(path for path in below if f"/send_{membership}/" in path)
+    answer = below[path]
+
+    async def invite_first(request: web.BaseRequest) -> web.StreamResponse:
+        answered = await answer(request)
+        await inviter.invite(alice.user_id, [], changes={"depth": 99})
+        return answered
+
+    below[path] = invite_first
+    if membership == "leave":
+        await inviter.invite(alice.user_id, [])
+        await alice.leave(host.room_id)
+    else:
+        await alice.post(f"/knock/{quote(host.room_id)}?via={host.name}")
+    assert host.room_id in (await alice.sync(full=True))["rooms"]["invite"]
 
 
 async def test_an_invite_is_not_ended_by_servers_that_have_no_part_in_it(
