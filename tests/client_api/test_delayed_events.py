@@ -11,10 +11,9 @@ from homeserver.config.options import Rate, RateLimits
 from homeserver.config.units import Duration
 from storage.records.delayed_events import DELAYED_EVENTS
 from tests.client_api.conftest import Client, Reply, Server
+from tests.client_api.delayed import DELAYED, EVENTS, messages, outcome
 from tests.waiting import until
 
-DELAYED = "/_matrix/client/unstable/org.matrix.msc4140"
-EVENTS = f"{DELAYED}/delayed_events"
 CALL_MEMBER = "org.matrix.msc3401.call.member"
 LONG = 60_000
 SHORT = 300
@@ -53,21 +52,6 @@ async def act(client: Client, delay_id: str, action: str, expect: int = 200) -> 
 async def scheduled(client: Client) -> list[str]:
     answer = await client.get(EVENTS)
     return [event["delay_id"] for event in answer["delayed_events"]]
-
-
-async def outcome(client: Client, delay_id: str) -> Any:
-    """What became of an event, once it has ended."""
-
-    async def ended() -> Any:
-        event = await client.get(f"{EVENTS}/{delay_id}")
-        return event if "finalised_ts" in event else None
-
-    return await until(ended, "the delayed event ended")
-
-
-async def messages(client: Client, room_id: str) -> list[str]:
-    page = await client.get(f"/rooms/{quote(room_id)}/messages", query={"dir": "f", "limit": 100})
-    return [event["content"]["body"] for event in page["chunk"] if event["type"] == "m.room.message"]
 
 
 async def call_state(client: Client, room_id: str, of: Client) -> Any:

@@ -91,6 +91,11 @@ class Replicas:
     def at_b(self, client: Client) -> Client:
         return self.at(self.b, client)
 
+    def owner(self, room_id: str) -> Replica:
+        """The one whose shard a room is in."""
+        both = (self.a, self.b)
+        return next(each for each in both if each.app.ground.others.elsewhere(room_id) is None)
+
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:

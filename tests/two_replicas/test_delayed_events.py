@@ -1,15 +1,12 @@
 """Events that are sent later (MSC4140), whichever replica they were scheduled at."""
 
 import asyncio
-from typing import Any
 
 from homeserver.bus.bus import Ownership
 from tests.client_api.conftest import Client
+from tests.client_api.delayed import DELAYED, EVENTS, messages, outcome
 from tests.two_replicas.conftest import SHARDS, Replicas
-from tests.waiting import until
 
-DELAYED = "/_matrix/client/unstable/org.matrix.msc4140"
-EVENTS = f"{DELAYED}/delayed_events"
 SOON = 300
 
 
@@ -19,19 +16,6 @@ async def message_later(client: Client, room_id: str, body: str, ms: int) -> str
     path = f"{DELAYED}/rooms/{room_id}/delayed_event/m.room.message/{body}"
     delay_id: str = (await client.put(path, {"delay_ms": ms, "content": content}))["delay_id"]
     return delay_id
-
-
-async def outcome(client: Client, delay_id: str) -> Any:
-    async def ended() -> Any:
-        event = await client.get(f"{EVENTS}/{delay_id}")
-        return event if "finalised_ts" in event else None
-
-    return await until(ended, "the delayed event ended")
-
-
-async def messages(client: Client, room_id: str) -> list[str]:
-    page = await client.get(f"/rooms/{room_id}/messages", query={"dir": "f", "limit": 100})
-    return [event["content"]["body"] for event in page["chunk"] if event["type"] == "m.room.message"]
 
 
 async def test_event_of_any_room_is_sent_in_time_wherever_it_was_scheduled(

@@ -9,7 +9,7 @@ import pytest
 from homeserver.bus.bus import Ownership
 from homeserver.push import unread as unread_module
 from tests.client_api.conftest import Client
-from tests.two_replicas.conftest import SHARDS, Replica, Replicas
+from tests.two_replicas.conftest import SHARDS, Replicas
 
 PUBLIC_KEY = "A" * 43
 
@@ -32,9 +32,8 @@ async def test_who_left_at_one_replica_comes_back_at_the_other(
     replicas: Replicas, room: str, alice: Client, bob: Client
 ) -> None:
     """Before the other one has heard that they left."""
-    both = (replicas.a, replicas.b)
-    owner = next(each for each in both if each.app.ground.others.elsewhere(room) is None)
-    other = next(each for each in both if each is not owner)
+    owner = replicas.owner(room)
+    other = next(each for each in (replicas.a, replicas.b) if each is not owner)
     await replicas.at(other, bob).get(f"/rooms/{room}/messages", query={"dir": "b"})
     replicas.exchange.hold(True)
     await replicas.at(owner, bob).leave(room)
@@ -51,29 +50,24 @@ async def test_who_joined_a_room_at_one_replica_comes_into_a_restricted_one_at_t
 ) -> None:
     """Before the other one has heard of the first join."""
 
-    def owner(room_id: str) -> Replica:
-        both = (replicas.a, replicas.b)
-        return next(each for each in both if each.app.ground.others.elsewhere(room_id) is None)
-
     space = await alice.create_room(preset="public_chat")
     allow = [{"type": "m.room_membership", "room_id": space}]
     rule = {"type": "m.room.join_rules", "content": {"join_rule": "restricted", "allow": allow}}
     room_id = await alice.create_room(initial_state=[rule])
-    while owner(room_id) is owner(space):
+    while replicas.owner(room_id) is replicas.owner(space):
         room_id = await alice.create_room(initial_state=[rule])
-    await replicas.at(owner(room_id), bob).call("POST", f"/join/{quote(room_id)}", {}, expect=403)
+    await replicas.at(replicas.owner(room_id), bob).call("POST", f"/join/{quote(room_id)}", {}, expect=403)
     replicas.exchange.hold(True)
-    await replicas.at(owner(space), bob).join(space)
-    await replicas.at(owner(room_id), bob).join(room_id)
+    await replicas.at(replicas.owner(space), bob).join(space)
+    await replicas.at(replicas.owner(room_id), bob).join(room_id)
 
 
 async def test_name_changed_at_one_replica_comes_into_a_room_just_joined_at_the_other(
     replicas: Replicas, alice: Client, bob: Client
 ) -> None:
-    both = (replicas.a, replicas.b)
     room_id = await alice.create_room(preset="public_chat")
-    owner = next(each for each in both if each.app.ground.others.elsewhere(room_id) is None)
-    other = next(each for each in both if each is not owner)
+    owner = replicas.owner(room_id)
+    other = next(each for each in (replicas.a, replicas.b) if each is not owner)
     await replicas.at(other, bob).sync()
     replicas.exchange.hold(True)
     await replicas.at(owner, bob).join(room_id)
@@ -222,10 +216,6 @@ async def test_user_who_goes_from_one_public_room_to_another_is_found_all_the_ti
 ) -> None:
     """The replica that has the first room in hand may not have heard of the second one yet."""
 
-    def owner(room_id: str) -> Replica:
-        both = (replicas.a, replicas.b)
-        return next(each for each in both if each.app.ground.others.elsewhere(room_id) is None)
-
     async def settled() -> None:
         for replica in (replicas.a, replicas.b):
             for consumer in replica.app.ground.consumers:
@@ -235,15 +225,15 @@ async def test_user_who_goes_from_one_public_room_to_another_is_found_all_the_ti
 
     old = await alice.create_room(preset="public_chat")
     new = await alice.create_room(preset="public_chat")
-    while owner(new) is owner(old):
+    while replicas.owner(new) is replicas.owner(old):
         new = await alice.create_room(preset="public_chat")
-    await replicas.at(owner(old), bob).join(old)
-    await replicas.at(owner(old), bob).sync()
+    await replicas.at(replicas.owner(old), bob).join(old)
+    await replicas.at(replicas.owner(old), bob).sync()
     await settled()
     replicas.exchange.hold(True)
-    await replicas.at(owner(new), bob).join(new)
+    await replicas.at(replicas.owner(new), bob).join(new)
     await settled()
-    await replicas.at(owner(old), bob).leave(old)
+    await replicas.at(replicas.owner(old), bob).leave(old)
     await settled()
     found = await alice.post("/user_directory/search", {"search_term": "bob"})
     assert [user["user_id"] for user in found["results"]] == [bob.user_id]
