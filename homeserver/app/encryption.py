@@ -54,8 +54,6 @@ class Encryption:
             known_devices,
             queue,
             users,
-            ground.replica,
-            shards,
         )
         cross_signing = CrossSigning(identities, known_devices)
         backup = KeyBackup(
@@ -85,7 +83,7 @@ class Encryption:
 
         signing_in.deactivation.on_deactivated.append(deactivated)
         self.to_device = ToDevice(users, log, shards, known_devices, identities, queue, ground.outbox, now)
-        self.told_keys = ToldKeys(identities, syncing.one_time_keys, users, ground.replica, shards)
+        self.told_keys = ToldKeys(identities, syncing.one_time_keys, users)
         interactive = signing_in.interactive
         self.routes: list[Routes] = [
             ToDeviceRoutes(self.to_device),

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import msgspec
 import orjson
 
-from homeserver.bus.replica import Replica
 from homeserver.e2ee.identities import DEVICE, DEVICE_NAME, Draft, Identities, Identity, json_object
 from homeserver.e2ee.key_answers import claimed_of
 from homeserver.e2ee.key_objects import (
@@ -34,7 +33,6 @@ from homeserver.protocol.json_types import JsonObject
 from homeserver.sync.to_device import ToDeviceQueue
 from homeserver.users.users import Users
 from storage.collection import Collection
-from storage.log import ShardMap
 from storage.records.accounts import Device
 
 MAX_USERS = 20_000
@@ -69,8 +67,6 @@ class DeviceKeys:
         devices: Collection[Device],
         queue: ToDeviceQueue,
         users: Users,
-        replica: Replica,
-        shards: ShardMap,
     ) -> None:
         self._identities = identities
         self._one_time_keys = one_time_keys
@@ -79,8 +75,6 @@ class DeviceKeys:
         self._devices = devices
         self._queue = queue
         self._users = users
-        self._replica = replica
-        self._shards = shards
 
     async def upload(self, user_id: str, device_id: str, upload: KeyUpload) -> dict[str, int]:
         """Publish keys; how many one-time keys of each algorithm there are then.
@@ -159,9 +153,7 @@ class DeviceKeys:
         if len(wanted) > MAX_USERS:
             raise too_many(f"At most {MAX_USERS} users at once")
         local, remote = self._split(wanted)
-        # Clients ask once for what they were told has changed, perhaps by a replica that knew it sooner.
-        await self._replica.refresh({self._shards.of_user(user_id) for user_id in local})
-        found = await self._identities.get_many(local)
+        found = await self._identities.newest(local)
         failures: dict[str, str] = {}
         if remote:
             elsewhere, failures = await self._remote_lists.get_many(remote, seconds)

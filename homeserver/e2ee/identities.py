@@ -301,7 +301,11 @@ class Identities:
         return found
 
     async def newest(self, user_ids: Sequence[str]) -> dict[str, Identity]:
-        """The same with what was published at other replicas a moment ago. Raises 503."""
+        """The same with what was published at other replicas a moment ago. Raises 503.
+
+        Clients and servers ask once for what they were told has changed, perhaps by a replica that knew it
+        sooner.
+        """
         await self._replica.refresh({self._shards.of_user(user_id) for user_id in user_ids})
         return await self.get_many(user_ids)
 

@@ -10,14 +10,12 @@ from collections.abc import Mapping, Sequence
 
 import orjson
 
-from homeserver.bus.replica import Replica
 from homeserver.e2ee.identities import Identities, json_object
 from homeserver.e2ee.key_objects import MASTER, SELF_SIGNING, too_many
 from homeserver.e2ee.one_time_keys import OneTimeKeys, claimed_json
 from homeserver.errors import not_found
 from homeserver.protocol.identifiers import check_user_id
 from homeserver.users.users import Users
-from storage.log import ShardMap
 
 MAX_USERS = 1000
 """In one query; servers ask for the members of a room that are here, some at a time."""
@@ -31,21 +29,16 @@ class ToldKeys:
         identities: Identities,
         one_time_keys: OneTimeKeys,
         users: Users,
-        replica: Replica,
-        shards: ShardMap,
     ) -> None:
         self._identities = identities
         self._one_time_keys = one_time_keys
         self._users = users
-        self._replica = replica
-        self._shards = shards
 
     async def devices(self, user_id: str) -> bytes:
         """The devices of a user that have keys, and at which point of their changes. Raises 400 and 404."""
         if not self._users.is_local(check_user_id(user_id)):
             raise not_found("This is not a user of this server")
-        await self._follow([user_id])
-        identity = await self._identities.get(user_id)
+        identity = (await self._identities.newest([user_id]))[user_id]
         devices = (
             json_object((("device_id", orjson.dumps(device_id)), ("keys", keys)))
             for device_id, keys in identity.devices.items()
@@ -64,9 +57,7 @@ class ToldKeys:
         """Keys of users, of the devices listed or of all. Raises 400 for too many users."""
         if len(wanted) > MAX_USERS:
             raise too_many(f"At most {MAX_USERS} users at once")
-        local = self._local(wanted)
-        await self._follow(local)
-        found = await self._identities.get_many(local)
+        found = await self._identities.newest(self._local(wanted))
         return json_object(
             (
                 ("device_keys", json_object((id, i.told_devices(wanted[id])) for id, i in found.items())),
@@ -85,7 +76,3 @@ class ToldKeys:
 
     def _local(self, user_ids: Mapping[str, object]) -> list[str]:
         return [user_id for user_id in user_ids if self._users.is_local(user_id)]
-
-    async def _follow(self, user_ids: Sequence[str]) -> None:
-        """Others ask once for what they were told has changed, perhaps by a replica that knew it sooner."""
-        await self._replica.refresh({self._shards.of_user(user_id) for user_id in user_ids})

@@ -142,13 +142,13 @@ class Accounts:
 
     async def change_password(self, proved: Account, hashed: str) -> None:
         """Set a new password in the place of the one that was proved. Raises 403 when that is it no more."""
-        while True:
-            account = await self.get(proved.user_id)
+
+        def change(account: Account | None) -> Account:
             if account is None or account.password != proved.password:
                 raise forbidden("The password was changed meanwhile")
-            if await self._accounts.replace_if(account, msgspec.structs.replace(account, password=hashed)):
-                break
-        await self._tell_changed(proved.user_id)
+            return msgspec.structs.replace(account, password=hashed)
+
+        await self._change(proved.user_id, change)
 
     async def set_password(self, user_id: str, password: str, **changes: object) -> Account:
         """Set the password, and other fields with it. Raises 400 M_INVALID_PARAM for what is no password."""
@@ -160,20 +160,25 @@ class Accounts:
         return await self._passwords.hash(password)
 
     async def update(self, user_id: str, **changes: object) -> Account:
-        """Change fields of an account by compare-and-set. Raises KeyError for an unknown one."""
-        while True:
-            account = await self.get(user_id)
+        """Change fields of an account. Raises KeyError for an unknown one."""
+
+        def change(account: Account | None) -> Account:
             if account is None:
                 raise KeyError(user_id)
-            changed = msgspec.structs.replace(account, **changes)
+            return msgspec.structs.replace(account, **changes)
+
+        return await self._change(user_id, change)
+
+    async def _change(self, user_id: str, change: Callable[[Account | None], Account]) -> Account:
+        """Put what `change` makes of an account in its place by compare-and-set. Raises what that raises."""
+        while True:
+            account = await self.get(user_id)
+            changed = change(account)
             if await self._accounts.replace_if(account, changed):
                 break
-        await self._tell_changed(user_id)
-        return changed
-
-    async def _tell_changed(self, user_id: str) -> None:
         for on_change in self.on_change:
             await on_change(user_id)
+        return changed
 
 
 def _check_password(password: str) -> None:
