@@ -75,7 +75,7 @@ class Backfill:
         """Room and gap → until when nobody is asked."""
 
     async def fetch(self, room: Room, gap: int) -> bool:
-        if room.begins_in(gap) or not takes_part(room, self._server_name):
+        if not takes_part(room, self._server_name):
             return False
         if self._vain.get((room.room_id, gap), 0) > self._now():
             return False

@@ -17,7 +17,7 @@ from homeserver.protocol.room_versions import ROOM_VERSIONS, RoomVersion
 from homeserver.protocol.signing import encode_event
 from homeserver.rooms.event_meta import decode_meta, encode_meta
 from homeserver.rooms.reading_order import is_between
-from homeserver.rooms.redaction import takes_effect
+from homeserver.rooms.redaction import is_redaction, takes_effect
 from homeserver.rooms.room_event import RoomEvent, redaction_target
 from homeserver.rooms.stored_events import StoredEvents
 from storage.collection import Collection
@@ -49,7 +49,7 @@ class Redactions:
 
     @staticmethod
     def wants(entry: Entry) -> bool:
-        return entry.type == "m.room.redaction" and entry.kind is Kind.EVENT and entry.key is None
+        return is_redaction(entry)
 
     async def handle(self, shard: int, entry: Entry) -> None:
         """Prune what the redaction redacts."""

@@ -1,4 +1,8 @@
-"""Events of a room by id, wherever they lie: in the log, or beside it."""
+"""Events of a room by id, wherever they lie: in the log, or beside it.
+
+What was redacted is what is left of it, from its redaction on. Before room version 11 power levels lose who
+may invite: the auth rules have to be asked about the same levels here as where a user's own event is made.
+"""
 
 from collections import Counter, OrderedDict
 from collections.abc import Collection as Items
@@ -8,16 +12,19 @@ from typing import NamedTuple
 import orjson
 
 from homeserver.protocol.events import Event, load_event
-from homeserver.protocol.room_versions import RoomVersion
+from homeserver.protocol.redaction import redact
 from homeserver.rooms.event_meta import decode_meta
-from homeserver.rooms.room import Room
-from homeserver.rooms.room_event import RoomEvent
+from homeserver.rooms.redaction import is_redaction, takes_effect
+from homeserver.rooms.room import CREATE, Room
+from homeserver.rooms.room_event import RoomEvent, redaction_target
 from storage.collection import Collection
 from storage.log import Entry, Kind, Log
 from storage.records.side_events import OUTLIER, REJECTED, SOFT_FAILED, SideEvent
 
 KEPT = 20_000
 """Events kept parsed."""
+REDACTIONS_KEPT = 1_000
+"""The newest of them: what they redact may not be pruned in the store yet."""
 
 StateDelta = Sequence[tuple[str, str, str | None]]
 
@@ -60,6 +67,8 @@ class GraphEvents:
         """How many are reading an event."""
         self._overtaken: set[tuple[str, str]] = set()
         """What was forgotten while it was read: it may be out of date, and is not kept."""
+        self._redactors: OrderedDict[tuple[str, str], str] = OrderedDict()
+        """What was redacted lately → the sender of the redaction."""
 
     async def get_many(self, room: Room, event_ids: Items[str]) -> dict[str, KnownEvent]:
         """Those of the events that are known."""
@@ -86,6 +95,13 @@ class GraphEvents:
         """Follows the room shards: an event has a place in the timeline, whichever replica took it."""
         if entry.kind is Kind.EVENT and entry.event_id is not None:
             self.forget(entry.stream, entry.event_id)
+        if is_redaction(entry):
+            redacted = redaction_target(orjson.loads(entry.body), decode_meta(entry.meta))
+            if redacted is not None:
+                self.forget(entry.stream, redacted)
+                self._redactors[entry.stream, redacted] = entry.sender or ""
+                if len(self._redactors) > REDACTIONS_KEPT:
+                    self._redactors.popitem(last=False)
 
     async def _read(self, room: Room, event_ids: Sequence[str]) -> dict[str, KnownEvent]:
         reading = [(room.room_id, event_id) for event_id in event_ids]
@@ -111,14 +127,21 @@ class GraphEvents:
         for event_id, entry in entries.items():
             if entry.stream == room.room_id:
                 meta = decode_meta(entry.meta)
-                event = _loaded(room.version, entry.body, event_id)
+                event = self._loaded(room, entry.body, event_id)
                 found[event_id] = KnownEvent(event, entry.position, meta.base, meta.delta)
         beside = [(room.room_id, event_id) for event_id in event_ids if event_id not in entries]
         for side in await self._side.get_many(beside) if beside else ():
-            event = _loaded(room.version, side.body, side.event_id)
+            event = self._loaded(room, side.body, side.event_id)
             found[side.event_id] = KnownEvent(event, None, side.base, side.delta, side.standing)
         return found
 
-
-def _loaded(version: RoomVersion, body: bytes, event_id: str) -> Event:
-    return load_event(version, orjson.loads(body), event_id)
+    def _loaded(self, room: Room, body: bytes, event_id: str) -> Event:
+        version, pdu = room.version, orjson.loads(body)
+        redactor = self._redactors.get((room.room_id, event_id))
+        is_redacted = (
+            redactor is not None
+            and pdu["type"] != CREATE[0]
+            and CREATE in room.head.state
+            and takes_effect(version, room.head.lookup, redactor, pdu["sender"])
+        )
+        return load_event(version, redact(version, pdu) if is_redacted else pdu, event_id)

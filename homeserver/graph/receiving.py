@@ -97,6 +97,7 @@ class _Fork(NamedTuple):
     changes: Sequence[tuple[str, str, Event | None]]
     """Keys of the room's state that the event changes, but for its own if it becomes current there."""
     fills_gap: bool
+    leaves_gap: bool
 
 
 class Receiver:
@@ -249,7 +250,7 @@ class Receiver:
 
     async def _fork(self, room: Room, head: RoomHead, event: Event, before: _Before) -> _Fork:
         after = changed(before.state, [(*event.state_tuple, event.event_id)] if event.is_state else [])
-        covered = await self._covered(room, event)
+        covered, is_complete = await self._covered(room, event)
         tips = tuple(tip for tip in head.tips if tip not in covered)
         ends = await self._states.after(room, tips)
         # Of an event that was a gap the room has what follows upon it.
@@ -275,19 +276,21 @@ class Receiver:
             state_key=None if current else event.state_key,
             redacted_by=await self._early_redactions.of(event, head),
         )
-        return _Fork(head, meta, changes, fills_gap)
+        return _Fork(head, meta, changes, fills_gap, leaves_gap=not is_complete)
 
-    async def _covered(self, room: Room, event: Event) -> set[str]:
+    async def _covered(self, room: Room, event: Event) -> tuple[set[str], bool]:
         """The events that are no extremities any more: what this one follows upon, be it by way of events
-        that are none themselves."""
+        that are none themselves. And whether none of them is missing, or history."""
         covered: set[str] = set()
+        is_complete = True
         behind = set(event.prev_events)
         while behind and len(covered) < MAX_COVERED:
             covered |= behind
             known = await self._events.get_many(room, behind)
+            is_complete &= sum(each.has_state for each in known.values()) == len(behind)
             aside = (each.event for each in known.values() if each.standing in (REJECTED, SOFT_FAILED))
             behind = {event_id for each in aside for event_id in each.prev_events} - covered
-        return covered
+        return covered, is_complete
 
     async def _put_aside(self, event: Event, standing: str, base: int, delta: StateDelta) -> None:
         await self._side.put(
@@ -308,7 +311,6 @@ class _Proposal:
     def __init__(self, room: Room, incoming: _Incoming, fork: _Fork) -> None:
         self._room = room
         self._event = incoming.event
-        self._leaves_gap = incoming.told is not None
         self._fork = fork
         self._meta = replace(fork.meta, redacts_key=redacts_key(incoming.redacted), relay=incoming.relay)
         self._is_taken = False
@@ -320,7 +322,7 @@ class _Proposal:
         if not self._is_taken:
             return []
         built: list[Appended] = []
-        if self._leaves_gap:
+        if fork.leaves_gap:
             built.append(Appended(Entry(Kind.GAP, event.room_id, seq=next_seq)))
         for type, key, current in fork.changes:
             entry = state_entry(event.room_id, type, key, current, next_seq + len(built))

@@ -108,8 +108,9 @@ class History:
             if len(page) < limit:
                 gap = _incomplete(room, stretch) if backwards else None
                 if gap is not None:
-                    if events or not fetches:
-                        # Who has something to read need not wait for others: the rest comes next time.
+                    if not fetches or (events and not room.begins_in(gap)):
+                        # Who has something to read need not wait for others: the rest comes next time. With
+                        # the room's beginning none comes.
                         break
                     fetches -= 1
                     if await self.earlier.fetch(room, gap):
@@ -293,9 +294,10 @@ class History:
 def _incomplete(room: Room, stretch: Stretch) -> int | None:
     """The gap of which a stretch is the lower part, if more of it may be elsewhere."""
     gap = stretch.gap
-    if gap is None or stretch.low != bottom_of(gap) or room.begins_in(gap):
+    if gap is None or stretch.low != bottom_of(gap):
         return None
-    return gap
+    # What others have that was said beside the room's first events may still be missing.
+    return None if room.begins_in(gap) and room.gaps[gap] == in_gap(gap, 0) else gap
 
 
 _filter_decoder = msgspec.json.Decoder(RoomEventFilter)

@@ -50,10 +50,14 @@ def power_levels(version: RoomVersion, lookup: Callable[[str, str], RoomEvent | 
     return PowerLevels(version, levels.content if levels is not None else None, create)
 
 
+def is_redaction(entry: Entry) -> bool:
+    """Whether an entry's event may redact another. State redacts nothing."""
+    return entry.kind is Kind.EVENT and entry.type == "m.room.redaction" and entry.key is None
+
+
 def redacted_key(entry: Entry) -> tuple[str, str] | None:
     """The state key of what an entry's event redacts, if it is a redaction, and of state."""
-    is_redaction = entry.kind is Kind.EVENT and entry.type == "m.room.redaction" and entry.key is None
-    return decode_meta(entry.meta).redacts_key if is_redaction else None
+    return decode_meta(entry.meta).redacts_key if is_redaction(entry) else None
 
 
 def redacted_view(

@@ -19,6 +19,7 @@ from tests.federation.host import Host
 from tests.federation.rooms import members, state_of
 from tests.federation.servers import V1, Homeserver, OtherServer
 from tests.federation.test_remote_rooms import join
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -269,6 +270,55 @@ async def test_a_branch_that_is_left_out_comes_with_the_rooms_beginning(host: Ho
     assert sorted(bodies(found)) == ["both", "branch", "first", "trunk"]
     assert "m.room.create" in [event["type"] for event in found]
     assert archive.asked == 2
+
+
+async def test_a_branch_that_nobody_has_comes_after_the_rooms_beginning_once_somebody_has_it(
+    host: Host, alice: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(federation.backfill, "VAIN_MS", 0)
+    archive = Archive(host)
+    first = say(host, "first")
+    branch = say(host, "branch")
+    trunk = say(host, "trunk", prev_events=[first.event_id])
+    say(host, "both", prev_events=[branch.event_id, trunk.event_id])
+    archive.lie = lambda pdus: [pdu for pdu in pdus if pdu != branch.pdu]
+    await enter(alice, host)
+    found = await pages(alice, host.room_id)
+    assert found[-1]["type"] == "m.room.create"
+    assert bodies(found) == ["both", "trunk", "first"]
+    archive.lie = lambda pdus: pdus
+    assert sorted(bodies(await pages(alice, host.room_id))) == ["both", "branch", "first", "trunk"]
+    asked = archive.asked
+    assert len(bodies(await pages(alice, host.room_id))) == 4
+    assert archive.asked == asked
+
+
+async def test_what_lies_behind_a_soft_failed_event_is_history_of_what_follows_upon_it(
+    server: Homeserver, host: Host, other: OtherServer, alice: Client
+) -> None:
+    archive = Archive(host)
+    bob = f"@bob:{host.name}"
+    host.send("m.room.member", bob, {"membership": "join"}, sender=bob)
+    await enter(alice, host)
+    host.let_in(host.received[0])
+    entered = host.events[-1].event_id
+    hidden = say(host, "hidden")
+    late = say(host, "late", sender=bob)
+    ban = host.send("m.room.member", bob, {"membership": "ban"}, prev_events=[entered])
+    after = say(host, "after", prev_events=[ban.event_id, late.event_id])
+    between = web.json_response({"events": [late.pdu]})
+    host.peer.site.pages[f"{V1}/get_missing_events/{host.room_id}"] = between
+    archive.lie = lambda pdus: [pdu for pdu in pdus if pdu != hidden.pdu]
+    for event in (ban, after):
+        await other.send(event.pdu)
+
+    async def said() -> list[str]:
+        return bodies(await pages(alice, host.room_id))
+
+    assert await until(said) == ["after"]
+    archive.lie = lambda pdus: pdus
+    await server.restart()
+    assert await said() == ["after", "hidden"]
 
 
 def foreign(host: Host) -> Event:

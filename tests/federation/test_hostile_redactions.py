@@ -106,6 +106,28 @@ async def test_a_redaction_is_judged_by_what_comes_before_it(
     assert await texts(alice, room_id) == [None, "stays"]
 
 
+@pytest.mark.parametrize(("version", "is_allowed"), [("2", True), ("10", True), ("11", False)])
+async def test_what_a_redaction_leaves_of_power_levels_counts_in_branches_too(
+    server: Homeserver, alice: Client, other: OtherServer, visitor: Visitor, version: str, is_allowed: bool
+) -> None:
+    """Before version 11 they lose who may invite: whoever knows of the redaction lets everybody."""
+    room_id = await open_room(alice, visitor, version)
+    levels = await alice.get(f"/rooms/{room_id}/state/m.room.power_levels")
+    strict = await alice.set_state(room_id, "m.room.power_levels", {**levels, "invite": 50})
+    room = await visitor.room(room_id)
+    await visitor.fork(room_id, room.head, "a branch")
+    await alice.send(room_id, "merged")
+    await alice.redact(room_id, strict)
+    before = room.head
+    await alice.send(room_id, "meanwhile")
+    guest = f"@guest:{other.name}"
+    invite = await visitor.unchecked(
+        room_id, "m.room.member", {"membership": "invite"}, guest, prev_events=before.tips
+    )
+    await other.send(invite.pdu)
+    assert (("m.room.member", guest) in room.head.state) is is_allowed
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_what_is_no_redaction_redacts_nothing(
     server: Homeserver, alice: Client, other: OtherServer, visitor: Visitor, version: str

@@ -239,6 +239,7 @@ class Node:
                 progress=self.sender,
             ),
         ]
+        self.rooms.follow(self.events.on_room_entry)
         await self.rooms.start(lambda shard, tail: None)
         await outbound.start()
         for consumer in self._consumers:

@@ -109,8 +109,16 @@ class Crowd:
         old = await self._some_room(node)
         version = self._random.choice(VERSIONS[VERSIONS.index(old.version.identifier) :])
         creators = self._keepers_but(node) if ROOM_VERSIONS[version].privileged_creators else []
-        new = await node.upgrade.upgrade(old.room_id, keeper(node.name), version, creators)
-        self.upgraded.append((old.room_id, new))
+        while True:
+            try:
+                new = await node.upgrade.upgrade(old.room_id, keeper(node.name), version, creators)
+            except MatrixError as error:
+                # Its server does not know all members yet: they try again.
+                if error.status != 503:
+                    raise
+            else:
+                self.upgraded.append((old.room_id, new))
+                return
 
     def _keepers_but(self, node: Node) -> list[str]:
         return [keeper(name) for name in self._names if name != node.name]
