@@ -50,6 +50,7 @@ def decode_sync_token(token: str, epoch: str, room_shards: int) -> SyncToken:
     return SyncToken(from_base36(parts[2]), from_base36(parts[3]), rooms)
 
 
+@lru_cache(_REMEMBERED)
 def decode_since(token: str, epoch: str, room_shards: int) -> SyncToken:
     """A since-token; one of another epoch means the beginning.
 

@@ -386,7 +386,9 @@ class CompiledRules:
 
     def is_default_in(self, room_id: str) -> bool:
         """Whether the user's verdicts on events of this room are those of `evaluate_defaults`."""
-        return self._anywhere is _DEFAULT_RULES and fold(room_id) not in self._confined
+        if self._anywhere is not _DEFAULT_RULES:
+            return False
+        return not self._confined or fold(room_id) not in self._confined
 
     def in_room(self, room_id: str) -> Sequence[_CompiledRule]:
         """The rules that can match in this room, in the order in which they are checked."""

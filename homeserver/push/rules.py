@@ -15,6 +15,8 @@ from homeserver.users.ignoring import IGNORED_USERS
 from homeserver.users.users import AccountDatum, User
 
 PUSH_RULES = "m.push_rules"
+_RULES, _IGNORED = ("", PUSH_RULES), ("", IGNORED_USERS)
+"""Where account data has them."""
 KEPT = 20_000
 
 
@@ -26,7 +28,7 @@ class UserPushRules:
 
     def of(self, user: User) -> CompiledRules:
         """The user's rules, ready to evaluate."""
-        datum = user.account_data.get(("", PUSH_RULES))
+        datum = user.account_data.get(_RULES)
         kept = self._compiled.get(user.user_id)
         if kept is not None and kept[0] is datum:
             return kept[1]
@@ -39,17 +41,13 @@ class UserPushRules:
 
 def rules_version(user: User) -> int:
     """Which edit of the user's rules, or of whom they ignore, is in force; 0 when there was none."""
-    return max(_edited(user, PUSH_RULES), _edited(user, IGNORED_USERS))
-
-
-def _edited(user: User, type: str) -> int:
-    datum = user.account_data.get(("", type))
-    return datum.seq if datum is not None else 0
+    rules, ignored = user.account_data.get(_RULES), user.account_data.get(_IGNORED)
+    return max(rules.seq if rules is not None else 0, ignored.seq if ignored is not None else 0)
 
 
 def stored_rules(user: User) -> PushRules:
     """What the user made of the default rules."""
-    datum = user.account_data.get(("", PUSH_RULES))
+    datum = user.account_data.get(_RULES)
     return _parse(datum.content if datum is not None else b"")
 
 

@@ -14,13 +14,13 @@ import asyncio
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
-from homeserver.protocol.push_evaluation import Verdict
 from homeserver.push.rules import UserPushRules, rules_version
 from homeserver.push.unread_tallies import UnreadTallies
-from homeserver.push.verdicts import Verdicts
+from homeserver.push.verdicts import Judged, Verdicts, verdict_of
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
@@ -52,8 +52,11 @@ class UnreadCounts(msgspec.Struct):
 
     def total(self) -> Counts:
         """Over all threads, for clients that know none."""
-        every = self.threads.values()
-        return Counts(sum(c.notifications for c in every), sum(c.highlights for c in every))
+        every = Counts()
+        for counts in self.threads.values():
+            every.notifications += counts.notifications
+            every.highlights += counts.highlights
+        return every
 
     def main(self) -> Counts:
         return self.threads.get(MAIN, _NONE)
@@ -78,6 +81,26 @@ class _Tally(msgspec.Struct):
     counts: UnreadCounts
     unstored: int = 0
     """How many events were counted that the stored tally, if any, does not know of."""
+
+
+class _Item(NamedTuple):
+    """An event, as far as it counts for everybody alike."""
+
+    position: int
+    sender: str
+    thread: str
+    judged: Judged | None
+    """None of what is redacted: it notifies nobody."""
+
+
+class _News(NamedTuple):
+    """Events of a room, oldest first, ready to be counted."""
+
+    items: Sequence[_Item]
+    redacts: frozenset[str]
+    """What they redact."""
+    newest: int
+    """The position of the last of them."""
 
 
 class Unread:
@@ -115,52 +138,69 @@ class Unread:
                 self._tallies.popitem(last=False)
         newest = room.timeline[-1].position if room.timeline else 0
         if tally.upto < newest:
-            await self._count(user, room, tally, newest)
+            await self._count(user, room, tally)
         return tally.counts
 
-    async def _count(self, user: User, room: Room, tally: _Tally, newest: int) -> None:
-        marks = read_upto(room, user.user_id) if room.receipt_seqs.get(user.user_id) else {}
-        found: list[tuple[RoomEvent, str, Verdict | None]] = []
-        events = await self._uncounted(user, room, tally)
-        anew = _takes_back(room, tally, events)
+    async def _count(self, user: User, room: Room, tally: _Tally) -> None:
+        """Bring a tally forward to the room's newest event."""
+        news = await self._news(user, room, tally)
+        anew = _takes_back(room, tally, news)
         if anew:
-            events = room.timeline[room.first_after(tally.start) :]
+            news = await self._shared_news(room, tally.start)
         rules, ignored = self._rules.of(user), ignored_by(user)
-        for event in events:
-            own = event.sender == user.user_id
-            if not own and (event.is_redacted or event.sender in ignored):
-                continue
-            verdict = None if own else self._verdicts.of(room, event, rules)
-            if verdict is not None and not verdict.notify:
-                continue
-            thread = thread_in_memory(room, event)
-            if thread is None:
-                thread = await thread_of(self._rooms.stored, room, event)
-            found.append((event, thread, verdict))
+        marks = read_upto(room, user.user_id) if room.receipt_seqs.get(user.user_id) else {}
         # Nothing is waited for from here on: another poll of the user's may count the same events.
         if anew:
             tally.counts, tally.upto = UnreadCounts({}), tally.start
         threads, upto = tally.counts.threads, tally.upto
-        for event, thread, verdict in found:
-            if event.position <= upto:
+        for position, sender, thread, judged in news.items:
+            if position <= upto:
                 continue
-            if verdict is None:
+            if sender == user.user_id:
                 # Who writes has read what stands before (spec: sending an event moves the receipt).
                 threads.pop(thread, None)
-            elif event.position > marks.get(thread, 0):
-                counts = threads.setdefault(thread, Counts())
-                counts.notifications += 1
-                counts.highlights += verdict.highlight
-        if newest > upto:
-            tally.upto = newest
-            tally.unstored += len(events)
+            elif judged is not None and sender not in ignored and position > marks.get(thread, 0):
+                verdict = verdict_of(room, judged, rules)
+                if verdict.notify:
+                    counts = threads.setdefault(thread, Counts())
+                    counts.notifications += 1
+                    counts.highlights += verdict.highlight
+        if news.newest > upto:
+            tally.upto = news.newest
+            tally.unstored += len(news.items)
             if tally.unstored >= STORED_EVERY:
                 self._store(user, room, tally)
 
+    async def _news(self, user: User, room: Room, tally: _Tally) -> "_News":
+        """What the tally does not know of."""
+        if tally.upto >= room.timeline_after:
+            return await self._shared_news(room, tally.upto)
+        return await self._made_news(room, await self._uncounted(user, room, tally))
+
+    async def _shared_news(self, room: Room, after: int) -> "_News":
+        """What happened in a room after a position that is in memory, worked out once for all who ask."""
+        key = ("unread", after)
+        news = room.fragments.get(key)
+        if not isinstance(news, _News):
+            seen = room.last_seq
+            news = await self._made_news(room, room.timeline[room.first_after(after) :])
+            if room.last_seq == seen:
+                room.fragments[key] = news
+        return news
+
+    async def _made_news(self, room: Room, events: Sequence[RoomEvent]) -> "_News":
+        items: list[_Item] = []
+        for event in events:
+            thread = thread_in_memory(room, event)
+            if thread is None:
+                thread = await thread_of(self._rooms.stored, room, event)
+            judged = self._verdicts.judged(room, event) if not event.is_redacted else None
+            items.append(_Item(event.position, event.sender, thread, judged))
+        redacts = frozenset(event.redacts for event in events if event.redacts is not None)
+        return _News(items, redacts, events[-1].position if events else 0)
+
     async def _uncounted(self, user: User, room: Room, tally: _Tally) -> list[RoomEvent]:
         """The events that the tally does not know of; only the newest if there are very many."""
-        if tally.upto >= room.timeline_after:
-            return room.timeline[room.first_after(tally.upto) :]
         recent = list(room.timeline)
         older = await self._older(room)
         page = older
@@ -220,13 +260,12 @@ def _has_failed(reading: asyncio.Future[list[RoomEvent]]) -> bool:
     return reading.done() and reading.exception() is not None
 
 
-def _takes_back(room: Room, tally: _Tally, events: Sequence[RoomEvent]) -> bool:
-    """Whether one of the events redacts what was counted, and all of that can be counted anew."""
-    redacted = {event.redacts for event in events if event.redacts is not None}
-    if not redacted or tally.start < room.timeline_after:
+def _takes_back(room: Room, tally: _Tally, news: _News) -> bool:
+    """Whether something of it redacts what was counted, and all of that can be counted anew."""
+    if not news.redacts or tally.start < room.timeline_after:
         return False
     counted = room.timeline[room.first_after(tally.start) : room.first_after(tally.upto)]
-    return any(event.event_id in redacted for event in counted)
+    return any(event.event_id in news.redacts for event in counted)
 
 
 def _begins_above(position: int, page: Sequence[RoomEvent]) -> bool:

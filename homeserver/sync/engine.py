@@ -32,10 +32,14 @@ from homeserver.sync.device_lists import DeviceLists
 from homeserver.sync.filter import EVERYTHING, Filter
 from homeserver.sync.long_polls import LongPolls
 from homeserver.sync.room_section import (
+    NOTHING_ELSE,
+    NewMessages,
     Shared,
     Timeline,
     events_object,
+    is_only_messages,
     receipts_event,
+    senders_of,
     timeline_json,
 )
 from homeserver.sync.state_delta import (
@@ -138,8 +142,10 @@ class SyncEngine:
 
         What another replica has told the client of everything ephemeral up to `since` is not told again.
         """
-        ephemeral = self._ephemeral.now if since is None else max(self._ephemeral.now, since.ephemeral)
-        return SyncToken(self._users.tail(user.user_id), ephemeral, self._rooms.tails())
+        ephemeral = self._ephemeral.now
+        if since is not None and since.ephemeral > ephemeral:
+            ephemeral = since.ephemeral
+        return SyncToken(self._users.writers[user.shard].tail, ephemeral, self._rooms.tails())
 
     def decode(self, token: str) -> SyncToken:
         return self.in_time(decode_sync_token(token, self._epoch, self._rooms.shards.rooms))
@@ -149,7 +155,8 @@ class SyncEngine:
 
     def in_time(self, since: SyncToken) -> SyncToken:
         """The token, beginning anew with everything ephemeral where it is ahead of all clocks."""
-        if since.ephemeral > max(self._ephemeral.now, (self._now() + AHEAD_MS) * POSITIONS_PER_MS):
+        ephemeral = since.ephemeral
+        if ephemeral > self._ephemeral.now and ephemeral > (self._now() + AHEAD_MS) * POSITIONS_PER_MS:
             # By a clock that was wrong: it would hide what happens until that time has come.
             since = since._replace(ephemeral=0)
         return since
@@ -269,7 +276,7 @@ class _Answer:
 
     async def room_sections(self) -> list[bytes]:
         """The members of `rooms`: join, invite, knock, leave, each only when not empty."""
-        by_kind: dict[str, list[bytes]] = {"join": [], "invite": [], "knock": [], "leave": []}
+        by_kind: dict[str, list[bytes]] = {}
         for room_id, ref in list(self._user.memberships.items()):
             if self._is_quiet(room_id) or not self._filter.allows_room(room_id):
                 continue
@@ -277,11 +284,9 @@ class _Answer:
                 kind = await self._kind(room_id, ref)
                 section = await self._section(room_id, ref, kind)
                 if section is not None:
-                    by_kind[kind].append(orjson.dumps(room_id) + b":" + section)
+                    by_kind.setdefault(kind, []).append(orjson.dumps(room_id) + b":" + section)
         return [
-            b'"' + kind.encode() + b'":{' + b",".join(sections) + b"}"
-            for kind, sections in by_kind.items()
-            if sections
+            b'"%b":{%b}' % (kind.encode(), b",".join(sections)) for kind, sections in by_kind.items()
         ]
 
     async def _kind(self, room_id: str, ref: MembershipRef) -> str:
@@ -359,6 +364,15 @@ class _Answer:
         room = await self._rooms.get(room_id)
         if room is None or (quiet and room.last_seq <= after):
             return None
+        if quiet and ref.since <= after and (messages := await self._new_messages(room, after, upto)):
+            wanted = self._filter.state
+            are_told = wanted.lazy_load_members and wanted.allows_room(room_id)
+            return b"{%b,%b,%b,%b}" % (
+                messages.shared.json,
+                self._state_json(self._told_state(room, (), messages.senders if are_told else ())),
+                NOTHING_ELSE,
+                await self._unread_json(room),
+            )
         new = since is None
         known = after if since is not None else None
         sight: SightLine | None = None
@@ -411,6 +425,24 @@ class _Answer:
             shown = (orjson.dumps(root) + b":" + counts_json(counts) for root, counts in threads.items())
             json += b',"unread_thread_notifications":{' + b",".join(shown) + b"}"
         return json
+
+    async def _new_messages(self, room: Room, after: int, upto: int) -> NewMessages | None:
+        """What is new since `after`, the same for all who were in the room; None if there is more to it."""
+        wanted = self._filter.timeline
+        if not wanted.is_open or not wanted.allows_room(room.room_id) or room.last_seq > upto:
+            return None
+        key = ("messages", after, self._limit)
+        found = room.fragments.get(key)
+        if isinstance(found, NewMessages) and found.shared.is_told_at(self._now):
+            return found if not found.timeline.is_special_to(self._reader) else None
+        timeline = await self._timeline(room, after, upto)
+        if timeline.is_special_to(self._reader) or not is_only_messages(room, timeline, after):
+            return None
+        _, rendered = await self._render_timeline(room, timeline, None)
+        found = NewMessages(timeline, Shared(rendered, self._now), senders_of(room, timeline))
+        if room.last_seq <= upto:
+            room.fragments[key] = found
+        return found
 
     async def _timeline(self, room: Room, after: int, upto: int) -> Timeline:
         wanted = self._filter.timeline
@@ -501,14 +533,20 @@ class _Answer:
                 state = with_unshown(state, room, events, start, upto)
         if lazy:
             others, members = lazy_members(room, state, events, self._user.user_id, named_after, known)
-            if not wanted.include_redundant_members:
-                members = self._engine.known_members.new_to(
-                    self._user.user_id, self._device_id, self._chain, room.room_id, members
-                )
-            state = [*others, *members]
+            return self._told_state(room, others, members)
+        return self._told_state(room, state, ())
+
+    def _told_state(self, room: Room, state: Sequence[RoomEvent], lazily: Sequence[RoomEvent]) -> list[bytes]:
+        """State events, and members that are told of once, as far as the filter lets them through."""
+        wanted = self._filter.state
+        if lazily and not wanted.include_redundant_members:
+            lazily = self._engine.known_members.new_to(
+                self._user.user_id, self._device_id, self._chain, room.room_id, lazily
+            )
+        told = [*state, *lazily]
         if not wanted.is_open:
-            state = [event for event in state if wanted.matches_event(event)]
-        return [event.render(self._now) for event in state]
+            told = [event for event in told if wanted.matches_event(event)]
+        return [event.render(self._now) for event in told]
 
     async def _shared_state(self, room: Room, start: int) -> list[bytes]:
         """All state below the timeline, the same for everyone who begins there."""

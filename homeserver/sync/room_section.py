@@ -4,7 +4,7 @@ Pieces that are the same for everyone who reads the same slice are kept in the r
 until the room changes, so that a message to two hundred clients is serialized once.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import orjson
@@ -33,6 +33,10 @@ class Shared(NamedTuple):
         return abs(now - self.ts) < SHARED_MS
 
 
+NOTHING_ELSE = b'"ephemeral":{"events":[]},"account_data":{"events":[]}'
+"""Of a section in which there are only messages."""
+
+
 class Timeline:
     """A slice of a room's timeline, and what is worked out of it once for all who read it."""
 
@@ -59,6 +63,36 @@ class Timeline:
     def is_special_to(self, reader: Reader) -> bool:
         """Whether a reader sees it otherwise than others: own transaction ids, or senders to be ignored."""
         return reader.user_id in self._authors or not reader.ignored.isdisjoint(self._senders)
+
+
+class NewMessages(NamedTuple):
+    """All that is new in a room for those who have been in it, where that is nothing but messages."""
+
+    timeline: Timeline
+    shared: Shared
+    """`"timeline":{…}` as all those see it to whom it is nothing special."""
+    senders: Sequence[RoomEvent]
+    """The member events of those who sent them."""
+
+
+def is_only_messages(room: Room, timeline: Timeline, after: int) -> bool:
+    """Whether there is nothing new in a room since a position but what a slice of its timeline has, and no
+    state is among that."""
+    slice, receipts = timeline.slice, room.receipt_order
+    return (
+        bool(slice.events)
+        and not slice.limited
+        and all(event.state_key is None for event in slice.events)
+        and room.resolved_at <= after
+        and (not receipts or receipts[-1].seq <= after)
+    )
+
+
+def senders_of(room: Room, timeline: Timeline) -> list[RoomEvent]:
+    """The member events of those who sent what is in a slice of a room's timeline."""
+    senders = {event.sender for event in timeline.events}
+    members = (room.head.lookup("m.room.member", sender) for sender in senders)
+    return [member for member in members if member is not None]
 
 
 def timeline_json(slice: TimelineSlice, rendered: Iterable[bytes]) -> bytes:
