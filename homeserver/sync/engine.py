@@ -285,9 +285,7 @@ class _Answer:
                 section = await self._section(room_id, ref, kind)
                 if section is not None:
                     by_kind.setdefault(kind, []).append(orjson.dumps(room_id) + b":" + section)
-        return [
-            b'"%b":{%b}' % (kind.encode(), b",".join(sections)) for kind, sections in by_kind.items()
-        ]
+        return [b'"%b":{%b}' % (kind.encode(), b",".join(sections)) for kind, sections in by_kind.items()]
 
     async def _kind(self, room_id: str, ref: MembershipRef) -> str:
         """Which member of `rooms` a room comes under: join as well where the user left later than is told."""

@@ -40,7 +40,7 @@ def held_pruning(server: Server, monkeypatch: pytest.MonkeyPatch) -> Callable[[]
 
     async def prune() -> None:
         monkeypatch.setattr(consumer, "_handle", handle)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while consumer.lag()[0]:
                 await asyncio.sleep(0.02)
 
