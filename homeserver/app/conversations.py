@@ -86,7 +86,7 @@ class Conversations:
             rooms, users, author, people.profiles, self.permission, self.restricted, people.accounts
         )
         self.aliases = aliases = Aliases(collection(room_records.ALIASES), rooms, author)
-        creation = Creation(rooms, author, default_version=config.rooms.default_version)
+        creation = Creation(rooms, author, membership, default_version=config.rooms.default_version)
         self.directory = directory = Directory(
             collection(room_records.PUBLISHED), rooms, anyone_publishes=config.rooms.allow_publishing
         )

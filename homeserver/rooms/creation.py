@@ -10,6 +10,7 @@ from homeserver.errors import MatrixError, bad_json, invalid_param
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.room_versions import ROOM_VERSIONS, RoomVersion
 from homeserver.rooms.authoring import Author, EventTemplate, RoomProposal, check_content
+from homeserver.rooms.membership import Membership
 from homeserver.rooms.room import Room, RoomHead
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.third_party_invites import ByAddress
@@ -59,9 +60,10 @@ Claim = Callable[[str], AbstractAsyncContextManager[None]]
 class Creation:
     """Makes rooms in the name of local users."""
 
-    def __init__(self, rooms: Rooms, author: Author, *, default_version: str) -> None:
+    def __init__(self, rooms: Rooms, author: Author, membership: Membership, *, default_version: str) -> None:
         self._rooms = rooms
         self._author = author
+        self._membership = membership
         self.default_version = default_version
 
     def version_of(self, wanted: str | None) -> RoomVersion:
@@ -126,6 +128,7 @@ class Creation:
                 # Nobody forbids anything here: the wishes do not go together.
                 raise MatrixError(400, "M_INVALID_ROOM_STATE", error.error) from error
             raise
+        await self._membership.leave_if_ended(room_id, creator)
         return room
 
     def _create_event(

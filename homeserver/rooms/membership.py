@@ -109,10 +109,10 @@ class Membership:
             # Whoever changed it did not find the user in this room yet.
             with suppress(MatrixError):
                 await self._refresh_profile(room_id, user_id, now)
-        await self._leave_if_ended(room_id, user_id)
+        await self.leave_if_ended(room_id, user_id)
         return event_id
 
-    async def _leave_if_ended(self, room_id: str, user_id: str) -> None:
+    async def leave_if_ended(self, room_id: str, user_id: str) -> None:
         """Who deactivated the account meanwhile did not find the user in this room yet."""
         if await self._standing.has_ended(user_id):
             await self.leave(room_id, user_id)
@@ -172,7 +172,7 @@ class Membership:
             if not room.version.knocking:
                 raise forbidden("This room's version has no knocking")
             event_id = await self._set(room, user_id, user_id, content, unless="knock")
-        await self._leave_if_ended(room_id, user_id)
+        await self.leave_if_ended(room_id, user_id)
         return event_id
 
     async def leave(self, room_id: str, user_id: str, *, reason: str | None = None) -> str:

@@ -9,6 +9,9 @@ import pytest
 from homeserver.errors import unavailable
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms import membership
+from homeserver.rooms.authoring import RoomProposal
+from homeserver.rooms.room import Room
+from homeserver.rooms.rooms import Rooms
 from homeserver.users.sessions import NewSession
 from tests.client_api.conftest import Client, Reply, Server
 
@@ -204,6 +207,30 @@ async def test_room_that_is_joined_while_the_account_ends_is_left(
     await alice.post(f"/{action}/{quote(room_id)}")
     member = await bob.get(f"/rooms/{room_id}/state/m.room.member/{alice.user_id}")
     assert member["membership"] == "leave"
+
+
+@pytest.mark.parametrize("upgraded", [False, True])
+async def test_room_that_is_made_while_the_account_ends_is_left(
+    alice: Client, server: Server, monkeypatch: pytest.MonkeyPatch, upgraded: bool
+) -> None:
+    old = await alice.create_room()
+    made: list[str] = []
+
+    async def overtaken(rooms: Rooms, room: Room, proposal: RoomProposal) -> list[str]:
+        monkeypatch.undo()
+        made.append(room.room_id)
+        await deactivate(server, alice)
+        return await rooms.submit(room, proposal)
+
+    monkeypatch.setattr(Rooms, "submit", overtaken)
+    if upgraded:
+        await alice.call("POST", f"/rooms/{quote(old)}/upgrade", {"new_version": "11"}, expect=403)
+    else:
+        await alice.post("/createRoom", {"preset": "public_chat"})
+    [room_id] = made
+    room = await server.app.ground.rooms.get(room_id)
+    assert room is not None
+    assert room.membership_of(alice.user_id) == "leave"
 
 
 async def test_deactivation_goes_on_after_a_crash_in_the_middle(

@@ -214,7 +214,7 @@ class Node:
         self.upgrade = Upgrade(
             self.rooms,
             self.author,
-            Creation(self.rooms, self.author, default_version="12"),
+            Creation(self.rooms, self.author, self._membership, default_version="12"),
             Aliases(store.collection(rooms.ALIASES), self.rooms, self.author),
             Directory(store.collection(rooms.PUBLISHED), self.rooms, anyone_publishes=True),
             names,
