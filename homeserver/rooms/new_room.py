@@ -15,6 +15,7 @@ from homeserver.rooms.directory import Directory
 from homeserver.rooms.membership import InvitePermission, MemberProfiles, Membership
 from homeserver.rooms.room import Room
 from homeserver.rooms.third_party_invites import ByAddress, ThirdPartyInvites
+from storage.errors import StoreError
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +42,10 @@ class NewRooms:
         self._permission = permission
 
     async def create(self, creator: str, request: NewRoom, *, as_admin: bool) -> str:
-        """The new room's id. Everything that can be refused is refused before anything is made."""
+        """The new room's id. Everything that can be refused is refused before anything is made.
+
+        Once the room is there it is named, whatever becomes of the rest: who hears an error makes another.
+        """
         version = self._creation.version_of(request.room_version)
         if request.visibility == "public":
             self._directory.check_publishing(is_admin=as_admin)
@@ -68,7 +72,7 @@ class NewRooms:
                 here.append(await self._invite_event(creator, invitee, is_direct=request.is_direct))
         room = await self._creation.create(creator, request, member, alias, claim, here)
         if request.visibility == "public":
-            await self._directory.publish(room.room_id, True, is_admin=as_admin)
+            await self._publish(room.room_id, as_admin=as_admin)
         for invitee in elsewhere:
             await self._invite(room.room_id, creator, invitee, is_direct=request.is_direct)
         for wanted in request.invite_3pid:
@@ -95,18 +99,23 @@ class NewRooms:
             content["is_direct"] = True
         return EventTemplate("m.room.member", creator, content, state_key=invitee)
 
+    async def _publish(self, room_id: str, *, as_admin: bool) -> None:
+        """Put the room into the directory. If the store fails meanwhile, its creator can still do that."""
+        try:
+            await self._directory.publish(room_id, True, is_admin=as_admin)
+        except StoreError as error:
+            log.warning("not published", room_id=room_id, error=str(error))
+
     async def _invite(self, room_id: str, creator: str, invitee: str, *, is_direct: bool) -> None:
         """Invite a user of another server. If that does not let them be, the room is there all the same."""
         try:
             await self._membership.invite(room_id, creator, invitee, is_direct=is_direct)
-        except MatrixError as error:
-            log.info("not invited", room_id=room_id, user_id=invitee, reason=error.error)
+        except (MatrixError, StoreError) as error:
+            log.info("not invited", room_id=room_id, user_id=invitee, reason=str(error))
 
     async def _invite_unknown(self, room: Room, creator: str, wanted: ByAddress) -> None:
         """Invite somebody by an address. If the identity server does not want to, the room is there, too."""
         try:
             await self._third_party.wait(room, creator, wanted)
-        except MatrixError as error:
-            log.info(
-                "not invited", room_id=room.room_id, identity_server=wanted.id_server, reason=error.error
-            )
+        except (MatrixError, StoreError) as error:
+            log.info("not invited", room_id=room.room_id, identity_server=wanted.id_server, reason=str(error))

@@ -132,6 +132,24 @@ async def test_no_partial_change_is_visible_when_the_store_fails(
     assert not failed, "the operation needs more steps than it was given"
 
 
+async def test_room_that_was_made_is_named_when_the_store_fails_behind_it(failing: Failing) -> None:
+    alice = await failing.stranger.stranger().register("alice")
+    for step in range(1, MAX_STEPS):
+        before = (await alice.get("/joined_rooms"))["joined_rooms"]
+        failing.store.arm(step)
+        wanted = {"visibility": "public", "room_alias_name": f"room{step}"}
+        reply = await alice.call("POST", "/createRoom", wanted, expect=None)
+        all_went_well = failing.store.writes < step
+        failing.store.arm(None)
+        named = [reply.body["room_id"]] if reply.status == 200 else []
+        assert set((await alice.get("/joined_rooms"))["joined_rooms"]) == {*before, *named}
+        if all_went_well:
+            break
+    assert all_went_well, "the operation needs more steps than it was given"
+    listed = [room["room_id"] for room in (await alice.get("/publicRooms"))["chunk"]]
+    assert named[0] in listed
+
+
 async def test_password_that_was_changed_lets_nobody_stay_when_the_store_fails(failing: Failing) -> None:
     for step in range(1, MAX_STEPS):
         alice = await failing.stranger.stranger().register(f"alice{step}", OLD)
