@@ -10,11 +10,10 @@ from client_api.uia import InteractiveAuth
 from homeserver.errors import MatrixError, missing_param
 from homeserver.protocol.identifiers import server_name_of
 from homeserver.protocol.json_types import JsonObject
-from homeserver.users.logins import LOGIN_TOKEN_LIFETIME_MS, Logins
+from homeserver.users.logins import LOGIN_TOKEN_LIFETIME_MS, Logins, Proved
 from homeserver.users.sessions import NewSession, Sessions
 from rest.answers import Result
 from rest.routes import Routes
-from storage.records.accounts import Account
 
 PASSWORD = "m.login.password"
 TOKEN = "m.login.token"
@@ -67,17 +66,18 @@ class LoginRoutes(Routes):
     @post("/login", auth=Auth.NONE, limit="login_address")
     async def login(self, call: Call) -> Result:
         body = call.json(LoginBody)
-        account = await self._proved(body, call)
+        proved = await self._proved(body, call)
+        user_id = proved.account.user_id
         session = await self._sessions.open(
-            account.user_id,
+            user_id,
             device_id=body.device_id,
             display_name=body.initial_device_display_name,
             with_refresh_token=body.refresh_token,
-            confirm=partial(self._logins.confirm, account),
+            confirm=partial(self._logins.confirm, proved),
         )
-        return session_answer(account.user_id, session)
+        return session_answer(user_id, session)
 
-    async def _proved(self, body: LoginBody, call: Call) -> Account:
+    async def _proved(self, body: LoginBody, call: Call) -> Proved:
         if body.type == APPSERVICE:
             raise not_an_appservice(call)
         if not any(flow["type"] == body.type for flow in self._flows):

@@ -3,6 +3,8 @@
 Every way ends in `_let_in`: one place decides which accounts may log in.
 """
 
+from typing import NamedTuple
+
 from homeserver.clock import Clock
 from homeserver.errors import MatrixError, forbidden, invalid_param, missing_param
 from homeserver.protocol.json_types import JsonObject
@@ -13,6 +15,14 @@ from storage.collection import Collection
 from storage.records.accounts import Account, Device, LoginToken
 
 LOGIN_TOKEN_LIFETIME_MS = 120_000
+
+
+class Proved(NamedTuple):
+    """Who may log in."""
+
+    account: Account
+    by_device: str | None = None
+    """The device that got the login token which proves it."""
 
 
 class Logins:
@@ -50,8 +60,8 @@ class Logins:
             raise invalid_param("user must be a string")
         return self._accounts.full_user_id(user)
 
-    async def with_password(self, user_id: str, password: str) -> Account:
-        """The account of one who knows its password.
+    async def with_password(self, user_id: str, password: str) -> Proved:
+        """One who knows the password of an account.
 
         Takes as long for an account that is not there. Raises 403 M_FORBIDDEN or M_USER_DEACTIVATED, 401
         M_USER_LOCKED, 429.
@@ -59,16 +69,17 @@ class Logins:
         self._limits.charge("login_account", user_id)
         proved = await self.check_password(user_id, password)
         await self._let_in(user_id)
-        return proved
+        return Proved(proved)
 
-    async def confirm(self, proved: Account) -> None:
+    async def confirm(self, proved: Proved) -> None:
         """Raises 403 or 401 when the account may not log in any more as it did a moment ago.
 
         To be asked once the new session is there: who changes a password ends those that are there then.
         """
-        account = await self._let_in(proved.user_id)
-        if account.password != proved.password:
+        account = await self._let_in(proved.account.user_id)
+        if account.password != proved.account.password:
             raise forbidden("The password was changed meanwhile")
+        await self._check_device(proved)
 
     async def check_password(self, user_id: str, password: str) -> Account:
         """The account that the password is of.
@@ -98,17 +109,21 @@ class Logins:
         await keep_until_expiry(self._tokens, record, now)
         return token
 
-    async def with_token(self, token: str) -> Account:
-        """The account of one who has a login token. Raises like `with_password`."""
+    async def with_token(self, token: str) -> Proved:
+        """One who has a login token. Raises like `with_password`."""
         digest = digest_of(token)
         record = await self._tokens.get(digest)
         # Whoever deletes it has used it.
         if record is None or record.expires_ts <= self._now() or not await self._tokens.delete(digest):
             raise forbidden("The login token is unknown, used or expired")
-        account = await self._let_in(record.user_id)
-        if await self._devices.get(record.user_id, record.device_id) is None:
+        proved = Proved(await self._let_in(record.user_id), by_device=record.device_id)
+        await self._check_device(proved)
+        return proved
+
+    async def _check_device(self, proved: Proved) -> None:
+        device_id = proved.by_device
+        if device_id is not None and await self._devices.get(proved.account.user_id, device_id) is None:
             raise forbidden("The device that got the login token is logged out")
-        return account
 
     async def _let_in(self, user_id: str) -> Account:
         account = await self._accounts.get(user_id)

@@ -290,6 +290,23 @@ async def test_login_token_ends_with_the_session_that_got_it(alice: Client, serv
         assert reply.errcode == "M_FORBIDDEN"
 
 
+async def test_login_token_opens_nothing_while_the_session_that_got_it_ends(
+    alice: Client, server: Server
+) -> None:
+    lost = await client_of(server, (await log_in(server, device_id="LOST")).body)
+    body = {"type": "m.login.token", "token": await login_token(lost)}
+    added = server.app.people.sessions.on_device_added
+
+    async def overtaken(user_id: str, device_id: str) -> None:
+        added.remove(overtaken)
+        await lost.post("/logout")
+
+    added.append(overtaken)
+    assert (await server.client().call("POST", "/login", body, expect=403)).errcode == "M_FORBIDDEN"
+    devices = (await alice.get("/devices"))["devices"]
+    assert [device["device_id"] for device in devices] == [alice.device_id]
+
+
 async def test_login_token_always_needs_the_password(alice: Client) -> None:
     path = "/_matrix/client/v1/login/get_token"
     assert (await alice.call("POST", path, {}, expect=401)).body["flows"] == [
