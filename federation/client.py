@@ -1,6 +1,6 @@
 """Asking other servers: signed requests, JSON answers, and patience with those that do not answer."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import NoReturn
 from urllib.parse import quote, urlencode
@@ -10,7 +10,7 @@ from federation.errors import BackingOff, InvalidAnswer, Refused, RemoteError, U
 from federation.request_auth import authorization
 from federation.transport import Transport
 from homeserver.egress.client import Incoming, TooLarge
-from homeserver.protocol.canonical_json import InvalidJson, encode_lenient, loads_strict
+from homeserver.protocol.canonical_json import InvalidJson, encode_lenient, loads_second_strict, loads_strict
 from homeserver.protocol.identifiers import InvalidIdentifier, check_server_name
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.server_acl import ServerAcl
@@ -77,6 +77,12 @@ class FederationClient:
         """Like `get`, with a body."""
         return await self._ask(destination, "PUT", target, content, seconds, max_bytes)
 
+    async def put_v1(
+        self, destination: str, target: str, content: JsonObject, *, seconds: float, max_bytes: int
+    ) -> JsonObject:
+        """Like `put`, of an endpoint that answers `[200, {…}]`, as some did in their first version."""
+        return await self._ask(destination, "PUT", target, content, seconds, max_bytes, loads_second_strict)
+
     async def post(
         self,
         destination: str,
@@ -103,11 +109,12 @@ class FederationClient:
         content: JsonObject | None,
         seconds: float,
         max_bytes: int,
+        parse: Callable[[bytes], JsonObject] = loads_strict,
     ) -> JsonObject:
         async with self._open(destination, method, target, content, seconds) as incoming:
             body = await _read(incoming, max_bytes)
         try:
-            return loads_strict(body)
+            return parse(body)
         except InvalidJson as error:
             raise InvalidAnswer(destination, str(error)) from None
 

@@ -21,6 +21,8 @@ from homeserver.rooms.room import Room
 SECONDS = 30.0
 MAX_BYTES = 256 * 1024
 
+OLDEST_VERSIONS = ("1", "2")
+"""Room versions that were there before version 2 of the endpoint."""
 PASSED_ON = {"M_FORBIDDEN": 403, "M_INVITE_BLOCKED": 403, "M_INCOMPATIBLE_ROOM_VERSION": 400}
 """What the other server may say that the inviter is told."""
 
@@ -62,19 +64,7 @@ class Inviting:
     async def _sign(self, server: str, event: Event, face: list[JsonObject]) -> Event:
         """The event with the other server's signature. Raises FederationError."""
         version = event.version
-        path = (event.room_id, event.event_id)
-        content: JsonObject = {
-            "event": event.pdu,
-            "invite_room_state": face,
-            "room_version": version.identifier,
-        }
-        answer = await self._client.put(
-            server,
-            request_target("/_matrix/federation/v2/invite", *path),
-            content,
-            seconds=SECONDS,
-            max_bytes=MAX_BYTES,
-        )
+        answer = await self._ask(server, event, face)
         returned = answer.get("event")
         signatures = returned.get("signatures") if isinstance(returned, dict) else None
         theirs = signatures.get(server) if isinstance(signatures, dict) else None
@@ -88,3 +78,22 @@ class Inviting:
         except InvalidSignature as error:
             raise InvalidAnswer(server, str(error)) from error
         return signed
+
+    async def _ask(self, server: str, event: Event, face: list[JsonObject]) -> JsonObject:
+        """What the other server says; asked in the old way, too, where it may know no other."""
+        path = (event.room_id, event.event_id)
+        content: JsonObject = {
+            "event": event.pdu,
+            "invite_room_state": face,
+            "room_version": event.version.identifier,
+        }
+        target = request_target("/_matrix/federation/v2/invite", *path)
+        try:
+            return await self._client.put(server, target, content, seconds=SECONDS, max_bytes=MAX_BYTES)
+        except RemoteError as error:
+            is_old = error.status in (400, 404) and error.errcode not in PASSED_ON
+            if not is_old or event.version.identifier not in OLDEST_VERSIONS:
+                raise
+        target = request_target("/_matrix/federation/v1/invite", *path)
+        content = {**event.pdu, "unsigned": {"invite_room_state": face}}
+        return await self._client.put_v1(server, target, content, seconds=SECONDS, max_bytes=MAX_BYTES)

@@ -108,12 +108,25 @@ def loads_strict(data: bytes, *, max_depth: int = MAX_DEPTH) -> JsonObject:
     surrogate, or is nested deeper than `max_depth` (`MAX_DEPTH` at most). Floats are left in: not all
     JSON is events.
     """
+    value = _loads(data, max_depth)
+    if type(value) is not dict:
+        raise InvalidJson("not a JSON object")
+    return value
+
+
+def loads_second_strict(data: bytes) -> JsonObject:
+    """Parses the object in `data` that is the second of two values in a list, like `loads_strict`."""
+    value = _loads(data, MAX_DEPTH)
+    if type(value) is not list or len(value) != 2 or type(value[1]) is not dict:
+        raise InvalidJson("not a list with a JSON object in the second place")
+    return value[1]
+
+
+def _loads(data: bytes, max_depth: int) -> Any:
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise InvalidJson(f"not JSON: {error}") from None
-    if type(value) is not dict:
-        raise InvalidJson("not a JSON object")
     max_depth = min(max_depth, MAX_DEPTH)
     if data.count(b"{") + data.count(b"[") > max_depth:
         check_depth(value, max_depth=max_depth)
@@ -121,7 +134,7 @@ def loads_strict(data: bytes, *, max_depth: int = MAX_DEPTH) -> JsonObject:
     return value
 
 
-def _check_keys_unique(data: bytes, value: JsonObject) -> None:
+def _check_keys_unique(data: bytes, value: Any) -> None:
     """Every member has a colon, in the text as in the value: one that was overwritten is missing there.
 
     Colons within strings are in both, unless the text writes them as escapes; then it is parsed again,

@@ -28,9 +28,21 @@ class Guest:
 
     async def _agree(self, request: web.BaseRequest) -> web.StreamResponse:
         invite = json.loads(await request.read())
-        version = ROOM_VERSIONS[invite["room_version"]]
-        signed = sign_event(version, invite["event"], self.other.name, self.other.peer.key)
-        return web.json_response({"event": signed})
+        return web.json_response({"event": self._signed(invite["room_version"], invite["event"])})
+
+    def knows_old_invites_only(self) -> None:
+        """Its server has version 1 of the endpoint alone, which knows the first two room versions alone."""
+        site = self.other.peer.site
+        del site.below[f"{V2}/invite/"]
+        site.below[f"{V1}/invite/"] = self._agree_as_once
+
+    async def _agree_as_once(self, request: web.BaseRequest) -> web.StreamResponse:
+        event = json.loads(await request.read())
+        assert {each["type"] for each in event["unsigned"]["invite_room_state"]} >= {"m.room.create"}
+        return web.json_response([200, {"event": self._signed("1", event)}])
+
+    def _signed(self, version: str, event: JsonObject) -> JsonObject:
+        return sign_event(ROOM_VERSIONS[version], event, self.other.name, self.other.peer.key)
 
     def vouched(self, **more: Any) -> JsonObject:
         return sign_json({"mxid": self.user_id, "token": TOKEN, **more}, "id.example.org", IDENTITY)

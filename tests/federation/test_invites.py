@@ -9,6 +9,7 @@ from aiohttp import web
 
 from homeserver.protocol.room_versions import ROOM_VERSIONS
 from tests.client_api.conftest import Client
+from tests.federation.guest import Guest
 from tests.federation.host import Host
 from tests.federation.inviter import Inviter
 from tests.federation.rooms import members, state_of
@@ -120,6 +121,19 @@ async def test_a_room_goes_on_while_an_invite_is_under_way(
     await join(dora, room_id)
     await alice.set_state(room_id, "m.room.topic", {"topic": "on"})
     assert (await members(alice, room_id))[dora.user_id] == "join"
+
+
+@pytest.mark.parametrize("version", ["1", "2", "3"])
+async def test_an_old_server_is_invited_as_it_knows_it(
+    other: OtherServer, alice: Client, version: str
+) -> None:
+    room_id = await alice.create_room(room_version=version)
+    guest = Guest(other, room_id, alice.user_id)
+    guest.knows_old_invites_only()
+    known = version in ("1", "2")
+    path = f"/rooms/{quote(room_id)}/invite"
+    await alice.call("POST", path, {"user_id": guest.user_id}, expect=200 if known else 502)
+    assert (await members(alice, room_id)).get(guest.user_id) == ("invite" if known else None)
 
 
 @pytest.mark.parametrize("version", ["7", "12"])
