@@ -18,7 +18,7 @@ from pymongo import IndexModel
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure
-from pymongo.operations import ReplaceOne
+from pymongo.operations import DeleteOne, ReplaceOne
 
 from storage.collection import CollectionSpec, Index, Puts, Record, Scalar, after_all_that_start_with
 from storage.errors import AlreadyExists, StoreRefused
@@ -33,6 +33,7 @@ KEY = "key"
 """The name by which `find` knows the primary key."""
 
 ASKED_AT_ONCE = 500
+DELETED_AT_ONCE = 500
 
 INDEX_NOT_FOUND = 27
 
@@ -256,14 +257,21 @@ class MongoCollection(Generic[T]):
         return await self._write(write)
 
     async def delete_where(self, index: str, prefix: Sequence[Scalar]) -> int:
-        by = self._shape.index(index)
-        where = self._shape.under(by, prefix)
+        shape, total = self._shape, 0
+        by = shape.index(index)
+        where = shape.under(by, prefix)
+        while True:
+            found = await self._find(by, where, 1, DELETED_AT_ONCE)
+            # One by one: what deletes all that meets a condition is not repeated by the driver.
+            deletions = [DeleteOne(where | shape.with_key(shape.key_of(each)), hint=KEY) for each in found]
 
-        async def write(session: AsyncClientSession) -> int:
-            result = await self._collection.delete_many(where, hint=by.name, session=session)
-            return result.deleted_count
+            async def write(session: AsyncClientSession, deletions: list[DeleteOne] = deletions) -> int:
+                return (await self._collection.bulk_write(deletions, session=session)).deleted_count
 
-        return await self._write(write)
+            if deletions:
+                total += await self._write(write)
+            if len(found) < DELETED_AT_ONCE:
+                return total
 
     async def find(
         self,

@@ -3,12 +3,14 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 from pymongo import MongoClient, WriteConcern
 from pymongo.read_concern import ReadConcern
 
+from storage.collection import CollectionSpec
 from storage.errors import Conflict, OutcomeUnknown, StoreUnavailable
 from storage.log import Entry, Kind, ShardMap
 from storage.mongo import MongoStore, connection, open_store, watch
@@ -17,6 +19,7 @@ from storage.mongo.schema import BY_SLOT, LOG
 from tests.real_parts import mongodb
 from tests.real_parts.mongodb import Node, ReplicaSet
 from tests.storage.entries import ROOM, append, message, seqs
+from tests.storage.records import KEYS, SPECS, Key
 
 SHARDS = ShardMap(rooms=2, users=1)
 WRITERS = 6
@@ -40,9 +43,11 @@ def one() -> Iterator[ReplicaSet]:
     servers.stop()
 
 
-async def opened(servers: ReplicaSet, uri: str | None = None) -> MongoStore:
+async def opened(
+    servers: ReplicaSet, uri: str | None = None, specs: Sequence[CollectionSpec[Any]] = ()
+) -> MongoStore:
     uri = uri or mongodb.new_database_uri(servers.uri)
-    return await open_store(uri, server_name="example.org", shards=SHARDS, specs=())
+    return await open_store(uri, server_name="example.org", shards=SHARDS, specs=specs)
 
 
 def hold_back(node: Node, mode: str) -> None:
@@ -206,6 +211,30 @@ async def test_readers_of_much_notice_nothing_of_a_primary_that_is_killed(three:
     finally:
         killed.start()
         await asyncio.to_thread(three.wait_until_whole)
+        await store.close()
+
+
+async def test_who_deletes_many_records_notices_nothing_of_a_primary_that_steps_down(
+    three: ReplicaSet,
+) -> None:
+    """The driver repeats no deletion of all that meets a condition."""
+    store = await opened(three, specs=SPECS)
+    keys, over = store.collection(KEYS), asyncio.Event()
+
+    async def come_and_go(user_id: str) -> None:
+        made = [Key(user_id=user_id, device_id="d", key_id=str(n), order=n) for n in range(3)]
+        while not over.is_set():
+            await keys.put_many(made)
+            assert await keys.delete_where("by_order", (user_id, "d")) == len(made)
+
+    coming_and_going = asyncio.gather(*(come_and_go(str(n)) for n in range(WRITERS)))
+    try:
+        await asyncio.sleep(0.3)
+        await asyncio.to_thread(three.primary.admin, "replSetStepDown", 3, secondaryCatchUpPeriodSecs=2)
+        await asyncio.to_thread(lambda: three.primary)
+    finally:
+        over.set()
+        await coming_and_going
         await store.close()
 
 
