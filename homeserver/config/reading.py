@@ -273,12 +273,14 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
         )
     if not config.listen:
         yield ("listen",), "nothing to listen on; give at least one address, such as 127.0.0.1:8008"
-    scheme = config.storage.uri.partition(":")[0]
+    scheme, _, store = config.storage.uri.partition(":")
     if scheme not in STORES:
         yield (
             ("storage", "uri"),
             f"begins with {scheme}; write sqlite:///<path> or mongodb://<host>/<database>",
         )
+    elif scheme != "sqlite" and not store.removeprefix("//").partition("/")[2].partition("?")[0]:
+        yield ("storage", "uri"), f"names no database; write {scheme}://<host>/<database>, then the options"
     sasl = config.bus.sasl
     if (sasl.user is None) != (sasl.password is None):
         yield ("bus", "sasl", "user"), "needs bus.sasl.password beside it, and the password the user"

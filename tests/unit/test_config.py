@@ -154,6 +154,11 @@ def test_a_missing_server_name_says_where_it_goes(tmp_path: Path) -> None:
         ("log: {level: loud}", "takes debug, error, info or warning, not 'loud'"),
         ("listen: ['127.0.0.1:1', localhost]", "([1]: not an address and a port)"),
         ("storage: {uri: 'postgres://localhost/weft'}", "storage.uri: begins with postgres; write sqlite:"),
+        (
+            "storage: {uri: 'mongodb://h1,h2/?replicaSet=a/b'}",
+            "storage.uri: names no database; write mongodb:",
+        ),
+        ("storage: {uri: 'mongodb+srv://h'}", "storage.uri: names no database; write mongodb+srv:"),
         ("listen: []", "nothing to listen on"),
         ("rooms: {default_version: 13}", "takes one of the room versions 1, 2, 3,"),
         ("limits: {max_event_page: null}", "takes a whole number from 10 to 10000"),
