@@ -25,6 +25,9 @@ import msgspec
 class Kind(IntEnum):
     """What an entry is. The number is stored: never reuse one."""
 
+    UNKNOWN = 0
+    """One that a later release has added, whose replicas run beside this one. It is passed over, and never
+    appended."""
     EVENT = 1
     """A PDU with a place in its room's timeline. Keyed by (type, state_key) when it is a state event."""
     STATE = 2

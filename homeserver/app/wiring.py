@@ -27,8 +27,8 @@ from homeserver.app.media import Media
 from homeserver.app.people import People
 from homeserver.app.signing_in import SigningIn
 from homeserver.app.syncing import Syncing
+from homeserver.bus import relay
 from homeserver.bus.bus import Bus
-from homeserver.bus.relay import everything, relay
 from homeserver.bus.replica import ShardFamily
 from homeserver.clock import Clock, system_clock
 from homeserver.config import Config
@@ -67,7 +67,7 @@ class App:
         self.encryption = encryption = Encryption(ground, people, syncing, signing_in)
         if ground.bus.shared:
             for shards in (ground.rooms, ground.users):
-                ground.consume(shards, "bus", everything, handle_batch=relay(ground.bus))
+                ground.consume(shards, "bus", relay.wants, handle_batch=relay.publishing(ground.bus))
         self.requests = Requests()
         self._tasks: list[asyncio.Task[None]] = []
         parts = (conversations, encryption, syncing, media, people, signing_in)

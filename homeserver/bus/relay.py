@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from homeserver.bus.bus import Bus, BusUnavailable
 from homeserver.bus.consumer import HandleBatch
 from homeserver.errors import unavailable
-from storage.log import Entry
+from storage.log import Entry, Kind
 
 
-def everything(entry: Entry) -> bool:
-    """What the relay wants."""
-    return True
+def wants(entry: Entry) -> bool:
+    """The relay takes all that can be told."""
+    return entry.kind is not Kind.UNKNOWN
 
 
-def relay(bus: Bus) -> HandleBatch:
+def publishing(bus: Bus) -> HandleBatch:
     """How its consumer handles entries."""
 
     async def publish(shard: int, entries: Sequence[Entry]) -> None:

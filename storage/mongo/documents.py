@@ -75,7 +75,7 @@ def to_entry(document: Mapping[str, Any]) -> Entry:
     keyed = get("slot")
     rel_type = get("rel_type")
     return Entry(
-        _KINDS[document["kind"]],
+        _KINDS.get(document["kind"], Kind.UNKNOWN),
         document["stream"],
         get("body", b""),
         get("event_id"),
@@ -105,5 +105,5 @@ def to_ref(document: Mapping[str, Any]) -> KeyedRef:
         int(document["pos"]),
         document.get("event_id"),
         document.get("sender"),
-        _KINDS[document["kind"]],
+        _KINDS.get(document["kind"], Kind.UNKNOWN),
     )

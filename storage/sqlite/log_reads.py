@@ -137,7 +137,7 @@ def to_entries(reader: Reader, rows: Sequence[Row]) -> list[Entry]:
         seq = number & MAX_SEQ
         entries.append(
             Entry(
-                _KINDS[kind],
+                _KINDS.get(kind, Kind.UNKNOWN),
                 texts[stream],  # type: ignore[arg-type]
                 data[:-meta_size] if meta_size else data,
                 None if event_id is None else unpack(event_id),
@@ -166,7 +166,7 @@ def to_refs(reader: Reader, rows: Sequence[Row]) -> list[KeyedRef]:
             pos,
             None if event_id is None else unpack(event_id),
             texts[sender],
-            _KINDS[kind],
+            _KINDS.get(kind, Kind.UNKNOWN),
         )
         for type, key, number, pos, kind, event_id, sender in rows
     ]

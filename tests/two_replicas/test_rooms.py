@@ -1,6 +1,7 @@
 """What is done to a room at one replica holds at the other: who may what, what is shown, what is unread."""
 
 import asyncio
+from enum import IntEnum
 from typing import Any
 from urllib.parse import quote
 
@@ -8,10 +9,16 @@ import pytest
 
 from homeserver.bus.bus import Ownership
 from homeserver.push import unread as unread_module
+from storage.log import Entry
 from tests.client_api.conftest import Client
 from tests.two_replicas.conftest import SHARDS, Replicas
 
 PUBLIC_KEY = "A" * 43
+
+
+def body_of_newest(body: Any, room_id: str) -> str:
+    text: str = body["rooms"]["join"][room_id]["timeline"]["events"][-1]["content"]["body"]
+    return text
 
 
 def unread_in(body: Any, room_id: str) -> int:
@@ -106,6 +113,24 @@ async def test_who_takes_itself_for_the_owner_shows_what_another_has_written(
     event_id = await alice.send(room, "is this my room?")
     newest = await bob.get(f"/rooms/{room}/messages", query={"dir": "b", "limit": 1})
     assert newest["chunk"][0]["event_id"] == event_id
+
+
+class LaterKind(IntEnum):
+    MOOD = 99
+
+
+async def test_what_only_a_later_release_knows_is_passed_over_by_an_older_replica(
+    replicas: Replicas, room: str, alice: Client, bob: Client
+) -> None:
+    """While a server is upgraded replicas of two releases run side by side."""
+    log, shard = replicas.a.app.store.log, SHARDS.of_room(room)
+    for body in ("first", "second"):
+        later: Any = LaterKind.MOOD
+        await log.append(shard, await log.tail(shard), [Entry(later, room, b"{}", type="m.mood")])
+        event_id = await alice.send(room, body)
+        newest = await bob.get(f"/rooms/{room}/messages", query={"dir": "b", "limit": 1})
+        assert newest["chunk"][0]["event_id"] == event_id
+    assert body_of_newest(await bob.sync(), room) == "second"
 
 
 async def test_what_is_redacted_at_one_is_pruned_at_the_other(

@@ -28,7 +28,7 @@ KEYED_BY_STATE = OF_STATE | {Kind.PARTIAL}
 Headers = list[tuple[str, bytes]]
 
 _VERSION = re.compile(rb"[0-9]{1,9}")
-_WORDS = {kind: kind.name.lower() for kind in Kind}
+_WORDS: dict[Kind, str] = {kind: kind.name.lower() for kind in Kind if kind is not Kind.UNKNOWN}
 _KINDS = {word: kind for kind, word in _WORDS.items()}
 
 

@@ -1,6 +1,10 @@
 """Finding entries by number, by id, by place in their stream, by relation and by time."""
 
+from enum import IntEnum
+from typing import Any
+
 import pytest
+from msgspec.structs import replace
 
 from storage.log import Entry, Kind, Log, ShardMap
 from tests.storage.entries import ALICE, ROOM, append, event_id, message, seqs
@@ -16,6 +20,17 @@ async def test_read_gives_what_follows_in_order_up_to_the_limit(log: Log) -> Non
     assert await log.read(0, 5, 3) == stored[5:8]
     assert await log.read(0, 20, 100) == []
     assert await log.read(0, 99, 100) == []
+
+
+async def test_an_entry_of_a_kind_that_a_later_release_has_can_be_read(log: Log) -> None:
+    class LaterKind(IntEnum):
+        MOOD = 99
+
+    later: Any = LaterKind.MOOD
+    stored = await append(log, 0, message(1), Entry(later, ROOM, b"{}", type="m.mood"), message(2))
+    stored[1] = replace(stored[1], kind=Kind.UNKNOWN)
+    assert await log.read(0, 0, 100) == stored
+    assert await log.entry(0, 2) == stored[1]
 
 
 async def test_entries_come_in_the_order_asked_and_missing_ones_are_left_out(log: Log) -> None:
