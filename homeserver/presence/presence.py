@@ -201,7 +201,10 @@ class Presence:
     # Being active
 
     def on_room_entry(self, shard: int, entry: Entry, room: Room | None, view: RoomEvent | None) -> None:
-        """Follows the room shards: who sends or reads is active, who joins is news to the room's members."""
+        """Follows the room shards: who sends or reads is active, who joins is news to the room's members, and
+        they to a server that comes in."""
+        if self._enabled and room is not None and self._told_servers.comes_in(entry, room):
+            self._has_changed.set()
         actor = entry.sender if entry.kind is Kind.EVENT else entry.key
         user = self._told.here.get(actor) if actor is not None else None
         if (
@@ -348,6 +351,7 @@ class Presence:
                 self._unwritten[user_id] = user
         if news:
             self._told.tell(news, rooms)
+        self._told_servers.tell_newcomers(self._told.here, self._owns)
 
     # Time passing
 

@@ -157,6 +157,22 @@ async def test_servers_of_rooms_are_told_how_users_are(
     assert 0 <= last["last_active_ago"] < 60_000
 
 
+async def test_a_server_that_comes_into_a_room_is_told_who_is_there(
+    server: Homeserver, alice: Client, bob: Client, receiving: Receiving, visitor: Visitor
+) -> None:
+    gone = await server.register("gone")
+    room_id = await alice.create_room(preset="public_chat", invite=[bob.user_id])
+    await gone.join(room_id)
+    for client, presence in ((alice, "online"), (bob, "online"), (gone, "offline")):
+        await client.put(path(client), {"presence": presence, "status_msg": "long since"})
+    await settle(server)
+    await visitor.member(room_id, "join")
+    await settle(server)
+    await until(lambda: pushed(receiving))
+    (said,) = pushed(receiving)
+    assert (said["user_id"], said["presence"], said["status_msg"]) == (alice.user_id, "online", "long since")
+
+
 async def test_what_the_store_could_not_say_once_is_told_later(
     server: Homeserver, alice: Client, receiving: Receiving, room_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
