@@ -43,6 +43,10 @@ def _ownership(own: Health, alive: Mapping[str, Health]) -> Iterator[Finding]:
         for shard in health.own:
             owners[shard].append(address)
     shards = sorted({*own.owners, *owners})
+    if not shards:
+        text = "none has an owner: nothing is done behind the log, nor sent to other servers"
+        yield fail("shards", text, "look into the server's log for why it is not in the group of replicas")
+        return
     for shard in shards:
         match owners.get(shard, []):
             case []:

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.protocol.admin import CreateAclsRequest
 from msgspec.structs import replace
 
 from homeserver.bus.bus import BusUnavailable
 from homeserver.bus.in_process import InProcessBus
-from homeserver.bus.kafka.bus import KafkaBus
+from homeserver.bus.kafka.bus import KafkaBus, check
 from homeserver.bus.opening import make_bus
 from homeserver.clock import system_clock
 from homeserver.config.options import Bus as BusOptions
@@ -392,6 +393,31 @@ async def test_a_name_and_a_password_let_in_and_wrong_ones_do_not(own_kafka: Kaf
         await exchanged(replace(right, sasl=replace(sasl, mechanism="SCRAM-SHA-256")))
     with pytest.raises(BusUnavailable, match=r"bus\.sasl"):
         await exchanged(replace(right, sasl=BusSasl()))
+
+
+async def test_who_may_not_be_in_the_group_of_replicas_is_told_so_at_the_start(own_kafka: Kafka) -> None:
+    """Alone it would own no shard: nothing would be published, found or sent to other servers."""
+    sasl = BusSasl(mechanism="PLAIN", user=SASL_USER, password=Secret(SASL_PASSWORD))
+    shut_out = replace(options(own_kafka.sasl, prefix()), sasl=sasl)
+    await deny_group(own_kafka, f"{shut_out.topic_prefix}-replicas")
+    told = r"let the user in bus\.sasl\.user join the group"
+    with pytest.raises(BusUnavailable, match=told):
+        await exchanged(shut_out)
+    with pytest.raises(BusUnavailable, match=told):
+        await check(shut_out, SHARDS)
+
+
+async def deny_group(kafka: Kafka, group: str) -> None:
+    """Let all but the superuser do nothing with a consumer group."""
+    of_group, literal, everything, deny = 3, 3, 2, 2
+    denial = CreateAclsRequest(of_group, group, literal, f"User:{SASL_USER}", "*", everything, deny)
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+    await admin.start()
+    try:
+        response = await admin._send_request(denial)
+        assert [code for code, _ in response.creation_responses] == [0]
+    finally:
+        await admin.close()
 
 
 async def test_tls_is_spoken_with_brokers_that_are_vouched_for(own_kafka: Kafka, tmp_path: Path) -> None:

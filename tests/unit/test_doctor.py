@@ -280,6 +280,7 @@ def test_replicas_that_share_all_shards_are_well() -> None:
     ("a", "b", "subject", "text"),
     [
         (health(0, 1), health(3), "shards", "shard 2 has no owner"),
+        (health(owners={}), health(owners={}), "shards", "none has an owner"),
         (health(0, 1), health(0, 2, 3), "shards", "shard 0 has 2 owners: a:1, b:1"),
         (health(0, 1), health(2, 3, connected=False), "bus", "b:1 has lost the bus"),
         (health(0, 1), health(2, 3, version="1.1"), "replicas", "of releases 1.0, 1.1"),

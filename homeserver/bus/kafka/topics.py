@@ -1,4 +1,4 @@
-"""The topics: which shard is which partition, and that they are there as they must be."""
+"""The topics: which shard is which partition, and whether they, and the group, are as they must be."""
 
 import asyncio
 from collections.abc import Mapping
@@ -8,6 +8,8 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
+    GroupAuthorizationFailedError,
+    GroupCoordinatorNotAvailableError,
     KafkaError,
     NoError,
     TopicAlreadyExistsError,
@@ -103,12 +105,22 @@ class Topics:
                 await admin.start()
                 while (found := await self._found(admin, create)) is None:
                     await asyncio.sleep(0.1)
+                await self._check_group(admin)
         except (KafkaError, OSError, TimeoutError) as error:
             raise BusUnavailable(f"topics {self._layout.prefix}.*: {explained(error)}") from error
         finally:
             await admin.close()
         self._check_partitions({name: partitions for name, (partitions, _) in found.items()})
         self._check_settings({name: settings for name, (_, settings) in found.items()})
+
+    async def _check_group(self, admin: AIOKafkaAdminClient) -> None:
+        """Who may not be in the group of replicas would own no shard, and do nothing behind the log."""
+        try:
+            await admin.find_coordinator(self._layout.group)
+        except GroupAuthorizationFailedError as error:
+            raise BusUnavailable(f"group {self._layout.group}: {explained(error)}") from error
+        except GroupCoordinatorNotAvailableError:
+            pass  # The brokers are about to choose one.
 
     async def _found(
         self, admin: AIOKafkaAdminClient, create: bool
