@@ -24,11 +24,10 @@ from homeserver.graph.early_redactions import EarlyRedactions, is_early_redactio
 from homeserver.graph.events import GraphEvents, KnownEvent, StateDelta
 from homeserver.graph.onward import Onward
 from homeserver.graph.outliers import auth_ids, creates_again, refused_by_auth_events
-from homeserver.graph.redacting import is_vain, redacted_by, redacts_key
+from homeserver.graph.redacting import is_vain, redacted_by, redacted_event, redacts_key
 from homeserver.graph.states import StateIds, States, auth_keys, changed, differences, ids_of
 from homeserver.protocol.event_auth import is_allowed, lookup_in
 from homeserver.protocol.events import Event
-from homeserver.protocol.redaction import redact
 from homeserver.protocol.signing import encode_event
 from homeserver.rooms.event_entry import event_entry
 from homeserver.rooms.event_meta import EventMeta
@@ -258,7 +257,10 @@ class Receiver:
         if not fills_gap:
             tips = (*tips, event.event_id)
             ends.append(after)
-        resolved = await self._states.resolved(room, ends, {event.event_id: event})
+        # As it is stored and read from then on.
+        redaction = await self._early_redactions.of(event, head)
+        counts = event if redaction is None else redacted_event(event)
+        resolved = await self._states.resolved(room, ends, {event.event_id: counts})
         current = not event.is_state or resolved.get(event.state_tuple) == event.event_id
         now = ids_of(head)
         if event.is_state and current:
@@ -274,7 +276,7 @@ class Receiver:
             base=before.base,
             delta=tuple(before.delta),
             state_key=None if current else event.state_key,
-            redacted_by=await self._early_redactions.of(event, head),
+            redacted_by=redaction,
         )
         return _Fork(head, meta, changes, fills_gap, leaves_gap=not is_complete)
 
@@ -333,8 +335,8 @@ class _Proposal:
                 view = view_of(entry, EventMeta(), head.state)
                 head = head._replace(state=head.state.set((type, key), view))
                 built.append(Appended(entry, view))
-        pdu = event.pdu if self._meta.redacted_by is None else redact(event.version, event.pdu)
-        body = encode_event(event.version, pdu)
+        stored = event if self._meta.redacted_by is None else redacted_event(event)
+        body = encode_event(event.version, stored.pdu)
         item, after = event_entry(event, body, head, next_seq + len(built), self._meta)
         drafts[self._room.room_id] = after
         return [*built, item]

@@ -6,7 +6,8 @@ spec: rooms/v3#handling-redactions
 from collections.abc import Mapping
 
 from homeserver.graph.events import KnownEvent
-from homeserver.protocol.events import Event
+from homeserver.protocol.events import Event, load_event
+from homeserver.protocol.redaction import redact
 from homeserver.protocol.state_resolution import StateKey
 from homeserver.rooms.redaction import takes_effect
 from homeserver.rooms.room import CREATE, RoomHead
@@ -16,6 +17,11 @@ def redacted_by(event: Event, known: Mapping[str, KnownEvent]) -> Event | None:
     """What a redaction is to redact, if that is known. State redacts nothing."""
     redacted = known.get(event.redacts) if event.redacts is not None and not event.is_state else None
     return redacted.event if redacted is not None else None
+
+
+def redacted_event(event: Event) -> Event:
+    """What its redaction leaves of an event."""
+    return load_event(event.version, redact(event.version, event.pdu), event.event_id)
 
 
 def redacts_key(redacted: Event | None) -> StateKey | None:

@@ -128,6 +128,30 @@ async def test_what_a_redaction_leaves_of_power_levels_counts_in_branches_too(
     assert (("m.room.member", guest) in room.head.state) is is_allowed
 
 
+@pytest.mark.parametrize(("version", "is_allowed"), [("10", True), ("11", False)])
+async def test_what_was_redacted_before_it_came_counts_in_branches_as_it_is_stored(
+    server: Homeserver, alice: Client, other: OtherServer, visitor: Visitor, version: str, is_allowed: bool
+) -> None:
+    room_id = await open_room(alice, visitor, version)
+    inviter = Visitor(server, other, "inviter")
+    await inviter.member(room_id, "join")
+    await empower(alice, visitor, room_id)
+    type, strict = "m.room.power_levels", await alice.get(f"/rooms/{room_id}/state/m.room.power_levels")
+    await alice.set_state(room_id, type, {**strict, "invite": 0})
+    room = await visitor.room(room_id)
+    before = room.head
+    to_be_redacted = await visitor.unchecked(room_id, type, strict, "", prev_events=before.tips)
+    await other.send((await redaction(visitor, room_id, to_be_redacted.event_id)).pdu)
+    guest = f"@guest:{other.name}"
+    invite = await inviter.unchecked(
+        room_id, "m.room.member", {"membership": "invite"}, guest, prev_events=before.tips
+    )
+    for event in (invite, to_be_redacted):
+        await other.send(event.pdu)
+    assert room.head.state[type, ""].event_id == to_be_redacted.event_id
+    assert (("m.room.member", guest) in room.head.state) is is_allowed
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_what_is_no_redaction_redacts_nothing(
     server: Homeserver, alice: Client, other: OtherServer, visitor: Visitor, version: str
