@@ -72,8 +72,9 @@ _NONE = Counts()
 
 
 class _Tally(msgspec.Struct):
-    """Counts of the events from `start` up to `upto`, for one set of receipts and rules."""
+    """Counts of the events from `start` up to `upto`, for one stay, one set of receipts and rules."""
 
+    since: int
     start: int
     upto: int
     receipts: int
@@ -126,13 +127,14 @@ class Unread:
         key = (user.user_id, room.room_id)
         version = rules_version(user)
         receipts = room.receipt_seqs.get(user.user_id, 0)
+        ref = user.memberships.get(room.room_id)
+        since = ref.since if ref is not None else 0
         tally = self._tallies.get(key)
-        if tally is None or tally.receipts != receipts or tally.version != version:
+        if tally is None or (tally.since, tally.receipts, tally.version) != (since, receipts, version):
             start = read_upto(room, user.user_id).get(None, 0)
-            ref = user.memberships.get(room.room_id)
-            if ref is not None and ref.since > start:
+            if since > start:
                 start = max(start, await self._visibility.joined_since(room, user))
-            tally = _Tally(start, start, receipts, version, UnreadCounts({}))
+            tally = _Tally(since, start, start, receipts, version, UnreadCounts({}))
             self._tallies[key] = tally
             if len(self._tallies) > KEPT:
                 self._tallies.popitem(last=False)

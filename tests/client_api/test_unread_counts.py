@@ -102,6 +102,20 @@ async def test_threads_count_apart(alice: Client, bob: Client) -> None:
     assert await unread(bob, room_id) == (1, 0)
 
 
+async def test_who_comes_back_has_nothing_unread_from_before(alice: Client, bob: Client) -> None:
+    room_id = await room_of_two(alice, bob)
+    relates = {"m.relates_to": {"rel_type": "m.thread", "event_id": await alice.send(room_id, "root")}}
+    reply = {"msgtype": "m.text", "body": "in thread", **relates}
+    await alice.send(room_id, reply)
+    assert await unread(bob, room_id) == (2, 0)
+    await bob.leave(room_id)
+    await alice.send(room_id, reply)
+    await bob.join(room_id)
+    assert await unread(bob, room_id) == (0, 0)
+    await alice.send(room_id, reply)
+    assert await unread(bob, room_id) == (1, 0)
+
+
 async def test_counts_are_the_same_after_a_restart(server: Server, alice: Client, bob: Client) -> None:
     room_id = await room_of_two(alice, bob)
     read = await alice.send(room_id)
