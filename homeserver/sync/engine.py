@@ -597,6 +597,7 @@ class _Answer:
         if room is None:
             return None
         sight = await self._engine._visibility.sight_line(room, self._user.user_id)
+        state_after = self._request.use_state_after
         timeline = (await self._timeline(room, after, min(ref.position, upto))).slice
         events = await self._engine._visibility.shown(room, sight, timeline.events)
         # The leave itself is told even to one who was never in the room (a rejected invite), or who has
@@ -608,7 +609,7 @@ class _Answer:
         wanted = self._filter.state
         if (
             sight.membership_at(ref.position - 1) == "join"
-            and (timeline.limited or not known)
+            and (timeline.limited or not known or state_after)
             and wanted.allows_room(room_id)
         ):
             complete = self._filter.timeline.is_open and len(events) == len(timeline.events)
@@ -616,16 +617,16 @@ class _Answer:
                 self._rooms.log,
                 self._rooms.stored,
                 room,
-                timeline.start if complete else ref.position,
+                timeline.start if complete and not state_after else ref.position,
                 after=after if known else None,
             )
-            shown = {event.event_id for event in events}
+            shown = set() if state_after else {event.event_id for event in events}
             state = [e for e in state if wanted.matches_event(e) and e.event_id not in shown]
         own = room.head.lookup("m.room.member", self._user.user_id)
-        told = {event.position for event in (*timeline.events, *state)}
+        told = {event.position for event in (*(() if state_after else timeline.events), *state)}
         is_untold = own is not None and own.position == ref.position and ref.position not in told
         if own is not None and is_untold and wanted.allows_room(room_id) and wanted.matches_event(own):
-            # The leave has no place in the timeline.
+            # The leave has no place in the timeline, or clients take no state from there.
             state = [*state, own]
         return b"{%b,%b,%b}" % (
             timeline_json(timeline, rendered),

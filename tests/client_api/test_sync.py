@@ -182,7 +182,10 @@ async def test_state_that_the_filter_holds_back_from_the_timeline_comes_beside_i
 
 def state_told(section: dict[str, Any]) -> dict[tuple[str, str], str]:
     """The room's state for a client that puts together what it was told."""
-    told = [*section["state"]["events"], *section["timeline"]["events"]]
+    if "state_after" in section:
+        told = section["state_after"]["events"]
+    else:
+        told = [*section["state"]["events"], *section["timeline"]["events"]]
     return {(e["type"], e["state_key"]): e["event_id"] for e in told if "state_key" in e}
 
 
@@ -225,14 +228,45 @@ async def test_lazy_loading_tells_those_who_came_back_who_went_meanwhile(
     assert alice.user_id not in members
 
 
-async def test_archived_room_has_the_state_from_before_one_came(alice: Client, bob: Client) -> None:
+@pytest.mark.parametrize("state_after", ["false", "true"])
+@pytest.mark.parametrize("timeline_limit", [1, 50])
+async def test_archived_room_has_the_state_from_before_one_came(
+    alice: Client, bob: Client, timeline_limit: int, state_after: str
+) -> None:
     room_id = await alice.create_room(preset="public_chat", name="Hall")
     await alice.set_state(room_id, "m.room.history_visibility", {"history_visibility": "joined"})
     await bob.join(room_id)
     await bob.leave(room_id)
-    wanted = {"room": {"include_leave": True, "timeline": {"limit": 50}}}
-    section = (await bob.sync(full=True, filter=wanted))["rooms"]["leave"][room_id]
+    await alice.set_state(room_id, "m.room.topic", {"topic": "unknown to Bob"})
+    wanted = {"room": {"include_leave": True, "timeline": {"limit": timeline_limit}}}
+    body = await bob.sync(full=True, filter=wanted, use_state_after=state_after)
+    section = body["rooms"]["leave"][room_id]
     assert state_told(section) == await state_now(bob, room_id)
+
+
+@pytest.mark.parametrize("timeline_limit", [1, 50])
+async def test_who_is_put_out_is_told_so_in_state_after(
+    alice: Client, bob: Client, timeline_limit: int
+) -> None:
+    """Its clients take no state from the timeline: by whom, and why, they would not know."""
+    room_id = await pair(alice, bob, name="Hall")
+    named = await alice.set_state(room_id, "m.room.name", {"name": "Last seen"})
+    await alice.post(f"/rooms/{room_id}/kick", {"user_id": bob.user_id, "reason": "noise"})
+    body = await bob.sync(filter=limit(timeline_limit), use_state_after="true")
+    told = {e["type"]: e for e in body["rooms"]["leave"][room_id]["state_after"]["events"]}
+    assert set(told) == {"m.room.name", "m.room.member"}
+    assert told["m.room.name"]["event_id"] == named
+    assert told["m.room.member"]["state_key"] == bob.user_id
+    assert told["m.room.member"]["content"]["reason"] == "noise"
+
+
+async def test_who_rejects_an_invite_is_told_so_in_state_after(alice: Client, bob: Client) -> None:
+    room_id = await alice.create_room(invite=[bob.user_id])
+    await bob.sync(use_state_after="true")
+    await bob.leave(room_id)
+    section = (await bob.sync(use_state_after="true"))["rooms"]["leave"][room_id]
+    (own,) = section["state_after"]["events"]
+    assert (own["state_key"], own["content"]["membership"]) == (bob.user_id, "leave")
 
 
 @pytest.mark.parametrize(
