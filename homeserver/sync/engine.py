@@ -323,11 +323,11 @@ class _Answer:
             )
         return changed
 
-    def account_data(self, room_id: str, wanted: "Wanted") -> list[bytes]:
-        """Changed account data events of a room ("": global)."""
-        if room_id not in self._changed_account_data:
+    def account_data(self, room_id: str, wanted: "Wanted", *, whole: bool = False) -> list[bytes]:
+        """Account data events of a room ("": global): those that changed, or the `whole` of them."""
+        if not whole and room_id not in self._changed_account_data:
             return []
-        after = self._since.user if self._since else None
+        after = None if self._since is None else 0 if whole else self._since.user
         changes = self._engine._account_data.changes(self._user, room_id, after, self._upto.user)
         return [
             b'{"type":' + orjson.dumps(type) + b',"content":' + content + b"}"
@@ -335,9 +335,11 @@ class _Answer:
             if wanted(type)
         ]
 
-    def _room_account_data(self, room_id: str) -> list[bytes]:
+    def _room_account_data(self, room_id: str, *, whole: bool = False) -> list[bytes]:
         wanted = self._filter.account_data
-        return self.account_data(room_id, wanted.matches) if wanted.allows_room(room_id) else []
+        if not wanted.allows_room(room_id):
+            return []
+        return self.account_data(room_id, wanted.matches, whole=whole)
 
     # Joined rooms
 
@@ -397,7 +399,7 @@ class _Answer:
             room, timeline.slice, events, after, upto, known, whole=new or full, named_after=named_after or ()
         )
         ephemeral = self._ephemeral(room, 0 if new else after, upto, new=new, typing=typing)
-        account_data = self._room_account_data(room_id)
+        account_data = self._room_account_data(room_id, whole=new)
         if not (events or state or ephemeral or account_data or new or full or unseen):
             return None
         parts = [

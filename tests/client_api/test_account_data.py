@@ -38,6 +38,18 @@ async def test_tags_of_a_room_are_set_listed_and_removed(alice: Client) -> None:
     assert (await alice.get(base))["tags"] == {"u.work": {}}
 
 
+async def test_account_data_of_a_room_comes_with_the_room(alice: Client, bob: Client) -> None:
+    """What was set before the join comes with it: no later answer would tell it."""
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.put(f"/user/{bob.user_id}/rooms/{room_id}/tags/m.favourite", {"order": 0.5})
+    await bob.put(f"/user/{bob.user_id}/rooms/{room_id}/account_data/org.example.x", {"a": 1})
+    await bob.sync()
+    await bob.join(room_id)
+    section = (await bob.sync())["rooms"]["join"][room_id]
+    told = {event["type"]: event["content"] for event in section["account_data"]["events"]}
+    assert told == {"m.tag": {"tags": {"m.favourite": {"order": 0.5}}}, "org.example.x": {"a": 1}}
+
+
 @pytest.mark.parametrize("tags", [None, [], "u.work"])
 async def test_what_a_client_wrote_in_place_of_tags_counts_as_none(alice: Client, tags: Any) -> None:
     base = f"/user/{alice.user_id}/rooms/{await alice.create_room()}"
