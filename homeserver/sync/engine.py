@@ -609,23 +609,20 @@ class _Answer:
         state: Sequence[RoomEvent] = ()
         known = sight.membership_at(after) == "join"
         wanted = self._filter.state
-        if (
-            sight.membership_at(ref.position - 1) == "join"
-            and (timeline.limited or not known or state_after)
-            and wanted.allows_room(room_id)
-        ):
+        beside = () if state_after else events
+        if sight.membership_at(ref.position - 1) == "join" and wanted.allows_room(room_id):
             complete = self._filter.timeline.is_open and len(events) == len(timeline.events)
-            state = await state_at(
-                self._rooms.log,
-                self._rooms.stored,
-                room,
-                timeline.start if complete and not state_after else ref.position,
-                after=after if known else None,
-            )
-            shown = set() if state_after else {event.event_id for event in events}
+            boundary = timeline.start if complete and not state_after else ref.position
+            if timeline.limited or not known or state_after:
+                state = await state_at(
+                    self._rooms.log, self._rooms.stored, room, boundary, after=after if known else None
+                )
+            if wanted.lazy_load_members:
+                state = [*state, *await self._senders(room, events, boundary, told=(*state, *beside))]
+            shown = {event.event_id for event in beside}
             state = [e for e in state if wanted.matches_event(e) and e.event_id not in shown]
         own = room.head.lookup("m.room.member", self._user.user_id)
-        told = {event.position for event in (*(() if state_after else timeline.events), *state)}
+        told = {event.position for event in (*beside, *state)}
         is_untold = own is not None and own.position == ref.position and ref.position not in told
         if own is not None and is_untold and wanted.allows_room(room_id) and wanted.matches_event(own):
             # The leave has no place in the timeline, or clients take no state from there.
@@ -634,6 +631,21 @@ class _Answer:
             timeline_json(timeline, rendered),
             self._state_json(event.render(self._now) for event in state),
             b'"account_data":' + events_object(self._room_account_data(room_id)),
+        )
+
+    async def _senders(
+        self, room: Room, events: Iterable[RoomEvent], boundary: int, *, told: Iterable[RoomEvent]
+    ) -> list[RoomEvent]:
+        """Members who sent the events, as they were at a boundary, for lazy loading: those not told yet."""
+        wanted = {e.sender for e in events} - {e.state_key for e in told if e.type == "m.room.member"}
+        if not wanted:
+            return []
+        state = await state_at(self._rooms.log, self._rooms.stored, room, boundary)
+        members = [e for e in state if e.type == "m.room.member" and e.state_key in wanted]
+        if self._filter.state.include_redundant_members:
+            return members
+        return self._engine.known_members.new_to(
+            self._user.user_id, self._device_id, self._chain, room.room_id, members
         )
 
 

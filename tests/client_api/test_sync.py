@@ -260,6 +260,21 @@ async def test_who_is_put_out_is_told_so_in_state_after(
     assert told["m.room.member"]["content"]["reason"] == "noise"
 
 
+@pytest.mark.parametrize("state_after", ["false", "true"])
+async def test_lazy_loading_sends_those_by_whom_one_is_put_out(
+    alice: Client, bob: Client, carol: Client, state_after: str
+) -> None:
+    room_id = await pair(alice, bob, name="named")
+    await carol.join(room_id)
+    await carol.send(room_id)
+    await bob.sync(full=True, filter=LAZY, use_state_after=state_after)
+    member = await bob.get(f"/rooms/{room_id}/state/m.room.member/{alice.user_id}", query={"format": "event"})
+    await alice.post(f"/rooms/{room_id}/kick", {"user_id": bob.user_id})
+    await alice.put(f"/profile/{alice.user_id}/displayname", {"displayname": "unknown to Bob"})
+    section = (await bob.sync(filter=LAZY, use_state_after=state_after))["rooms"]["leave"][room_id]
+    assert state_told(section)["m.room.member", alice.user_id] == member["event_id"]
+
+
 async def test_who_rejects_an_invite_is_told_so_in_state_after(alice: Client, bob: Client) -> None:
     room_id = await alice.create_room(invite=[bob.user_id])
     await bob.sync(use_state_after="true")
