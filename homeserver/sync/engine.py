@@ -391,9 +391,9 @@ class _Answer:
             # From when the user was not, or not for certain, in the room.
             sight = await self._engine._visibility.sight_line(room, self._user.user_id)
         events, rendered = await self._render_timeline(room, timeline, sight)
-        # Where state has changed with no event, the summary may be another.
+        # Where state has changed with no event that is shown, the summary may be another.
         unseen = timeline.slice.limited or after < room.resolved_at <= upto
-        with_summary = new or timeline.names or unseen
+        with_summary = new or timeline.names or unseen or not self._filter.timeline.is_open
         named_after = heroes(room, self._user.user_id) if with_summary and is_nameless(room) else None
         state = await self._state(
             room, timeline.slice, events, after, upto, known, whole=new or full, named_after=named_after or ()

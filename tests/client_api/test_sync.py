@@ -429,6 +429,16 @@ async def test_summary_counts_and_heroes(alice: Client, bob: Client, carol: Clie
     }
 
 
+async def test_summary_counts_those_whom_the_filter_holds_back(
+    alice: Client, bob: Client, carol: Client
+) -> None:
+    room_id = await pair(alice, bob)
+    await carol.join(room_id)
+    wanted = {"room": {"timeline": {"types": ["m.room.message"]}}}
+    section = (await bob.sync(filter=wanted))["rooms"]["join"][room_id]
+    assert section["summary"]["m.joined_member_count"] == 3
+
+
 @pytest.mark.parametrize("since", ["x", "s1_bad_0_0_0", "s1_" + "z" * 5000, "s2_a_b_c_d", "s1____"])
 async def test_foreign_since_token_is_refused(alice: Client, since: str) -> None:
     reply = await alice.call("GET", "/sync", query={"since": since}, expect=400)
