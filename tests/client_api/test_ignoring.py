@@ -7,6 +7,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.client_api.conftest import Client, Server
+from tests.client_api.sliding import Sliding, whole_list
 
 V1 = "/_matrix/client/v1"
 
@@ -157,3 +158,23 @@ async def test_pages_move_on_through_a_long_run_of_what_is_not_shown(
         token = page["end"]
     assert types[-1] == "m.room.create"
     assert "m.room.message" not in types
+
+
+async def test_messages_below_those_of_the_ignored_are_a_gap_in_sliding_sync(
+    alice: Client, bob: Client, carol: Client
+) -> None:
+    """Else the client would believe that it has them."""
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    await carol.join(room_id)
+    await ignore(bob, carol.user_id)
+    sliding = Sliding(bob, lists={"all": whole_list(limit=2)})
+    await sliding.poll()
+    missed = await alice.send(room_id)
+    for _ in range(2):
+        await carol.send(room_id)
+    section = (await sliding.poll())["rooms"][room_id]
+    assert section["limited"] is True
+    query = {"dir": "b", "from": section["prev_batch"], "limit": 1}
+    (event,) = (await bob.get(f"/rooms/{room_id}/messages", query=query))["chunk"]
+    assert event["event_id"] == missed

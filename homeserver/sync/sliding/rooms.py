@@ -100,7 +100,7 @@ class RoomSections:
         changed = [event for event in room.head.state.values() if event.position > after] if after else None
         parts = self._face(user, room, wish, changed)
         own_receipt = room.receipt_seqs.get(user.user_id, 0) > after
-        if not (initial or grown or events or state or parts or own_receipt):
+        if not (initial or grown or events or timeline.limited or state or parts or own_receipt):
             return None, sent, members
         if initial:
             parts.append(b'"initial":true')
@@ -112,7 +112,8 @@ class RoomSections:
             live = sum(event.position > after for event in events) if after else 0
             parts.append(await self._timeline_json(user, reader, room, timeline, events, line))
             parts.append(b'"num_live":%d' % live)
-        elif initial and timeline.limited:
+        elif timeline.limited:
+            # There is something below what the user is not shown, or was not asked for.
             parts.append(b'"limited":true,"prev_batch":"%b"' % encode_position(timeline.start).encode())
         unread = (await self._unread.counts(user, room)).total()
         parts.append(
