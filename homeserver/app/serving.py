@@ -63,7 +63,7 @@ async def serve(config: Config) -> None:
             loop.add_signal_handler(number, stop.set)
         await stop.wait()
         log.info("stopping")
-        app.ground.long_polls.close()
+        app.answer_polls()
 
 
 async def _started(config: Config) -> App:

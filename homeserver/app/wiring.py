@@ -200,10 +200,15 @@ class App:
             pauses=pauses,
         )
 
+    def answer_polls(self) -> None:
+        """Let clients have what there is, and have them go (shutdown)."""
+        self.conversations.typing.end()
+        self.ground.long_polls.close()
+
     async def close(self) -> None:
         """Finish what is in flight, then close the store."""
         ground, people = self.ground, self.people
-        ground.long_polls.close()
+        self.answer_polls()
         await end(self._tasks)
         try:
             await people.last_seen.write()

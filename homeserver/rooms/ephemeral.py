@@ -64,6 +64,7 @@ class Typing:
         self._told = told
         self._on_change = on_change
         self._timers: dict[tuple[str, str], asyncio.TimerHandle] = {}
+        self._begun_here: set[tuple[str, str]] = set()
         self._typing: dict[str, list[str]] = {}
         self.changed: dict[str, int] = {}
         """Room → number of its last change."""
@@ -75,6 +76,11 @@ class Typing:
             timeout_ms = min(max(timeout_ms, 1), MAX_TYPING_MS)
         self._bus.tell(KIND, _encode(_Notice(self._origin, room_id, user_id, timeout_ms)))
         self._told.typing(room_id, user_id, typing=timeout_ms is not None)
+
+    def end(self) -> None:
+        """End what began here: nobody would, once this process is gone (shutdown)."""
+        for room_id, user_id in list(self._begun_here):
+            self.set(room_id, user_id, None)
 
     def on_room_entry(self, shard: int, entry: Entry, room: Room | None, view: RoomEvent | None) -> None:
         """Follows the room shards: who is no longer in a room does not type there."""
@@ -92,9 +98,13 @@ class Typing:
         timer = self._timers.pop((room_id, user_id), None)
         if timer is not None:
             timer.cancel()
+        self._begun_here.discard((room_id, user_id))
         users = self._typing.setdefault(room_id, [])
         if notice.timeout_ms is not None:
-            lasts_ms = notice.timeout_ms + (0 if notice.origin == self._origin else NET_MS)
+            here = notice.origin == self._origin
+            if here:
+                self._begun_here.add((room_id, user_id))
+            lasts_ms = notice.timeout_ms + (0 if here else NET_MS)
             loop = asyncio.get_running_loop()
             self._timers[room_id, user_id] = loop.call_later(
                 lasts_ms / 1000, self.set, room_id, user_id, None

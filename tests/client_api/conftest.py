@@ -248,7 +248,7 @@ class Server:
 
     async def stop(self) -> None:
         if self._runner is not None:
-            self.app.ground.long_polls.close()
+            self.app.answer_polls()
             await self._runner.cleanup()
             self._runner = None
             await self.app.close()

@@ -69,6 +69,22 @@ async def test_new_poll_of_a_device_ends_its_old_one(alice: Client) -> None:
     await new
 
 
+async def test_nobody_is_typing_for_ever_because_of_a_restart(
+    server: Server, alice: Client, bob: Client
+) -> None:
+    """Clients show who types until they are told otherwise."""
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    await bob.put(f"/rooms/{room_id}/typing/{bob.user_id}", {"typing": True, "timeout": 60_000})
+    section = (await alice.sync())["rooms"]["join"][room_id]
+    assert section["ephemeral"]["events"] == [{"type": "m.typing", "content": {"user_ids": [bob.user_id]}}]
+    poll = asyncio.create_task(alice.sync(timeout=60_000))
+    await asyncio.sleep(0.05)
+    await server.restart()
+    section = (await poll)["rooms"]["join"][room_id]
+    assert section["ephemeral"]["events"] == [{"type": "m.typing", "content": {"user_ids": []}}]
+
+
 async def test_shutdown_answers_waiting_polls_at_once(server: Server, alice: Client) -> None:
     await alice.sync()
     poll = asyncio.create_task(alice.sync(timeout=60_000))

@@ -58,7 +58,7 @@ class Replica:
         if self._stopped:
             return
         self._stopped = True
-        self.app.ground.long_polls.close()
+        self.app.answer_polls()
         await self._runner.cleanup()
         await self.app.close()
 
