@@ -5,7 +5,8 @@ has not heard the answer to an upload repeats it; what was claimed in between mu
 the newest uploads of a device are remembered beyond the keys themselves.
 
 How many keys a device has left is told in each of its syncs, from memory; whatever changes that
-calls `recount`.
+calls `recount`. That there are none left of the algorithm that clients use is told as 0: the specification
+lets servers leave it out, but clients then believe that nothing changed, and never upload new ones.
 
 spec: client-server "One-time and fallback keys", POST /keys/upload, POST /keys/claim
 """
@@ -40,6 +41,9 @@ COUNTED_FOR_MS = 5 * 60_000
 CACHED_COUNTS = 50_000
 CACHED_UPLOADS = 200
 """Notes of what devices uploaded: who is new, and much talked to, uploads again and again."""
+ALGORITHM = "signed_curve25519"
+"""Of the one-time keys of all clients."""
+NONE_LEFT = {ALGORITHM: 0}
 MAX_ALGORITHMS = 10
 """That a device ever uses one-time keys of, and fallback keys."""
 MAX_RECORDS = MAX_ONE_TIME_KEYS * MAX_ALGORITHMS
@@ -102,7 +106,7 @@ class OneTimeKeys:
     def begin(self, user_id: str, device_id: str) -> None:
         """A device is new: it has no keys, so nobody has to look for any. Another replica may know better."""
         self._keep_recent((user_id, device_id), None)
-        self._keep_count((user_id, device_id), KeyCounts({}, ()))
+        self._keep_count((user_id, device_id), KeyCounts(NONE_LEFT, ()))
 
     # Uploading
 
@@ -253,7 +257,7 @@ class OneTimeKeys:
             self._counted.popitem(last=False)
 
     async def _count(self, user_id: str, device_id: str) -> dict[str, int]:
-        one_time: Counter[str] = Counter()
+        one_time: Counter[str] = Counter(NONE_LEFT)
         for record in await self._keys.find("key", (user_id, device_id), limit=MAX_RECORDS):
             one_time[record.algorithm] += len(record.keys)
         return dict(one_time)

@@ -13,6 +13,7 @@ from storage.errors import OutcomeUnknown, StoreUnavailable
 from storage.store import Store
 from tests.client_api.conftest import Client, Server
 from tests.client_api.crypto_device import ALGORITHM, CryptoDevice, log_in, restart, serving
+from tests.client_api.sliding import Sliding
 from tests.storage.faulty import FaultyStore
 
 # Identity keys
@@ -102,7 +103,7 @@ async def test_a_device_id_that_is_used_again_inherits_nothing(bob: Client, alic
     await bob.post("/logout")
     again = await log_in(bob, device_id=device.device_id)
     assert await CryptoDevice(alice).claim(device) is None
-    assert (await again.sync())["device_one_time_keys_count"] == {}
+    assert (await again.sync())["device_one_time_keys_count"] == {ALGORITHM: 0}
 
 
 async def test_keys_that_arrive_while_the_device_is_logged_out_are_not_inherited_either(
@@ -123,7 +124,7 @@ async def test_keys_that_arrive_while_the_device_is_logged_out_are_not_inherited
     await bob.call("POST", "/keys/upload", late, expect=None)
     again = await log_in(bob, device_id=device.device_id)
     assert await CryptoDevice(alice).claim(device) is None
-    assert (await again.sync())["device_one_time_keys_count"] == {}
+    assert (await again.sync())["device_one_time_keys_count"] == {ALGORITHM: 0}
 
 
 async def test_identity_keys_survive_a_restart(server: Server, bob: Client) -> None:
@@ -174,7 +175,7 @@ async def test_malformed_device_keys_are_refused_and_nothing_is_stored(
     assert reply.status in (400, 413)
     assert reply.errcode == errcode
     assert (await device.query(bob.user_id))["device_keys"] == {bob.user_id: {}}
-    assert (await bob.sync())["device_one_time_keys_count"] == {}
+    assert (await bob.sync())["device_one_time_keys_count"] == {ALGORITHM: 0}
 
 
 async def test_deeply_nested_device_keys_are_refused(bob: Client) -> None:
@@ -244,6 +245,20 @@ async def test_one_time_keys_are_counted_in_answers_and_syncs(alice: Client, bob
     assert more["one_time_key_counts"] == {ALGORITHM: 4}
     assert (await bob.post("/keys/upload"))["one_time_key_counts"] == {ALGORITHM: 4}
     assert (await bob.sync())["device_one_time_keys_count"] == {ALGORITHM: 4}
+
+
+async def test_a_device_that_has_no_keys_left_is_told_so(alice: Client, bob: Client) -> None:
+    """Clients upload new keys when a count is told that is too low, and not when none is."""
+    device = CryptoDevice(bob)
+    assert await device.upload() == {ALGORITHM: 0}
+    await device.upload(one_time=1)
+    await bob.sync()
+    sliding = Sliding(bob, extensions={"e2ee": {"enabled": True}})
+    await sliding.poll()
+    await CryptoDevice(alice).claim(device)
+    for body in (await bob.sync(), (await sliding.poll())["extensions"]["e2ee"]):
+        assert body["device_one_time_keys_count"] == {ALGORITHM: 0}
+    assert (await bob.post("/keys/upload"))["one_time_key_counts"] == {ALGORITHM: 0}
 
 
 async def test_keys_are_claimed_in_the_order_of_their_uploads(alice: Client, bob: Client) -> None:
@@ -329,7 +344,7 @@ async def test_hundred_parallel_claims_get_no_key_twice(alice: Client, bob: Clie
     claimed = await asyncio.gather(*(asking.claim(device) for _ in range(100)))
     names = [key[0] for key in claimed if key is not None]
     assert len(names) == len(set(names)) == 80
-    assert (await bob.sync())["device_one_time_keys_count"] == {}
+    assert (await bob.sync())["device_one_time_keys_count"] == {ALGORITHM: 0}
 
 
 async def test_one_claim_for_many_devices_gets_one_key_of_each(alice: Client, bob: Client) -> None:
@@ -360,7 +375,7 @@ async def test_a_device_may_have_so_many_keys_and_no_more(bob: Client) -> None:
     keys = device.one_time_keys(MAX_ONE_TIME_KEYS + 1)
     full = dict(list(keys.items())[:MAX_ONE_TIME_KEYS])
     assert (await bob.call("POST", "/keys/upload", {"one_time_keys": keys}, expect=400)).errcode
-    assert (await bob.post("/keys/upload"))["one_time_key_counts"] == {}
+    assert (await bob.post("/keys/upload"))["one_time_key_counts"] == {ALGORITHM: 0}
     await bob.post("/keys/upload", {"one_time_keys": full})
     one_more = {"one_time_keys": device.one_time_keys(1)}
     assert (await bob.call("POST", "/keys/upload", one_more, expect=400)).errcode == "M_TOO_LARGE"
@@ -390,7 +405,8 @@ async def test_malformed_one_time_keys_are_refused(bob: Client, field: str, keys
     reply = await bob.call("POST", "/keys/upload", {field: {**good, **keys}}, expect=None)
     assert reply.status in (400, 413)
     body = await bob.sync()
-    assert (body["device_one_time_keys_count"], body["device_unused_fallback_key_types"]) == ({}, [])
+    assert body["device_one_time_keys_count"] == {ALGORITHM: 0}
+    assert body["device_unused_fallback_key_types"] == []
 
 
 # Fallback keys
@@ -454,7 +470,7 @@ async def test_a_restored_store_hands_out_no_one_time_key_again(
     await server.start()
     alice._base = bob._base = server.base
     body = await bob.sync(full=True)
-    assert body["device_one_time_keys_count"] == {}
+    assert body["device_one_time_keys_count"] == {ALGORITHM: 0}
     assert body["device_unused_fallback_key_types"] == [ALGORITHM]
     claimed = await asking.claim(device)
     assert claimed is not None and dict([claimed]) == device.fallback_key(1)
