@@ -28,20 +28,23 @@ def document_of(entry: Entry, now: int) -> SearchDocument | None:
     """The document of an event, None when there are no words in it (any more)."""
     if not is_searched(entry) or not entry.body or entry.event_id is None or entry.type is None:
         return None
-    content = orjson.loads(entry.body)["content"]
-    key = KEY_OF_TYPE[entry.type]
-    words = filed_words("\n".join(_texts(key, content)))
+    words = filed_words(text_of(entry.type, orjson.loads(entry.body)["content"]))
     if not words:
         return None
     return SearchDocument(
         event_id=entry.event_id,
         room_id=entry.stream,
         sender=entry.sender or "",
-        key=key,
+        key=KEY_OF_TYPE[entry.type],
         # Other servers may send from the future.
         ts=min(entry.ts, now),
         words=words,
     )
+
+
+def text_of(type: str, content: JsonObject) -> str:
+    """What is read of an event of a type that can be found."""
+    return "\n".join(_texts(KEY_OF_TYPE[type], content))
 
 
 def _texts(key: str, content: JsonObject) -> list[str]:

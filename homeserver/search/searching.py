@@ -25,7 +25,7 @@ from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.state_reader import StateReader
 from homeserver.rooms.visibility import SightLine, Visibility
-from homeserver.search.documents import KEYS, is_searched
+from homeserver.search.documents import KEYS, is_searched, text_of
 from homeserver.search.words import highlights, wanted_words
 from homeserver.since_tokens import encode_position
 from homeserver.users.ignoring import ignored_by
@@ -135,9 +135,10 @@ class Search:
         # Matches that the user may not see are told neither by the count nor by a token for more.
         count = visible if cursor.count is None else cursor.count
         more = visible > len(found) or len(hits) - cursor.passed > MAX_EXAMINED
+        texts = (text_of(each.event.type, each.event.content) for each in found)
         answer: JsonObject = {
             "count": count,
-            "highlights": highlights(criteria.search_term),
+            "highlights": highlights(criteria.search_term, texts),
             "results": [await self._result(session, criteria, each) for each in found],
         }
         following: Cursor | None = None

@@ -5,7 +5,7 @@ difference. Scripts that put no spaces between words are cut into single letters
 that any two letters in a row are found; their words are looked for by their pairs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby, pairwise
 from unicodedata import category, normalize
 
@@ -14,6 +14,9 @@ MAX_WORDS = 2_000
 """Of one text; the first ones count."""
 MAX_WANTED = 30
 MAX_TERM = 1_000
+MAX_HIGHLIGHTS = 100
+MAX_LOOKED_THROUGH = 50_000
+"""Letters of the texts of one page."""
 
 _ASCII = str.maketrans({chr(code): " " for code in range(128) if not chr(code).isalnum()})
 _UNSPACED = (
@@ -37,7 +40,7 @@ def fold(text: str) -> str:
 
 
 def split(text: str) -> list[str]:
-    """The words of a folded text."""
+    """The words of a text."""
     if text.isascii():
         return text.translate(_ASCII).split()
     return "".join(c if c.isalnum() or category(c)[0] == "M" else " " for c in text).split()
@@ -58,12 +61,29 @@ def filed_words(text: str) -> list[str]:
 
 def wanted_words(term: str) -> list[str]:
     """For which words to look; all of them have to be there."""
-    pieces = (piece for word in highlights(term) for piece in _pieces(word, filed=False))
+    pieces = (piece for word in _words_of(term) for piece in _pieces(word, filed=False))
     return list(dict.fromkeys(pieces))[:MAX_WANTED]
 
 
-def highlights(term: str) -> list[str]:
-    """The words of a search term as they are to be shown."""
+def highlights(term: str, texts: Iterable[str]) -> list[str]:
+    """What clients are to mark in texts that were found: the words of the term, in all forms that are there.
+
+    Clients look for these very letters, but for case.
+    """
+    words = _words_of(term)
+    forms = dict.fromkeys((*split(term[:MAX_TERM].lower())[:MAX_WANTED], *words))
+    wanted = set(words)
+    left = MAX_LOOKED_THROUGH
+    for text in texts:
+        if text.isascii():
+            continue  # There is one form of a word without accents.
+        looked = text[:left]
+        left -= len(looked)
+        forms |= dict.fromkeys(word for word in split(looked.lower()) if fold(word) in wanted)
+    return list(forms)[:MAX_HIGHLIGHTS]
+
+
+def _words_of(term: str) -> list[str]:
     return list(dict.fromkeys(split(fold(term[:MAX_TERM]))))[:MAX_WANTED]
 
 

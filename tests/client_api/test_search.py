@@ -45,6 +45,19 @@ async def test_what_was_sent_just_now_is_found(alice: Client) -> None:
         assert found["count"] == number + 1
 
 
+@pytest.mark.parametrize("term", ["Müller heißt", "muller HEISST"])
+async def test_what_clients_are_to_mark_is_spelled_as_in_the_messages(
+    server: Server, alice: Client, term: str
+) -> None:
+    """They mark the very letters that they are told, but for case."""
+    room_id = await alice.create_room(name="Wie heißt er?", topic="heisst, nicht heiss")
+    await alice.send(room_id, "Er heißt MÜLLER.")
+    await alice.send(room_id, "heisst er Mu\u0308ller oder Muller?")
+    answer = await search(server, alice, term)
+    assert len(answer["results"]) == 2
+    assert sorted(answer["highlights"]) == sorted(["müller", "mu\u0308ller", "muller", "heißt", "heisst"])
+
+
 async def test_messages_names_and_topics_are_found_by_their_words(server: Server, alice: Client) -> None:
     room_id = await alice.create_room(name="Martian tea", topic="All about tea")
     event_id = await alice.send(room_id, "Tea, please. EARL grey!")

@@ -2,7 +2,15 @@
 
 import pytest
 
-from homeserver.search.words import MAX_WANTED, MAX_WORD, MAX_WORDS, filed_words, highlights, wanted_words
+from homeserver.search.words import (
+    MAX_HIGHLIGHTS,
+    MAX_WANTED,
+    MAX_WORD,
+    MAX_WORDS,
+    filed_words,
+    highlights,
+    wanted_words,
+)
 
 
 def finds(term: str, text: str) -> bool:
@@ -60,4 +68,19 @@ def test_work_is_bounded() -> None:
     assert len(filed_words("日本" * 50_000)) == MAX_WORDS
     assert max(map(len, filed_words("x" * 60_000))) == MAX_WORD
     assert len(wanted_words(" ".join(map(str, range(10_000))))) <= MAX_WANTED
-    assert highlights("Big WORDS") == ["big", "words"]
+    assert len(highlights(" ".join(map(str, range(10_000))), [])) <= MAX_WANTED
+    forms = ("e" + "\u0301" * n for n in range(30_000))
+    assert len(highlights("é", forms)) == MAX_HIGHLIGHTS
+
+
+@pytest.mark.parametrize(
+    ("term", "text", "marked"),
+    [
+        ("Big WORDS", "big words, all", ["big", "words"]),
+        ("resume", "my Résumé, not resumed", ["resume", "résumé"]),
+        ("ÉTÉ", "l'été", ["été", "ete"]),
+        ("日本", "私は日本語を話します", ["日本"]),
+    ],
+)
+def test_words_are_marked_as_they_are_spelled(term: str, text: str, marked: list[str]) -> None:
+    assert highlights(term, [text]) == marked
