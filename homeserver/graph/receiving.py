@@ -29,10 +29,11 @@ from homeserver.graph.states import StateIds, States, auth_keys, changed, differ
 from homeserver.protocol.event_auth import is_allowed, lookup_in
 from homeserver.protocol.events import Event
 from homeserver.protocol.signing import encode_event
+from homeserver.protocol.visibility import parse_visibility
 from homeserver.rooms.event_entry import event_entry
 from homeserver.rooms.event_meta import EventMeta
 from homeserver.rooms.policy import Policy
-from homeserver.rooms.room import Room, RoomHead, view_of
+from homeserver.rooms.room import VISIBILITY, Room, RoomHead, view_of
 from homeserver.rooms.rooms import Rooms
 from homeserver.shard_writer import Appended, Drafts
 from storage.collection import Collection
@@ -277,8 +278,19 @@ class Receiver:
             delta=tuple(before.delta),
             state_key=None if current else event.state_key,
             redacted_by=redaction,
+            setting=await self._setting(room, event, before.state, head),
         )
         return _Fork(head, meta, changes, fills_gap, leaves_gap=not is_complete)
+
+    async def _setting(self, room: Room, event: Event, before: StateIds, head: RoomHead) -> str | None:
+        """The history visibility before an event, if that is not the one at the head, nor what it changes."""
+        event_id = before.get(VISIBILITY)
+        changes_it = event.is_state and event.state_tuple == VISIBILITY
+        if changes_it or event_id == ids_of(head).get(VISIBILITY):
+            return None
+        known = await self._events.get_many(room, [event_id] if event_id is not None else [])
+        content = known[event_id].event.content if event_id in known else {}
+        return parse_visibility(content.get("history_visibility"))
 
     async def _covered(self, room: Room, event: Event) -> tuple[set[str], bool]:
         """The events that are no extremities any more: what this one follows upon, be it by way of events

@@ -23,6 +23,7 @@ from homeserver.protocol.redaction import redact
 from homeserver.protocol.signing import encode_event
 from homeserver.protocol.state_resolution import StateKey
 from homeserver.protocol.visibility import View, may_see, parse_visibility, strongest_membership
+from homeserver.rooms.event_meta import decode_meta
 from homeserver.rooms.heroes import heroes, is_nameless
 from homeserver.rooms.room import VISIBILITY, Room
 from homeserver.rooms.rooms import Rooms
@@ -52,6 +53,8 @@ class ToldEvent(NamedTuple):
     body: bytes
     position: int | None
     """In the room's timeline; None beside it."""
+    setting: str | None = None
+    """See `EventMeta`."""
 
 
 class _Sight(NamedTuple):
@@ -67,7 +70,9 @@ class _Sight(NamedTuple):
         if self.lines is None:
             return True
         position = event.position
-        return position is not None and any(line.sees_position(position) for line in self.lines)
+        return position is not None and any(
+            line.sees_position(position, event.setting) for line in self.lines
+        )
 
 
 class ToldGraph:
@@ -337,8 +342,9 @@ class ToldGraph:
             some = wanted[first : first + AT_ONCE]
             for event_id, entry in (await self._rooms.log.by_event_id(room.shard, some)).items():
                 if entry.stream == room.room_id:
+                    setting = decode_meta(entry.meta).setting
                     found[event_id] = ToldEvent(
-                        event_id, orjson.loads(entry.body), entry.body, entry.position
+                        event_id, orjson.loads(entry.body), entry.body, entry.position, setting
                     )
             beside = [(room.room_id, event_id) for event_id in some if event_id not in found]
             for side in await self._side.get_many(beside) if beside else ():

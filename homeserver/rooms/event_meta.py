@@ -36,6 +36,8 @@ class EventMeta(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Type, state key, and the event there (None: none)."""
     state_key: str | None = msgspec.field(default=None, name="y")
     """Of a state event that did not become current, when it came, under this state key."""
+    setting: str | None = msgspec.field(default=None, name="h")
+    """The room's history visibility before the event, where that is not the one at the position before."""
     relay: bool = msgspec.field(default=False, name="o")
     """It is told by the server by way of which it came into the room, not by that of its sender: an event in
     the name of another server's user by this one, one of this server's users by another."""

@@ -46,6 +46,7 @@ class RoomEvent(msgspec.Struct, kw_only=True, eq=False, gc=False):
     reference_hash: str | None = None
     """What other events name beside the id, in the room versions where ids are no hashes."""
     preview: Preview | None = None
+    setting: str | None = None
     """See `EventMeta`."""
     _content: JsonObject | None = None
 
@@ -263,6 +264,7 @@ def make_room_event(entry: Entry, meta: EventMeta, unsigned: JsonObject) -> Room
         rel_type=entry.rel_type,
         txn=transaction_of(meta),
         preview=meta.preview,
+        setting=meta.setting,
         depth=pdu.depth,
         reference_hash=(reference_hash(_CHOSEN_IDS, orjson.loads(entry.body)) if ":" in event_id else None),
     )

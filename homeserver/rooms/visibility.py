@@ -134,10 +134,15 @@ class SightLine:
 
     def sees(self, event: RoomEvent) -> bool:
         """Whether the user may see an event of this room."""
-        return self.sees_position(event.position)
+        return self.sees_position(event.position, event.setting)
 
-    def sees_position(self, at: int) -> bool:
-        """Whether the user may see what is at a position of the room."""
+    def sees_position(self, at: int, forked: str | None = None) -> bool:
+        """Whether the user may see what is at a position of the room.
+
+        `forked` is the room's setting before it, if it forks the room and that is another one there.
+        """
+        if forked is not None:
+            return self._judge(at, parse_visibility(forked))
         if at < 0 and at < self._gaps.get(gap_of(at), 0):
             return False
         if is_between(at):
@@ -157,10 +162,10 @@ class SightLine:
         there = ends[bisect_right(ends, at) :] if forwards else ends[: bisect_left(ends, at)][::-1]
         return next((position for position in there if self.sees_position(position)), None)
 
-    def _judge(self, at: int) -> bool:
+    def _judge(self, at: int, forked: HistoryVisibility | None = None) -> bool:
         below = at - 1
-        before = View(self.setting_at(below), self.membership_at(below))
-        after = View(self.setting_at(at), self.membership_at(at))
+        before = View(forked or self.setting_at(below), self.membership_at(below))
+        after = View(forked or self.setting_at(at), self.membership_at(at))
         return may_see(before, after, joins_later=self.joined_after(at))
 
 

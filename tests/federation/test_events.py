@@ -17,7 +17,7 @@ from homeserver.protocol.signing import VerifyKey, check_content_hash, verify_ev
 from tests.client_api.conftest import VALIDATOR, Client
 from tests.client_api.test_erasure import deactivate
 from tests.federation.host import Host
-from tests.federation.rooms import text
+from tests.federation.rooms import text, texts
 from tests.federation.servers import V1, Homeserver, OtherServer, another
 from tests.federation.visitor import Visitor
 from tests.federation_transport.network import Internet
@@ -269,6 +269,36 @@ async def test_what_a_server_may_not_see_it_is_told_as_if_redacted(
     (pdu,) = (await other.get(f"{V1}/event/{quote(before, safe='')}"))["pdus"]
     assert pdu["content"] == {}
     assert ids_of("12", [pdu]) == [before]
+
+
+@pytest.mark.parametrize(("before", "after"), [("joined", "shared"), ("shared", "joined")])
+async def test_what_was_said_while_the_history_visibility_changed_is_seen_as_its_sender_knew_it(
+    internet: Internet,
+    server: Homeserver,
+    http: aiohttp.ClientSession,
+    alice: Client,
+    bob: Client,
+    visitor: Visitor,
+    before: str,
+    after: str,
+) -> None:
+    """Not as it is for what is said where it arrives."""
+    room_id = await alice.create_room(preset="public_chat")
+    await visitor.member(room_id, "join")
+    await alice.set_state(room_id, "m.room.history_visibility", {"history_visibility": before})
+    head = (await visitor.room(room_id)).head
+    await alice.set_state(room_id, "m.room.history_visibility", {"history_visibility": after})
+    said = await visitor.fork(room_id, head, "on a branch")
+    await alice.send(room_id, "merged")
+    await bob.join(room_id)
+    later = await another(internet, server, http)
+    await Visitor(server, later, "later").member(room_id, "join")
+    (pdu,) = (await later.get(f"{V1}/event/{quote(said.event_id, safe='')}"))["pdus"]
+    assert ("body" in pdu["content"]) is (before == "shared")
+    for _ in range(2):
+        assert await texts(bob, room_id) == (["on a branch"] if before == "shared" else ["merged"])
+        await server.restart()
+        bob._base = server.base
 
 
 @pytest.mark.parametrize(
