@@ -89,7 +89,7 @@ class DelayedEvents:
         if delay <= 0:
             raise invalid_param("The delay must be longer than nothing")
         if delay > self._max_delay_ms:
-            raise forbidden(f"Events are delayed by {self._max_delay_ms} ms at most")
+            raise forbidden(f"Events are delayed by {self._max_delay_ms:d} ms at most")
         room = await self._sending.check(room_id, type, state_key, content)
         delay_id = self._delay_id(user_id, device_id, f"{room_id} {type}", txn_id)
         if (known := await self._records.get(delay_id)) is not None:

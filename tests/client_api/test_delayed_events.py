@@ -310,7 +310,8 @@ async def test_so_many_events_of_one_user_wait_and_no_more(
 async def test_option_says_how_long_events_may_be_delayed(server: Server, alice: Client, room: str) -> None:
     limits = msgspec.structs.replace(server.config.limits, max_event_delay=Duration.parse("5s"))
     await server.restart(msgspec.structs.replace(server.config, limits=limits))
-    await delay(alice, room, "send/org.example/1", {}, 5_001, expect=403)
+    reply = await delay(alice, room, "send/org.example/1", {}, 5_001, expect=403)
+    assert reply.body["error"] == "Events are delayed by 5000 ms at most"
     await delay(alice, room, "send/org.example/1", {}, 5_000)
     capabilities = (await alice.get("/capabilities"))["capabilities"]
     assert capabilities["org.matrix.msc4140.delayed_events"]["max_delay_ms"] == 5_000
