@@ -271,7 +271,8 @@ class _Answer:
         self._limit = DEFAULT_LIMIT if limit is None else max(0, min(limit, engine._max_timeline))
         self._chain = 0
         if self._filter.state.lazy_load_members:
-            self._chain = engine.known_members.follow(user.user_id, device_id, since, upto)
+            began = None if request.full_state else since
+            self._chain = engine.known_members.follow(user.user_id, device_id, began, upto)
         self._changed_account_data = self._rooms_with_account_data()
 
     async def room_sections(self) -> list[bytes]:
@@ -393,7 +394,7 @@ class _Answer:
         events, rendered = await self._render_timeline(room, timeline, sight)
         # Where state has changed with no event that is shown, the summary may be another.
         unseen = timeline.slice.limited or after < room.resolved_at <= upto
-        with_summary = new or timeline.names or unseen or not self._filter.timeline.is_open
+        with_summary = new or full or timeline.names or unseen or not self._filter.timeline.is_open
         named_after = heroes(room, self._user.user_id) if with_summary and is_nameless(room) else None
         state = await self._state(
             room, timeline.slice, events, after, upto, known, whole=new or full, named_after=named_after or ()
@@ -532,7 +533,8 @@ class _Answer:
             if not complete:
                 state = with_unshown(state, room, events, start, upto)
         if lazy:
-            others, members = lazy_members(room, state, events, self._user.user_id, named_after, known)
+            needed = (*named_after, self._user.user_id) if whole else named_after
+            others, members = lazy_members(room, state, events, needed, known)
             return self._told_state(room, others, members)
         return self._told_state(room, state, ())
 

@@ -67,7 +67,10 @@ class KnownMembers:
         self._numbers = count()
 
     def follow(self, user_id: str, device_id: str, since: SyncToken | None, upto: SyncToken) -> int:
-        """A device is about to be answered what lies between two positions; the chain of that answer."""
+        """A device is about to be answered what lies between two positions; the chain of that answer.
+
+        `since` is None where the device is to be sent everything.
+        """
         device = (user_id, device_id)
         known = self._chains.get(device)
         chain = known[0] if known is not None and known[1] == since else next(self._numbers)
@@ -103,15 +106,14 @@ def lazy_members(
     room: Room,
     state: Sequence[RoomEvent],
     timeline: Sequence[RoomEvent],
-    user_id: str,
-    named_after: Iterable[str],
+    needed: Iterable[str],
     after: int | None,
 ) -> tuple[list[RoomEvent], list[RoomEvent]]:
     """(state other than members, members) for lazy loading.
 
-    Those are the timeline's senders, those whom the room is `named_after`, and the reader at first. Who has
-    been in the room `after` some position is told of everyone who changed since: clients keep their lists of
-    members by that. Nobody has a list of those who were learnt late.
+    Those are the timeline's senders, and others who are `needed`. Who has been in the room `after` some
+    position is told of everyone who changed since: clients keep their lists of members by that. Nobody has a
+    list of those who were learnt late.
     """
     others: list[RoomEvent] = []
     by_user: dict[str | None, RoomEvent] = {}
@@ -121,17 +123,14 @@ def lazy_members(
         else:
             others.append(event)
     in_timeline = {event.state_key for event in timeline if event.type == "m.room.member"}
-    needed = {*named_after, *(event.sender for event in timeline)}
     members: dict[str | None, RoomEvent] = {}
-    if after is None:
-        needed.add(user_id)
-    else:
+    if after is not None:
         members = {
             member: event
             for member, event in by_user.items()
             if event.position > after and event.position not in room.learnt
         }
-    for who in needed:
+    for who in {*needed, *(event.sender for event in timeline)}:
         member = by_user.get(who) or room.head.state.get(("m.room.member", who))
         if member is not None and (who not in in_timeline or who in by_user):
             members[who] = member

@@ -105,6 +105,20 @@ async def test_lazy_loading_sends_each_speaker_once(alice: Client, bob: Client, 
     assert members(section) == {alice.user_id}
 
 
+async def test_full_state_holds_nothing_back_that_the_client_was_sent_before(
+    alice: Client, bob: Client
+) -> None:
+    """Who asks for it has nothing but a token: bots that began anew, as those on nio do."""
+    room_id = await pair(alice, bob)
+    await alice.send(room_id)
+    first = (await bob.sync(full=True, filter=LAZY))["rooms"]["join"][room_id]
+    again = (await bob.sync(filter=LAZY, full_state="true"))["rooms"]["join"][room_id]
+    for section in (first, again):
+        members = [e["state_key"] for e in section["state"]["events"] if e["type"] == "m.room.member"]
+        assert sorted(members) == sorted([alice.user_id, bob.user_id])
+    assert again["summary"] == first["summary"]
+
+
 async def test_lazy_loading_holds_nothing_back_that_only_an_abandoned_answer_had(
     server: Server, alice: Client, bob: Client
 ) -> None:
