@@ -124,6 +124,8 @@ class Node:
         self.key = SigningKey.from_seed("1", name.encode().ljust(32))
         self.process = Process()
         self.starts = 0
+        self.is_up = False
+        """Whether it has come up, and is not going down."""
         self.refused: dict[str, str] = {}
         """Events that this server said no to, and why."""
         self._uri = f"sqlite:///{folder / name}.db"
@@ -135,10 +137,12 @@ class Node:
         self.starts += 1
         await self.process.run(self._start())
         self._network.join(self.name, self)
+        self.is_up = True
 
     async def crash(self) -> None:
         """Lose what is in memory, whatever is going on."""
         self._network.leave(self.name)
+        self.is_up = False
         await self.store.close()
         await self.process.kill()
 

@@ -82,7 +82,7 @@ class Crowd:
         upgrading = set(self._random.sample(range(times), UPGRADES))
         for number in range(times):
             await asyncio.sleep(self._random.choice((0.0, 0.01, 0.5, 2.0)))
-            node = self._random.choice([node for node in self._nodes if node.process.alive])
+            node = self._random.choice([node for node in self._nodes if node.is_up])
             with suppress(Killed):
                 await node.process.run(self._upgrade(node) if number in upgrading else self._act(node))
 
