@@ -33,12 +33,15 @@ bodies = st.just(b"") | st.builds(
 )
 shards = st.integers(0, 1023) | st.integers(ShardMap.USER_BASE, ShardMap.USER_BASE + 1023)
 
+KINDS = [kind for kind in Kind if kind is not Kind.UNKNOWN]
+"""Of entries that can be told."""
+
 
 @st.composite
 def entries(draw: st.DrawFn) -> Entry:
     seq = draw(st.integers(1, 2**40))
     return Entry(
-        kind=draw(st.sampled_from(Kind)),
+        kind=draw(st.sampled_from(KINDS)),
         stream=draw(names),
         body=draw(bodies),
         event_id=draw(maybe),
@@ -91,7 +94,7 @@ def test_a_client_s_transaction_stays_with_the_server() -> None:
     assert b"0123456789abcdef" not in b"".join((record.key, record.value, *(b for _, b in record.headers)))
 
 
-@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_is_too_large_for_the_topic_is_named_and_left_in_the_log(kind: Kind) -> None:
     body = json.dumps({"body": "x" * 100_000}).encode()
     entry = Entry(kind, "!room:example.org", body, event_id="$x", seq=1)
