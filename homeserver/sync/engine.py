@@ -541,11 +541,7 @@ class _Answer:
     def _told_state(self, room: Room, state: Sequence[RoomEvent], lazily: Sequence[RoomEvent]) -> list[bytes]:
         """State events, and members that are told of once, as far as the filter lets them through."""
         wanted = self._filter.state
-        if lazily and not wanted.include_redundant_members:
-            lazily = self._engine.known_members.new_to(
-                self._user.user_id, self._device_id, self._chain, room.room_id, lazily
-            )
-        told = [*state, *lazily]
+        told = [*state, *self._not_told_yet(room, lazily)]
         if not wanted.is_open:
             told = [event for event in told if wanted.matches_event(event)]
         return [event.render(self._now) for event in told]
@@ -637,14 +633,18 @@ class _Answer:
 
     async def _senders(
         self, room: Room, events: Iterable[RoomEvent], boundary: int, *, told: Iterable[RoomEvent]
-    ) -> list[RoomEvent]:
+    ) -> Sequence[RoomEvent]:
         """Members who sent the events, as they were at a boundary, for lazy loading: those not told yet."""
         wanted = {e.sender for e in events} - {e.state_key for e in told if e.type == "m.room.member"}
         if not wanted:
             return []
         state = await state_at(self._rooms.log, self._rooms.stored, room, boundary)
         members = [e for e in state if e.type == "m.room.member" and e.state_key in wanted]
-        if self._filter.state.include_redundant_members:
+        return self._not_told_yet(room, members)
+
+    def _not_told_yet(self, room: Room, members: Sequence[RoomEvent]) -> Sequence[RoomEvent]:
+        """Those of the members whom the device has yet to be told of; all if it wants them again."""
+        if not members or self._filter.state.include_redundant_members:
             return members
         return self._engine.known_members.new_to(
             self._user.user_id, self._device_id, self._chain, room.room_id, members

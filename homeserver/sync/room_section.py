@@ -40,7 +40,7 @@ NOTHING_ELSE = b'"ephemeral":{"events":[]},"account_data":{"events":[]}'
 class Timeline:
     """A slice of a room's timeline, and what is worked out of it once for all who read it."""
 
-    __slots__ = ("_authors", "_senders", "_shared", "events", "names", "slice")
+    __slots__ = ("_authors", "_shared", "events", "names", "senders", "slice")
 
     def __init__(self, slice: TimelineSlice) -> None:
         self.slice = slice
@@ -48,7 +48,7 @@ class Timeline:
         self.names = any(event.type in NAMING for event in slice.events)
         """Whether it has an event after which the room's summary may be another."""
         self._shared: Shared | None = None
-        self._senders = {event.sender for event in slice.events}
+        self.senders = {event.sender for event in slice.events}
         self._authors = {event.sender for event in slice.events if event.txn is not None}
 
     def shared(self, now: int) -> bytes | None:
@@ -62,7 +62,7 @@ class Timeline:
 
     def is_special_to(self, reader: Reader) -> bool:
         """Whether a reader sees it otherwise than others: own transaction ids, or senders to be ignored."""
-        return reader.user_id in self._authors or not reader.ignored.isdisjoint(self._senders)
+        return reader.user_id in self._authors or not reader.ignored.isdisjoint(self.senders)
 
 
 class NewMessages(NamedTuple):
@@ -90,8 +90,7 @@ def is_only_messages(room: Room, timeline: Timeline, after: int) -> bool:
 
 def senders_of(room: Room, timeline: Timeline) -> list[RoomEvent]:
     """The member events of those who sent what is in a slice of a room's timeline."""
-    senders = {event.sender for event in timeline.events}
-    members = (room.head.lookup("m.room.member", sender) for sender in senders)
+    members = (room.head.lookup("m.room.member", sender) for sender in timeline.senders)
     return [member for member in members if member is not None]
 
 
