@@ -17,9 +17,11 @@ from homeserver.e2ee.key_objects import (
     USER_SIGNING,
     KeyPart,
     NamedKey,
+    ShortKey,
     body_of,
     check_device_keys,
     named_keys,
+    short_keys,
     signatures_by,
     too_many,
     verify,
@@ -51,7 +53,8 @@ class CheckedUpload(NamedTuple):
     """Keys of the right form."""
 
     device_keys: JsonObject | None
-    one_time: list[NamedKey]
+    one_time: dict[str, dict[str, ShortKey]]
+    """By algorithm and key id."""
     fallback: list[NamedKey]
 
 
@@ -97,7 +100,7 @@ class DeviceKeys:
                 counting_signatures(identity, keys)
         return CheckedUpload(
             keys,
-            named_keys(upload.one_time_keys, "one_time_keys", most=MAX_ONE_TIME_KEYS),
+            short_keys(upload.one_time_keys, "one_time_keys", user_id, device_id, most=MAX_ONE_TIME_KEYS),
             named_keys(upload.fallback_keys, "fallback_keys", most=MAX_FALLBACK_KEYS),
         )
 

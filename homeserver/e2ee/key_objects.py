@@ -22,6 +22,8 @@ MAX_OBJECT_BYTES = 16 * 1024
 MAX_DEPTH = 6
 """Of objects and lists; those of the specification are three deep."""
 MAX_NAME_BYTES = 255
+MAX_USUAL_NAME = MAX_NAME_BYTES // 4
+"""Characters, of up to four bytes."""
 MAX_ALGORITHMS = 50
 
 MAX_ONE_TIME_KEYS = 150
@@ -30,6 +32,8 @@ MAX_ONE_TIME_KEY_BYTES = 4 * 1024
 MAX_FALLBACK_KEYS = 10
 
 PUBLIC_KEY_BYTES = 32
+PUBLIC_KEY_LENGTH, SIGNATURE_LENGTH = 43, 86
+"""Of those that are usual, as Base64."""
 
 MASTER, SELF_SIGNING, USER_SIGNING = "master", "self_signing", "user_signing"
 USAGES = (MASTER, SELF_SIGNING, USER_SIGNING)
@@ -46,6 +50,11 @@ else:
 
     KeyPart = _nested(MAX_DEPTH - 1)
     """What stands in a key object: JSON without floats, nested so deep at most. Its decoder sees to that."""
+
+
+ShortKey = tuple[str, str]
+"""A key in short: its public key and the signature of its device, where it has nothing else, as nearly all;
+of any other its canonical JSON, and "" for the signature."""
 
 
 class NamedKey(msgspec.Struct, frozen=True, gc=False):
@@ -127,16 +136,58 @@ def check_named_keys(keys: Mapping[str, Any], what: str, *, most: int) -> list[N
 
 def named_keys(keys: Mapping[str, KeyPart], what: str, *, most: int) -> list[NamedKey]:
     """What `check_named_keys` gives, of keys that were decoded as `KeyPart`s."""
+    _check_count(keys, what, most)
+    return [_named_key(name, key, what) for name, key in keys.items()]
+
+
+def short_keys(
+    keys: Mapping[str, KeyPart], what: str, user_id: str, device_id: str, *, most: int
+) -> dict[str, dict[str, ShortKey]]:
+    """The keys that a device uploads, decoded as `KeyPart`s, by algorithm and key id. Raises 400."""
+    _check_count(keys, what, most)
+    signer = f"ed25519:{device_id}"
+    short: dict[str, dict[str, ShortKey]] = {}
+    # Fifty keys come with each upload, so that this loop is a good part of what it costs.
+    for name, key in keys.items():
+        algorithm, _, key_id = name.partition(":")
+        try:
+            signatures = key["signatures"]
+            by_owner = signatures[user_id]
+            public_key, signature = key["key"], by_owner[signer]
+            is_usual = (
+                len(key) == 2
+                and len(signatures) == len(by_owner) == 1
+                and len(public_key) == PUBLIC_KEY_LENGTH
+                and len(signature) == SIGNATURE_LENGTH
+                and type(public_key) is type(signature) is str
+                and len(name) <= MAX_USUAL_NAME
+            )
+        except (KeyError, TypeError):
+            is_usual = False
+        if not is_usual or not algorithm or not key_id:
+            public_key, signature = _named_key(name, key, what).json.decode(), ""
+        of_algorithm = short.get(algorithm)
+        if of_algorithm is None:
+            of_algorithm = short[algorithm] = {}
+        of_algorithm[key_id] = public_key, signature
+    return short
+
+
+def long_key(user_id: str, device_id: str, key: ShortKey) -> bytes:
+    """The canonical JSON of what a device uploaded."""
+    public_key, signature = key
+    if not signature:
+        return public_key.encode()
+    return encode({"key": public_key, "signatures": {user_id: {f"ed25519:{device_id}": signature}}})
+
+
+def _check_count(keys: Mapping[str, object], what: str, most: int) -> None:
     if len(keys) > most:
         raise too_many(f"{what}: at most {most} keys at once")
-    try:
-        return [_named_key(name, key, what) for name, key in keys.items()]
-    except InvalidJson as error:
-        raise bad_json(f"{what}: {error}") from None
 
 
 def _named_key(name: str, key: JsonValue, what: str) -> NamedKey:
-    """Raises InvalidJson for what has no canonical form, else 400."""
+    """Raises 400."""
     algorithm, _, key_id = name.partition(":")
     if not algorithm or not key_id or len(name.encode()) > MAX_NAME_BYTES:
         raise bad_json(f"{what}: {name[:MAX_NAME_BYTES]!r} is not algorithm:key_id")
@@ -147,7 +198,10 @@ def _named_key(name: str, key: JsonValue, what: str) -> NamedKey:
             raise bad_json(f"{what}: {name} must be signed")
     elif not isinstance(key, (str, dict)):
         raise bad_json(f"{what}: {name} must be a string or an object")
-    json = encode(key)
+    try:
+        json = encode(key)
+    except InvalidJson as error:
+        raise bad_json(f"{what}: {error}") from None
     if len(json) > MAX_ONE_TIME_KEY_BYTES:
         raise too_large(f"{what}: {name} has more than {MAX_ONE_TIME_KEY_BYTES} bytes")
     return NamedKey(algorithm, key_id, json)

@@ -14,7 +14,6 @@ spec: client-server "One-time and fallback keys", POST /keys/upload, POST /keys/
 import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
 from typing import NamedTuple
 from zlib import crc32
 
@@ -25,7 +24,7 @@ import structlog
 from homeserver.bus.to_others import ToOthers
 from homeserver.clock import Clock
 from homeserver.e2ee.identities import json_object
-from homeserver.e2ee.key_objects import MAX_ONE_TIME_KEYS, NamedKey, too_many
+from homeserver.e2ee.key_objects import MAX_ONE_TIME_KEYS, NamedKey, ShortKey, long_key, too_many
 from homeserver.errors import MatrixError
 from homeserver.sync.engine import KeyCounts
 from storage.collection import Collection, Puts
@@ -49,11 +48,13 @@ MAX_ALGORITHMS = 10
 MAX_RECORDS = MAX_ONE_TIME_KEYS * MAX_ALGORITHMS
 MAX_CLAIMS = 20_000
 CLAIMS_AT_ONCE = 500
-KEYS_PER_RECORD = 10
+KEYS_PER_RECORD = 17
 """Some 3,000 bytes, a page of SQLite; with more, each claim would give pages back and take others."""
 
-Upload = tuple[int, int]
-"""Checksum of a key, and in which of the device's uploads it came."""
+ShortKeys = Mapping[str, Mapping[str, ShortKey]]
+"""By algorithm and key id."""
+Upload = tuple[int, dict[str, int]]
+"""Number of an upload, and the checksums of its keys by key id."""
 Wanted = Mapping[str, Mapping[str, str]]
 """User → device → algorithm."""
 Claimed = dict[str, dict[str, dict[str, bytes]]]
@@ -111,7 +112,7 @@ class OneTimeKeys:
     # Uploading
 
     async def upload(
-        self, user_id: str, device_id: str, one_time: Sequence[NamedKey], fallback: Sequence[NamedKey]
+        self, user_id: str, device_id: str, one_time: ShortKeys, fallback: Sequence[NamedKey]
     ) -> None:
         """Store keys; those that are there already stay as they are.
 
@@ -122,15 +123,14 @@ class OneTimeKeys:
         stored = False
         while not stored:
             known = await self._known_uploads(device) if one_time else None
-            recent = known.recent if known is not None else {}
-            noted = _noted(recent, one_time)
+            noted = _noted(known.uploads if known is not None else {}, one_time)
             if new := noted.new:
                 await self._check_new(user_id, device_id, noted)
             counted = self._counted.get(device)
             stored = not new
             try:
                 if new:
-                    uploads = OneTimeUploads(user_id=user_id, device_id=device_id, recent=noted.recent)
+                    uploads = OneTimeUploads(user_id=user_id, device_id=device_id, uploads=noted.uploads)
                     keys = _records(user_id, device_id, new, noted.number)
                     puts = Puts(self._keys, keys), Puts(self._fallback, new_fallback)
                     stored = await self._uploads.replace_if(known, uploads, then=puts)
@@ -158,13 +158,13 @@ class OneTimeKeys:
 
     async def _check_new(self, user_id: str, device_id: str, noted: "_Noted") -> None:
         """Raises 400 when one is there already with another value, and for too many."""
-        if len(noted.recent) > MAX_ALGORITHMS:
+        if len(noted.uploads) > MAX_ALGORITHMS:
             raise too_many(f"A device may use {MAX_ALGORITHMS} algorithms at most")
-        for key, uploaded in noted.other:
-            records = await self._keys.find("key", (user_id, device_id, key.algorithm, uploaded))
-            if any(key.key_id == key_id for record in records for key_id, _ in record.keys):
+        for algorithm, key_id, uploaded in noted.other:
+            records = await self._keys.find("key", (user_id, device_id, algorithm, uploaded))
+            if any(key_id == present for record in records for present, *_ in record.keys):
                 raise MatrixError(
-                    400, "M_UNKNOWN", f"One-time key {key.name} already exists with another value"
+                    400, "M_UNKNOWN", f"One-time key {algorithm}:{key_id} already exists with another value"
                 )
         counted = await self.counts(user_id, device_id)
         counts = _added(counted.one_time, noted.new)
@@ -214,13 +214,13 @@ class OneTimeKeys:
             finally:
                 for user_id, device_id, _ in some:
                     self.recount(user_id, device_id)
-            found: list[tuple[OneTimeKey | FallbackKey, str, str]] = [
-                *((record, *record.keys[0]) for record in taken if record is not None),
-                *((record, record.key_id, record.key) for record in fallback),
+            found: list[tuple[OneTimeKey | FallbackKey, str, bytes]] = [
+                *((record, *_first(record)) for record in taken if record is not None),
+                *((record, record.key_id, record.key.encode()) for record in fallback),
             ]
             for record, key_id, key in found:
                 name = f"{record.algorithm}:{key_id}"
-                claimed.setdefault(record.user_id, {})[record.device_id] = {name: key.encode()}
+                claimed.setdefault(record.user_id, {})[record.device_id] = {name: key}
         return claimed
 
     async def _fall_back(self, targets: Sequence[tuple[str, str, str]]) -> list[FallbackKey]:
@@ -266,7 +266,7 @@ class OneTimeKeys:
         self,
         device: tuple[str, str],
         counted: "_Counted | None",
-        new: Mapping[str, Sequence[NamedKey]],
+        new: ShortKeys,
         new_fallback: Iterable[FallbackKey],
     ) -> None:
         """Keys were added to those that were counted before."""
@@ -302,7 +302,7 @@ class OneTimeKeys:
         self.recount(user_id, device_id)
 
 
-def _added(counts: Mapping[str, int], new: Mapping[str, Sequence[NamedKey]]) -> dict[str, int]:
+def _added(counts: Mapping[str, int], new: ShortKeys) -> dict[str, int]:
     """How many there are of each algorithm with some more."""
     return {**counts, **{algorithm: counts.get(algorithm, 0) + len(keys) for algorithm, keys in new.items()}}
 
@@ -310,61 +310,81 @@ def _added(counts: Mapping[str, int], new: Mapping[str, Sequence[NamedKey]]) -> 
 class _Noted(NamedTuple):
     number: int
     """Of this upload."""
-    recent: dict[str, dict[str, Upload]]
-    """The recent uploads, the keys of this one among them."""
-    new: dict[str, list[NamedKey]]
-    """Those of the keys that have not been uploaded before, by algorithm."""
-    other: list[tuple[NamedKey, int]]
-    """Those of the new ones whose name another key had, and in which upload that one came."""
+    uploads: dict[str, tuple[Upload, ...]]
+    """The recent uploads by algorithm, this one among them."""
+    new: ShortKeys
+    """Those of the keys that have not been uploaded before."""
+    other: list[tuple[str, str, int]]
+    """Algorithm and key id of the new ones whose name another key had, and in which upload that one came."""
 
 
-def _noted(recent: dict[str, dict[str, Upload]], keys: Iterable[NamedKey]) -> _Noted:
+def _noted(recent: Mapping[str, tuple[Upload, ...]], keys: ShortKeys) -> _Noted:
     """What an upload brings, in view of the recent ones.
 
     Of these only the last stay: keys are claimed in the order of uploads, so all unclaimed ones are among
     them.
     """
-    newest = (next(reversed(uploads.values()))[1] for uploads in recent.values())
-    number = max(newest, default=0) + 1
-    noted = {algorithm: {**uploads} for algorithm, uploads in recent.items()}
-    new: dict[str, list[NamedKey]] = {}
-    other: list[tuple[NamedKey, int]] = []
-    for key in keys:
-        of_algorithm = noted.setdefault(key.algorithm, {})
-        before = of_algorithm.get(key.key_id)
-        checksum = crc32(key.json)
-        if before is not None:
-            if before[0] == checksum:
-                continue
-            other.append((key, before[1]))
-            del of_algorithm[key.key_id]
-        of_algorithm[key.key_id] = (checksum, number)
-        new.setdefault(key.algorithm, []).append(key)
-    for uploads in noted.values():
-        for key_id in list(islice(uploads, max(0, len(uploads) - MAX_ONE_TIME_KEYS))):
-            del uploads[key_id]
+    number = max((uploads[-1][0] for uploads in recent.values()), default=0) + 1
+    noted = dict(recent)
+    new: dict[str, Mapping[str, ShortKey]] = {}
+    other: list[tuple[str, str, int]] = []
+    for algorithm, of_algorithm in keys.items():
+        fresh = {id: crc32((key + signature).encode()) for id, (key, signature) in of_algorithm.items()}
+        uploads: list[Upload] = []
+        for upload, before in recent.get(algorithm, ()):
+            replaced: set[str] = set()
+            if not before.keys().isdisjoint(fresh):
+                named_again = before.keys() & fresh.keys()
+                replaced = {key_id for key_id in named_again if before[key_id] != fresh[key_id]}
+                other += ((algorithm, key_id, upload) for key_id in replaced)
+                for key_id in named_again - replaced:
+                    del fresh[key_id]
+            if replaced:
+                before = {key_id: sum for key_id, sum in before.items() if key_id not in replaced}
+            if before:
+                uploads.append((upload, before))
+        if fresh:
+            new[algorithm] = {key_id: of_algorithm[key_id] for key_id in fresh}
+            uploads.append((number, fresh))
+            noted[algorithm] = _last(uploads)
     return _Noted(number, noted, new, other)
 
 
-def _records(
-    user_id: str, device_id: str, new: Mapping[str, Sequence[NamedKey]], uploaded: int
-) -> list[OneTimeKey]:
+def _last(uploads: Sequence[Upload]) -> tuple[Upload, ...]:
+    """As many of the uploads as it takes to have the keys that a device may have at most."""
+    count = 0
+    for start in range(len(uploads) - 1, -1, -1):
+        count += len(uploads[start][1])
+        if count >= MAX_ONE_TIME_KEYS:
+            return tuple(uploads[start:])
+    return tuple(uploads)
+
+
+def _records(user_id: str, device_id: str, new: ShortKeys, uploaded: int) -> list[OneTimeKey]:
     """New keys as they are stored, some of an algorithm together."""
     records = []
     for algorithm, keys in new.items():
-        for start in range(0, len(keys), KEYS_PER_RECORD):
-            *before, last = [(key.key_id, key.json.decode()) for key in keys[start : start + KEYS_PER_RECORD]]
+        items = [(key_id, *short) for key_id, short in keys.items()]
+        for start in range(0, len(items), KEYS_PER_RECORD):
+            *before, (key_id, key, signature) = items[start : start + KEYS_PER_RECORD]
             record = OneTimeKey(
                 user_id=user_id,
                 device_id=device_id,
                 algorithm=algorithm,
                 uploaded=uploaded,
-                key_id=last[0],
-                key=last[1],
+                key_id=key_id,
+                key=key,
+                signature=signature,
                 before=tuple(before),
             )
             records.append(record)
     return records
+
+
+def _first(record: OneTimeKey) -> tuple[str, bytes]:
+    """Key id and JSON of the key that a record has before all others."""
+    key_id, key, signature = (*record.keys[0], "")[:3]
+    return key_id, long_key(record.user_id, record.device_id, (key, signature))
 
 
 def claimed_json(claimed: Claimed) -> bytes:

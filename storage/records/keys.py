@@ -9,9 +9,10 @@ from storage.collection import CollectionSpec, Record
 class OneTimeKey(Record, frozen=True):
     """A key that nobody has claimed yet, and some that were uploaded with it and are claimed before it.
 
-    `key` is its JSON; `uploaded` is the number of the device's upload, which orders claims. A record for each
-    key would cost more than all else in an upload; one for all of an upload would have to be written anew,
-    as a whole, with each claim.
+    `key` is the public key and `signature` that of the device, where there is nothing else to it; else `key`
+    is its JSON. `uploaded` is the number of the device's upload, which orders claims. A record for each key
+    would cost more than all else in an upload; one for all of an upload would have to be written anew, as a
+    whole, with each claim.
     """
 
     user_id: str
@@ -20,24 +21,26 @@ class OneTimeKey(Record, frozen=True):
     uploaded: int
     key_id: str
     key: str
-    before: tuple[tuple[str, str], ...] = ()
+    signature: str = ""
+    before: tuple[tuple[str, ...], ...] = ()
+    """Of each the key id, the key and the signature; stores of earlier releases have the first two alone."""
 
     @property
-    def keys(self) -> tuple[tuple[str, str], ...]:
-        """Key id and JSON of all of them, in the order in which they are claimed."""
-        return (*self.before, (self.key_id, self.key))
+    def keys(self) -> tuple[tuple[str, ...], ...]:
+        """The same of all of them, in the order in which they are claimed."""
+        return (*self.before, (self.key_id, self.key, self.signature))
 
 
 class OneTimeUploads(Record, frozen=True):
-    """The one-time keys that a device uploaded last, claimed or not, by algorithm and key id, oldest first.
+    """The one-time keys that a device uploaded last, claimed or not: by algorithm its uploads, oldest first.
 
-    Of each there is a checksum, and the number of the upload. A client that repeats an upload must not
-    bring back what was claimed meanwhile.
+    Of each upload there is its number, and a checksum of each of its keys by key id. A client that repeats an
+    upload must not bring back what was claimed meanwhile.
     """
 
     user_id: str
     device_id: str
-    recent: dict[str, dict[str, tuple[int, int]]]
+    uploads: dict[str, tuple[tuple[int, dict[str, int]], ...]] = {}
 
 
 class FallbackKey(Record, frozen=True):
