@@ -21,6 +21,7 @@ spec: client-server "Device keys", "Cross-signing"
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
@@ -53,6 +54,16 @@ LOADED_AT_ONCE = 100
 ENTRIES_AT_ONCE = 500
 IDENTITY_SIZE = 3_000
 """Bytes of memory for an identity besides its devices, roughly."""
+
+
+PARSED = 100
+"""Keys of devices: an upload compares them three times."""
+
+
+@lru_cache(PARSED)
+def _parsed(body: bytes) -> JsonObject:
+    keys: JsonObject = orjson.loads(body)
+    return keys
 
 
 class Draft(NamedTuple):
@@ -179,9 +190,9 @@ class Identity:
         return IDENTITY_SIZE + 2 * sum(map(len, self.devices.values())) + 500 * len(self.signed)
 
     def device(self, device_id: str) -> JsonObject | None:
-        """A device's keys, parsed anew; None when it has none."""
+        """A device's keys, not to be changed; None when it has none."""
         body = self.devices.get(device_id)
-        return orjson.loads(body) if body is not None else None
+        return _parsed(body) if body is not None else None
 
     def knows(self, device_id: str) -> bool:
         """Whether there is such a device, with keys or without."""

@@ -52,9 +52,9 @@ else:
     """What stands in a key object: JSON without floats, nested so deep at most. Its decoder sees to that."""
 
 
-ShortKey = tuple[str, str]
-"""A key in short: its public key and the signature of its device, where it has nothing else, as nearly all;
-of any other its canonical JSON, and "" for the signature."""
+ShortKey = tuple[str, str, str]
+"""A key in short: its id, its public key and its device's signature, if it has nothing else, as nearly all;
+any other is its id, its canonical JSON and ""."""
 
 
 class NamedKey(msgspec.Struct, frozen=True, gc=False):
@@ -169,13 +169,13 @@ def short_keys(
         of_algorithm = short.get(algorithm)
         if of_algorithm is None:
             of_algorithm = short[algorithm] = {}
-        of_algorithm[key_id] = public_key, signature
+        of_algorithm[key_id] = key_id, public_key, signature
     return short
 
 
 def long_key(user_id: str, device_id: str, key: ShortKey) -> bytes:
     """The canonical JSON of what a device uploaded."""
-    public_key, signature = key
+    _, public_key, signature = key
     if not signature:
         return public_key.encode()
     return encode({"key": public_key, "signatures": {user_id: {f"ed25519:{device_id}": signature}}})

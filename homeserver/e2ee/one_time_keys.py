@@ -13,7 +13,7 @@ spec: client-server "One-time and fallback keys", POST /keys/upload, POST /keys/
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from zlib import crc32
 
@@ -53,8 +53,9 @@ KEYS_PER_RECORD = 17
 
 ShortKeys = Mapping[str, Mapping[str, ShortKey]]
 """By algorithm and key id."""
-Upload = tuple[int, dict[str, int]]
-"""Number of an upload, and the checksums of its keys by key id."""
+Upload = tuple[int, dict[str, str]]
+"""Number of an upload, and by key id what tells its keys from others: the beginning of the signature."""
+MARK_LENGTH = 8
 Wanted = Mapping[str, Mapping[str, str]]
 """User → device → algorithm."""
 Claimed = dict[str, dict[str, dict[str, bytes]]]
@@ -267,16 +268,18 @@ class OneTimeKeys:
         device: tuple[str, str],
         counted: "_Counted | None",
         new: ShortKeys,
-        new_fallback: Iterable[FallbackKey],
+        new_fallback: Sequence[FallbackKey],
     ) -> None:
         """Keys were added to those that were counted before."""
         # Had anybody else changed anything meanwhile, what was counted would be gone.
         still_right = counted is not None and self._counted.get(device) is counted
         self.recount(*device)
         if counted is not None and still_right:
-            unused = {*counted.counts.unused_fallback, *(key.algorithm for key in new_fallback)}
-            counts = KeyCounts(_added(counted.counts.one_time, new), tuple(sorted(unused)))
-            self._counted[device] = counted._replace(counts=counts)
+            unused = counted.counts.unused_fallback
+            if new_fallback:
+                unused = sorted({*unused, *(key.algorithm for key in new_fallback)})
+            counts = KeyCounts(_added(counted.counts.one_time, new), unused)
+            self._counted[device] = _Counted(counts, counted.until)
 
     def recount(self, user_id: str, device_id: str) -> None:
         """Something changed: what was counted, here or at another replica, is of no use any more."""
@@ -329,7 +332,7 @@ def _noted(recent: Mapping[str, tuple[Upload, ...]], keys: ShortKeys) -> _Noted:
     new: dict[str, Mapping[str, ShortKey]] = {}
     other: list[tuple[str, str, int]] = []
     for algorithm, of_algorithm in keys.items():
-        fresh = {id: crc32((key + signature).encode()) for id, (key, signature) in of_algorithm.items()}
+        fresh = {id: sign[:MARK_LENGTH] or _mark(key) for id, key, sign in of_algorithm.values()}
         uploads: list[Upload] = []
         for upload, before in recent.get(algorithm, ()):
             replaced: set[str] = set()
@@ -344,10 +347,16 @@ def _noted(recent: Mapping[str, tuple[Upload, ...]], keys: ShortKeys) -> _Noted:
             if before:
                 uploads.append((upload, before))
         if fresh:
-            new[algorithm] = {key_id: of_algorithm[key_id] for key_id in fresh}
+            all_new = len(fresh) == len(of_algorithm)
+            new[algorithm] = of_algorithm if all_new else {key_id: of_algorithm[key_id] for key_id in fresh}
             uploads.append((number, fresh))
             noted[algorithm] = _last(uploads)
     return _Noted(number, noted, new, other)
+
+
+def _mark(json: str) -> str:
+    """What a key that has more than a signature is told from others by."""
+    return f"{crc32(json.encode()):0{MARK_LENGTH}x}"
 
 
 def _last(uploads: Sequence[Upload]) -> tuple[Upload, ...]:
@@ -364,9 +373,10 @@ def _records(user_id: str, device_id: str, new: ShortKeys, uploaded: int) -> lis
     """New keys as they are stored, some of an algorithm together."""
     records = []
     for algorithm, keys in new.items():
-        items = [(key_id, *short) for key_id, short in keys.items()]
-        for start in range(0, len(items), KEYS_PER_RECORD):
-            *before, (key_id, key, signature) = items[start : start + KEYS_PER_RECORD]
+        in_order = tuple(keys.values())
+        for start in range(0, len(in_order), KEYS_PER_RECORD):
+            together = in_order[start : start + KEYS_PER_RECORD]
+            key_id, key, signature = together[-1]
             record = OneTimeKey(
                 user_id=user_id,
                 device_id=device_id,
@@ -375,7 +385,7 @@ def _records(user_id: str, device_id: str, new: ShortKeys, uploaded: int) -> lis
                 key_id=key_id,
                 key=key,
                 signature=signature,
-                before=tuple(before),
+                before=together[:-1],
             )
             records.append(record)
     return records
@@ -384,7 +394,7 @@ def _records(user_id: str, device_id: str, new: ShortKeys, uploaded: int) -> lis
 def _first(record: OneTimeKey) -> tuple[str, bytes]:
     """Key id and JSON of the key that a record has before all others."""
     key_id, key, signature = (*record.keys[0], "")[:3]
-    return key_id, long_key(record.user_id, record.device_id, (key, signature))
+    return key_id, long_key(record.user_id, record.device_id, (key_id, key, signature))
 
 
 def claimed_json(claimed: Claimed) -> bytes:

@@ -34,13 +34,13 @@ class OneTimeKey(Record, frozen=True):
 class OneTimeUploads(Record, frozen=True):
     """The one-time keys that a device uploaded last, claimed or not: by algorithm its uploads, oldest first.
 
-    Of each upload there is its number, and a checksum of each of its keys by key id. A client that repeats an
-    upload must not bring back what was claimed meanwhile.
+    Of each upload there is its number, and by key id what tells each of its keys from others. A client that
+    repeats an upload must not bring back what was claimed meanwhile.
     """
 
     user_id: str
     device_id: str
-    uploads: dict[str, tuple[tuple[int, dict[str, int]], ...]] = {}
+    uploads: dict[str, tuple[tuple[int, dict[str, str]], ...]] = {}
 
 
 class FallbackKey(Record, frozen=True):
