@@ -48,8 +48,8 @@ MAX_ALGORITHMS = 10
 MAX_RECORDS = MAX_ONE_TIME_KEYS * MAX_ALGORITHMS
 MAX_CLAIMS = 20_000
 CLAIMS_AT_ONCE = 500
-KEYS_PER_RECORD = 17
-"""Some 3,000 bytes, a page of SQLite; with more, each claim would give pages back and take others."""
+KEYS_PER_RECORD = 25
+"""Some 3,900 bytes, a page of SQLite; with more, each claim would give pages back and take others."""
 
 ShortKeys = Mapping[str, Mapping[str, ShortKey]]
 """By algorithm and key id."""
