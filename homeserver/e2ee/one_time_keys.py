@@ -55,7 +55,8 @@ ShortKeys = Mapping[str, Mapping[str, ShortKey]]
 """By algorithm and key id."""
 Upload = tuple[int, dict[str, str]]
 """Number of an upload, and by key id what tells its keys from others: the beginning of the signature."""
-MARK_LENGTH = 8
+MARK_LENGTH = 4
+"""Characters of Base64: of 16 million keys, one is taken for another that had its name."""
 Wanted = Mapping[str, Mapping[str, str]]
 """User → device → algorithm."""
 Claimed = dict[str, dict[str, dict[str, bytes]]]
@@ -356,7 +357,7 @@ def _noted(recent: Mapping[str, tuple[Upload, ...]], keys: ShortKeys) -> _Noted:
 
 def _mark(json: str) -> str:
     """What a key that has more than a signature is told from others by."""
-    return f"{crc32(json.encode()):0{MARK_LENGTH}x}"
+    return f"{crc32(json.encode()):x}"
 
 
 def _last(uploads: Sequence[Upload]) -> tuple[Upload, ...]:
