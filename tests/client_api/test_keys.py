@@ -1,15 +1,18 @@
 """Device keys, one-time keys and fallback keys (spec: client-server "End-to-End Encryption")."""
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 
-from homeserver.app.stores import begin_epoch
+from homeserver.app.stores import begin_epoch, opened_store
 from homeserver.e2ee.key_objects import MAX_ONE_TIME_KEYS
 from storage.errors import OutcomeUnknown, StoreUnavailable
+from storage.records.keys import ONE_TIME_KEYS, OneTimeKey
 from storage.store import Store
 from tests.client_api.conftest import Client, Server
 from tests.client_api.crypto_device import ALGORITHM, CryptoDevice, log_in, restart, serving
@@ -335,6 +338,86 @@ async def test_a_repeated_upload_brings_no_claimed_key_back(alice: Client, bob: 
     second = await asking.claim(device)
     assert first is not None and second is not None and first[0] != second[0]
     assert await asking.claim(device) is None
+
+
+def key_of(client: Client, **changes: Any) -> Any:
+    """A key as all clients make them, with changes."""
+    key = {"key": "k" * 43, "signatures": {"@bob:test": {"ed25519:DEVICE": "s" * 86}}, **changes}
+    return json.loads(
+        json.dumps(key).replace("@bob:test", client.user_id).replace("DEVICE", client.device_id)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("signed_curve25519:A", {}),
+        ("signed_curve25519:ключ", {}),
+        ("signed_curve25519:" + "A" * 200, {}),
+        ("signed_curve25519:A", {"key": 'k"\\ü' + "k" * 39}),
+        ("signed_curve25519:A", {"key": "k" * 43 + "="}),
+        ("signed_curve25519:A", {"timestamp": 5}),
+        ("signed_curve25519:A", {"signatures": {}}),
+        ("signed_curve25519:A", {"signatures": {"@bob:test": {"ed25519:DEVICE": ""}}}),
+        ("signed_curve25519:A", {"signatures": {"@bob:test": {"ed25519:OTHER": "s" * 86}}}),
+        ("signed_curve25519:A", {"signatures": {"@bob:test": {"ed25519:DEVICE": ["s"] * 86}}}),
+        ("signed_curve25519:A", {"signatures": {"@eve:test": {"ed25519:DEVICE": "s" * 86}}}),
+        (
+            "signed_curve25519:A",
+            {"signatures": {u: {"ed25519:DEVICE": "s" * 86} for u in ("@bob:test", "@eve:test")}},
+        ),
+        (
+            "signed_curve25519:A",
+            {"signatures": {"@bob:test": {f"ed25519:{d}": "s" * 86 for d in ("DEVICE", "OTHER")}}},
+        ),
+        ("curve25519:A", {}),
+        ("curve25519:A", "k" * 43),
+        ("curve25519:A", ""),
+    ],
+)
+async def test_a_key_of_whatever_form_is_claimed_as_it_was_uploaded(
+    alice: Client, bob: Client, name: str, changes: Any
+) -> None:
+    key = changes if isinstance(changes, str) else key_of(bob, **changes)
+    algorithm, before = name.partition(":")[0], CryptoDevice(bob).one_time_key(1)
+    await bob.post("/keys/upload", {"one_time_keys": {f"{algorithm}:FIRST": before}})
+    for _ in range(2):
+        answer = await bob.post("/keys/upload", {"one_time_keys": {name: key, f"{algorithm}:LAST": before}})
+        assert answer["one_time_key_counts"][algorithm] == 3
+    wanted = {"one_time_keys": {bob.user_id: {bob.device_id: algorithm}}}
+    claimed: dict[str, Any] = {}
+    for _ in range(3):
+        claimed |= (await alice.post("/keys/claim", wanted))["one_time_keys"][bob.user_id][bob.device_id]
+    assert claimed == {f"{algorithm}:FIRST": before, name: key, f"{algorithm}:LAST": before}
+
+
+@pytest.mark.parametrize(("name", "changes"), [("A" * 300, {}), ("A", {"key": "k" * 5000})])
+async def test_a_key_as_all_clients_make_them_may_not_be_longer(
+    bob: Client, name: str, changes: dict[str, Any]
+) -> None:
+    body = {"one_time_keys": {f"signed_curve25519:{name}": key_of(bob, **changes)}}
+    assert (await bob.call("POST", "/keys/upload", body, expect=None)).status in (400, 413)
+    assert (await bob.post("/keys/upload"))["one_time_key_counts"] == {ALGORITHM: 0}
+
+
+async def test_keys_that_an_earlier_release_stored_are_claimed(
+    server: Server, alice: Client, bob: Client
+) -> None:
+    """It kept the JSON of each key."""
+    device, asking = CryptoDevice(bob), CryptoDevice(alice)
+    await device.upload(one_time=1)
+    assert await asking.claim(device) is not None
+    keys = {f"K{n}": device.one_time_key(n + 1) for n in range(3)}
+    *before, (key_id, key) = ((key_id, json.dumps(key)) for key_id, key in keys.items())
+    stored = {"user_id": bob.user_id, "device_id": bob.device_id, "algorithm": ALGORITHM, "uploaded": 1}
+    record = msgspec.convert({**stored, "key_id": key_id, "key": key, "before": before}, OneTimeKey)
+    await server.stop()
+    store = await opened_store(server.config)
+    await store.collection(ONE_TIME_KEYS).put(record)
+    await store.close()
+    await server.start()
+    claimed = [await asking.claim(device) for _ in range(4)]
+    assert claimed == [*((f"{ALGORITHM}:{key_id}", key) for key_id, key in keys.items()), None]
 
 
 async def test_hundred_parallel_claims_get_no_key_twice(alice: Client, bob: Client) -> None:
