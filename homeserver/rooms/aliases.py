@@ -1,6 +1,7 @@
 """Aliases of rooms (spec: client-server "Room aliases")."""
 
 from collections.abc import AsyncIterator
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager, suppress
 
 from homeserver.errors import MatrixError, bad_json, forbidden, invalid_param, not_found
@@ -150,13 +151,9 @@ class Aliases:
         Raises 400 M_BAD_ALIAS for one that does not, M_INVALID_PARAM for what is no alias.
         """
         known = _aliases_in(room.state_content(CANONICAL_ALIAS))
-        for alias in _aliases_in(content) - known:
-            try:
-                check_room_alias(alias)
-            except InvalidIdentifier as error:
-                raise invalid_param(str(error)) from error
+        for alias in _named_anew(content, known):
             if not await self._points_to(alias, room.room_id):
-                raise MatrixError(400, "M_BAD_ALIAS", f"{alias} does not point to this room")
+                raise _bad_alias(alias)
 
     async def _points_to(self, alias: str, room_id: str) -> bool:
         try:
@@ -170,6 +167,15 @@ class Aliases:
             await self._aliases.put(RoomAlias(alias=record.alias, room_id=new_room, creator=record.creator))
 
 
+def check_first_canonical(content: JsonObject, alias: str | None) -> None:
+    """In a room that is being made, `m.room.canonical_alias` names no other than the alias it is made with.
+
+    Raises as `Aliases.check_canonical` does.
+    """
+    for other in _named_anew(content, {alias}):
+        raise _bad_alias(other)
+
+
 def without_alias(content: JsonObject, alias: str) -> JsonObject:
     """The content of an `m.room.canonical_alias` that does not name the alias."""
     kept = {key: value for key, value in content.items() if key != "alias" or value != alias}
@@ -177,6 +183,21 @@ def without_alias(content: JsonObject, alias: str) -> JsonObject:
     if isinstance(others, list) and alias in others:
         kept["alt_aliases"] = [other for other in others if other != alias]
     return kept
+
+
+def _named_anew(content: JsonObject, known: AbstractSet[str | None]) -> list[str]:
+    """The aliases that an `m.room.canonical_alias` names beside those known. Raises 400 for what is none."""
+    aliases = sorted(_aliases_in(content) - known)
+    for alias in aliases:
+        try:
+            check_room_alias(alias)
+        except InvalidIdentifier as error:
+            raise invalid_param(str(error)) from error
+    return aliases
+
+
+def _bad_alias(alias: str) -> MatrixError:
+    return MatrixError(400, "M_BAD_ALIAS", f"{alias} does not point to this room")
 
 
 def _aliases_in(content: JsonObject) -> set[str]:

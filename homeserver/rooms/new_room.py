@@ -8,7 +8,7 @@ import structlog
 
 from homeserver.errors import MatrixError, invalid_param
 from homeserver.protocol.identifiers import InvalidIdentifier, check_user_id, server_name_of
-from homeserver.rooms.aliases import Aliases
+from homeserver.rooms.aliases import CANONICAL_ALIAS, Aliases, check_first_canonical
 from homeserver.rooms.authoring import EventTemplate
 from homeserver.rooms.creation import MAX_INVITES, Claim, Creation, NewRoom, with_additional_creators
 from homeserver.rooms.directory import Directory
@@ -61,6 +61,9 @@ class NewRooms:
         if request.room_alias_name is not None:
             alias = self._aliases.full(request.room_alias_name)
             claim = partial(self._aliases.claimed, alias, creator=creator)
+        for event in request.initial_state:
+            if event.type == CANONICAL_ALIAS and event.state_key == "":
+                check_first_canonical(event.content, alias)
         request = with_additional_creators(request, version)
         member = {"membership": "join", **await self._profiles.member_profile(creator)}
         here: list[EventTemplate] = []

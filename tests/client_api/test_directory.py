@@ -113,6 +113,28 @@ async def test_canonical_alias_must_point_to_the_room(alice: Client) -> None:
     assert reply.errcode == "M_BAD_ALIAS"
 
 
+async def test_canonical_alias_among_the_first_events_must_point_to_the_room(alice: Client) -> None:
+    await alice.create_room(room_alias_name="elsewhere")
+
+    def wish(**content: Any) -> dict[str, Any]:
+        return {"initial_state": [{"type": "m.room.canonical_alias", "state_key": "", "content": content}]}
+
+    for named, errcode in (
+        (wish(alias="#elsewhere:localhost"), "M_BAD_ALIAS"),
+        (wish(alias="#nowhere:localhost"), "M_BAD_ALIAS"),
+        (wish(alias="#home:localhost", alt_aliases=["#elsewhere:localhost"]), "M_BAD_ALIAS"),
+        (wish(alias="elsewhere"), "M_INVALID_PARAM"),
+        (wish(alias=5), "M_BAD_JSON"),
+    ):
+        reply = await alice.call("POST", "/createRoom", {**named, "room_alias_name": "home"}, expect=400)
+        assert reply.errcode == errcode
+    assert len((await alice.get("/joined_rooms"))["joined_rooms"]) == 1
+    room_id = await alice.create_room(room_alias_name="home", **wish(alt_aliases=["#home:localhost"]))
+    content = await alice.get(f"/rooms/{room_id}/state/m.room.canonical_alias")
+    assert content == {"alt_aliases": ["#home:localhost"]}
+    await alice.create_room(**wish())
+
+
 async def test_directory_lists_searches_and_pages(alice: Client, bob: Client) -> None:
     ids = [
         await alice.create_room(visibility="public", name=f"Room {n}", topic="cheese" if n == 1 else "wine")
