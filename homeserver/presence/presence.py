@@ -14,6 +14,7 @@ come back.
 
 import asyncio
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 
 import structlog
 
@@ -304,9 +305,11 @@ class Presence:
 
     # Telling others
 
-    def events(self, user: User, after: int, wanted: Wanted) -> list[bytes]:
+    def events(
+        self, user: User, after: int, wanted: Wanted, *, joined: AbstractSet[str] = frozenset()
+    ) -> list[bytes]:
         """See `PresenceStream.events`."""
-        return self._told.events(user, after, wanted, self._now()) if self._enabled else []
+        return self._told.events(user, after, wanted, self._now(), joined=joined) if self._enabled else []
 
     async def keep_telling(self) -> None:
         """Tell of changes, a moment after the first of them, until cancelled."""

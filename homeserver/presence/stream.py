@@ -7,6 +7,7 @@ since-token says at any replica what a client has been told.
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 
 import msgspec
 
@@ -20,7 +21,6 @@ from homeserver.users.users import User, Users
 KIND = "presence"
 PACE = 0.001
 """Seconds between two walks for each poll that waits: being woken costs about a tenth of that."""
-MAX_JOINED = 50
 MAX_GONE = 20_000
 MAX_ROOMS = 100_000
 PAGE = 1000
@@ -136,12 +136,6 @@ class PresenceStream:
         user.tell(news.shown, number)
         self._by_number[news.user_id] = user
         self._by_number.move_to_end(news.user_id)
-        for room_id in news.joined:
-            user.joined[room_id] = number
-        while len(user.joined) > MAX_JOINED:
-            del user.joined[next(iter(user.joined))]
-        if news.joined:
-            self._long_polls.wake_user(news.user_id)
         self.settle(user)
 
     def _note_rooms(self, rooms: Iterable[str], number: int) -> None:
@@ -153,22 +147,23 @@ class PresenceStream:
 
     # Being told
 
-    def events(self, user: User, after: int, wanted: Wanted, now: int) -> list[bytes]:
+    def events(
+        self, user: User, after: int, wanted: Wanted, now: int, *, joined: AbstractSet[str] = frozenset()
+    ) -> list[bytes]:
         """`m.presence` events of users who share a room with `user`, changed after an ephemeral number.
 
-        With `after` 0, all who are not offline.
+        With `after` 0, all who are not offline. Of rooms that the user has `joined` since, all who are known.
         """
-        if self._last_number <= after:
+        if self._last_number <= after and not joined:
             return []
         in_rooms = {room_id for room_id, ref in user.memberships.items() if ref.membership == "join"}
         rooms = [room for room in in_rooms if self._room_numbers.get(room, self._room_floor) > after]
         own = self.here.get(user.user_id)
-        joined = {room for room, n in own.joined.items() if n > after} if own is not None else set()
         found: dict[str, UserPresence] = {}
         for other in self._changed_after(after):
             if other is own or any(self._is_in(other.user_id, room_id) for room_id in rooms):
                 found[other.user_id] = other
-        for room_id in joined & in_rooms:
+        for room_id in joined:
             room = self._rooms.cached(room_id)
             for user_id in room.joined if room is not None else ():
                 if user_id in self.here and self.here[user_id].number:

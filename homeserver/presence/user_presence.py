@@ -57,7 +57,6 @@ class UserPresence:
     __slots__ = (
         "_front",
         "devices",
-        "joined",
         "last_active",
         "loaded",
         "number",
@@ -81,8 +80,6 @@ class UserPresence:
         """What others were told last."""
         self.number = 0
         """The ephemeral number under which they were told."""
-        self.joined: dict[str, int] = {}
-        """Rooms joined of late, with the number under which their members were told."""
         self._front = b""
 
     def device(self, device_id: str) -> DevicePresence:

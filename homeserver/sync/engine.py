@@ -7,6 +7,7 @@ future in `LongPolls`.
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Protocol
 
 import msgspec
@@ -84,10 +85,13 @@ class DeviceKeyCounts(Protocol):
 
 
 class PresenceUpdates(Protocol):
-    def events(self, user: User, after: int, wanted: "Wanted") -> list[bytes]:
+    def events(
+        self, user: User, after: int, wanted: "Wanted", *, joined: AbstractSet[str] = frozenset()
+    ) -> list[bytes]:
         """`m.presence` events of users who share a room with `user`, changed after an ephemeral number.
 
-        With `after` 0, all who are not offline; `wanted` is asked about user ids.
+        With `after` 0, all who are not offline; `wanted` is asked about user ids. Of rooms that the user has
+        `joined` since, all who are known.
         """
         ...
 
@@ -229,7 +233,9 @@ class SyncEngine:
             parts.append(b'"rooms":{' + b",".join(sections) + b"}")
         if account_data:
             parts.append(b'"account_data":' + events_object(account_data))
-        presence = self._presence.events(user, since.ephemeral if since else 0, builder.wants_presence_of)
+        presence = self._presence.events(
+            user, since.ephemeral if since else 0, builder.wants_presence_of, joined=builder.joined
+        )
         if presence:
             parts.append(b'"presence":' + events_object(presence))
         if messages:
@@ -274,6 +280,8 @@ class _Answer:
             began = None if request.full_state else since
             self._chain = engine.known_members.follow(user.user_id, device_id, began, upto)
         self._changed_account_data = self._rooms_with_account_data()
+        self.joined: set[str] = set()
+        """Rooms told of that the user has joined since."""
 
     async def room_sections(self) -> list[bytes]:
         """The members of `rooms`: join, invite, knock, leave, each only when not empty."""
@@ -382,6 +390,8 @@ class _Answer:
             sight = await self._engine._visibility.sight_line(room, self._user.user_id)
             known = after if sight.membership_at(after) == "join" else None
             new = known is None or sight.left_between(after, upto)
+            if new:
+                self.joined.add(room_id)
         timeline = await self._timeline(room, 0 if new else after, upto)
         if new and since is not None:
             # What the client may have from an earlier membership does not join on to this.

@@ -230,6 +230,21 @@ async def test_who_joins_a_room_is_shown_its_members_and_they_the_newcomer(
     assert bob.user_id in await told(alice)
 
 
+@pytest.mark.parametrize("as_what", ["offline", "online"])
+async def test_whoever_joins_is_told_who_is_there_with_the_room(
+    server: Server, alice: Client, bob: Client, as_what: str
+) -> None:
+    """Be it that they do not want to be seen themselves."""
+    room_id = await alice.create_room(preset="public_chat")
+    await alice.put(path(alice), {"presence": "online"})
+    await settle(server)
+    await bob.sync(set_presence=as_what)
+    await bob.join(room_id)
+    assert (await told(bob, set_presence=as_what))[alice.user_id]["presence"] == "online"
+    await settle(server)
+    assert alice.user_id not in await told(bob, set_presence=as_what), "it has not changed"
+
+
 async def test_a_new_name_or_picture_is_told_as_presence(
     server: Server, room: str, alice: Client, bob: Client
 ) -> None:
