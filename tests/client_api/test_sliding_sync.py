@@ -282,6 +282,25 @@ async def test_filters_tell_direct_chats_and_spaces_apart(alice: Client, bob: Cl
     assert await found(room_name_like="GRO") == {group}
 
 
+async def test_name_and_picture_that_are_taken_away_are_told_as_null(alice: Client, bob: Client) -> None:
+    room_id = await alice.create_room(name="n", invite=[bob.user_id])
+    await alice.set_state(room_id, "m.room.avatar", {"url": "mxc://localhost/face"})
+    sliding = Sliding(alice, lists={"all": whole_list()})
+    shown = (await sliding.poll())["rooms"][room_id]
+    assert (shown["name"], shown["avatar"]) == ("n", "mxc://localhost/face")
+    await alice.set_state(room_id, "m.room.avatar", {})
+    shown = (await sliding.poll())["rooms"][room_id]
+    assert (shown["name"], shown["avatar"]) == ("n", None)
+    await alice.set_state(room_id, "m.room.name", {"name": ""})
+    shown = (await sliding.poll())["rooms"][room_id]
+    assert shown["name"] is None
+    assert [hero["user_id"] for hero in shown["heroes"]] == [bob.user_id]
+    await alice.set_state(room_id, "m.room.topic", {"topic": "t"})
+    assert not {"name", "avatar"} & (await sliding.poll())["rooms"][room_id].keys()
+    at_first = (await Sliding(alice, lists={"all": whole_list()}).poll())["rooms"][room_id]
+    assert not {"name", "avatar"} & at_first.keys()
+
+
 async def test_subscription_gives_more_of_one_room(alice: Client) -> None:
     room_id = await alice.create_room(name="n", topic="t")
     sent = [await alice.send(room_id, str(n)) for n in range(5)]

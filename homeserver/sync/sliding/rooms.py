@@ -218,17 +218,18 @@ class RoomSections:
     def _face(
         self, user: User, room: Room, wish: Wish | None, changed: Sequence[RoomEvent] | None
     ) -> list[bytes]:
-        """Name, avatar, heroes: all of it at first, later only when something of it changed."""
-        if changed is not None and not any(event.type in SHOWN_TYPES for event in changed):
+        """Name, avatar, heroes: all at first, later only when something of it changed; null: taken away."""
+        types = {event.type for event in changed} if changed is not None else SHOWN_TYPES
+        if types.isdisjoint(SHOWN_TYPES):
             return []
         shown: dict[str, object] = {}
-        name = room.state_content("m.room.name").get("name")
-        avatar = room.state_content("m.room.avatar").get("url")
-        if isinstance(name, str) and name:
-            shown["name"] = name
-        if isinstance(avatar, str) and avatar:
-            shown["avatar"] = avatar
-        if "name" not in shown or (wish is not None and wish.include_heroes):
+        for field, type, key in (("name", "m.room.name", "name"), ("avatar", "m.room.avatar", "url")):
+            value = room.state_content(type).get(key)
+            if isinstance(value, str) and value:
+                shown[field] = value
+            elif changed is not None and type in types:
+                shown[field] = None
+        if shown.get("name") is None or (wish is not None and wish.include_heroes):
             shown["heroes"] = [_hero(room, user_id) for user_id in heroes(room, user.user_id)]
         if room.room_id in direct_rooms(user):
             shown["is_dm"] = True
