@@ -15,6 +15,8 @@ class SentRoom(msgspec.Struct, frozen=True, array_like=True):
     """The number in the room's shard up to which the client has it; None: as far as the answer goes."""
     live: bool = True
     """Invites and knocks are sent once, not followed."""
+    direct: bool = False
+    """Whether the client takes it for a direct chat."""
 
 
 class SentRooms(msgspec.Struct, frozen=True):

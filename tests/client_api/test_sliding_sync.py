@@ -301,6 +301,28 @@ async def test_name_and_picture_that_are_taken_away_are_told_as_null(alice: Clie
     assert not {"name", "avatar"} & at_first.keys()
 
 
+async def test_room_that_becomes_a_direct_chat_or_ceases_to_be_one_is_told_so(
+    server: Server, alice: Client, bob: Client
+) -> None:
+    room_id, other = await alice.create_room(invite=[bob.user_id]), await alice.create_room()
+    sliding = Sliding(alice, lists={"all": whole_list()})
+    assert "is_dm" not in (await sliding.poll())["rooms"][room_id]
+    path = f"/user/{alice.user_id}/account_data/m.direct"
+    await alice.put(path, {bob.user_id: [room_id]})
+    body = await sliding.poll(timeout=5000)
+    assert {told: room.get("is_dm") for told, room in body["rooms"].items()} == {room_id: True}
+    at_first = await Sliding(alice, conn_id="other", lists={"all": whole_list()}).poll()
+    assert at_first["rooms"][room_id]["is_dm"] is True
+    await server.restart()
+    await alice.send(other)
+    assert list((await sliding.poll())["rooms"]) == [other]
+    await alice.put(path, {bob.user_id: [other]})
+    body = await sliding.poll()
+    told = {told: room.get("is_dm") for told, room in body["rooms"].items()}
+    assert told == {room_id: False, other: True}
+    assert (await sliding.poll())["rooms"] == {}
+
+
 async def test_subscription_gives_more_of_one_room(alice: Client) -> None:
     room_id = await alice.create_room(name="n", topic="t")
     sent = [await alice.send(room_id, str(n)) for n in range(5)]

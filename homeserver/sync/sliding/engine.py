@@ -17,7 +17,7 @@ from homeserver.sync.engine import MAX_TIMEOUT_MS, SyncEngine
 from homeserver.sync.long_polls import LongPolls
 from homeserver.sync.sliding.connection import Connections, Snapshot
 from homeserver.sync.sliding.extensions import ExtensionSections, Looked
-from homeserver.sync.sliding.lists import PRESENT, Listed, matching, rooms_of, window
+from homeserver.sync.sliding.lists import PRESENT, Listed, direct_rooms, matching, rooms_of, window
 from homeserver.sync.sliding.request import RoomConfig, SlidingRequest
 from homeserver.sync.sliding.rooms import Had, RoomSections, Wish
 from homeserver.users.users import User, Users
@@ -102,6 +102,7 @@ class SlidingSync:
         reader = Reader(
             user.user_id, device_id, frozenset(ignored) if isinstance(ignored, dict) else frozenset()
         )
+        direct = direct_rooms(user)
         results: list[bytes] = []
         behind: dict[str, int] = {}
         for room, ref in listed:
@@ -118,11 +119,18 @@ class SlidingSync:
                     if len(results) >= MAX_ROOMS_PER_ANSWER:
                         continue
                     result, sent[room_id], members[room_id] = await self._sections.joined(
-                        user, reader, room, ref, wish, had, upto.rooms[room.shard]
+                        user,
+                        reader,
+                        room,
+                        ref,
+                        wish,
+                        had,
+                        upto.rooms[room.shard],
+                        direct=room_id in direct,
                     )
                 elif had is not None or room_id not in had_rooms or had_rooms[room_id].upto != ref.position:
                     if ref.membership in PRESENT:
-                        result = self._sections.invited(user, room, ref)
+                        result = self._sections.invited(user, room, ref, direct=room_id in direct)
                     else:
                         live = before is not None and ref.position > before.position.rooms[room.shard]
                         result = self._sections.left(user, room, ref, live=live)

@@ -17,7 +17,7 @@ from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.stripped import stripped_state
 from homeserver.rooms.visibility import SightLine, Visibility
 from homeserver.since_tokens import encode_position
-from homeserver.sync.sliding.lists import bump_stamp, direct_rooms
+from homeserver.sync.sliding.lists import bump_stamp
 from homeserver.sync.sliding.request import MAX_TIMELINE, RoomConfig, StatePatterns
 from homeserver.sync.timeline import TimelineSlice, newest_events
 from homeserver.users.users import MembershipRef, User
@@ -74,19 +74,24 @@ class RoomSections:
         wish: Wish,
         had: Had | None,
         upto: int,
+        *,
+        direct: bool,
     ) -> tuple[bytes | None, SentRoom, frozenset[str]]:
         """(the result or None when there is nothing new, what the client has of the room then, members).
 
-        With events up to `upto`. Of state the newest is shown: it may be shown again.
+        With events up to `upto`. Of state the newest is shown: it may be shown again. `direct`: whether it is
+        a direct chat to the user.
         """
         initial = had is None
         after = 0 if had is None else had.upto
         more_timeline = had is not None and had.sent.timeline_limit < wish.timeline_limit
         other_state = had is not None and had.sent.state != wish.signature
-        sent = SentRoom(max(wish.timeline_limit, had.sent.timeline_limit if had else 0), wish.signature)
+        limit = max(wish.timeline_limit, had.sent.timeline_limit if had else 0)
+        sent = SentRoom(limit, wish.signature, direct=direct)
+        redirected = direct != (had is not None and had.sent.direct)
         known = frozenset() if had is None else had.members
         grown = more_timeline or other_state
-        if not initial and not grown and after >= min(room.last_seq, upto):
+        if not initial and not grown and not redirected and after >= min(room.last_seq, upto):
             return None, sent, known
         timeline = await self._timeline(room, 0 if more_timeline else after, upto, wish, initial=initial)
         events = timeline.events
@@ -99,6 +104,8 @@ class RoomSections:
         state, members = self._state(room, wish.patterns, events, known, 0 if other_state else after)
         changed = [event for event in room.head.state.values() if event.position > after] if after else None
         parts = self._face(user, room, wish, changed)
+        if redirected:
+            parts.append(b'"is_dm":' + orjson.dumps(direct))
         own_receipt = room.receipt_seqs.get(user.user_id, 0) > after
         if not (initial or grown or events or timeline.limited or state or parts or own_receipt):
             return None, sent, members
@@ -128,7 +135,7 @@ class RoomSections:
         )
         return b"{" + b",".join(parts) + b"}", sent, members
 
-    def invited(self, user: User, room: Room, ref: MembershipRef) -> bytes:
+    def invited(self, user: User, room: Room, ref: MembershipRef, *, direct: bool) -> bytes:
         """An invite or a knock: stripped state only."""
         events = b",".join(stripped_state(room, user.user_id))
         parts = [
@@ -140,6 +147,8 @@ class RoomSections:
             % (len(room.joined), len(room.invited), bump_stamp((room, ref))),
             *self._face(user, room, None, None),
         ]
+        if direct:
+            parts.append(b'"is_dm":true')
         return b"{" + b",".join(parts) + b"}"
 
     def left(self, user: User, room: Room, ref: MembershipRef, *, live: bool) -> bytes:
@@ -231,8 +240,6 @@ class RoomSections:
                 shown[field] = None
         if shown.get("name") is None or (wish is not None and wish.include_heroes):
             shown["heroes"] = [_hero(room, user_id) for user_id in heroes(room, user.user_id)]
-        if room.room_id in direct_rooms(user):
-            shown["is_dm"] = True
         return [orjson.dumps(shown)[1:-1]] if shown else []
 
 
