@@ -115,6 +115,9 @@ class Typing:
         elif user_id in users:
             users.remove(user_id)
             self._change(room_id, position)
+        elif room_id not in self.changed:
+            # Clients may have been told that they type before this process began (it was killed).
+            self._change(room_id, position)
         if not users:
             del self._typing[room_id]
 

@@ -78,6 +78,29 @@ async def check(sender: Sender, timeline: list[dict[str, Any]]) -> None:
         assert shown == [n for n in numbers if n > covered], f"{sender.name}: an old token skips or repeats"
 
 
+async def test_whoever_typed_when_the_server_was_killed_can_cease_to(tmp_path: Path) -> None:
+    """Clients show who types until they are told otherwise."""
+    server = ServerProcess(tmp_path)
+    server.start()
+    try:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as http:
+            alice, bob = [await Client(server.url, http).register(name) for name in ("alice", "bob")]
+            room_id = await alice.create_room(preset="public_chat")
+            await bob.join(room_id)
+            path = f"/rooms/{quote(room_id)}/typing/{bob.user_id}"
+            await bob.put(path, {"typing": True, "timeout": 60_000})
+            told = (await alice.sync())["rooms"]["join"][room_id]["ephemeral"]["events"]
+            assert told == [{"type": "m.typing", "content": {"user_ids": [bob.user_id]}}]
+            server.kill()
+            server.start()
+            for expected in ([{"type": "m.typing", "content": {"user_ids": []}}], None):
+                await bob.put(path, {"typing": False})
+                section = (await alice.sync()).get("rooms", {}).get("join", {}).get(room_id)
+                assert (section["ephemeral"]["events"] if section else None) == expected
+    finally:
+        server.kill()
+
+
 async def test_kill_at_random_moments_sends_every_delayed_event_once(tmp_path: Path) -> None:
     """MSC4140: what was scheduled is sent, be it right after a crash; what was cancelled is not."""
     random_moment = random.Random(SEED)
