@@ -123,15 +123,19 @@ class Sending:
         """
         room = await self.room_of(room_id)
         _check_form(type, state_key, content)
-        if type == "m.room.member":
-            return await self._membership.put(room_id, sender, state_key, content)
+        transaction: Transaction | None = None
+        if delay_id is not None:
+            transaction = _transaction(sender, "", f"state {room_id} {type}", delay_id, delayed=True)
         if type == "m.room.canonical_alias" and state_key == "":
             await self._aliases.check_canonical(room, content)
-        template = EventTemplate(type, sender, content, state_key=state_key, ts=ts)
-        if delay_id is None:
-            return await self._submit(room, template, None)
-        transaction = _transaction(sender, "", f"state {room_id} {type}", delay_id, delayed=True)
-        return await self._once(room, transaction, lambda: self._submit(room, template, transaction))
+
+        async def attempt() -> str:
+            if type == "m.room.member":
+                return await self._membership.put(room_id, sender, state_key, content, transaction)
+            template = EventTemplate(type, sender, content, state_key=state_key, ts=ts)
+            return await self._submit(room, template, transaction)
+
+        return await (attempt() if transaction is None else self._once(room, transaction, attempt))
 
     async def redact(
         self,

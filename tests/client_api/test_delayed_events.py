@@ -439,6 +439,30 @@ async def test_event_sent_just_before_a_crash_is_not_sent_again(
     assert (await call_state(alice, room, bob))["application"] == "m.call"
 
 
+async def test_membership_changed_just_before_a_crash_is_not_changed_again(
+    server: Server, alice: Client, bob: Client, room: str
+) -> None:
+    """Who left has come back meanwhile; who was kicked is not there to be kicked."""
+    carol = await server.client().register("carol")
+    await carol.join(room)
+    members = [f"state/m.room.member/{quote(client.user_id)}" for client in (bob, carol)]
+    leave = {"membership": "leave"}
+    left = (await delay(bob, room, members[0], leave, LONG)).body["delay_id"]
+    kicked = (await delay(alice, room, members[1], leave, LONG)).body["delay_id"]
+    records = server.app.store.collection(DELAYED_EVENTS)
+    for client, delay_id in ((bob, left), (alice, kicked)):
+        before = await records.get(delay_id)
+        assert before is not None
+        await act(client, delay_id, "send")
+        # As a crash leaves it that comes before the outcome is noted.
+        await records.put(msgspec.structs.replace(before, sending=True, due=before.since))
+    await bob.join(room)
+    await server.restart()
+    for client, delay_id in ((bob, left), (alice, kicked)):
+        assert "event_id" in await outcome(client, delay_id)
+    assert (await bob.get("/joined_rooms"))["joined_rooms"] == [room]
+
+
 async def test_sending_many_at_once_is_limited(server: Server, alice: Client, room: str) -> None:
     plenty = {name: Rate(1e6, 10**6) for name in RateLimits.__struct_fields__ if name != "enabled"}
     ids = [await message_later(alice, room, str(n), 2 * SECOND + n, str(n)) for n in range(4)]
