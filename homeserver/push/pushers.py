@@ -4,11 +4,15 @@ client-server "Push Notifications", `/pushers`).
 They are kept here and belong to the device that set them: they end when it is logged out.
 """
 
+import asyncio
+from operator import attrgetter
 from typing import Final
 from urllib.parse import urlsplit
+from weakref import WeakValueDictionary
 
 import msgspec
 import orjson
+from msgspec.structs import replace
 
 from homeserver.clock import Clock
 from homeserver.errors import invalid_param, missing_param
@@ -24,6 +28,8 @@ MAX_NAME = 255
 MAX_DATA_BYTES = 8 * 1024
 GATEWAY_PATH: Final = "/_matrix/push/v1/notify"
 REQUIRED: Final = ("app_display_name", "device_display_name", "lang", "data")
+
+_age = attrgetter("created_ts", "user_id")
 
 
 class PusherRequest(msgspec.Struct, frozen=True):
@@ -46,6 +52,8 @@ class Pushers:
     def __init__(self, pushers: Collection[Pusher], now: Clock) -> None:
         self._pushers = pushers
         self._now = now
+        self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        """App and pushkey → who sets it, one after the other."""
 
     async def of_user(self, user_id: str) -> list[Pusher]:
         return await self._pushers.find("key", (user_id,), limit=MAX_PUSHERS)
@@ -60,12 +68,22 @@ class Pushers:
         known = {(other.app_id, other.pushkey) for other in await self.of_user(user_id)}
         if target not in known and len(known) >= MAX_PUSHERS:
             raise invalid_param(f"A user may have {MAX_PUSHERS} pushers at most")
-        await self._pushers.put(pusher)
-        if not request.append:
-            # The app on that phone is somebody else's now.
-            for other in await self._pushers.find("by_target", target):
-                if other.user_id != user_id:
-                    await self._pushers.delete(other.user_id, *target)
+        async with self._turns.setdefault(target, asyncio.Lock()):
+            await self._set(pusher, append=request.append)
+
+    async def _set(self, pusher: Pusher, *, append: bool) -> None:
+        target = (pusher.app_id, pusher.pushkey)
+        there = await self._pushers.find("by_target", target)
+        # Later than those that are there, whatever the clock of the replica that set them.
+        created_ts = max([pusher.created_ts, *(other.created_ts + 1 for other in there)])
+        await self._pushers.put(replace(pusher, created_ts=created_ts))
+        if append:
+            return
+        # The app on that phone is somebody else's now. Of two who say so at once, at two replicas, it is the
+        # later one's: whoever put theirs last sees the other's, and all judge alike.
+        there = await self._pushers.find("by_target", target)
+        for other in sorted(there, key=_age)[:-1]:
+            await self._pushers.delete(other.user_id, *target)
 
     def _checked(self, user_id: str, device_id: str, request: PusherRequest) -> Pusher:
         missing = [name for name in REQUIRED if getattr(request, name) is None]

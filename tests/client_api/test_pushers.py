@@ -1,5 +1,6 @@
 """Pushers (spec: client-server "Push Notifications")."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -49,6 +50,15 @@ async def test_the_same_app_on_a_phone_that_changed_hands_notifies_the_new_user_
     assert len(await pushers(alice)) == 1
     await bob.post("/pushers/set", {**PUSHER, "append": False})
     assert (len(await pushers(alice)), len(await pushers(bob))) == (0, 1)
+
+
+async def test_of_users_who_take_over_an_app_at_the_same_moment_one_has_it(server: Server) -> None:
+    users = [await server.client().register(f"user{n}") for n in range(3)]
+    for attempt in range(5):
+        pusher = {**PUSHER, "pushkey": f"phone{attempt}"}
+        await asyncio.gather(*(user.post("/pushers/set", pusher) for user in users))
+        listed = [each for user in users for each in await pushers(user)]
+        assert len(listed) == attempt + 1
 
 
 async def test_deleting_a_pusher_leaves_another_users_alone(alice: Client, bob: Client) -> None:

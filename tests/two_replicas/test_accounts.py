@@ -10,6 +10,7 @@ from homeserver.config import Config
 from homeserver.config.units import Secret
 from homeserver.shared_secret import registration_mac
 from tests.client_api.conftest import Client, Reply
+from tests.client_api.test_pushers import PUSHER, pushers
 from tests.two_replicas.conftest import SHARDS, Replicas
 
 PASSWORD = {"type": "m.login.password", "user": "alice", "password": "correct horse"}
@@ -111,6 +112,16 @@ async def test_of_two_who_want_a_name_at_the_same_moment_one_gets_it(replicas: R
     )
     assert sorted(reply.status for reply in replies) == [200, 400]
     assert "M_USER_IN_USE" in {reply.errcode for reply in replies}
+
+
+async def test_of_users_who_take_over_an_app_at_the_same_moment_one_has_it(
+    replicas: Replicas, alice: Client, bob: Client
+) -> None:
+    both = (alice, bob)
+    for attempt in range(20):
+        pusher = {**PUSHER, "pushkey": f"phone{attempt}"}
+        await asyncio.gather(*(user.post("/pushers/set", pusher) for user in both))
+        assert sum([len(await pushers(user)) for user in both]) == attempt + 1
 
 
 async def test_registration_begun_at_one_ends_at_the_other(replicas: Replicas) -> None:
