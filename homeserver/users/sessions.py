@@ -413,9 +413,16 @@ class Sessions:
             await on_device_gone(*of_device)
 
     async def end_all(self, user_id: str, *, but_device: str | None = None) -> None:
-        """Log all devices out (but one) and delete them."""
+        """Log all devices out (but one) and delete them, and those that logged in meanwhile.
+
+        A login token lets in for as long as the device that got it is there; nobody is let in by one then.
+        """
+        while going := await self._all_but(user_id, but_device):
+            await self.end_device(user_id, *going)
+
+    async def _all_but(self, user_id: str, device_id: str | None) -> list[str]:
         devices = await self._devices.find("key", (user_id,))
-        await self.end_device(user_id, *(d.device_id for d in devices if d.device_id != but_device))
+        return [device.device_id for device in devices if device.device_id != device_id]
 
     async def change_password(self, session: Session, password: str, *, end_others: bool) -> None:
         """Set a new password; with `end_others` log all devices out but the session's own.

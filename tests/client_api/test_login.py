@@ -307,6 +307,23 @@ async def test_login_token_opens_nothing_while_the_session_that_got_it_ends(
     assert [device["device_id"] for device in devices] == [alice.device_id]
 
 
+async def test_login_token_used_while_all_are_logged_out_opens_nothing_for_long(
+    alice: Client, server: Server
+) -> None:
+    body = {"type": "m.login.token", "token": await login_token(alice)}
+    gone = server.app.people.sessions.on_device_gone
+    came_in: list[Client] = []
+
+    async def overtaken(user_id: str, device_id: str) -> None:
+        gone.remove(overtaken)
+        came_in.append(await client_of(server, await server.client().post("/login", body)))
+
+    gone.append(overtaken)
+    await alice.post("/logout/all")
+    reply = await came_in[0].call("GET", "/account/whoami", expect=401)
+    assert reply.errcode == "M_UNKNOWN_TOKEN"
+
+
 async def test_login_token_always_needs_the_password(alice: Client) -> None:
     path = "/_matrix/client/v1/login/get_token"
     assert (await alice.call("POST", path, {}, expect=401)).body["flows"] == [
