@@ -145,7 +145,7 @@ class Accounts:
 
         def change(account: Account | None) -> Account:
             if account is None or account.password != proved.password:
-                raise forbidden("The password was changed meanwhile")
+                raise password_changed()
             return msgspec.structs.replace(account, password=hashed)
 
         await self._change(proved.user_id, change)
@@ -207,6 +207,10 @@ def check_not_suspended(account: Account) -> None:
 
 def suspended() -> MatrixError:
     return MatrixError(403, "M_USER_SUSPENDED", "You cannot do this while your account is suspended")
+
+
+def password_changed() -> MatrixError:
+    return forbidden("The password was changed meanwhile")
 
 
 def user_in_use() -> MatrixError:

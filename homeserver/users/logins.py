@@ -9,7 +9,7 @@ from homeserver.clock import Clock
 from homeserver.errors import MatrixError, forbidden, invalid_param, missing_param
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rate_limits import RateLimits
-from homeserver.users.accounts import Accounts, check_unlocked
+from homeserver.users.accounts import Accounts, check_unlocked, password_changed
 from homeserver.users.tokens import digest_of, keep_until_expiry, new_token
 from storage.collection import Collection
 from storage.records.accounts import Account, Device, LoginToken
@@ -78,7 +78,7 @@ class Logins:
         """
         account = await self._let_in(proved.account.user_id)
         if account.password != proved.account.password:
-            raise forbidden("The password was changed meanwhile")
+            raise password_changed()
         await self._check_device(proved)
 
     async def check_password(self, user_id: str, password: str) -> Account:

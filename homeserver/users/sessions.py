@@ -19,7 +19,7 @@ import orjson
 
 from homeserver.clock import Clock
 from homeserver.errors import MatrixError, forbidden, invalid_param
-from homeserver.users.accounts import Accounts, check_unlocked
+from homeserver.users.accounts import Accounts, check_unlocked, password_changed
 from homeserver.users.last_seen import LastSeen
 from homeserver.users.tokens import digest_of, new_device_id, new_token
 from storage.collection import Collection
@@ -102,6 +102,7 @@ class Sessions:
         self._changes = 0
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """User → who deletes devices, one after the other."""
+        self._password_turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         accounts.on_change.append(self.tell_changed)
         self.on_device_added: list[OnDevice] = []
         self.on_device_gone: list[OnDevice] = []
@@ -430,15 +431,20 @@ class Sessions:
         They go first: whoever is cut short half-way can begin anew with the old password, and is rid of those
         who came in by it in any case. Raises 401 when somebody was faster, who ended this session, and 403.
         """
-        session = await self.confirm(session)
+        proved = (await self.confirm(session)).account
         # First, as it may be refused where many log in.
         hashed = await self._accounts.hashed(password)
-        if end_others:
-            await self.end_all(session.user_id, but_device=session.device_id)
-        await self._accounts.change_password(session.account, hashed)
-        if end_others:
-            # Somebody may have logged in meanwhile.
-            await self.end_all(session.user_id, but_device=session.device_id)
+        # In turn: of two, the one that will be refused logs nobody out.
+        async with self._password_turns.setdefault(session.user_id, asyncio.Lock()):
+            session = await self.confirm(session)
+            if session.account.password != proved.password:
+                raise password_changed()
+            if end_others:
+                await self.end_all(session.user_id, but_device=session.device_id)
+            await self._accounts.change_password(proved, hashed)
+            if end_others:
+                # Somebody may have logged in meanwhile.
+                await self.end_all(session.user_id, but_device=session.device_id)
 
     async def _end_tokens(self, user_id: str, device_id: str, *, before: int | None = None) -> int:
         """End those of a device, or of its logins before one; how many there were."""

@@ -123,8 +123,10 @@ async def test_of_changes_of_the_password_at_the_same_moment_one_is_made(
             )
         )
         assert [reply.status for reply in replies].count(200) == 1
-        for reply, password in zip(replies, passwords, strict=True):
+        for reply, other, password in zip(replies, others, passwords, strict=True):
             await log_in(server, "alice", password, expect=200 if reply.status == 200 else 403)
+            stays = reply.status == 200 or not logout
+            await other.call("GET", "/account/whoami", expect=200 if stays else 401)
         await server.app.people.accounts.set_password(alice.user_id, PASSWORD)
 
 
