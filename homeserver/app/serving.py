@@ -1,6 +1,7 @@
 """Running a server: its listeners, and its end; and what is the matter with one."""
 
 import asyncio
+import errno
 import gc
 import signal
 import socket
@@ -91,26 +92,43 @@ async def _listen(app: App, closing: AsyncExitStack) -> None:
     config = app.config
     if config.metrics.listen is not None:
         page = metrics_application(registry_of(app.metrics(GcPauses())))
-        await _listening(closing, page, config.metrics.listen)
+        await _listening(closing, "metrics.listen", page, config.metrics.listen)
     federation = config.federation
     if federation.listen:
         tls = None
         if federation.tls.certificate is not None and federation.tls.key is not None:
             tls = served_with(federation.tls.certificate, federation.tls.key)
-        await _listening(closing, app.federation_application(), *federation.listen, tls=tls)
-    await _listening(closing, app.web_application(), *config.listen)
+        servers = app.federation_application()
+        await _listening(closing, "federation.listen", servers, *federation.listen, tls=tls)
+    await _listening(closing, "listen", app.web_application(), *config.listen)
     for address in (*config.listen, *federation.listen):
         log.info("listening", address=str(address), server_name=config.server_name)
 
 
 async def _listening(
     closing: AsyncExitStack,
+    option: str,
     application: Application,
     *addresses: Address,
     tls: ssl.SSLContext | None = None,
 ) -> None:
+    """Listen where an option says. Raises OSError, for the person who set it."""
     runner = runner_of(application)
     await runner.setup()
     closing.push_async_callback(runner.cleanup)
     for address in addresses:
-        await web.TCPSite(runner, address.host, address.port, ssl_context=tls).start()
+        try:
+            await web.TCPSite(runner, address.host, address.port, ssl_context=tls).start()
+        except OSError as error:
+            raise OSError(f"{option}: cannot listen on {address}: {_why_not(error)}") from error
+
+
+def _why_not(error: OSError) -> str:
+    """Why an address cannot be listened on, and what to do about it."""
+    match error.errno:
+        case errno.EADDRINUSE:
+            return "something listens there already; stop it, or choose another port"
+        case errno.EACCES:
+            return "this user may not use the port; choose one from 1024 on, behind a reverse proxy"
+        case _:
+            return "this machine has no such address; name one that it has, or 0.0.0.0 for all"

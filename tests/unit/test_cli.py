@@ -543,8 +543,21 @@ def test_serve_on_an_address_in_use_ends_with_1(tmp_path: Path) -> None:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
         code, told = failed_start({"WEFT_DATA_DIR": str(tmp_path), "WEFT_LISTEN": listen}, "--dev")
     assert code == 1
-    assert len(told) == 1
-    assert "address already in use" in told[0]
+    assert told == [
+        f"weft: listen: cannot listen on {listen}: something listens there already; "
+        "stop it, or choose another port"
+    ]
+
+
+def test_serve_on_an_address_of_no_interface_ends_with_1(tmp_path: Path) -> None:
+    listen = f"192.0.2.1:{free_port()}"
+    environ = {"WEFT_DATA_DIR": str(tmp_path), "WEFT_METRICS_LISTEN": listen}
+    code, told = failed_start({**environ, "WEFT_LISTEN": f"127.0.0.1:{free_port()}"}, "--dev")
+    assert code == 1
+    assert told == [
+        f"weft: metrics.listen: cannot listen on {listen}: this machine has no such address; "
+        "name one that it has, or 0.0.0.0 for all"
+    ]
 
 
 # mongo-shard-plan
