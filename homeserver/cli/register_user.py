@@ -4,6 +4,8 @@ import argparse
 import getpass
 import json
 import sys
+import time
+from http import HTTPStatus
 from http.client import HTTPException, InvalidURL
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from homeserver.shared_secret import registration_mac
 REGISTER_PATH = "/_synapse/admin/v1/register"
 LARGEST_ANSWER = 65536
 ANSWER_TIMEOUT_S = 30
+TRIES = 10
+LONGEST_WAIT_S = 10.0
 
 
 def add(commands: Commands) -> None:
@@ -99,7 +103,26 @@ def _local_url(config: Config) -> str:
 
 
 def _call(url: str, body: dict[str, Any] | None) -> dict[str, Any]:
-    """GET, or POST with a body; the JSON object that comes back. Raises CommandError on anything else."""
+    """What the server answers; asked again after a while if it says "too often". Raises CommandError."""
+    for _ in range(TRIES):
+        status, answer = _asked(url, body)
+        if status != HTTPStatus.TOO_MANY_REQUESTS:
+            break
+        time.sleep(_seconds_to_wait(answer.get("retry_after_ms")))
+    if status != HTTPStatus.OK:
+        raise CommandError(
+            f"the server refused: {answer.get('error', status)} ({answer.get('errcode', status)})"
+        )
+    return answer
+
+
+def _seconds_to_wait(retry_after_ms: object) -> float:
+    wanted = retry_after_ms / 1000 if isinstance(retry_after_ms, int) else 1.0
+    return min(max(wanted, 0.0), LONGEST_WAIT_S)
+
+
+def _asked(url: str, body: dict[str, Any] | None) -> tuple[int, dict[str, Any]]:
+    """GET, or POST with a body; the status and the JSON object that come back. Raises CommandError."""
     if not url.startswith(("http://", "https://")):
         raise CommandError(f"--url: takes an address such as http://127.0.0.1:8008, not {url!r}", WRONG_USE)
     data = None if body is None else json.dumps(body).encode()
@@ -126,8 +149,4 @@ def _call(url: str, body: dict[str, Any] | None) -> dict[str, Any]:
         answer = None
     if not isinstance(answer, dict):
         raise CommandError(f"{url} answered {status} with something that is not a JSON object; is this Weft?")
-    if status != 200:
-        raise CommandError(
-            f"the server refused: {answer.get('error', status)} ({answer.get('errcode', status)})"
-        )
-    return answer
+    return status, answer

@@ -503,6 +503,22 @@ def test_an_account_registered_on_a_running_server_can_log_in(
             process.terminate()
 
 
+def test_accounts_can_be_registered_faster_than_strangers_may_try(
+    config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    monkeypatch.setenv("WEFT_LISTEN", f"127.0.0.1:{port}")
+    monkeypatch.setenv("WEFT_RATE_LIMITS_REGISTRATION_CHECK_BURST", "1")
+    monkeypatch.setenv("WEFT_RATE_LIMITS_REGISTRATION_CHECK_PER_SECOND", "5")
+    with subprocess.Popen(weft("serve", "-c", str(config_file)), cwd=REPOSITORY) as process:
+        try:
+            wait_until_serving(process, port)
+            options = ["-c", str(config_file), "--password-file", password_file(tmp_path)]
+            assert [main(["register-user", *options, name]) for name in ("alice", "bob")] == [0, 0]
+        finally:
+            process.terminate()
+
+
 def failed_start(environ: dict[str, str], *arguments: str) -> tuple[int, list[str]]:
     """Start a server that cannot start; its exit code and what it said."""
     command = weft("serve", *arguments)
