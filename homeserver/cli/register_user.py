@@ -21,6 +21,10 @@ LARGEST_ANSWER = 65536
 ANSWER_TIMEOUT_S = 30
 TRIES = 10
 LONGEST_WAIT_S = 10.0
+OTHER_SECRET = (
+    "; it knows another registration.shared_secret than this configuration: "
+    "name the one that it runs with (-c, --dev), or restart it"
+)
 
 
 def add(commands: Commands) -> None:
@@ -110,9 +114,8 @@ def _call(url: str, body: dict[str, Any] | None) -> dict[str, Any]:
             break
         time.sleep(_seconds_to_wait(answer.get("retry_after_ms")))
     if status != HTTPStatus.OK:
-        raise CommandError(
-            f"the server refused: {answer.get('error', status)} ({answer.get('errcode', status)})"
-        )
+        refusal = f"the server refused: {answer.get('error', status)} ({answer.get('errcode', status)})"
+        raise CommandError(refusal + (OTHER_SECRET if status == HTTPStatus.FORBIDDEN else ""))
     return answer
 
 

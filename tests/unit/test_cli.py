@@ -294,7 +294,10 @@ def test_what_the_server_refuses_is_told(
     assert capsys.readouterr().err == "weft: the server refused: User ID already taken. (M_USER_IN_USE)\n"
     config_file.write_text(config_file.read_text().replace(SECRET, "another-secret"))
     assert main(arguments) == 1
-    assert capsys.readouterr().err == "weft: the server refused: HMAC incorrect (M_UNKNOWN)\n"
+    assert capsys.readouterr().err == (
+        "weft: the server refused: HMAC incorrect (M_UNKNOWN); it knows another registration.shared_secret "
+        "than this configuration: name the one that it runs with (-c, --dev), or restart it\n"
+    )
 
 
 def test_a_server_that_does_not_answer_is_told(
