@@ -125,10 +125,14 @@ async def _listening(
 
 def _why_not(error: OSError) -> str:
     """Why an address cannot be listened on, and what to do about it."""
+    if isinstance(error, socket.gaierror):
+        return "this machine does not know the name; give an IP address, such as 0.0.0.0 for all"
     match error.errno:
         case errno.EADDRINUSE:
             return "something listens there already; stop it, or choose another port"
         case errno.EACCES:
             return "this user may not use the port; choose one from 1024 on, behind a reverse proxy"
-        case _:
+        case errno.EADDRNOTAVAIL:
             return "this machine has no such address; name one that it has, or 0.0.0.0 for all"
+        case _:
+            return error.strerror or str(error)
