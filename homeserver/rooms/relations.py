@@ -20,7 +20,6 @@ from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.visibility import Visibility
 from homeserver.since_tokens import encode_position
 from homeserver.users.sessions import Session
-from storage.log import Kind
 
 ANNOTATION = "m.annotation"
 MAX_ANNOTATIONS = 1000
@@ -232,6 +231,7 @@ class Relations:
                 return True
 
     async def _took_part(self, room: Room, root: RoomEvent, user_id: str) -> bool:
+        """Whether a thread was begun by a user, or has a reply of theirs that was not redacted."""
         if root.sender == user_id:
             return True
         before: int | None = None
@@ -239,7 +239,8 @@ class Relations:
             entries = await self._rooms.log.related(
                 room.shard, room.room_id, root.event_id, rel_type=THREAD, before=before, limit=MAX_CHILDREN
             )
-            if any(entry.sender == user_id and entry.kind is Kind.EVENT for entry in entries):
+            own = await self._rooms.stored.views(room.room_id, [e for e in entries if e.sender == user_id])
+            if any(reply.relates_to is not None for reply in own):
                 return True
             if len(entries) < MAX_CHILDREN:
                 break

@@ -183,6 +183,25 @@ async def test_thread_is_listed_whose_last_replies_were_all_redacted(alice: Clie
     assert [event["event_id"] for event in threads["chunk"]] == [root]
 
 
+async def test_whoever_took_back_all_they_said_in_a_thread_has_not_taken_part(
+    alice: Client, bob: Client
+) -> None:
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    root = await alice.send(room_id, "root")
+    thread = {"m.relates_to": {"rel_type": "m.thread", "event_id": root}}
+    said = [await bob.send(room_id, {"msgtype": "m.text", "body": str(n), **thread}) for n in range(2)]
+    await alice.send(room_id, {"msgtype": "m.text", "body": "mine", **thread})
+    path, query = f"/_matrix/client/v1/rooms/{room_id}/threads", {"include": "participated"}
+    for listed, event_id in ((1, said[0]), (1, said[1]), (0, None)):
+        chunk = (await bob.get(path, query=query))["chunk"]
+        assert len(chunk) == listed
+        summaries = [event["unsigned"]["m.relations"]["m.thread"] for event in chunk]
+        assert all(summary["current_user_participated"] for summary in summaries)
+        if event_id is not None:
+            await bob.redact(room_id, event_id)
+
+
 async def test_thread_off_a_reply_is_refused(alice: Client) -> None:
     room_id = await alice.create_room()
     root = await alice.send(room_id)
