@@ -29,7 +29,7 @@ from homeserver.graph.states import StateIds, States, auth_keys, changed, differ
 from homeserver.protocol.event_auth import is_allowed, lookup_in
 from homeserver.protocol.events import Event
 from homeserver.protocol.signing import encode_event
-from homeserver.protocol.visibility import parse_visibility
+from homeserver.protocol.visibility import HistoryVisibility, View, may_see, parse_visibility
 from homeserver.rooms.event_entry import event_entry
 from homeserver.rooms.event_meta import EventMeta
 from homeserver.rooms.policy import Policy
@@ -44,6 +44,8 @@ log = structlog.get_logger(__name__)
 
 ATTEMPTS = 20
 """How often an event is prepared anew because others were faster."""
+MAX_NEWCOMERS = 1_000
+"""Members noted with an event that was said before they came, at most."""
 MAX_COVERED = 1_000
 """Events put aside that are gone through in search of extremities."""
 
@@ -279,6 +281,7 @@ class Receiver:
             state_key=None if current else event.state_key,
             redacted_by=redaction,
             setting=await self._setting(room, event, before.state, head),
+            newcomers=await self._newcomers(room, event, before.state, head),
         )
         return _Fork(head, meta, changes, fills_gap, leaves_gap=not is_complete)
 
@@ -288,9 +291,40 @@ class Receiver:
         changes_it = event.is_state and event.state_tuple == VISIBILITY
         if changes_it or event_id == ids_of(head).get(VISIBILITY):
             return None
+        return await self._visibility_in(room, before)
+
+    async def _visibility_in(self, room: Room, state: StateIds) -> HistoryVisibility:
+        event_id = state.get(VISIBILITY)
         known = await self._events.get_many(room, [event_id] if event_id is not None else [])
         content = known[event_id].event.content if event_id in known else {}
         return parse_visibility(content.get("history_visibility"))
+
+    async def _newcomers(self, room: Room, event: Event, before: StateIds, head: RoomHead) -> tuple[str, ...]:
+        """Who is in the room at the head, and may not see an event by its own state.
+
+        Who came since is told apart by the room's timeline alone where they are too many.
+        """
+        settings = [await self._visibility_in(room, before)]
+        own = event.state_tuple if event.is_state else None
+        if own == VISIBILITY:
+            settings.append(parse_visibility(event.content.get("history_visibility")))
+        if not {HistoryVisibility.SHARED, HistoryVisibility.WORLD_READABLE}.isdisjoint(settings):
+            return ()
+        was = {
+            key: event_id
+            for type, key, event_id in differences(ids_of(head), before)
+            if type == "m.room.member" and key in room.joined and (type, key) != own
+        }
+        if len(was) > MAX_NEWCOMERS:
+            return ()
+        known = await self._events.get_many(room, [each for each in was.values() if each is not None])
+        newcomers: list[str] = []
+        for user_id, event_id in was.items():
+            content = known[event_id].event.content if event_id in known else {}
+            views = [View(setting, content.get("membership", "leave")) for setting in settings]
+            if not may_see(views[0], views[-1], joins_later=True):
+                newcomers.append(user_id)
+        return tuple(newcomers)
 
     async def _covered(self, room: Room, event: Event) -> tuple[set[str], bool]:
         """The events that are no extremities any more: what this one follows upon, be it by way of events

@@ -55,6 +55,8 @@ class ToldEvent(NamedTuple):
     """In the room's timeline; None beside it."""
     setting: str | None = None
     """See `EventMeta`."""
+    newcomers: Sequence[str] = ()
+    """See `EventMeta`."""
 
 
 class _Sight(NamedTuple):
@@ -71,7 +73,8 @@ class _Sight(NamedTuple):
             return True
         position = event.position
         return position is not None and any(
-            line.sees_position(position, event.setting) for line in self.lines
+            line.user_id not in event.newcomers and line.sees_position(position, event.setting)
+            for line in self.lines
         )
 
 
@@ -342,9 +345,14 @@ class ToldGraph:
             some = wanted[first : first + AT_ONCE]
             for event_id, entry in (await self._rooms.log.by_event_id(room.shard, some)).items():
                 if entry.stream == room.room_id:
-                    setting = decode_meta(entry.meta).setting
+                    meta = decode_meta(entry.meta)
                     found[event_id] = ToldEvent(
-                        event_id, orjson.loads(entry.body), entry.body, entry.position, setting
+                        event_id,
+                        orjson.loads(entry.body),
+                        entry.body,
+                        entry.position,
+                        meta.setting,
+                        meta.newcomers,
                     )
             beside = [(room.room_id, event_id) for event_id in some if event_id not in found]
             for side in await self._side.get_many(beside) if beside else ():

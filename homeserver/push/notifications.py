@@ -91,7 +91,7 @@ class Notifications:
                 break
             examined += 1
             below[room.shard] = event.position
-            if event.sender in ignored or event.is_redacted:
+            if event.sender in ignored or event.is_redacted or user_id in event.newcomers:
                 continue
             verdict = self._verdicts.of(room, event, self._rules.of(user))
             if verdict.notify and (verdict.highlight or not highlights_only):

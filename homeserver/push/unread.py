@@ -92,6 +92,8 @@ class _Item(NamedTuple):
     thread: str
     judged: Judged | None
     """None of what is redacted: it notifies nobody."""
+    newcomers: Sequence[str]
+    """Who may not see it."""
 
 
 class _News(NamedTuple):
@@ -155,12 +157,14 @@ class Unread:
         if anew:
             tally.counts, tally.upto = UnreadCounts({}), tally.start
         threads, upto = tally.counts.threads, tally.upto
-        for position, sender, thread, judged in news.items:
+        for position, sender, thread, judged, newcomers in news.items:
             if position <= upto:
                 continue
             if sender == user.user_id:
                 # Who writes has read what stands before (spec: sending an event moves the receipt).
                 threads.pop(thread, None)
+            elif user.user_id in newcomers:
+                continue
             elif judged is not None and sender not in ignored and position > marks.get(thread, 0):
                 verdict = verdict_of(room, judged, rules)
                 if verdict.notify:
@@ -197,7 +201,7 @@ class Unread:
             if thread is None:
                 thread = await thread_of(self._rooms.stored, room, event)
             judged = self._verdicts.judged(room, event) if not event.is_redacted else None
-            items.append(_Item(event.position, event.sender, thread, judged))
+            items.append(_Item(event.position, event.sender, thread, judged, event.newcomers))
         redacts = frozenset(event.redacts for event in events if event.redacts is not None)
         return _News(items, redacts, events[-1].position if events else 0)
 

@@ -38,6 +38,8 @@ class EventMeta(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Of a state event that did not become current, when it came, under this state key."""
     setting: str | None = msgspec.field(default=None, name="h")
     """The room's history visibility before the event, where that is not the one at the position before."""
+    newcomers: tuple[str, ...] = msgspec.field(default=(), name="u")
+    """Who was in the room when the event came, and not by the state before it: they may not see it."""
     relay: bool = msgspec.field(default=False, name="o")
     """It is told by the server by way of which it came into the room, not by that of its sender: an event in
     the name of another server's user by this one, one of this server's users by another."""

@@ -48,6 +48,8 @@ class RoomEvent(msgspec.Struct, kw_only=True, eq=False, gc=False):
     preview: Preview | None = None
     setting: str | None = None
     """See `EventMeta`."""
+    newcomers: tuple[str, ...] = ()
+    """See `EventMeta`."""
     _content: JsonObject | None = None
 
     @property
@@ -265,6 +267,7 @@ def make_room_event(entry: Entry, meta: EventMeta, unsigned: JsonObject) -> Room
         txn=transaction_of(meta),
         preview=meta.preview,
         setting=meta.setting,
+        newcomers=meta.newcomers,
         depth=pdu.depth,
         reference_hash=(reference_hash(_CHOSEN_IDS, orjson.loads(entry.body)) if ":" in event_id else None),
     )

@@ -134,7 +134,7 @@ class SightLine:
 
     def sees(self, event: RoomEvent) -> bool:
         """Whether the user may see an event of this room."""
-        return self.sees_position(event.position, event.setting)
+        return self.user_id not in event.newcomers and self.sees_position(event.position, event.setting)
 
     def sees_position(self, at: int, forked: str | None = None) -> bool:
         """Whether the user may see what is at a position of the room.

@@ -396,7 +396,8 @@ class _Answer:
         if new and since is not None:
             # What the client may have from an earlier membership does not join on to this.
             timeline = Timeline(timeline.slice._replace(limited=True))
-        if not timeline.events or timeline.events[0].position >= ref.since:
+        is_newcomer = self._user.user_id in timeline.newcomers
+        if not timeline.events or (timeline.events[0].position >= ref.since and not is_newcomer):
             sight = None
         elif sight is None:
             # From when the user was not, or not for certain, in the room.

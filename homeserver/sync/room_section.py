@@ -40,7 +40,7 @@ NOTHING_ELSE = b'"ephemeral":{"events":[]},"account_data":{"events":[]}'
 class Timeline:
     """A slice of a room's timeline, and what is worked out of it once for all who read it."""
 
-    __slots__ = ("_authors", "_shared", "events", "names", "senders", "slice")
+    __slots__ = ("_authors", "_shared", "events", "names", "newcomers", "senders", "slice")
 
     def __init__(self, slice: TimelineSlice) -> None:
         self.slice = slice
@@ -49,6 +49,8 @@ class Timeline:
         """Whether it has an event after which the room's summary may be another."""
         self._shared: Shared | None = None
         self.senders = {event.sender for event in slice.events}
+        self.newcomers = {user_id for event in slice.events for user_id in event.newcomers}
+        """Users who may not see all of it, though they were in the room when it came."""
         self._authors = {event.sender for event in slice.events if event.txn is not None}
 
     def shared(self, now: int) -> bytes | None:
@@ -61,8 +63,15 @@ class Timeline:
         self._shared = Shared(json, now)
 
     def is_special_to(self, reader: Reader) -> bool:
-        """Whether a reader sees it otherwise than others: own transaction ids, or senders to be ignored."""
-        return reader.user_id in self._authors or not reader.ignored.isdisjoint(self.senders)
+        """Whether a reader sees it otherwise than others.
+
+        That is with own transaction ids, without the ignored, and without what was said before they came.
+        """
+        return (
+            reader.user_id in self._authors
+            or not reader.ignored.isdisjoint(self.senders)
+            or reader.user_id in self.newcomers
+        )
 
 
 class NewMessages(NamedTuple):

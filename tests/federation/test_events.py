@@ -11,10 +11,11 @@ import pytest
 
 from homeserver.clock import system_clock
 from homeserver.graph.receiving import Outcome
-from homeserver.protocol.events import parse_pdu
+from homeserver.protocol.events import Event, parse_pdu
 from homeserver.protocol.room_versions import ROOM_VERSIONS
 from homeserver.protocol.signing import VerifyKey, check_content_hash, verify_event_signatures
 from tests.client_api.conftest import VALIDATOR, Client
+from tests.client_api.sliding import Sliding, messages_in, whole_list
 from tests.client_api.test_erasure import deactivate
 from tests.federation.host import Host
 from tests.federation.rooms import text, texts
@@ -299,6 +300,50 @@ async def test_what_was_said_while_the_history_visibility_changed_is_seen_as_its
         assert await texts(bob, room_id) == (["on a branch"] if before == "shared" else ["merged"])
         await server.restart()
         bob._base = server.base
+
+
+async def test_what_was_said_while_somebody_came_in_is_not_for_them_where_only_members_may_see_it(
+    internet: Internet,
+    server: Homeserver,
+    http: aiohttp.ClientSession,
+    alice: Client,
+    bob: Client,
+    visitor: Visitor,
+) -> None:
+    """Its sender did not know them to be there, though it arrives after they came."""
+    room_id = await alice.create_room(preset="public_chat")
+    await alice.set_state(room_id, "m.room.history_visibility", {"history_visibility": "joined"})
+    await visitor.member(room_id, "join")
+    head = (await visitor.room(room_id)).head
+    await bob.join(room_id)
+    later = await another(internet, server, http)
+    await Visitor(server, later, "later").member(room_id, "join")
+    federation = server.app.federation
+    assert federation is not None
+    sliding = Sliding(bob, lists={"all": whole_list()})
+    await sliding.poll()
+    await bob.sync()
+    said: list[Event] = []
+    for body in ("on a branch", "further on it"):
+        room = await visitor.room(room_id)
+        event, head = visitor.drafted(room, head, "m.room.message", text(body))
+        assert await federation.receiver.receive(room, event) is Outcome.ACCEPTED
+        said.append(event)
+    merged = await alice.send(room_id, "merged")
+    shown = (await bob.sync())["rooms"]["join"][room_id]
+    assert [event["event_id"] for event in shown["timeline"]["events"]] == [merged]
+    assert shown["unread_notifications"]["notification_count"] == 1
+    notifications = (await bob.get("/notifications"))["notifications"]
+    assert [notification["event"]["event_id"] for notification in notifications] == [merged]
+    assert messages_in(await sliding.poll(), room_id) == [merged]
+    for event in said:
+        (pdu,) = (await later.get(f"{V1}/event/{quote(event.event_id, safe='')}"))["pdus"]
+        assert "body" not in pdu["content"]
+    for _ in range(2):
+        assert await texts(alice, room_id) == ["on a branch", "further on it", "merged"]
+        assert await texts(bob, room_id) == ["merged"]
+        await server.restart()
+        alice._base = bob._base = server.base
 
 
 @pytest.mark.parametrize(

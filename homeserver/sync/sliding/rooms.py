@@ -96,7 +96,8 @@ class RoomSections:
         timeline = await self._timeline(room, 0 if more_timeline else after, upto, wish, initial=initial)
         events = timeline.events
         line: SightLine | None = None
-        if events and events[0].position < ref.since:
+        is_newcomer = any(user.user_id in event.newcomers for event in events)
+        if events and (events[0].position < ref.since or is_newcomer):
             # From when the user was not, or not for certain, in the room.
             line = await self._visibility.sight_line(room, user.user_id)
             events = await self._visibility.shown(room, line, events)
