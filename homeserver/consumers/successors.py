@@ -45,7 +45,7 @@ class Successors:
         if entry.type == TOMBSTONE:
             await self._replaced(room)
         elif membership_in(entry) == "join":
-            old_room_id = _predecessor(room)
+            old_room_id = predecessor(room)
             if old_room_id is not None and not await self._was_joined(shard, entry):
                 await self.carry_over(entry.key, old_room_id, room.room_id)
 
@@ -53,7 +53,7 @@ class Successors:
         """A room got its tombstone: its successor may have members by now."""
         new_room_id = old.state_content(TOMBSTONE).get("replacement_room")
         new = await self._rooms.get(new_room_id) if isinstance(new_room_id, str) else None
-        if new is not None and _predecessor(new) == old.room_id:
+        if new is not None and predecessor(new) == old.room_id:
             for user_id in [user_id for user_id in new.joined if self._users.is_local(user_id)]:
                 await self.carry_over(user_id, old.room_id, new.room_id)
 
@@ -79,7 +79,7 @@ class Successors:
             await change(user_id, DIRECT, lambda direct: _with_direct(direct, old_room_id, new_room_id))
 
 
-def _predecessor(room: Room) -> str | None:
+def predecessor(room: Room) -> str | None:
     """The room that this one says it replaces."""
     predecessor = room.state_content("m.room.create").get("predecessor")
     room_id = predecessor.get("room_id") if isinstance(predecessor, dict) else None

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from homeserver.consumers.successors import Successors
+from homeserver.consumers.successors import Successors, predecessor
 from homeserver.errors import MatrixError, forbidden
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.power_levels import CREATOR_LEVEL, in_integers
@@ -57,7 +57,7 @@ class Upgrade:
     async def upgrade(
         self, room_id: str, user_id: str, new_version: str, additional_creators: Sequence[str]
     ) -> str:
-        """The replacement's id; whoever asks for the same while it is being made gets that one.
+        """The replacement's id; whoever asks for the same meanwhile or once more gets that one.
 
         Raises 400 M_UNSUPPORTED_ROOM_VERSION, 403 without the power, 503 before all members are known.
         """
@@ -76,23 +76,42 @@ class Upgrade:
             raise forbidden("You may not upgrade this room")
         if additional_creators and not version.privileged_creators:
             raise MatrixError(400, "M_BAD_JSON", "This room version has no additional creators")
-        # Who is banned is among the members, and has to stay so.
-        old = await self._rooms.whole(old)
-        member = {"membership": "join", **await self._profiles.member_profile(user_id)}
-        creation_content = _creation_content(old, additional_creators)
-        new = await self._creation.create_with(
-            version,
-            user_id,
-            creation_content,
-            self._first_events(old, version, user_id, member, creation_content),
-        )
-        await self._close_old(old, new.room_id, user_id)
+        new = await self._replacement(old, user_id, version, additional_creators)
+        if new is None:
+            # Who is banned is among the members, and has to stay so.
+            old = await self._rooms.whole(old)
+            member = {"membership": "join", **await self._profiles.member_profile(user_id)}
+            creation_content = _creation_content(old, additional_creators)
+            new = await self._creation.create_with(
+                version,
+                user_id,
+                creation_content,
+                self._first_events(old, version, user_id, member, creation_content),
+            )
+            await self._close_old(old, new.room_id, user_id)
         await self._aliases.move(old.room_id, new.room_id)
         if await self._directory.is_published(old.room_id):
             await self._directory.publish(new.room_id, True, is_admin=True)
             await self._directory.publish(old.room_id, False)
         await self._successors.carry_over(user_id, old.room_id, new.room_id)
         return new.room_id
+
+    async def _replacement(
+        self, old: Room, user_id: str, version: RoomVersion, additional_creators: Sequence[str]
+    ) -> Room | None:
+        """The room that this user has replaced the old one by already, if that is such a one as they want.
+
+        What comes after the tombstone may have been cut short. A second replacement would divide the members.
+        """
+        tombstone = old.head.state.get(("m.room.tombstone", ""))
+        new_room_id = tombstone.content.get("replacement_room") if tombstone is not None else None
+        new = await self._rooms.get(new_room_id) if isinstance(new_room_id, str) else None
+        if tombstone is None or new is None or tombstone.sender != user_id or user_id not in new.joined:
+            return None
+        create = new.head.state["m.room.create", ""]
+        made = (create.sender, new.version, create.content.get("additional_creators", []), predecessor(new))
+        wanted = (user_id, version, list(additional_creators), old.room_id)
+        return new if made == wanted else None
 
     def _first_events(
         self, old: Room, version: RoomVersion, user_id: str, member: JsonObject, creation: JsonObject

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import aiohttp
 import pytest
@@ -148,6 +149,35 @@ async def test_room_that_was_made_is_named_when_the_store_fails_behind_it(failin
     assert all_went_well, "the operation needs more steps than it was given"
     listed = [room["room_id"] for room in (await alice.get("/publicRooms"))["chunk"]]
     assert named[0] in listed
+
+
+async def test_upgrade_cut_short_behind_the_tombstone_is_brought_to_its_end(failing: Failing) -> None:
+    """Whoever comes by the alias, and whoever follows the tombstone, come to one room."""
+    alice = await failing.stranger.stranger().register("alice")
+    for step in range(1, MAX_STEPS):
+        named = {"room_alias_name": f"room{step}", "visibility": "public"}
+        old = await alice.create_room(room_version="10", **named)
+        path = f"/rooms/{quote(old)}/upgrade"
+        failing.store.arm(step)
+        reply = await alice.call("POST", path, {"new_version": "11"}, expect=None)
+        all_went_well = failing.store.writes < step
+        failing.store.arm(None)
+        tombstone = f"/rooms/{quote(old)}/state/m.room.tombstone"
+        told = (await alice.call("GET", tombstone, expect=None)).body.get("replacement_room")
+        if reply.status != 200:
+            assert reply.status == 503
+            reply = await alice.call("POST", path, {"new_version": "11"})
+        new = reply.body["replacement_room"]
+        assert told in (new, None)
+        assert (await alice.get(tombstone))["replacement_room"] == new
+        alias = quote(f"#room{step}:localhost")
+        assert (await alice.get(f"/directory/room/{alias}"))["room_id"] == new
+        listed = {room["room_id"] for room in (await alice.get("/publicRooms"))["chunk"]}
+        assert new in listed
+        assert old not in listed
+        if all_went_well:
+            break
+    assert all_went_well, "the operation needs more steps than it was given"
 
 
 async def test_password_that_was_changed_lets_nobody_stay_when_the_store_fails(failing: Failing) -> None:
