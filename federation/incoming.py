@@ -29,7 +29,7 @@ from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.signing import encode_event
 from homeserver.rooms.room import Room
 from homeserver.rooms.rooms import Rooms
-from homeserver.rooms.servers import server_acl
+from homeserver.rooms.servers import server_acl, takes_part
 from homeserver.tasks import end
 from storage.collection import Collection
 from storage.errors import StoreError
@@ -243,7 +243,8 @@ class Incoming:
         since = min((each.received_ts for each in staged), default=self._now())
         self._waiting[room_id] = _Waiting(len(staged), since)
         room = await self._rooms.get(room_id)
-        if room is None:
+        # Who may say what in a room that was left while its members were unknown, nobody will ever know.
+        if room is None or (room.partial is not None and not takes_part(room, self._server_name)):
             await self._staged.delete_where("key", (room_id,))
             return len(staged), 0
         if room.partial is not None:

@@ -7,8 +7,10 @@ from urllib.parse import quote
 import aiohttp
 import pytest
 
+import federation.incoming
 import federation.partial_rooms
 from homeserver.rooms import rooms
+from storage.records.staged_events import STAGED_EVENTS
 from tests.client_api.conftest import Client
 from tests.federation.host import Host
 from tests.federation.receiving import Receiving, away, taken
@@ -233,3 +235,18 @@ async def test_who_leaves_meanwhile_and_comes_back_is_told_all(alice: Client, ho
     everybody = await members(alice, host.room_id)
     assert len(everybody) == GUESTS + 2
     assert everybody[alice.user_id] == "join"
+
+
+async def test_what_was_said_in_a_room_that_was_left_meanwhile_waits_no_longer(
+    server: Homeserver, alice: Client, host: Host, other: OtherServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody will know who may say it; an administrator would be told of events that wait for ever."""
+    monkeypatch.setattr(federation.incoming, "FIRST_PAUSE_SECONDS", 0.05)
+    incoming = server.app.federation.incoming
+    await join(alice, host)
+    host.let_in(host.received[0])
+    await say(host, other, f"@guest1:{host.name}", "hello")
+    assert incoming.waiting()[0] == 1
+    await alice.leave(host.room_id)
+    await until(lambda: incoming.waiting()[0] == 0)
+    assert await server.app.store.collection(STAGED_EVENTS).find("key", (host.room_id,)) == []
