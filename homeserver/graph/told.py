@@ -229,8 +229,8 @@ class ToldGraph:
 
     async def _shown(self, sight: _Sight, events: Sequence[ToldEvent]) -> list[bytes]:
         """The events as the server is to have them: some redacted."""
-        local = (event.pdu["sender"] for event in events if event.pdu["sender"] not in sight.room.joined)
-        erased = await self._accounts.erased({sender for sender in local if self._accounts.is_local(sender)})
+        senders = {event.pdu["sender"] for event in events}
+        erased = await self._accounts.erased(filter(self._accounts.is_local, senders))
         version = sight.room.version
         seen = {event.event_id for event in events if sight.sees(event)}
         seen |= await self._seen_beside(sight, [event for event in events if event.event_id not in seen])

@@ -236,15 +236,13 @@ class Visibility:
     async def shown(self, room: Room, line: SightLine, events: Sequence[RoomEvent]) -> list[RoomEvent]:
         """What the user may see of the events, in the same order."""
         seen = [event for event in events if line.sees(event)]
-        # Who was joined keeps what was sent; and only those who left the room can have been erased.
-        gone = {
+        # Who was joined keeps what was sent. The erased may still be in the room, which they leave later.
+        senders = {
             event.sender
             for event in seen
-            if event.sender not in room.joined
-            and line.membership_at(event.position) != "join"
-            and self._users.is_local(event.sender)
+            if line.membership_at(event.position) != "join" and self._users.is_local(event.sender)
         }
-        erased = await self._accounts.erased(gone) if gone else gone
+        erased = await self._accounts.erased(senders) if senders else senders
         if not erased:
             return seen
         return [

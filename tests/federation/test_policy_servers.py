@@ -120,6 +120,27 @@ async def test_a_policy_server_that_is_away_holds_up_no_end_of_an_account(
     assert await server.app.people.profiles.get(alice.user_id) == {}
 
 
+async def test_erasure_holds_in_rooms_that_cannot_be_left_too(
+    server: Homeserver, other: OtherServer, alice: Client, bob: Client, judge: Judge, room_id: str
+) -> None:
+    await bob.join(room_id)
+    mine = await bob.send(room_id, "to be forgotten")
+    await alice.send(room_id, "stays")
+    judge.answer = lambda pdu: web.json_response({"errcode": "M_FORBIDDEN"}, status=400)
+    await deactivate(server, bob, erase=True)
+    judge.answer = judge.judge
+    assert (await members(alice, room_id))[bob.user_id] == "join"
+    carol = await server.register("carol")
+    await carol.join(room_id)
+    assert await texts(carol, room_id) == [None, "stays"]
+    (timeline,) = [room["timeline"] for room in (await carol.sync(full=True))["rooms"]["join"].values()]
+    (shown,) = [event for event in timeline["events"] if event["event_id"] == mine]
+    assert shown["content"] == {}
+    (pdu,) = (await other.get(f"/_matrix/federation/v1/event/{quote(mine, safe='')}"))["pdus"]
+    assert pdu["content"] == {}
+    assert await texts(alice, room_id) == ["to be forgotten", "stays"], "what she was sent in time"
+
+
 async def test_many_who_send_at_once_all_have_it_signed(alice: Client, judge: Judge, room_id: str) -> None:
     said = [f"text {n}" for n in range(8)]
     await asyncio.gather(*(alice.send(room_id, text) for text in said))
