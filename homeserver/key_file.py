@@ -26,8 +26,13 @@ def load_or_create(path: Path) -> SigningKey:
             _create(path)
         mode = path.stat().st_mode
         text = path.read_text("ascii")
-    except (OSError, UnicodeDecodeError) as error:
-        raise KeyFileError(f"cannot use the signing key {path}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise KeyFileError(_damaged(path)) from error
+    except OSError as error:
+        raise KeyFileError(
+            f"cannot use the signing key {path}: {error.strerror}; "
+            "the file and its folder have to belong to the server's user"
+        ) from error
     if mode & 0o007:
         raise KeyFileError(f"every user of this machine can reach the signing key; run: chmod 600 {path}")
     try:
@@ -36,10 +41,14 @@ def load_or_create(path: Path) -> SigningKey:
             raise ValueError(f"unknown algorithm {algorithm!r}")
         return SigningKey.from_seed(version, decode_base64(seed))
     except ValueError as error:
-        raise KeyFileError(
-            f"the signing key {path} is damaged; restore it from a backup "
-            f"(one line: {ALGORITHM} a_Xk3d <43 characters of base64>)"
-        ) from error
+        raise KeyFileError(_damaged(path)) from error
+
+
+def _damaged(path: Path) -> str:
+    return (
+        f"the signing key {path} is damaged; restore it from a backup "
+        f"(one line: {ALGORITHM} a_Xk3d <43 characters of base64>)"
+    )
 
 
 def _create(path: Path) -> None:

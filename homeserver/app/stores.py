@@ -10,7 +10,7 @@ from homeserver.config import Config
 from homeserver.protocol.signing import SigningKey
 from homeserver.server_key import replace
 from storage.collection import CollectionSpec
-from storage.errors import StoreRefused
+from storage.errors import StoreRefused, StoreUnavailable
 from storage.log import ShardMap
 from storage.records import accounts as account_records
 from storage.records import cursors as cursor_records
@@ -55,7 +55,13 @@ SPECS: Sequence[CollectionSpec[Any]] = (
 
 async def opened_store(config: Config) -> Store:
     """The store that the configuration names. Raises StoreRefused and StoreUnavailable."""
-    await asyncio.to_thread(Path(config.data_dir).mkdir, mode=0o700, parents=True, exist_ok=True)
+    try:
+        await asyncio.to_thread(Path(config.data_dir).mkdir, mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreUnavailable(
+            f"data_dir: cannot make {config.data_dir}: {error.strerror}; "
+            "make it yourself, and give it to the server's user"
+        ) from error
     shards = ShardMap(config.storage.room_shards, config.storage.user_shards)
     open_store = backend_of(config.storage.uri)
     return await open_store(config.storage.uri, server_name=config.server_name, shards=shards, specs=SPECS)

@@ -79,7 +79,10 @@ def _open(path: Path, server_name: str, shards: ShardMap, tables: Sequence[Table
             undo.pop_all()
             return parts
     except OSError as error:
-        raise StoreUnavailable(f"The store {path} cannot be opened: {error.strerror}") from error
+        raise StoreUnavailable(
+            f"The store {path} cannot be opened: {error.strerror}; "
+            "the file and its folder have to belong to the server's user"
+        ) from error
     except sqlite3.Error as error:
         if primary_code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             raise StoreRefused(f"The store is damaged: restore it from a backup ({error})") from error

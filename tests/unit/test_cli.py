@@ -555,6 +555,26 @@ def test_serve_with_a_key_open_to_everybody_ends_with_1(tmp_path: Path) -> None:
     assert told == [f"weft: every user of this machine can reach the signing key; run: chmod 600 {key}"]
 
 
+def test_serve_where_it_may_not_keep_its_files_ends_with_1(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    folder, store = tmp_path / "file" / "data", tmp_path / "file" / "weft.db"
+    assert failed_start({"WEFT_DATA_DIR": str(folder)}, "--dev") == (
+        1,
+        [
+            f"weft: data_dir: cannot make {folder}: Not a directory; "
+            "make it yourself, and give it to the server's user"
+        ],
+    )
+    environ = {"WEFT_DATA_DIR": str(tmp_path), "WEFT_STORAGE_URI": f"sqlite:///{store}"}
+    assert failed_start(environ, "--dev") == (
+        1,
+        [
+            f"weft: The store {store} cannot be opened: Not a directory; "
+            "the file and its folder have to belong to the server's user"
+        ],
+    )
+
+
 def test_serve_on_an_address_in_use_ends_with_1(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

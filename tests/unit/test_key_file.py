@@ -75,5 +75,10 @@ def test_a_damaged_key_is_refused_and_left_alone(tmp_path: Path, text: str) -> N
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(KeyFileError, match="cannot use the signing key"):
-        load_or_create(tmp_path / "file" / "signing.key")
+    path = tmp_path / "file" / "signing.key"
+    with pytest.raises(KeyFileError) as refused:
+        load_or_create(path)
+    assert str(refused.value) == (
+        f"cannot use the signing key {path}: File exists; "
+        "the file and its folder have to belong to the server's user"
+    )
