@@ -21,6 +21,7 @@ from homeserver.config import Config
 from homeserver.config.units import Address
 from homeserver.doctor.diagnosis import Diagnosis
 from homeserver.doctor.findings import Finding
+from homeserver.doctor.machine import absent
 from homeserver.key_file import KeyFileError, load_or_create
 from homeserver.metrics import GcPauses, registry_of
 from homeserver.server_key import establish, retired_keys
@@ -43,7 +44,7 @@ async def examined(config: Config) -> list[Finding]:
     """What is the matter with the server of a configuration, whether it runs or not."""
     proof = {}
     with suppress(KeyFileError):  # It is one of the findings.
-        if await asyncio.to_thread(config.signing_key_path.exists):
+        if not await asyncio.to_thread(absent, config.signing_key_path):
             proof[HEADER] = replica_token(load_or_create(config.signing_key_path))
     return await Diagnosis(config, lambda: opened_store(config), proof, system_clock).findings()
 

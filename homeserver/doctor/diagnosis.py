@@ -14,7 +14,7 @@ from homeserver.config import Config
 from homeserver.config.units import Address
 from homeserver.doctor.findings import Finding, fail, ok, warn
 from homeserver.doctor.health import PATH, Health
-from homeserver.doctor.machine import ANSWER_SECONDS, address_findings, file_findings
+from homeserver.doctor.machine import ANSWER_SECONDS, absent, address_findings, file_findings
 from homeserver.doctor.replicas import replica_findings
 from homeserver.doctor.stored import store_findings
 from storage.errors import StoreError
@@ -128,7 +128,7 @@ class Diagnosis:
     async def _stopped_store(self) -> list[Finding]:
         uri = self._config.storage.uri
         path = Path(uri.removeprefix("sqlite:///"))
-        if uri.startswith("sqlite:") and not await asyncio.to_thread(path.exists):
+        if uri.startswith("sqlite:") and await asyncio.to_thread(absent, path):
             return [warn("store", f"there is no {path} yet", "the first start makes it")]
         try:
             store = await self._open_store()

@@ -21,25 +21,32 @@ VERSIONS = "/_matrix/client/versions"
 def file_findings(config: Config) -> Iterator[Finding]:
     """The data folder, the media folder and the signing key."""
     folder = Path(config.data_dir)
-    if not folder.exists():
+    yield from _folder("data_dir", folder)
+    if absent(folder):
         yield warn("data_dir", f"there is no {folder}", "the first start makes it")
-    else:
-        yield from _folder("data_dir", folder)
-        if folder.stat().st_mode & stat.S_IROTH:
-            yield warn("data_dir", f"every user of this machine can read {folder}", f"chmod 700 {folder}")
-    media = Path(config.media.path)
-    if media.exists():
-        yield from _folder("media.path", media)
+    elif os.access(folder, os.R_OK) and folder.stat().st_mode & stat.S_IROTH:
+        yield warn("data_dir", f"every user of this machine can read {folder}", f"chmod 700 {folder}")
+    yield from _folder("media.path", Path(config.media.path))
     yield _key(config.signing_key_path)
 
 
+def absent(path: Path) -> bool:
+    """Whether there is nothing at a path; where this user may not look, there may be something."""
+    try:
+        return not path.exists()
+    except PermissionError:
+        return False
+
+
 def _folder(subject: str, folder: Path) -> Iterator[Finding]:
-    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+    """Whether this user can keep files in a folder, which may have to be made."""
+    nearest = next(path for path in (folder, *folder.parents) if not absent(path))
+    if not os.access(nearest, os.R_OK | os.W_OK | os.X_OK):
         yield fail(
             subject, f"{folder} cannot be written by this user", "run this as the server's user, or chown"
         )
         return
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(nearest).free
     text = f"{free / (1 << 30):.1f} GiB free for {folder}"
     if free < TOO_LITTLE_DISK:
         yield fail(subject, text, "free some: writes fail when the disk is full")
@@ -50,7 +57,7 @@ def _folder(subject: str, folder: Path) -> Iterator[Finding]:
 
 
 def _key(path: Path) -> Finding:
-    if not path.exists():
+    if absent(path):
         return warn(
             "signing key", f"there is no {path}", "the very first start makes it; a replica needs a copy"
         )

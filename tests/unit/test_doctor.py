@@ -19,6 +19,7 @@ from tests.real_parts import mongodb
 from tests.server_process import ServerProcess, free_port
 
 NOW = 1_700_000_000_000
+NOBODY = 65534
 
 
 @pytest.fixture(autouse=True)
@@ -109,6 +110,36 @@ def test_a_key_and_a_folder_open_to_everybody_are_found(
     assert verdict.code == 2
     assert "chmod 600" in verdict.of("signing key", "FAIL")
     assert "chmod 700" in verdict.of("data_dir", "WARN")
+
+
+def test_a_media_folder_that_cannot_be_made_is_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("WEFT_MEDIA_PATH", str(tmp_path / "file" / "media"))
+    verdict = doctor(capsys)
+    assert verdict.code == 2
+    assert "cannot be written by this user" in verdict.of("media.path", "FAIL")
+
+
+def test_whoever_may_not_look_into_the_data_folder_is_told_so(
+    running: ServerProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running.stop()
+    doctor(capsys)  # What it imports is there from now on, also for a user who may not read it.
+    user = os.getuid()
+    somebody = user or NOBODY
+    (tmp_path / "data").chmod(0)
+    os.setresuid(somebody, somebody, user)
+    try:
+        verdict = doctor(capsys)
+    finally:
+        os.setresuid(user, user, user)
+    assert verdict.code == 2
+    for subject in ("data_dir", "media.path"):
+        assert "run this as the server's user" in verdict.of(subject, "FAIL")
+    assert "belong to the server's user" in verdict.of("signing key", "FAIL")
+    assert "the server's user" in verdict.of("store", "FAIL")
 
 
 def test_another_program_at_the_address_is_found(
