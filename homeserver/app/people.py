@@ -56,6 +56,7 @@ class People:
             access_lifetime_ms=config.auth.access_token_lifetime,
             refresh_lifetime_ms=config.auth.refresh_token_lifetime,
         )
+        ground.users.follow(self.accounts.on_user_entry)
         ground.users.follow(self.sessions.on_user_entry)
         ground.consume(ground.users, "devices_going", self.sessions.wants, self.sessions.handle)
         self.devices = Devices(collection(account_records.DEVICES), self.last_seen, self.sessions)
