@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
 
+import structlog
+
 from homeserver.errors import too_large, unavailable
+
+log = structlog.get_logger(__name__)
 
 CHUNK = 256 * 1024
 ABANDONED_SECONDS = 3600
@@ -52,7 +56,9 @@ class MediaFiles:
             stored = await self._write(draft, chunks, most)
             await asyncio.to_thread(self._keep, draft, self.path(stored.digest))
         except OSError as error:
-            raise unavailable(f"The file could not be stored: {error.strerror}") from error
+            # What is the matter with folders and disks is for the log alone.
+            log.error("a file cannot be stored", folder=str(self._root), error=str(error))
+            raise unavailable("The file cannot be stored now") from error
         finally:
             await asyncio.to_thread(draft.unlink, missing_ok=True)
         return stored

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import msgspec
 import pytest
 from PIL import Image
+from structlog.testing import capture_logs
 
 from homeserver.clock import system_clock
 from homeserver.media import thumbnails
@@ -56,6 +57,21 @@ async def test_file_comes_back_as_it_was_uploaded(alice: Client, bob: Client) ->
     assert reply.headers["Content-Disposition"] == "attachment; filename*=utf-8''%C3%BCn%C3%AF.bin"
     named = await bob.call("GET", f"{V1}/download/{where}/other.bin")
     assert "other.bin" in named.headers["Content-Disposition"]
+
+
+async def test_a_folder_that_takes_no_files_is_the_logs_business(alice: Client, tmp_path: Path) -> None:
+    media = tmp_path / "data" / "media"
+    media.mkdir()
+    (media / "content").write_text("a file, where the folder should be")
+    with capture_logs() as logged:
+        reply = await alice.call("POST", "/_matrix/media/v3/upload", data=b"tea", expect=503)
+    assert reply.body["error"] == "The file cannot be stored now"
+    (line,) = logged
+    assert (line["event"], line["log_level"], line["folder"]) == (
+        "a file cannot be stored",
+        "error",
+        str(media),
+    )
 
 
 async def test_media_needs_a_login(alice: Client, server: Server) -> None:
