@@ -110,6 +110,8 @@ class Incoming:
 
         Raises StoreError, MatrixError 503.
         """
+        # Whoever denies a knock may be faster than the answer to it.
+        await self._outside.settled(room_id)
         room = await self._rooms.get(room_id)
         if room is None:
             return {}

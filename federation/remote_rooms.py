@@ -246,7 +246,8 @@ class RemoteRooms:
             await self._outside.note_own(made, preview, before)
             return made.event_id
 
-        return await self._of_first(self._servers(room_id, room, user_id, via), ask)
+        with self._outside.under_way(room_id):
+            return await self._of_first(self._servers(room_id, room, user_id, via), ask)
 
     async def leave(self, room: Room, user_id: str, content: JsonObject) -> str:
         own = room.head.state["m.room.member", user_id]

@@ -4,7 +4,9 @@ Such a member event is state of its room, as far as that is known here, without 
 has with it what its user may be shown of the room.
 """
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from homeserver.graph.receiving import state_entry
 from homeserver.protocol.events import Event
@@ -17,6 +19,9 @@ from homeserver.rooms.servers import takes_part
 from homeserver.shard_writer import Appended, Drafts
 from storage.log import Entry
 
+SETTLE_SECONDS = 5.0
+"""So long what others send waits for what a user is about; the answer to that may wait for it in turn."""
+
 Decide = Callable[[RoomEvent | None], Preview | None]
 """What the user may be shown with an event, given the one that stands in its place; None: it stays."""
 
@@ -27,6 +32,27 @@ class Outside:
     def __init__(self, rooms: Rooms, server_name: str) -> None:
         self._rooms = rooms
         self._server_name = server_name
+        self._under_way: dict[str, set[asyncio.Future[None]]] = {}
+        """Room → what users of this process are about there."""
+
+    @contextmanager
+    def under_way(self, room_id: str) -> Iterator[None]:
+        """While a user does something by way of another server, which may be answered by others sooner."""
+        done = asyncio.get_running_loop().create_future()
+        of_room = self._under_way.setdefault(room_id, set())
+        of_room.add(done)
+        try:
+            yield
+        finally:
+            done.set_result(None)
+            of_room.remove(done)
+            if not of_room:
+                del self._under_way[room_id]
+
+    async def settled(self, room_id: str) -> None:
+        """Wait until what users are about in a room now is written down."""
+        if under_way := self._under_way.get(room_id):
+            await asyncio.wait(under_way, timeout=SETTLE_SECONDS)
 
     async def note(self, event: Event, preview: Preview) -> None:
         """Make a member event current, unless this server is in the room by now. Raises MatrixError 503."""

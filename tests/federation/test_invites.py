@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 
 from homeserver.protocol.room_versions import ROOM_VERSIONS
-from tests.client_api.conftest import Client
+from tests.client_api.conftest import Client, Reply
 from tests.federation.guest import Guest
 from tests.federation.host import Host
 from tests.federation.inviter import Inviter
@@ -259,6 +259,30 @@ async def test_who_is_invited_while_a_knock_or_a_rejection_is_answered_is_invite
     else:
         await alice.post(f"/knock/{quote(host.room_id)}?via={host.name}")
     assert host.room_id in (await alice.sync(full=True))["rooms"]["invite"]
+
+
+async def test_a_knock_is_denied_while_it_is_answered(other: OtherServer, alice: Client) -> None:
+    """Somebody there is quick, maybe by a bot."""
+    host = Host(other.peer, join_rule="knock")
+    host.open_to(alice.user_id, "knock")
+    below = other.peer.site.below
+    path = next(path for path in below if "/send_knock/" in path)
+    answer = below[path]
+    denied: list[asyncio.Task[Reply]] = []
+
+    async def deny_first(request: web.BaseRequest) -> web.StreamResponse:
+        answered = await answer(request)
+        host.let_in(host.received[0])
+        kick = host.send("m.room.member", alice.user_id, {"membership": "leave"})
+        denied.append(asyncio.create_task(other.send(kick.pdu)))
+        await asyncio.wait(denied, timeout=0.3)
+        return answered
+
+    below[path] = deny_first
+    await alice.post(f"/knock/{quote(host.room_id)}?via={host.name}")
+    await denied[0]
+    assert "knock" not in (await alice.sync(full=True)).get("rooms", {})
+    await alice.call("POST", f"/rooms/{quote(host.room_id)}/leave", {})
 
 
 async def test_an_invite_is_not_ended_by_servers_that_have_no_part_in_it(
