@@ -34,7 +34,7 @@ from storage.records.keys import FallbackKey, OneTimeEpoch, OneTimeKey, OneTimeU
 log = structlog.get_logger(__name__)
 
 RECOUNT = "one_time_keys"
-"""Kind of message: [user, device], whose keys are others now."""
+"""Kind of message: [user, device], whose keys are others now: counts and notes of them are of no use."""
 COUNTED_FOR_MS = 5 * 60_000
 """A net beneath `recount`, for changes by a replica that died before it told of them."""
 CACHED_COUNTS = 50_000
@@ -289,6 +289,7 @@ class OneTimeKeys:
 
     def _on_recount(self, body: bytes) -> None:
         user_id, device_id = orjson.loads(body)
+        self._recent.pop((user_id, device_id), None)
         self._forget_count((user_id, device_id))
 
     def _forget_count(self, device: tuple[str, str]) -> None:

@@ -232,6 +232,18 @@ async def test_a_name_that_a_key_took_at_the_other_replica_is_taken(
     assert await alice.post("/keys/upload", {}) == {"one_time_key_counts": {ALGORITHM: 1}}
 
 
+async def test_keys_dropped_at_the_other_replica_may_be_uploaded_again(
+    replicas: Replicas, alice: Client
+) -> None:
+    """They went with the identity that the device had."""
+    device = CryptoDevice(alice)
+    keys = device.one_time_keys(3)
+    await alice.post("/keys/upload", {"device_keys": device.device_keys(), "one_time_keys": keys})
+    await CryptoDevice(replicas.at_b(alice), number=2).upload()
+    answer = await alice.post("/keys/upload", {"one_time_keys": keys})
+    assert answer["one_time_key_counts"] == {ALGORITHM: 3}
+
+
 async def test_keys_uploaded_at_one_are_signed_at_the_other(replicas: Replicas, alice: Client) -> None:
     """Clients do both at once, before the other replica has heard of the keys."""
     at_b = replicas.at_b(alice)
