@@ -337,17 +337,16 @@ def _noted(recent: Mapping[str, tuple[Upload, ...]], keys: ShortKeys) -> _Noted:
         fresh = {id: sign[:MARK_LENGTH] or _mark(key) for id, key, sign in of_algorithm.values()}
         uploads: list[Upload] = []
         for upload, before in recent.get(algorithm, ()):
-            replaced: set[str] = set()
-            if not before.keys().isdisjoint(fresh):
-                named_again = before.keys() & fresh.keys()
-                replaced = {key_id for key_id in named_again if before[key_id] != fresh[key_id]}
-                other += ((algorithm, key_id, upload) for key_id in replaced)
-                for key_id in named_again - replaced:
-                    del fresh[key_id]
-            if replaced:
-                before = {key_id: sum for key_id, sum in before.items() if key_id not in replaced}
-            if before:
+            if before.keys().isdisjoint(fresh):
                 uploads.append((upload, before))
+                continue
+            for key_id in before.keys() & fresh.keys():
+                if before[key_id] == fresh[key_id]:
+                    del fresh[key_id]
+                else:
+                    other.append((algorithm, key_id, upload))
+            if kept := {key_id: mark for key_id, mark in before.items() if key_id not in fresh}:
+                uploads.append((upload, kept))
         if fresh:
             all_new = len(fresh) == len(of_algorithm)
             new[algorithm] = of_algorithm if all_new else {key_id: of_algorithm[key_id] for key_id in fresh}
