@@ -1,8 +1,11 @@
 """/sync of an account that has seen everything, with one new event, and of one that has seen nothing."""
 
 import time
+from itertools import count
 
+from bench.crowd import Crowds
 from bench.http1 import Response, connect
+from bench.load import Load
 from bench.matrix import Account, JsonObject, WrongAnswer, marks, parsed, text, timeline_filter
 from bench.scenarios.scenario import Scenario
 
@@ -98,6 +101,10 @@ class FirstSync(Scenario):
     name = "first-sync"
     about = "first /sync of a user in 10 and 50 rooms of 5 members, all members or lazily"
 
+    def __init__(self, load: Load, crowds: Crowds) -> None:
+        super().__init__(load, crowds)
+        self._timeouts = count(1)
+
     async def prepare(self) -> None:
         few, many = self.sizes.first_sync
         everywhere, *crew = await self.load.accounts(2 * _MEMBERS - 1)
@@ -115,21 +122,21 @@ class FirstSync(Scenario):
         self.accounts = {few: first[0], many: everywhere}
 
     async def measure(self) -> None:
-        for count, account in self.accounts.items():
+        for rooms, account in self.accounts.items():
             for lazy in (False, True):
-                await self._sync(account, count, lazy)
+                await self._sync(account, rooms, lazy)
 
-    async def _sync(self, account: Account, count: int, lazy: bool) -> None:
+    async def _sync(self, account: Account, rooms: int, lazy: bool) -> None:
         filter_json = timeline_filter(10, lazy=lazy)
 
         def request(worker: int, number: int) -> bytes:
-            # Another timeout each time, as a server may hold the answer to an equal request.
-            return self.load.api.sync(account, "", timeout_ms=number + 1, filter_json=filter_json)
+            # Another timeout each time, in all rounds: a server may hold the answer to an equal request.
+            return self.load.api.sync(account, "", timeout_ms=next(self._timeouts), filter_json=filter_json)
 
         def check(worker: int, number: int, response: Response) -> None:
-            self._check(parsed(response), self.rooms[:count], lazy)
+            self._check(parsed(response), self.rooms[:rooms], lazy)
 
-        name = f"first sync, {count} rooms, {'lazy' if lazy else 'all'} members"
+        name = f"first sync, {rooms} rooms, {'lazy' if lazy else 'all'} members"
         await self.load.loop(name, 1, request, check, most=_REPEATS)
 
     @staticmethod
