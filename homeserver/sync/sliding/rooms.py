@@ -88,10 +88,10 @@ class RoomSections:
         other_state = had is not None and had.sent.state != wish.signature
         limit = max(wish.timeline_limit, had.sent.timeline_limit if had else 0)
         sent = SentRoom(limit, wish.signature, direct=direct)
-        redirected = direct != (had is not None and had.sent.direct)
+        direct_is_news = direct != (had is not None and had.sent.direct)
         known = frozenset() if had is None else had.members
         grown = more_timeline or other_state
-        if not initial and not grown and not redirected and after >= min(room.last_seq, upto):
+        if not initial and not grown and not direct_is_news and after >= min(room.last_seq, upto):
             return None, sent, known
         timeline = await self._timeline(room, 0 if more_timeline else after, upto, wish, initial=initial)
         events = timeline.events
@@ -105,7 +105,7 @@ class RoomSections:
         state, members = self._state(room, wish.patterns, events, known, 0 if other_state else after)
         changed = [event for event in room.head.state.values() if event.position > after] if after else None
         parts = self._face(user, room, wish, changed)
-        if redirected:
+        if direct_is_news:
             parts.append(b'"is_dm":' + orjson.dumps(direct))
         own_receipt = room.receipt_seqs.get(user.user_id, 0) > after
         if not (initial or grown or events or timeline.limited or state or parts or own_receipt):
