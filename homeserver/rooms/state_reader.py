@@ -4,12 +4,15 @@ import orjson
 
 from homeserver.clock import Clock
 from homeserver.errors import forbidden, not_found
-from homeserver.protocol.json_types import JsonObject
 from homeserver.rooms.access import Access, RoomAccess
 from homeserver.rooms.history import History
 from homeserver.rooms.rendering import events_array
+from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
+
+_JOINED = "joined members"
+"""Of a room's fragments."""
 
 
 class StateReader:
@@ -68,18 +71,25 @@ class StateReader:
         ]
         return b'{"chunk":' + events_array(chosen, self._now(), room) + b"}"
 
-    async def joined_members(self, room_id: str, user_id: str) -> JsonObject:
-        """Joined users with their names and avatars in this room; for members only."""
+    async def joined_members(self, room_id: str, user_id: str) -> bytes:
+        """Joined users with their names and avatars in this room, as JSON; for members only."""
         room = await self._rooms.get(room_id)
         if room is None or user_id not in room.joined:
             raise forbidden("You are not in this room")
         room = await self._rooms.whole(room)
-        joined: JsonObject = {}
-        for member in room.joined:
-            content = room.head.state["m.room.member", member].content
-            shown = {"display_name": content.get("displayname"), "avatar_url": content.get("avatar_url")}
-            joined[member] = {key: value for key, value in shown.items() if isinstance(value, str)}
-        return {"joined": joined}
+        known = room.fragments.get(_JOINED)
+        if not isinstance(known, bytes):
+            known = room.fragments[_JOINED] = orjson.dumps({"joined": _shown_members(room)})
+        return known
+
+
+def _shown_members(room: Room) -> dict[str, dict[str, str]]:
+    shown: dict[str, dict[str, str]] = {}
+    for member in room.joined:
+        content = room.head.state["m.room.member", member].content
+        fields = {"display_name": content.get("displayname"), "avatar_url": content.get("avatar_url")}
+        shown[member] = {key: value for key, value in fields.items() if isinstance(value, str)}
+    return shown
 
 
 def _is_wanted(membership: str | None, this: str | None, not_this: str | None) -> bool:

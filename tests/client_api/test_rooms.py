@@ -266,6 +266,23 @@ async def test_members_at_a_point_in_time(alice: Client, bob: Client) -> None:
     assert set(joined["joined"]) == {alice.user_id, bob.user_id}
 
 
+async def test_joined_members_are_those_of_now_with_the_names_they_have_now(
+    alice: Client, bob: Client
+) -> None:
+    room_id = await alice.create_room(preset="public_chat")
+    path = f"/rooms/{room_id}/joined_members"
+    for _ in range(2):
+        assert set((await alice.get(path))["joined"]) == {alice.user_id}
+    await bob.join(room_id)
+    for name in ("Bob", "Robert"):
+        await bob.put(f"/profile/{bob.user_id}/displayname", {"displayname": name})
+        for client in (alice, bob):
+            assert (await client.get(path))["joined"][bob.user_id]["display_name"] == name
+    await bob.leave(room_id)
+    assert set((await alice.get(path))["joined"]) == {alice.user_id}
+    assert (await bob.call("GET", path, expect=403)).errcode == "M_FORBIDDEN"
+
+
 async def test_timestamp_to_event_passes_over_all_that_is_hidden(alice: Client, bob: Client) -> None:
     """Who came in late jumps to a date before, who left to one after."""
     room_id = await alice.create_room(preset="public_chat")
