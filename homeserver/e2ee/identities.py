@@ -54,8 +54,6 @@ LOADED_AT_ONCE = 100
 ENTRIES_AT_ONCE = 500
 IDENTITY_SIZE = 3_000
 """Bytes of memory for an identity besides its devices, roughly."""
-
-
 PARSED = 100
 """Keys of devices: an upload compares them three times."""
 

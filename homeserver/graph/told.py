@@ -73,8 +73,7 @@ class _Sight(NamedTuple):
             return True
         position = event.position
         return position is not None and any(
-            line.user_id not in event.newcomers and line.sees_position(position, event.setting)
-            for line in self.lines
+            line.sees_position(position, event.setting, event.newcomers) for line in self.lines
         )
 
 

@@ -134,13 +134,16 @@ class SightLine:
 
     def sees(self, event: RoomEvent) -> bool:
         """Whether the user may see an event of this room."""
-        return self.user_id not in event.newcomers and self.sees_position(event.position, event.setting)
+        return self.sees_position(event.position, event.setting, event.newcomers)
 
-    def sees_position(self, at: int, forked: str | None = None) -> bool:
+    def sees_position(self, at: int, forked: str | None = None, newcomers: Sequence[str] = ()) -> bool:
         """Whether the user may see what is at a position of the room.
 
-        `forked` is the room's setting before it, if it forks the room and that is another one there.
+        `forked` is the room's setting before it, if it forks the room and that is another one there;
+        `newcomers` are those who may not see it then, though they were in the room when it came.
         """
+        if self.user_id in newcomers:
+            return False
         if forked is not None:
             return self._judge(at, parse_visibility(forked))
         if at < 0 and at < self._gaps.get(gap_of(at), 0):
