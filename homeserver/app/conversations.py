@@ -109,7 +109,7 @@ class Conversations:
         redactions = Redactions(store.log, rooms.stored, collection(side_event_records.SIDE_EVENTS))
         pruned = ground.consume(rooms, "redactions", redactions.wants, redactions.handle)
         filing = SearchFiling(store.search, rooms, redactions, now)
-        filed = ground.consume(rooms, "search", filing.wants, handle_batch=filing.handle)
+        filed = ground.consume(rooms, "search", filing.wants, handle_batch=filing.handle, gathers=True)
         sending = Sending(rooms, author, aliases, membership, relations, pruned)
         delayed_events = collection(delayed_event_records.DELAYED_EVENTS)
         self.delayed = delayed = DelayedEvents(

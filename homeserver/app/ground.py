@@ -111,6 +111,7 @@ class Ground:
         *,
         handle_batch: HandleBatch | None = None,
         progress: Progress | None = None,
+        gathers: bool = False,
     ) -> Consumer:
         """A consumer of the room or the user shards, fed from now on and started with the server."""
         consumer = Consumer(
@@ -122,6 +123,7 @@ class Ground:
             handle_batch=handle_batch,
             ask_owner=self.others.handled,
             progress=progress,
+            gathers=gathers,
         )
         shards.feed(consumer.on_entries)
         (self.consumers if shards is self.rooms else self.user_consumers).append(consumer)

@@ -83,7 +83,10 @@ class People:
             ground.replica,
             ground.name,
         )
-        ground.consume(ground.rooms, "user_directory", self.user_directory.wants, self.user_directory.handle)
+        directory = self.user_directory
+        ground.consume(
+            ground.rooms, "user_directory", directory.wants, handle_batch=directory.handle, gathers=True
+        )
         self.presence_stream = PresenceStream(
             ground.rooms, ground.users, ground.long_polls, ground.bus, ground.ephemeral
         )

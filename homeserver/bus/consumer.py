@@ -35,6 +35,8 @@ RETRY_SECONDS = 0.5
 CLOSE_SECONDS = 10.0
 SAVE_EVERY_SECONDS = 5.0
 SAVE_EVERY_ENTRIES = 2_000
+GATHERED = 50
+GATHERING_SECONDS = 0.2
 
 Handle = Callable[[int, Entry], Awaitable[None]]
 """Handles an entry of a shard."""
@@ -70,8 +72,13 @@ class Consumer:
         handle_batch: HandleBatch | None = None,
         ask_owner: AskOwner | None = None,
         progress: Progress | None = None,
+        gathers: bool = False,
     ) -> None:
-        """Entries go to `handle` one by one, or to `handle_batch` as many as have gathered."""
+        """Entries go to `handle` one by one, or to `handle_batch` as many as have gathered.
+
+        With `gathers`, for work that nobody waits for: up to 50 of those that are wanted, and after
+        fewer a pause, so that more gather for the next commit.
+        """
         self.name = name
         self._log = log_port
         self._cursors = cursors
@@ -81,6 +88,7 @@ class Consumer:
         self._handle_batch = handle_batch
         self._ask_owner = ask_owner
         self._progress = progress
+        self._gathers = gathers
         self._shards: dict[int, _Shard] = {}
         self._closing = False
         self.set_aside = 0
@@ -172,14 +180,21 @@ class Consumer:
                 if not state.begun:
                     await self._begin(state)
                     continue
+                handled = False
                 for entries in self._batches(await self._next(state)):
                     if wanted := [entry for entry in entries if self._wanted(state.shard, entry)]:
                         await self._attempt(state.shard, wanted)
+                        handled = True
                     state.seq = entries[-1].seq
                     if not state.owned:
                         break
+                    if self._gathers:
+                        # A long way to catch up must leave others their turns.
+                        await asyncio.sleep(0)
                 # Not waited for: what arrives meanwhile would find nobody to handle it.
                 self._save_soon(state)
+                if self._gathers and handled and state.tail - state.seq < GATHERED and not self._closing:
+                    await asyncio.sleep(GATHERING_SECONDS)
             state.failed = False
         except (StoreError, MatrixError) as error:
             self.failures += 1
@@ -239,9 +254,8 @@ class Consumer:
 
     def _batches(self, entries: Sequence[Entry]) -> Iterable[Sequence[Entry]]:
         """The entries in the portions in which they are handled."""
-        if self._handle_batch is not None and entries:
-            return (entries,)
-        return ((entry,) for entry in entries)
+        size = 1 if self._handle_batch is None else GATHERED if self._gathers else PAGE
+        return (entries[first : first + size] for first in range(0, len(entries), size))
 
     def _wanted(self, shard: int, entry: Entry) -> bool:
         try:

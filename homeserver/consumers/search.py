@@ -5,7 +5,6 @@ room that becomes encrypted: rooms that are encrypted are not searched (spec: cl
 Side Search").
 """
 
-import asyncio
 from collections.abc import Sequence
 
 from homeserver.clock import Clock
@@ -14,10 +13,6 @@ from homeserver.rooms.rooms import Rooms
 from homeserver.search.documents import document_of, is_searched
 from storage.log import Entry, Kind
 from storage.search import SearchDocument, SearchIndex
-
-AT_ONCE = 50
-PAUSE_SECONDS = 0.2
-"""After few entries, so that more gather for the next commit."""
 
 
 class SearchFiling:
@@ -38,14 +33,6 @@ class SearchFiling:
         return is_searched(entry) or Redactions.wants(entry) or _encrypts(entry)
 
     async def handle(self, shard: int, entries: Sequence[Entry]) -> None:
-        for first in range(0, len(entries), AT_ONCE):
-            await self._handle(shard, entries[first : first + AT_ONCE])
-            # A long way to catch up must leave others their turns.
-            await asyncio.sleep(0)
-        if len(entries) < AT_ONCE:
-            await asyncio.sleep(PAUSE_SECONDS)
-
-    async def _handle(self, shard: int, entries: Sequence[Entry]) -> None:
         documents: dict[str, SearchDocument] = {}
         gone: list[str] = []
         closed: list[str] = []

@@ -28,6 +28,7 @@ from storage.log import Entry, Kind
 from storage.records.user_directory import EVERYONE, DirectoryRoom, DirectoryWord
 
 OPENING_TYPES = ("m.room.join_rules", "m.room.history_visibility")
+FILED_AT_ONCE = 50
 MAX_NAME = 256
 MAX_URL = 1000
 MAX_SCANNED = 1000
@@ -69,33 +70,46 @@ class UserDirectory:
             return True
         return _member_of(entry) is not None
 
-    async def handle(self, shard: int, entry: Entry) -> None:
-        room = await self._rooms.get(entry.stream)
-        if room is None:
-            return
-        async with self._filing:
-            filed = await self._filed_rooms.get(room.room_id)
-            public = is_public(room) if takes_part(room, self._server_name) else None
-            if public != (None if filed is None else filed.public):
-                # Everyone moves; the room's record last, so that a crash half-way lets it begin anew.
-                for user_id in list(room.joined):
-                    await self._file(room, user_id, public)
-                if public is None:
-                    await self._filed_rooms.delete(room.room_id)
-                else:
-                    await self._filed_rooms.put(DirectoryRoom(room_id=room.room_id, public=public))
+    async def handle(self, shard: int, entries: Sequence[Entry]) -> None:
+        members: dict[str, dict[str, None]] = {}
+        for entry in entries:
+            of_room = members.setdefault(entry.stream, {})
             if (member := _member_of(entry)) is not None:
-                await self._file(room, member, public)
+                of_room[member] = None
+        async with self._filing:
+            for room_id, changed in members.items():
+                if (room := await self._rooms.get(room_id)) is not None:
+                    await self._file_room(room, changed)
 
-    async def _file(self, room: Room, user_id: str, public: bool | None) -> None:
-        """File a user of the room as they are now; `public` is None where this server takes no part in it."""
-        joined = public is not None and user_id in room.joined
-        face = await self._face(room, user_id) if joined else {}
-        await self._set(room.room_id, user_id, face if joined and not public else None)
-        if joined and public:
-            await self._set(EVERYONE, user_id, face)
-        elif await self._words.find("key", (EVERYONE, user_id), limit=1):
-            await self._withdraw(user_id, room.room_id)
+    async def _file_room(self, room: Room, changed: Iterable[str]) -> None:
+        """File these users of a room; all of it, if it became public or private."""
+        filed = await self._filed_rooms.get(room.room_id)
+        public = is_public(room) if takes_part(room, self._server_name) else None
+        if public == (None if filed is None else filed.public):
+            await self._file(room, changed, public)
+            return
+        everyone = list(dict.fromkeys((*room.joined, *changed)))
+        for first in range(0, len(everyone), FILED_AT_ONCE):
+            await self._file(room, everyone[first : first + FILED_AT_ONCE], public)
+        # Last, so that a crash half-way lets it begin anew.
+        if public is None:
+            await self._filed_rooms.delete(room.room_id)
+        else:
+            await self._filed_rooms.put(DirectoryRoom(room_id=room.room_id, public=public))
+
+    async def _file(self, room: Room, user_ids: Iterable[str], public: bool | None) -> None:
+        """File users of the room as they are now; `public` is None where this server takes no part in it."""
+        added: list[DirectoryWord] = []
+        for user_id in user_ids:
+            joined = public is not None and user_id in room.joined
+            face = await self._face(room, user_id) if joined else {}
+            added += await self._refile(room.room_id, user_id, face if joined and not public else None)
+            if joined and public:
+                added += await self._refile(EVERYONE, user_id, face)
+            elif await self._words.find("key", (EVERYONE, user_id), limit=1):
+                await self._withdraw(user_id, room.room_id)
+        if added:
+            await self._words.put_many(added)
 
     async def _withdraw(self, user_id: str, left: str) -> None:
         """Have a user found by everyone no more, unless there is another public room than the one left."""
@@ -103,7 +117,7 @@ class UserDirectory:
             # Whoever files them for the other room may be another replica.
             await self._replica.refresh(self._rooms.shards.room_shards())
             if not await self._is_in_public(user_id, left):
-                await self._set(EVERYONE, user_id, None)
+                await self._refile(EVERYONE, user_id, None)
 
     async def _face(self, room: Room, user_id: str) -> JsonObject:
         """Display name and avatar, in so far as they are well-formed."""
@@ -131,16 +145,15 @@ class UserDirectory:
                 return True
         return False
 
-    async def _set(self, scope: str, user_id: str, face: JsonObject | None) -> None:
-        """Make what is filed of a user in a scope this, with None nothing."""
+    async def _refile(self, scope: str, user_id: str, face: JsonObject | None) -> list[DirectoryWord]:
+        """Take back what else is filed of a user in a scope, with None all; what is to be added."""
         old = await self._words.find("key", (scope, user_id))
         words = words_of_user(user_id, face["display_name"]) if face is not None else []
         new = [DirectoryWord(scope=scope, user_id=user_id, word=word, **face or {}) for word in words]
-        if added := [word for word in new if word not in old]:
-            await self._words.put_many(added)
         for word in old:
             if word.word not in words:
                 await self._words.delete(scope, user_id, word.word)
+        return [word for word in new if word not in old]
 
     # Finding
 
