@@ -18,9 +18,10 @@ from typing import NamedTuple
 
 import msgspec
 
+from homeserver.protocol.push_evaluation import SharedVerdict
 from homeserver.push.rules import UserPushRules, rules_version
 from homeserver.push.unread_tallies import UnreadTallies
-from homeserver.push.verdicts import Judged, Verdicts, verdict_of
+from homeserver.push.verdicts import Verdicts
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.rooms import Rooms
@@ -90,8 +91,9 @@ class _Item(NamedTuple):
     position: int
     sender: str
     thread: str
-    judged: Judged | None
-    """None of what is redacted: it notifies nobody."""
+    event: RoomEvent
+    verdict: SharedVerdict | None
+    """Of the default rules. None of what is redacted: it notifies nobody."""
     newcomers: Sequence[str]
     """Who may not see it."""
 
@@ -102,8 +104,10 @@ class _News(NamedTuple):
     items: Sequence[_Item]
     redacts: frozenset[str]
     """What they redact."""
-    newest: int
-    """The position of the last of them."""
+
+    def begins_above(self, position: int) -> bool:
+        """Whether there may be events between a position and this page of the log."""
+        return len(self.items) == PAGE and self.items[0].position > position + 1
 
 
 class Unread:
@@ -153,11 +157,12 @@ class Unread:
             news = await self._shared_news(room, tally.start)
         rules, ignored = self._rules.of(user), ignored_by(user)
         marks = read_upto(room, user.user_id) if room.receipt_seqs.get(user.user_id) else {}
+        default = rules.is_default_in(room.room_id)
         # Nothing is waited for from here on: another poll of the user's may count the same events.
         if anew:
             tally.counts, tally.upto = UnreadCounts({}), tally.start
         threads, upto = tally.counts.threads, tally.upto
-        for position, sender, thread, judged, newcomers in news.items:
+        for position, sender, thread, event, shared, newcomers in news.items:
             if position <= upto:
                 continue
             if sender == user.user_id:
@@ -165,25 +170,34 @@ class Unread:
                 threads.pop(thread, None)
             elif user.user_id in newcomers:
                 continue
-            elif judged is not None and sender not in ignored and position > marks.get(thread, 0):
-                verdict = verdict_of(room, judged, rules)
+            elif shared is not None and sender not in ignored and position > marks.get(thread, 0):
+                verdict = shared.of(user.user_id) if default else self._verdicts.of(room, event, rules)
                 if verdict.notify:
                     counts = threads.setdefault(thread, Counts())
                     counts.notifications += 1
                     counts.highlights += verdict.highlight
-        if news.newest > upto:
-            tally.upto = news.newest
+        if news.items and news.items[-1].position > upto:
+            tally.upto = news.items[-1].position
             tally.unstored += len(news.items)
             if tally.unstored >= STORED_EVERY:
                 self._store(user, room, tally)
 
-    async def _news(self, user: User, room: Room, tally: _Tally) -> "_News":
-        """What the tally does not know of."""
-        if tally.upto >= room.timeline_after:
+    async def _news(self, user: User, room: Room, tally: _Tally) -> _News:
+        """What the tally does not know of; only the newest if that is very much."""
+        after = room.timeline_after
+        if tally.upto >= after:
             return await self._shared_news(room, tally.upto)
-        return await self._made_news(room, await self._uncounted(user, room, tally))
+        pages = [await self._shared_news(room, after), await self._page(room, after + 1)]
+        if pages[-1].begins_above(tally.upto):
+            await self._restore(user, room, tally)
+        while pages[-1].begins_above(tally.upto) and len(pages) <= MAX_COUNTED // PAGE:
+            pages.append(await self._page(room, pages[-1].items[0].position))
+        pages.reverse()
+        items = [item for page in pages for item in page.items]
+        items = items[bisect_right(items, tally.upto, key=_position) :]
+        return _News(items, frozenset().union(*(page.redacts for page in pages)))
 
-    async def _shared_news(self, room: Room, after: int) -> "_News":
+    async def _shared_news(self, room: Room, after: int) -> _News:
         """What happened in a room after a position that is in memory, worked out once for all who ask."""
         key = ("unread", after)
         news = room.fragments.get(key)
@@ -194,42 +208,30 @@ class Unread:
                 room.fragments[key] = news
         return news
 
-    async def _made_news(self, room: Room, events: Sequence[RoomEvent]) -> "_News":
+    async def _page(self, room: Room, before: int) -> _News:
+        """The newest that is not in memory any more, read once for all who ask meanwhile."""
+        key = ("unread before", before)
+        reading = room.fragments.get(key)
+        if not isinstance(reading, asyncio.Future) or _has_failed(reading):
+            reading = asyncio.ensure_future(self._read_page(room, before))
+            room.fragments[key] = reading
+        page: _News = await asyncio.shield(reading)
+        return page
+
+    async def _read_page(self, room: Room, before: int) -> _News:
+        page = await self._rooms.stored.page(room.room_id, before=before, newest_first=True, limit=PAGE)
+        page.reverse()
+        return await self._made_news(room, page)
+
+    async def _made_news(self, room: Room, events: Sequence[RoomEvent]) -> _News:
         items: list[_Item] = []
         for event in events:
             thread = thread_in_memory(room, event)
             if thread is None:
                 thread = await thread_of(self._rooms.stored, room, event)
-            judged = self._verdicts.judged(room, event) if not event.is_redacted else None
-            items.append(_Item(event.position, event.sender, thread, judged, event.newcomers))
-        redacts = frozenset(event.redacts for event in events if event.redacts is not None)
-        return _News(items, redacts, events[-1].position if events else 0)
-
-    async def _uncounted(self, user: User, room: Room, tally: _Tally) -> list[RoomEvent]:
-        """The events that the tally does not know of; only the newest if there are very many."""
-        recent = list(room.timeline)
-        older = await self._older(room)
-        page = older
-        if _begins_above(tally.upto, page):
-            await self._restore(user, room, tally)
-        while _begins_above(tally.upto, page) and len(older) < MAX_COUNTED:
-            page = await self._page(room, page[0].position)
-            older = page + older
-        return older[bisect_right(older, tally.upto, key=_position) :] + recent
-
-    async def _older(self, room: Room) -> list[RoomEvent]:
-        """The newest events that are not in memory any more, read once for all who ask meanwhile."""
-        reading = room.fragments.get(_OLDER)
-        if not isinstance(reading, asyncio.Future) or _has_failed(reading):
-            reading = asyncio.ensure_future(self._page(room, room.timeline_after + 1))
-            room.fragments[_OLDER] = reading
-        older: list[RoomEvent] = await asyncio.shield(reading)
-        return older
-
-    async def _page(self, room: Room, before: int) -> list[RoomEvent]:
-        page = await self._rooms.stored.page(room.room_id, before=before, newest_first=True, limit=PAGE)
-        page.reverse()
-        return page
+            verdict = self._verdicts.shared(room, event) if not event.is_redacted else None
+            items.append(_Item(event.position, event.sender, thread, event, verdict, event.newcomers))
+        return _News(items, frozenset(event.redacts for event in events if event.redacts is not None))
 
     # Stored tallies
 
@@ -259,10 +261,7 @@ class Unread:
         )
 
 
-_OLDER = "older events"
-
-
-def _has_failed(reading: asyncio.Future[list[RoomEvent]]) -> bool:
+def _has_failed(reading: asyncio.Future[_News]) -> bool:
     return reading.done() and reading.exception() is not None
 
 
@@ -274,13 +273,8 @@ def _takes_back(room: Room, tally: _Tally, news: _News) -> bool:
     return any(event.event_id in news.redacts for event in counted)
 
 
-def _begins_above(position: int, page: Sequence[RoomEvent]) -> bool:
-    """Whether there may be events between a position and a page of the log."""
-    return len(page) == PAGE and page[0].position > position + 1
-
-
-def _position(event: RoomEvent) -> int:
-    return event.position
+def _position(item: _Item) -> int:
+    return item.position
 
 
 def read_upto(room: Room, user_id: str) -> dict[str | None, int]:

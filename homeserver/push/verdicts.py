@@ -21,8 +21,8 @@ from homeserver.rooms.room_event import RoomEvent
 KEPT = 2_000
 
 
-class Judged(NamedTuple):
-    """An event as the rules look at it."""
+class _Judged(NamedTuple):
+    """An event as the rules look at it: what is the same for all users."""
 
     front: bytes
     """Its form for clients; a redaction changes it."""
@@ -34,14 +34,24 @@ class Verdicts:
     """Evaluates events; the last ones are kept, since all members of a room ask for the same."""
 
     def __init__(self) -> None:
-        self._judged: OrderedDict[str, Judged] = OrderedDict()
+        self._judged: OrderedDict[str, _Judged] = OrderedDict()
 
     def of(self, room: Room, event: RoomEvent, rules: CompiledRules) -> Verdict:
         """What becomes of an event of the room for the user with these rules."""
-        return verdict_of(room, self.judged(room, event), rules)
+        judged = self._known(room, event)
+        if rules.is_default_in(room.room_id):
+            return judged.shared.of(rules.user_id)
+        display_name: str | None = None
+        if rules.needs_display_name:
+            name = room.state_content("m.room.member", rules.user_id).get("displayname")
+            display_name = name if isinstance(name, str) else None
+        return evaluate(rules, judged.facts, display_name)
 
-    def judged(self, room: Room, event: RoomEvent) -> Judged:
-        """What is the same of an event for all users."""
+    def shared(self, room: Room, event: RoomEvent) -> SharedVerdict:
+        """What becomes of an event of the room for those with the default rules."""
+        return self._known(room, event).shared
+
+    def _known(self, room: Room, event: RoomEvent) -> _Judged:
         judged = self._judged.get(event.event_id)
         if judged is None or judged.front != event.front:
             judged = _judge(room, event)
@@ -51,18 +61,7 @@ class Verdicts:
         return judged
 
 
-def verdict_of(room: Room, judged: Judged, rules: CompiledRules) -> Verdict:
-    """What becomes of an event of the room for the user with these rules."""
-    if rules.is_default_in(room.room_id):
-        return judged.shared.of(rules.user_id)
-    display_name: str | None = None
-    if rules.needs_display_name:
-        name = room.state_content("m.room.member", rules.user_id).get("displayname")
-        display_name = name if isinstance(name, str) else None
-    return evaluate(rules, judged.facts, display_name)
-
-
-def _judge(room: Room, event: RoomEvent) -> Judged:
+def _judge(room: Room, event: RoomEvent) -> _Judged:
     shown = orjson.loads(event.without_unsigned())
     shown["room_id"] = room.room_id
     levels = power_levels(room.version, room.head.lookup)
@@ -77,4 +76,4 @@ def _judge(room: Room, event: RoomEvent) -> Judged:
             if (level := parse_level(room.version, value)) is not None
         },
     )
-    return Judged(event.front, facts, evaluate_defaults(facts))
+    return _Judged(event.front, facts, evaluate_defaults(facts))
