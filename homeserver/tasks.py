@@ -1,10 +1,19 @@
-"""Ending tasks."""
+"""Waiting for tasks, and ending them."""
 
 import asyncio
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import Any, TypeVar
 
 AGAIN_SECONDS = 0.5
+
+T = TypeVar("T")
+
+
+async def all_of(awaitables: Sequence[Awaitable[T]]) -> list[T]:
+    """What `asyncio.gather` returns; where there is one or none, which is the rule, without a task for it."""
+    if len(awaitables) > 1:
+        return await asyncio.gather(*awaitables)
+    return [await only for only in awaitables]
 
 
 async def end(tasks: Iterable["asyncio.Task[Any] | None"]) -> None:

@@ -33,6 +33,7 @@ from homeserver.clock import Clock
 from homeserver.e2ee.key_objects import MASTER, CrossSigningKey
 from homeserver.protocol.json_types import JsonObject
 from homeserver.shard_writer import Appended, Drafts
+from homeserver.tasks import all_of
 from homeserver.users.users import Users
 from storage.log import Entry, Kind, Log, ShardMap
 
@@ -304,7 +305,7 @@ class Identities:
             some = user_ids[i : i + LOADED_AT_ONCE]
             missing = [user_id for user_id in some if user_id not in self._kept]
             # Held here, so that none is evicted before it was used.
-            loaded = dict(zip(missing, await asyncio.gather(*map(self.get, missing)), strict=True))
+            loaded = dict(zip(missing, await all_of([*map(self.get, missing)]), strict=True))
             for user_id in some:
                 found[user_id] = loaded.get(user_id) or await self.get(user_id)
         return found

@@ -4,7 +4,6 @@ A message is an entry of its recipient's log under the device's id. It carries t
 sent in, so a request that is repeated adds only what an earlier attempt did not get to.
 """
 
-import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 
 import structlog
@@ -26,6 +25,7 @@ from homeserver.outbox import Outbox
 from homeserver.protocol.json_types import JsonObject
 from homeserver.shard_writer import Appended, Drafts
 from homeserver.sync.to_device import TYPE, ToDeviceQueue
+from homeserver.tasks import all_of
 from homeserver.users.users import Users
 from storage.collection import Collection
 from storage.log import Entry, Kind, Log, ShardMap, transaction_digest
@@ -135,7 +135,7 @@ class ToDevice:
                 self._users.submit(entries[0].stream, _Delivery(entries, self._queue))
                 for _, entries in waiting
             ]
-            stored = await asyncio.gather(*submitted)
+            stored = await all_of(submitted)
             doubled = [run for run, is_stored in zip(waiting, stored, strict=True) if not is_stored]
             waiting = [
                 (shard, new) for shard, run in doubled if (new := await self._without_doubles(shard, run))
