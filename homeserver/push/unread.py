@@ -37,6 +37,10 @@ PAGE = 500
 MAX_THREADS = 1_000
 """Counts of more threads than these are not stored."""
 KEPT = 100_000
+ITEM_BYTES = 400
+"""What an event takes that is ready to be counted, roughly."""
+READ_ITEM_BYTES = 1_500
+"""The same of one that is in memory for this alone."""
 
 
 class Counts(msgspec.Struct):
@@ -200,21 +204,21 @@ class Unread:
     async def _shared_news(self, room: Room, after: int) -> _News:
         """What happened in a room after a position that is in memory, worked out once for all who ask."""
         key = ("unread", after)
-        news = room.fragments.get(key)
-        if not isinstance(news, _News):
+        news = room.fragments.get(key, _News)
+        if news is None:
             seen = room.last_seq
             news = await self._made_news(room, room.timeline[room.first_after(after) :])
             if room.last_seq == seen:
-                room.fragments[key] = news
+                room.fragments.keep(key, news, ITEM_BYTES * len(news.items))
         return news
 
     async def _page(self, room: Room, before: int) -> _News:
         """The newest that is not in memory any more, read once for all who ask meanwhile."""
         key = ("unread before", before)
-        reading = room.fragments.get(key)
-        if not isinstance(reading, asyncio.Future) or _has_failed(reading):
+        reading = room.fragments.get(key, asyncio.Future)
+        if reading is None or _has_failed(reading):
             reading = asyncio.ensure_future(self._read_page(room, before))
-            room.fragments[key] = reading
+            room.fragments.keep(key, reading, READ_ITEM_BYTES * PAGE)
         page: _News = await asyncio.shield(reading)
         return page
 

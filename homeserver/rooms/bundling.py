@@ -142,14 +142,14 @@ class Bundling:
     ) -> ThreadSummary | None:
         """The summary of the thread under a root; kept with the room while nothing happens in it."""
         key = ("thread", root_id, ignored)
-        summary = room.fragments.get(key)
-        if not isinstance(summary, ThreadSummary):
+        summary = room.fragments.get(key, ThreadSummary)
+        if summary is None:
             seen = room.last_seq
             summary = await self._sum_up(room, root_id, ignored, None)
             if summary is None:
                 return None
             if room.last_seq == seen:
-                room.fragments[key] = summary
+                room.fragments.keep(key, summary, summary.latest.size())
         if await self._seen(room, [summary.latest], line):
             return summary
         return await self._sum_up(room, root_id, ignored, line)

@@ -29,8 +29,8 @@ async def state_at(
     """
     if is_between(position):
         position = await _came_in_at(log, room, gap_of(position))
-    known = room.fragments.get("past state")
-    if isinstance(known, _PastState) and (known.position, known.after) == (position, after):
+    known = room.fragments.get("past state", _PastState)
+    if known is not None and (known.position, known.after) == (position, after):
         return known.events
     seen = room.last_seq
     unchanged: list[RoomEvent] = []
@@ -40,6 +40,7 @@ async def state_at(
             later.append(key)
         elif after is None or event.position > after:
             unchanged.append(event)
+    earlier: Sequence[RoomEvent] = ()
     if later and position != 0:
         refs = await log.current_at(room.shard, room.room_id, Kind.EVENT, position, later)
         if position < 0:
@@ -49,10 +50,12 @@ async def state_at(
                 room.shard, room.room_id, Kind.EVENT, await _came_in_at(log, room, 0), missing
             )
         wanted = [ref for ref in refs if after is None or ref.came_at > after]
-        unchanged.extend(await stored.current(room.room_id, wanted))
+        earlier = await stored.current(room.room_id, wanted)
+    events = [*unchanged, *earlier]
     if room.last_seq == seen:
-        room.fragments["past state"] = _PastState(position, after, unchanged)
-    return unchanged
+        size = 8 * len(unchanged) + sum(event.size() for event in earlier)
+        room.fragments.keep("past state", _PastState(position, after, events), size)
+    return events
 
 
 async def _came_in_at(log: Log, room: Room, gap: int) -> int:

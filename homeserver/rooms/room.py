@@ -22,6 +22,7 @@ from homeserver.protocol.identifiers import server_name_of
 from homeserver.protocol.json_types import JsonObject
 from homeserver.protocol.room_versions import ROOM_VERSIONS, RoomVersion
 from homeserver.rooms.event_meta import EventMeta, decode_meta
+from homeserver.rooms.fragments import Fragments
 from homeserver.rooms.reading_order import gap_of, in_gap
 from homeserver.rooms.redaction import after_redaction
 from homeserver.rooms.room_event import RoomEvent, make_room_event
@@ -154,9 +155,9 @@ class Room:
         self.receipt_order: list[Receipt] = []
         """The newest receipts in order, all above `receipts_after`."""
         self.receipts_after = 0
-        self.fragments: dict[object, object] = {}
-        """Serialized pieces that many syncs share; emptied by every change."""
+        self.fragments = Fragments()
         self.size = 2000
+        """Bytes of the state and the timeline, roughly."""
         self.created_ts = 0
         self.resolved_at = 0
         """The newest position at which state changed with no event of the timeline."""
@@ -229,25 +230,29 @@ class Room:
 
         An event comes after what it relates to: of events in `timeline`, these are all that have relations.
         """
-        known = self.fragments.get("related to")
-        if not isinstance(known, frozenset):
+        known = self.fragments.get("related to", frozenset)
+        if known is None:
             known = frozenset(e.relates_to for e in self.timeline if e.rel_type is not None and e.relates_to)
-            self.fragments["related to"] = known
+            self.fragments.keep("related to", known)
         return known
 
     def after_redactions(self, event: RoomEvent) -> RoomEvent:
         """What an event that was read is after the redactions in memory: the log may not be pruned yet."""
-        redactions = self.fragments.get("redactions")
-        if not isinstance(redactions, dict):
+        redactions = self.fragments.get("redactions", dict)
+        if redactions is None:
             # Of several the first is told of.
             redacting = [each for each in reversed(self.timeline) if each.redacts and each.state_key is None]
-            redactions = self.fragments["redactions"] = {each.redacts: each for each in redacting}
+            redactions = self.fragments.keep("redactions", {each.redacts: each for each in redacting})
         if not redactions:
             return event
         redaction = redactions.get(event.event_id) or redactions.get(event.unsigned().get("replaces_state"))
         if redaction is None:
             return event
         return after_redaction(self.version, self.head.lookup, event, redaction, self.room_id_json)
+
+    def memory(self) -> int:
+        """Bytes of memory, roughly; for the budget."""
+        return self.size + self.fragments.size
 
     # How it changes
 
@@ -259,8 +264,7 @@ class Room:
         if entry.seq <= self.last_seq:
             return None
         self.last_seq = entry.seq
-        if self.fragments:
-            self.fragments.clear()
+        self.fragments.clear()
         kind = entry.kind
         if entry.is_past:
             if kind is Kind.EVENT:

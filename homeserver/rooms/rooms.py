@@ -20,6 +20,9 @@ from homeserver.shard_writer import Appended, Proposal, R, ShardWriter
 from storage.log import Entry, Kind, Log, ShardMap
 
 EVICT_EVERY = 256
+"""Events."""
+EVICTED_SHARE = 16
+"""Part of the budget by which fragments may grow before rooms are evicted."""
 WHOLE_SECONDS = 60.0
 """How long a request waits for the members of a room."""
 
@@ -51,12 +54,15 @@ class Rooms:
         self._missed: dict[str, list[Entry]] = {}
         """Room being loaded → its entries that came since."""
         self.memory_budget = memory_budget
-        """Bytes, as `Room.size` estimates them."""
+        """Bytes, as `Room.memory` estimates them."""
         self._becoming_whole: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
         """Partial room → who waits until it is whole."""
         self._followers: list[OnRoomEntry] = []
         self._consumers: list[Callable[[int, Sequence[Appended]], None]] = []
         self._grown_since_eviction = 0
+        """Events."""
+        self._worked_out_since_eviction = 0
+        """Bytes of fragments."""
 
     async def start(self, on_appended: OnAppended) -> None:
         """Begin to follow the room shards."""
@@ -82,8 +88,8 @@ class Rooms:
         return self._rooms.get(room_id) or self._held.get(room_id)
 
     def in_memory(self) -> tuple[int, int]:
-        """How many rooms are in memory, and what they take, in bytes as `Room.size` estimates them."""
-        return len(self._rooms), sum(room.size for room in self._rooms.values())
+        """How many rooms are in memory, and what they take, in bytes as `Room.memory` estimates them."""
+        return len(self._rooms), sum(room.memory() for room in self._rooms.values())
 
     async def get(self, room_id: str) -> Room | None:
         """The room, None when this server does not know it."""
@@ -122,6 +128,7 @@ class Rooms:
 
     def adopt(self, room: Room) -> None:
         """Take a room that is being created."""
+        room.fragments.grown = self._note_fragment
         self._rooms[room.room_id] = room
 
     def drop(self, room_id: str) -> None:
@@ -180,6 +187,7 @@ class Rooms:
                 by_position = {view.position: view for view in views}
                 for entry in some:
                     room.apply(entry, by_position.get(entry.came_at))
+            room.fragments.grown = self._note_fragment
             existing = self._rooms.setdefault(room_id, room)
         finally:
             del self._missed[room_id]
@@ -189,12 +197,17 @@ class Rooms:
     def _note_growth(self, events: int) -> None:
         self._grown_since_eviction += events
         if self._grown_since_eviction >= EVICT_EVERY:
-            self._grown_since_eviction = 0
+            self._evict()
+
+    def _note_fragment(self, size: int) -> None:
+        self._worked_out_since_eviction += size
+        if self._worked_out_since_eviction >= self.memory_budget // EVICTED_SHARE:
             self._evict()
 
     def _evict(self) -> None:
+        self._grown_since_eviction = self._worked_out_since_eviction = 0
         _, total = self.in_memory()
         while total > self.memory_budget and len(self._rooms) > 1:
             room_id, room = self._rooms.popitem(last=False)
             self._held[room_id] = room
-            total -= room.size
+            total -= room.memory()

@@ -31,11 +31,11 @@ def has_user_of(server: str, user_ids: Iterable[str]) -> bool:
 def members_from(server: str, room: Room) -> tuple[str, ...]:
     """The users of a server who have, or had, to do with a room: with a member event in its state."""
     kept = "members from", server
-    known = room.fragments.get(kept)
-    if not isinstance(known, tuple):
+    known = room.fragments.get(kept, tuple)
+    if known is None:
         # All of a large state is gone through, and who asks does so for many events at a time.
-        members = (key for type, key in room.head.state if type == "m.room.member" and _is_of(server, key))
-        room.fragments[kept] = known = tuple(members)
+        members = [key for type, key in room.head.state if type == "m.room.member" and _is_of(server, key)]
+        known = room.fragments.keep(kept, tuple(members), 8 * len(members))
     return known
 
 

@@ -77,9 +77,10 @@ class StateReader:
         if room is None or user_id not in room.joined:
             raise forbidden("You are not in this room")
         room = await self._rooms.whole(room)
-        known = room.fragments.get(_JOINED)
-        if not isinstance(known, bytes):
-            known = room.fragments[_JOINED] = orjson.dumps({"joined": _shown_members(room)})
+        known = room.fragments.get(_JOINED, bytes)
+        if known is None:
+            known = orjson.dumps({"joined": _shown_members(room)})
+            room.fragments.keep(_JOINED, known, len(known))
         return known
 
 

@@ -444,8 +444,8 @@ class _Answer:
         if not wanted.is_open or not wanted.allows_room(room.room_id) or room.last_seq > upto:
             return None
         key = ("messages", after, self._limit)
-        found = room.fragments.get(key)
-        if isinstance(found, NewMessages) and found.shared.is_told_at(self._now):
+        found = room.fragments.get(key, NewMessages)
+        if found is not None and found.shared.is_told_at(self._now):
             return found if not found.timeline.is_special_to(self._reader) else None
         timeline = await self._timeline(room, after, upto)
         if timeline.is_special_to(self._reader) or not is_only_messages(room, timeline, after):
@@ -453,7 +453,7 @@ class _Answer:
         _, rendered = await self._render_timeline(room, timeline, None)
         found = NewMessages(timeline, Shared(rendered, self._now), senders_of(room, timeline))
         if room.last_seq <= upto:
-            room.fragments[key] = found
+            room.fragments.keep(key, found, len(rendered))
         return found
 
     async def _timeline(self, room: Room, after: int, upto: int) -> Timeline:
@@ -463,15 +463,17 @@ class _Answer:
         if not wanted.is_open or room.last_seq > upto:
             return await self._own_timeline(room, after, upto)
         key = ("timeline", after, self._limit)
-        found = room.fragments.get(key)
-        if not isinstance(found, Timeline):
+        found = room.fragments.get(key, Timeline)
+        if found is None:
             # Whatever happened in other rooms, those who have the same of this one go on from the same event.
             boundary = room.boundary(after)
-            found = room.fragments.get(("timeline", boundary, self._limit))
-            if not isinstance(found, Timeline):
+            found = room.fragments.get(("timeline", boundary, self._limit), Timeline)
+            if found is None:
                 found = await self._own_timeline(room, boundary, upto)
             if room.last_seq <= upto:
-                room.fragments["timeline", boundary, self._limit] = room.fragments[key] = found
+                size = sum(event.size() for event in found.events)
+                room.fragments.keep(("timeline", boundary, self._limit), found, size)
+                room.fragments.keep(key, found)
         return found
 
     async def _own_timeline(self, room: Room, after: int, upto: int) -> Timeline:
@@ -560,13 +562,13 @@ class _Answer:
     async def _shared_state(self, room: Room, start: int) -> list[bytes]:
         """All state below the timeline, the same for everyone who begins there."""
         key = ("state", start)
-        shared = room.fragments.get(key)
-        if not isinstance(shared, Shared) or not shared.is_told_at(self._now):
+        shared = room.fragments.get(key, Shared)
+        if shared is None or not shared.is_told_at(self._now):
             seen = room.last_seq
             state = await state_at(self._rooms.log, self._rooms.stored, room, start)
             shared = Shared(b",".join(event.render(self._now) for event in state), self._now)
             if room.last_seq == seen:
-                room.fragments[key] = shared
+                room.fragments.keep(key, shared, len(shared.json))
         return [shared.json] if shared.json else []
 
     def _ephemeral(self, room: Room, after: int, upto: int, *, new: bool, typing: bool) -> list[bytes]:

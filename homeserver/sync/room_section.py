@@ -121,9 +121,10 @@ def receipts_event(room: Room, after: int, upto: int, user_id: str) -> bytes | N
     if not order or order[-1].seq <= after:
         return None
     key = ("receipts", after, upto)
-    shared = room.fragments.get(key)
-    if not isinstance(shared, _SharedReceipts):
-        shared = room.fragments[key] = _shared_receipts(room, after, upto)
+    shared = room.fragments.get(key, _SharedReceipts)
+    if shared is None:
+        shared = _shared_receipts(room, after, upto)
+        room.fragments.keep(key, shared, 8 * len(shared.newest) + len(shared.json or b""))
     if user_id not in shared.private_of:
         return shared.json
     own = [r for r in shared.newest if r.kind != PRIVATE or r.user_id == user_id]

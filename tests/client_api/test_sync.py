@@ -9,6 +9,7 @@ import pytest
 from homeserver.errors import MatrixError
 from homeserver.protocol.room_versions import ROOM_VERSIONS
 from homeserver.protocol.signing import check_content_hash, event_id_of
+from homeserver.rooms import fragments
 from homeserver.rooms.authoring import EventTemplate
 from homeserver.rooms.posting import post
 from tests.client_api.conftest import Client, Server
@@ -489,6 +490,32 @@ async def test_many_rooms_are_in_memory_only_as_the_budget_allows(server: Server
     event_id = await user.send(rooms[0])
     body = await user.sync()
     assert ids(body["rooms"]["join"][rooms[0]]["timeline"]["events"]) == [event_id]
+
+
+async def test_what_readers_have_worked_out_is_kept_only_as_the_budget_allows(
+    server: Server, alice: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = msgspec.structs.replace(server.config.limits, room_cache=1024 * 1024)
+    await server.restart(msgspec.structs.replace(server.config, limits=limits))
+    monkeypatch.setattr(fragments, "MAX_BYTES", 300_000)
+    user = server.client()
+    user.token = alice.token
+    rooms = [await user.create_room() for _ in range(4)]
+    for room_id in rooms:
+        for number in range(12):
+            await user.send(room_id, f"{number} " + "x" * 20_000)
+    sizes = []
+    for newest in range(1, 13):
+        body = await user.sync(full=True, filter=limit(newest))
+        for room_id in rooms:
+            shown = body["rooms"]["join"][room_id]["timeline"]["events"]
+            numbers = [event["content"]["body"].split()[0] for event in shown]
+            assert numbers == [str(number) for number in range(12 - newest, 12)]
+            room = await server.app.rooms.get(room_id)
+            assert room is not None
+            sizes.append(room.fragments.size)
+    assert 0 < max(sizes) <= 300_000
+    assert server.app.rooms.in_memory()[1] < 1024 * 1024 * 17 // 16
 
 
 async def test_what_waits_while_its_room_leaves_memory_follows_upon_what_came_meanwhile(
