@@ -26,6 +26,7 @@ from homeserver.clock import Clock
 from homeserver.e2ee.identities import json_object
 from homeserver.e2ee.key_objects import MAX_ONE_TIME_KEYS, NamedKey, ShortKey, long_key, too_many
 from homeserver.errors import MatrixError
+from homeserver.remembered import Remembered
 from homeserver.sync.engine import KeyCounts
 from storage.collection import Collection, Puts
 from storage.errors import StoreError
@@ -88,9 +89,7 @@ class OneTimeKeys:
         self._now = now
         self._recent: OrderedDict[tuple[str, str], OneTimeUploads | None] = OrderedDict()
         """What devices uploaded last; None for those that have uploaded nothing."""
-        self._counted: OrderedDict[tuple[str, str], _Counted] = OrderedDict()
-        self._counting: dict[tuple[str, str], object] = {}
-        """Counts under way that nothing has overtaken, by device."""
+        self._counted: Remembered[tuple[str, str], _Counted] = Remembered(CACHED_COUNTS)
         to_others.subscribe(RECOUNT, self._on_recount)
 
     async def start(self, epoch: str) -> None:
@@ -109,7 +108,7 @@ class OneTimeKeys:
     def begin(self, user_id: str, device_id: str) -> None:
         """A device is new: it has no keys, so nobody has to look for any. Another replica may know better."""
         self._keep_recent((user_id, device_id), None)
-        self._keep_count((user_id, device_id), KeyCounts(NONE_LEFT, ()))
+        self._counted.keep((user_id, device_id), self._now_counted(KeyCounts(NONE_LEFT, ())))
 
     # Uploading
 
@@ -243,20 +242,15 @@ class OneTimeKeys:
         counted = self._counted.get(device)
         if counted is not None and counted.until > self._now():
             return counted.counts
-        count = self._counting[device] = object()
-        one_time = await self._count(user_id, device_id)
-        fallback = await self._fallback.find("key", (user_id, device_id), limit=MAX_ALGORITHMS)
-        counts = KeyCounts(one_time, tuple(key.algorithm for key in fallback if not key.used))
-        if self._counting.get(device) is count:
-            del self._counting[device]
-            self._keep_count(device, counts)
+        with self._counted.looking_up((device,)) as keep:
+            one_time = await self._count(user_id, device_id)
+            fallback = await self._fallback.find("key", (user_id, device_id), limit=MAX_ALGORITHMS)
+            counts = KeyCounts(one_time, tuple(key.algorithm for key in fallback if not key.used))
+            keep(device, self._now_counted(counts))
         return counts
 
-    def _keep_count(self, device: tuple[str, str], counts: KeyCounts) -> None:
-        self._counted[device] = _Counted(counts, self._now() + COUNTED_FOR_MS)
-        self._counted.move_to_end(device)
-        if len(self._counted) > CACHED_COUNTS:
-            self._counted.popitem(last=False)
+    def _now_counted(self, counts: KeyCounts) -> "_Counted":
+        return _Counted(counts, self._now() + COUNTED_FOR_MS)
 
     async def _count(self, user_id: str, device_id: str) -> dict[str, int]:
         one_time: Counter[str] = Counter(NONE_LEFT)
@@ -280,21 +274,17 @@ class OneTimeKeys:
             if new_fallback:
                 unused = sorted({*unused, *(key.algorithm for key in new_fallback)})
             counts = KeyCounts(_added(counted.counts.one_time, new), unused)
-            self._counted[device] = _Counted(counts, counted.until)
+            self._counted.keep(device, _Counted(counts, counted.until))
 
     def recount(self, user_id: str, device_id: str) -> None:
         """Something changed: what was counted, here or at another replica, is of no use any more."""
-        self._forget_count((user_id, device_id))
+        self._counted.forget((user_id, device_id))
         self._to_others.tell(RECOUNT, orjson.dumps((user_id, device_id)))
 
     def _on_recount(self, body: bytes) -> None:
         user_id, device_id = orjson.loads(body)
         self._recent.pop((user_id, device_id), None)
-        self._forget_count((user_id, device_id))
-
-    def _forget_count(self, device: tuple[str, str]) -> None:
-        self._counted.pop(device, None)
-        self._counting.pop(device, None)
+        self._counted.forget((user_id, device_id))
 
     # The end
 

@@ -1,19 +1,19 @@
 """Accounts: who exists here, and how they prove it (spec: client-server "Legacy API")."""
 
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
 
 from homeserver.errors import MatrixError, forbidden, invalid_param, not_found
 from homeserver.protocol.identifiers import InvalidIdentifier, check_new_localpart, check_user_id
+from homeserver.remembered import Remembered
 from homeserver.users.passwords import Passwords
 from storage.collection import Collection
 from storage.log import Entry
 from storage.records.accounts import Account
 
 MAX_PASSWORD = 512
-MAX_NOT_ERASED = 50_000
+MAX_KNOWN_ERASED = 50_000
 
 OnChange = Callable[[str], Awaitable[None]]
 """Called with a user id."""
@@ -39,10 +39,7 @@ class Accounts:
         self.reserved: list[IsReserved] = []
         self.on_change: list[OnChange] = []
         """Called after an account was changed."""
-        self._not_erased: OrderedDict[str, None] = OrderedDict()
-        """Users known not to be erased, those first known first."""
-        self._asking: dict[str, object] = {}
-        """Users who are being looked up, and to whom nothing has happened since."""
+        self._erased: Remembered[str, bool] = Remembered(MAX_KNOWN_ERASED)
 
     async def get(self, user_id: str) -> Account | None:
         account = await self._accounts.get(user_id)
@@ -60,29 +57,26 @@ class Accounts:
         return account is not None and account.deactivated
 
     async def erased(self, user_ids: Iterable[str]) -> set[str]:
-        """Those of the users who have gone and asked for all of theirs to be erased.
-
-        Of those who have not it is remembered until something happens to them.
-        """
-        asked = [user_id for user_id in user_ids if user_id not in self._not_erased]
-        if not asked:
-            return set()
-        asking = object()
-        self._asking.update(dict.fromkeys(asked, asking))
-        try:
-            found = await self._accounts.get_many([(user_id,) for user_id in asked])
-        finally:
-            unchanged = [user_id for user_id in asked if self._asking.pop(user_id, None) is asking]
-        erased = {account.user_id for account in found if account.erased}
-        self._not_erased.update((user_id, None) for user_id in unchanged if user_id not in erased)
-        while len(self._not_erased) > MAX_NOT_ERASED:
-            self._not_erased.popitem(last=False)
+        """Those of the users who have gone and asked for all of theirs to be erased."""
+        erased: set[str] = set()
+        asked: list[str] = []
+        for user_id in user_ids:
+            known = self._erased.get(user_id)
+            if known is None:
+                asked.append(user_id)
+            elif known:
+                erased.add(user_id)
+        if asked:
+            with self._erased.looking_up(asked) as keep:
+                found = await self._accounts.get_many([(user_id,) for user_id in asked])
+                erased.update(account.user_id for account in found if account.erased)
+                for user_id in asked:
+                    keep(user_id, user_id in erased)
         return erased
 
     def on_user_entry(self, entry: Entry) -> None:
         """Follows the users' logs: whatever changes an account says so there."""
-        self._not_erased.pop(entry.stream, None)
-        self._asking.pop(entry.stream, None)
+        self._erased.forget(entry.stream)
 
     def user_id(self, localpart: str) -> str:
         return f"@{localpart}:{self.server_name}"

@@ -1,7 +1,6 @@
 """Which rooms two users share: what decides who may know something of whom."""
 
-from collections import OrderedDict
-
+from homeserver.remembered import Remembered
 from homeserver.rooms.broken_rooms import LeftOutIfBroken
 from homeserver.rooms.room import Room, sets_state
 from homeserver.rooms.room_event import RoomEvent
@@ -18,10 +17,8 @@ class SharedRooms:
     def __init__(self, rooms: Rooms, users: Users) -> None:
         self._rooms = rooms
         self._users = users
-        self._elsewhere: OrderedDict[str, frozenset[str]] = OrderedDict()
+        self._elsewhere: Remembered[str, frozenset[str]] = Remembered(CACHED)
         """User of another server → the rooms in which they are joined."""
-        self._moves = 0
-        """Counts member events: a look-up that one of them has overtaken is not kept."""
         rooms.follow(self._on_room_entry)
 
     async def of(self, user_id: str) -> frozenset[str]:
@@ -31,17 +28,15 @@ class SharedRooms:
         known = self._elsewhere.get(user_id)
         if known is not None:
             return known
-        moves, shards = self._moves, self._rooms.shards.room_shards()
-        members = await self._rooms.log.streams_keyed(shards, Kind.EVENT, "m.room.member", user_id)
-        known = frozenset(
-            room_id
-            for room_id, entry in members.items()
-            if sets_state(entry) and membership_in(entry) == "join"
-        )
-        if moves == self._moves:
-            self._elsewhere[user_id] = known
-            if len(self._elsewhere) > CACHED:
-                self._elsewhere.popitem(last=False)
+        shards = self._rooms.shards.room_shards()
+        with self._elsewhere.looking_up((user_id,)) as keep:
+            members = await self._rooms.log.streams_keyed(shards, Kind.EVENT, "m.room.member", user_id)
+            known = frozenset(
+                room_id
+                for room_id, entry in members.items()
+                if sets_state(entry) and membership_in(entry) == "join"
+            )
+            keep(user_id, known)
         return known
 
     async def between(self, user_id: str, other: str) -> list[str]:
@@ -65,5 +60,4 @@ class SharedRooms:
 
     def _on_room_entry(self, shard: int, entry: Entry, room: Room | None, view: RoomEvent | None) -> None:
         if entry.type == "m.room.member" and entry.key is not None:
-            self._moves += 1
-            self._elsewhere.pop(entry.key, None)
+            self._elsewhere.forget(entry.key)
