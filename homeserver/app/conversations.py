@@ -139,7 +139,7 @@ class Conversations:
             await membership.refresh_profiles(user_id, user.rooms("join"))
 
         people.profiles.on_member_change += (profile_changed, people.presence.profile_changed)
-        upgrade = Upgrade(rooms, author, creation, aliases, directory, people.profiles, successors)
+        upgrade = Upgrade(rooms, author, creation, aliases, directory, people.profiles, successors, users)
         told_ephemeral = ToldEphemeral(name, rooms, users, ground.outbox)
         self.typing = Typing(
             ground.bus, ground.to_others.id, ground.ephemeral, told_ephemeral, ground.waking.room

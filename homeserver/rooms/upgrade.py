@@ -1,6 +1,7 @@
 """Replacing a room by one of another version (spec: client-server "Room Upgrades")."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import msgspec
 
@@ -19,6 +20,11 @@ from homeserver.rooms.redaction import power_levels
 from homeserver.rooms.room import Room, RoomHead
 from homeserver.rooms.rooms import Rooms
 from homeserver.single_flight import SingleFlight
+from homeserver.users.users import Users
+from storage.log import Entry, Kind
+
+REPLACING = "replacing"
+"""Notice type: the user is replacing the room under the entry's key; the body is the new room's id."""
 
 TRANSFERRED = (
     "m.room.server_acl",
@@ -44,6 +50,7 @@ class Upgrade:
         directory: Directory,
         profiles: MemberProfiles,
         successors: Successors,
+        users: Users,
     ) -> None:
         self._rooms = rooms
         self._author = author
@@ -52,6 +59,7 @@ class Upgrade:
         self._directory = directory
         self._profiles = profiles
         self._successors = successors
+        self._users = users
         self._under_way: SingleFlight[tuple[str, str, str, tuple[str, ...]], str] = SingleFlight()
 
     async def upgrade(
@@ -82,12 +90,16 @@ class Upgrade:
             old = await self._rooms.whole(old)
             member = {"membership": "join", **await self._profiles.member_profile(user_id)}
             creation_content = _creation_content(old, additional_creators)
-            new = await self._creation.create_with(
-                version,
-                user_id,
-                creation_content,
-                self._first_events(old, version, user_id, member, creation_content),
-            )
+            events = self._first_events(old, version, user_id, member, creation_content)
+            new = await self._begun(old, user_id, version, additional_creators, events)
+            if new is None:
+                new = await self._creation.create_with(
+                    version,
+                    user_id,
+                    creation_content,
+                    events,
+                    lambda new_id: self._noted(old, new_id, user_id),
+                )
             await self._close_old(old, new.room_id, user_id)
         await self._aliases.move(old.room_id, new.room_id)
         if await self._directory.is_published(old.room_id):
@@ -105,13 +117,61 @@ class Upgrade:
         """
         tombstone = old.head.state.get(("m.room.tombstone", ""))
         new_room_id = tombstone.content.get("replacement_room") if tombstone is not None else None
-        new = await self._rooms.get(new_room_id) if isinstance(new_room_id, str) else None
-        if tombstone is None or new is None or tombstone.sender != user_id or user_id not in new.joined:
+        if tombstone is None or not isinstance(new_room_id, str) or tombstone.sender != user_id:
+            return None
+        return await self._as_wanted(new_room_id, old, user_id, version, additional_creators)
+
+    async def _begun(
+        self,
+        old: Room,
+        user_id: str,
+        version: RoomVersion,
+        additional_creators: Sequence[str],
+        events: Sequence[EventTemplate],
+    ) -> Room | None:
+        """The room that this user has made before they were cut short, if it would be made so now.
+
+        It would not where the old room has changed meanwhile (somebody was banned there).
+        """
+        notice = await self._users.notice(user_id, REPLACING, old.room_id)
+        if notice is None:
+            return None
+        new = await self._as_wanted(notice.body.decode(), old, user_id, version, additional_creators)
+        wanted = {(event.type, event.state_key or ""): event.content for event in events}
+        if new is None or any(new.state_content(*key) != content for key, content in wanted.items()):
+            return None
+        return new
+
+    async def _as_wanted(
+        self,
+        new_room_id: str,
+        old: Room,
+        user_id: str,
+        version: RoomVersion,
+        additional_creators: Sequence[str],
+    ) -> Room | None:
+        """The room, if this user made it in the place of the old one, as they want it, and is still there."""
+        new = await self._rooms.get(new_room_id)
+        if new is None or user_id not in new.joined:
             return None
         create = new.head.state["m.room.create", ""]
         made = (create.sender, new.version, create.content.get("additional_creators", []), predecessor(new))
         wanted = (user_id, version, list(additional_creators), old.room_id)
         return new if made == wanted else None
+
+    @asynccontextmanager
+    async def _noted(self, old: Room, new_room_id: str, user_id: str) -> AsyncIterator[None]:
+        """Note which room will replace the old one, so that it is found should the tombstone not follow."""
+        notice = Entry(
+            kind=Kind.NOTICE,
+            stream=user_id,
+            type=REPLACING,
+            key=old.room_id,
+            body=new_room_id.encode(),
+            ts=self._author.now(),
+        )
+        await self._users.append(user_id, [notice])
+        yield
 
     def _first_events(
         self, old: Room, version: RoomVersion, user_id: str, member: JsonObject, creation: JsonObject

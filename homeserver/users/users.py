@@ -178,6 +178,14 @@ class Users:
         """Append to the user's shard; the seq of the last entry, once durable."""
         return await self.writers[self._shards.of_user(user_id)].submit(Append(entries))
 
+    async def notice(self, user_id: str, type: str, key: str) -> Entry | None:
+        """The newest notice of a type under a key in the user's log."""
+        shard = self._shards.of_user(user_id)
+        found = await self._log.keyed(
+            shard, user_id, kind=Kind.NOTICE, type=type, key=key, newest_first=True, limit=1
+        )
+        return found[0] if found else None
+
     def submit(self, user_id: str, proposal: Proposal[R]) -> asyncio.Future[R]:
         """Append to the user's shard what the proposal makes of the user; see ShardWriter.submit."""
         return self.writers[self._shards.of_user(user_id)].submit(proposal)

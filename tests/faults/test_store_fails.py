@@ -151,10 +151,11 @@ async def test_room_that_was_made_is_named_when_the_store_fails_behind_it(failin
     assert named[0] in listed
 
 
-async def test_upgrade_cut_short_behind_the_tombstone_is_brought_to_its_end(failing: Failing) -> None:
-    """Whoever comes by the alias, and whoever follows the tombstone, come to one room."""
+async def test_upgrade_cut_short_is_brought_to_its_end(failing: Failing) -> None:
+    """Whoever comes by the alias, and whoever follows the tombstone, come to one room; no other is made."""
     alice = await failing.stranger.stranger().register("alice")
     for step in range(1, MAX_STEPS):
+        before = set((await alice.get("/joined_rooms"))["joined_rooms"])
         named = {"room_alias_name": f"room{step}", "visibility": "public"}
         old = await alice.create_room(room_version="10", **named)
         path = f"/rooms/{quote(old)}/upgrade"
@@ -175,9 +176,37 @@ async def test_upgrade_cut_short_behind_the_tombstone_is_brought_to_its_end(fail
         listed = {room["room_id"] for room in (await alice.get("/publicRooms"))["chunk"]}
         assert new in listed
         assert old not in listed
+        joined = set((await alice.get("/joined_rooms"))["joined_rooms"])
+        assert joined - before == {old, new}
         if all_went_well:
             break
     assert all_went_well, "the operation needs more steps than it was given"
+
+
+async def test_who_was_banned_after_an_upgrade_was_cut_short_is_banned_from_the_replacement(
+    failing: Failing,
+) -> None:
+    alice = await failing.stranger.stranger().register("alice")
+    banned = "@bob:localhost"
+    cut_short_without_tombstone = 0
+    for step in range(1, MAX_STEPS):
+        old = await alice.create_room(room_version="10")
+        path = f"/rooms/{quote(old)}/upgrade"
+        before = set((await alice.get("/joined_rooms"))["joined_rooms"])
+        failing.store.arm(step)
+        reply = await alice.call("POST", path, {"new_version": "11"}, expect=None)
+        failing.store.arm(None)
+        if reply.status == 200:
+            break
+        made = set((await alice.get("/joined_rooms"))["joined_rooms"]) - before
+        tombstone = await alice.call("GET", f"/rooms/{quote(old)}/state/m.room.tombstone", expect=None)
+        cut_short_without_tombstone += bool(made) and tombstone.status == 404
+        await alice.post(f"/rooms/{quote(old)}/ban", {"user_id": banned})
+        new = (await alice.post(path, {"new_version": "11"}))["replacement_room"]
+        if tombstone.status == 404:
+            member = await alice.get(f"/rooms/{quote(new)}/state/m.room.member/{banned}")
+            assert member["membership"] == "ban"
+    assert cut_short_without_tombstone
 
 
 async def test_password_that_was_changed_lets_nobody_stay_when_the_store_fails(failing: Failing) -> None:

@@ -223,6 +223,7 @@ class Node:
             Directory(store.collection(rooms.PUBLISHED), self.rooms, anyone_publishes=True),
             names,
             Successors(self.rooms, users, AccountData(users, now, shown={})),
+            users,
         )
         others = OtherServers(client, self._backoff, allowed)
         run = f"run{self.starts}"
@@ -245,6 +246,7 @@ class Node:
         ]
         self.rooms.follow(self.events.on_room_entry)
         await self.rooms.start(lambda shard, tail: None)
+        await users.start(lambda shard, tail: None)
         await outbound.start()
         for consumer in self._consumers:
             self.rooms.feed(consumer.on_entries)
