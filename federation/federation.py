@@ -28,6 +28,7 @@ from federation.transactions import TransactionRoutes
 from federation.user_keys import UserKeyRoutes
 from federation.version import VersionRoutes
 from homeserver.bus.replica import Replica
+from homeserver.bus.to_others import ToOthers
 from homeserver.clock import Clock
 from homeserver.config import Config
 from homeserver.e2ee.remote_lists import RemoteLists
@@ -93,6 +94,7 @@ class Domain(NamedTuple):
     media: MediaRepository
     thumbnails: Thumbnails
     replica: Replica
+    to_others: ToOthers
 
 
 class Federation:
@@ -130,7 +132,7 @@ class Federation:
         missing = MissingEvents(others.client, self.gate, self.receiver, self.graph_events, outliers)
         past = Past(rooms, self.graph_events, side_events, gaps, name)
         self.backfill = Backfill(name, others.client, self.gate, missing, self.graph_events, past, now)
-        outside = Outside(rooms, name)
+        outside = Outside(rooms, name, domain.to_others)
         self.incoming = Incoming(
             name,
             rooms,

@@ -125,6 +125,7 @@ class App:
             media=self.media.repository,
             thumbnails=self.media.thumbnails,
             replica=ground.replica,
+            to_others=ground.to_others,
         )
         federation = Federation(self.config, other_servers, self.store, domain, ground.now)
         for part in (conversations.membership, conversations.aliases, conversations.third_party):

@@ -30,6 +30,7 @@ from federation.resident import Resident
 from homeserver.bus.consumer import Consumer
 from homeserver.bus.in_process import InProcessBus
 from homeserver.bus.replica import Replica
+from homeserver.bus.to_others import ToOthers
 from homeserver.config.options import Federation
 from homeserver.config.options import RateLimits as RateLimitOptions
 from homeserver.consumers.redactions import Redactions
@@ -172,7 +173,7 @@ class Node:
         gate = Gate(KeyRing(OwnKeys(name, self.key, (), now), self._keys, transport, allowed, now))
         self._staged = store.collection(staged_events.STAGED_EVENTS)
         missing = MissingEvents(client, gate, receiver, self.events, outliers)
-        outside = Outside(self.rooms, name)
+        outside = Outside(self.rooms, name, ToOthers(InProcessBus(self.rooms.shards, now)))
         past = Past(self.rooms, self.events, side, gaps, name)
         self._backfill = Backfill(name, client, gate, missing, self.events, past, now)
         self._incoming = Incoming(

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 import client_api.replicas
 import federation.federation
+from federation.incoming import Results
 from homeserver.clock import system_clock
 from homeserver.config import Config
 from homeserver.config.options import Egress, Federation
@@ -93,6 +94,33 @@ async def test_the_room_is_brought_in_once(host: Host, alice: Client, bob: Clien
     shown = [event["content"].get("body") for event in room["timeline"]["events"]]
     assert shown[-1] == "both are here"
     assert sum(event["type"] == "m.room.member" for event in room["timeline"]["events"]) == 2
+
+
+async def test_a_knock_at_one_is_denied_at_the_other_while_it_is_answered(
+    replicas: Replicas, host: Host, alice: Client
+) -> None:
+    host.send("m.room.join_rules", "", {"join_rule": "knock"})
+    host.open_to(alice.user_id, "knock")
+    below = host.peer.site.below
+    path = next(path for path in below if "/send_knock/" in path)
+    answer = below[path]
+    denied: list[asyncio.Task[Results]] = []
+    other = owner_and_other(replicas, host.room_id)[1].app.federation
+    assert other is not None
+
+    async def deny_first(request: web.BaseRequest) -> web.StreamResponse:
+        answered: web.StreamResponse = await answer(request)
+        host.let_in(host.received[0])
+        kick = host.send("m.room.member", alice.user_id, {"membership": "leave"})
+        denied.append(asyncio.create_task(other.incoming.take(host.name, host.room_id, [kick.pdu])))
+        await asyncio.wait(denied, timeout=0.3)
+        return answered
+
+    below[path] = deny_first
+    await alice.post(f"/knock/{quote(host.room_id)}?via={host.name}")
+    await denied[0]
+    for client in (alice, replicas.at_b(alice)):
+        assert "knock" not in (await client.sync(full=True)).get("rooms", {})
 
 
 async def test_an_event_that_one_replica_knew_by_hearsay_counts_there_once_the_other_has_it(
