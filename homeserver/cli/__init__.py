@@ -2,10 +2,12 @@
 
 Exit codes: 0 done; 1 it failed; 2 the command line or the configuration is wrong. (Of `weft doctor`: 0 all is
 well, 1 there are warnings, 2 something is wrong.) Errors are one line each on standard error, with what to do
-about them.
+about them. Where nobody takes what a command says (`weft check-config | head -1`), it ends with 1 and says
+nothing of that.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -41,6 +43,21 @@ COMMANDS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            print(end="", flush=True)
+    except BrokenPipeError:
+        # Python would try once more at its end, and complain.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nowhere, stream.fileno())
+        return FAILED
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    """Run one command; the exit code. Raises BrokenPipeError when nobody takes what it says."""
     parsed = _parser().parse_args(arguments)
     try:
         code: int | None = parsed.run(parsed)
@@ -50,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(str(error), error.code)
     except (KeyFileError, StoreError, BusUnavailable) as error:
         return _complain(str(error), FAILED)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         return _complain(said_by_the_system(error), FAILED)
     except KeyboardInterrupt:

@@ -87,6 +87,35 @@ def test_the_admin_guide_names_every_command(capsys: pytest.CaptureFixture[str])
     assert [command for command in commands if f"weft {command}" not in guide] == []
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["check-config", "--dev"],
+        ["generate-config", "--server-name", "example.org"],
+        ["doctor", "--dev", "--json"],
+    ],
+)
+def test_commands_end_quietly_when_nobody_takes_what_they_say(
+    arguments: list[str], unbuffered: str, tmp_path: Path
+) -> None:
+    """`weft check-config | head -1`."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered, "PYTHONPATH": str(REPOSITORY)}
+    try:
+        for errors in (subprocess.PIPE, writes):
+            ended = subprocess.run(
+                weft(*arguments), stdout=writes, stderr=errors, cwd=tmp_path, env=environment, check=False
+            )
+            # What prints the help takes no notice.
+            assert ended.returncode == 1 or arguments == ["--help"]
+            assert not ended.stderr
+    finally:
+        os.close(writes)
+
+
 # check-config
 
 
