@@ -334,6 +334,13 @@ async def test_topics_of_another_store_are_refused(join: Join) -> None:
         await join("b", epoch="begun anew")
 
 
+async def test_topics_of_another_store_are_refused_before_anything_has_happened_in_it(join: Join) -> None:
+    """Else the shards of each store would be divided among the servers of both."""
+    await join("a")
+    with pytest.raises(BusUnavailable, match=r"\.messages holds a record of another store \(epoch\)"):
+        await join("b", epoch="begun anew")
+
+
 @pytest.mark.parametrize(
     ("value", "headers"),
     [

@@ -77,7 +77,7 @@ class KafkaBus:
             await self._connection.check()
             await self._topics.ensure()
             self._follower = Follower(
-                self._connection, self._layout, self._records, listener.on_entries, self._messages.on_records
+                self._connection, self._layout, self._records, listener.on_entries, self._messages
             )
             await self._follower.start()
             self._run(self._follower.follow(), "follow-kafka")

@@ -11,6 +11,7 @@ from aiokafka.errors import ConsumerStoppedError, KafkaError
 from homeserver.bus.bus import BusUnavailable
 from homeserver.bus.kafka.clients import Consumer
 from homeserver.bus.kafka.connection import Connection, explained
+from homeserver.bus.kafka.messages import Messages
 from homeserver.bus.kafka.records import ForeignRecord, Records
 from homeserver.bus.kafka.topics import MAX_RECORD_BYTES, Layout
 from storage.log import Entry
@@ -35,7 +36,6 @@ LAST_RECORD_SECONDS = 3.0
 RETRY_SECONDS = 1.0
 
 OnEntries = Callable[[int, Sequence[Entry]], None]
-OnRecords = Callable[[Sequence[Any]], None]
 
 
 class Follower:
@@ -47,14 +47,14 @@ class Follower:
         layout: Layout,
         records: Records,
         on_entries: OnEntries,
-        on_messages: OnRecords,
+        messages: Messages,
     ) -> None:
         self._connection = connection
         self._shards = layout.places()
-        self._messages = TopicPartition(layout.messages, 0)
+        self._messages_at = TopicPartition(layout.messages, 0)
         self._records = records
         self._on_entries = on_entries
-        self._on_messages = on_messages
+        self._messages = messages
         self._consumer: Consumer | None = None
         self._foreign: set[TopicPartition] = set()
         self._spacing = max(SPACING_SECONDS, SPACING_PER_PARTITION * (len(self._shards) + 1))
@@ -96,15 +96,18 @@ class Follower:
             auto_offset_reset="latest",
         )
         await consumer.start()
-        places = (*self._shards, self._messages)
+        places = (*self._shards, self._messages_at)
         consumer.assign(places)
         async with asyncio.timeout(POSITION_SECONDS):
             await consumer.seek_to_end(*places)
         return consumer
 
     async def _check_last_records(self, consumer: Consumer) -> None:
-        """Refuse topics that somebody else writes to, or that a newer release has written to."""
-        places = list(self._shards)
+        """Refuse topics that somebody else writes to, or that a newer release has written to.
+
+        Servers of another store in which nothing has happened yet send messages.
+        """
+        places = [*self._shards, self._messages_at]
         first, end = await asyncio.gather(consumer.beginning_offsets(places), consumer.end_offsets(places))
         filled = {place for place in places if end[place] > first[place]}
         for place in filled:
@@ -114,7 +117,10 @@ class Follower:
                 while filled:
                     for place, records in (await consumer.getmany(timeout_ms=POLL_MS)).items():
                         if place in filled:
-                            self._records.check(dict(records[0].headers))
+                            if place == self._messages_at:
+                                self._messages.check(records[0].value)
+                            else:
+                                self._records.check(dict(records[0].headers))
                             filled.discard(place)
         except TimeoutError:
             # Where offsets have no record (it was taken out by hand) there is nothing to check.
@@ -130,8 +136,8 @@ class Follower:
             fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=RECORDS_AT_ONCE)
             consumer.check()
             for place, records in fetched.items():
-                if place == self._messages:
-                    self._on_messages(records)
+                if place == self._messages_at:
+                    self._messages.on_records(records)
                 elif entries := self._entries(place, records):
                     self._on_entries(self._shards[place], entries)
             await asyncio.sleep(self._pause(sum(map(len, fetched.values()))))

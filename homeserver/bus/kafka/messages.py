@@ -19,7 +19,7 @@ from aiokafka import TopicPartition
 
 from homeserver.bus.bus import POSITIONS_PER_MS, BusUnavailable, OnMessage
 from homeserver.bus.kafka.publisher import Publisher
-from homeserver.bus.kafka.records import Record
+from homeserver.bus.kafka.records import ForeignRecord, Record
 from homeserver.clock import Clock
 
 log = structlog.get_logger(__name__)
@@ -110,6 +110,15 @@ class Messages:
         async with asyncio.timeout(seconds):
             while self._waiting:
                 await asyncio.sleep(0.01)
+
+    def check(self, value: bytes | None) -> None:
+        """Raises ForeignRecord for what a replica of another store has sent."""
+        try:
+            message = self._decode(value or b"")
+        except msgspec.DecodeError:
+            return
+        if message.store != self._store:
+            raise ForeignRecord(f"a record of another store ({message.store})")
 
     def on_records(self, records: Sequence[Any]) -> None:
         """What the topic gives: this replica's messages and those of the others."""
