@@ -266,6 +266,7 @@ class Log(Protocol):
         *,
         rel_type: str | None = None,
         type: str | None = None,
+        sender: str | None = None,
         after: int | None = None,
         before: int | None = None,
         newest_first: bool = True,

@@ -27,7 +27,7 @@ MAX_RECURSION = 3
 MAX_CHILDREN = 1000
 THREAD_SCAN = 200
 MAX_SCANS = 25
-NEWER_READ = 20
+REPLIES = 20
 """Replies read at a time in search of one that was not redacted."""
 
 
@@ -68,11 +68,10 @@ class Relations:
         self, room: Room, sender: str, type: str, parent_id: str, key: object
     ) -> None:
         children, _ = await self._rooms.stored.children(
-            room.room_id, parent_id, rel_type=ANNOTATION, type=type, limit=MAX_ANNOTATIONS
+            room.room_id, parent_id, rel_type=ANNOTATION, type=type, sender=sender, limit=MAX_ANNOTATIONS
         )
-        for child in children:
-            if child.sender == sender and child.content["m.relates_to"].get("key") == key:
-                raise MatrixError(400, "M_DUPLICATE_ANNOTATION", "You have reacted so already")
+        if any(child.content["m.relates_to"].get("key") == key for child in children):
+            raise MatrixError(400, "M_DUPLICATE_ANNOTATION", "You have reacted so already")
 
     async def _event(self, room: Room, event_id: str) -> RoomEvent | None:
         return room.find(event_id) or (await self._rooms.stored.by_id(room.room_id, [event_id])).get(event_id)
@@ -223,7 +222,7 @@ class Relations:
         before: int | None = None
         while True:
             newer, before = await self._rooms.stored.children(
-                room.room_id, root_id, rel_type=THREAD, after=reply.position, before=before, limit=NEWER_READ
+                room.room_id, root_id, rel_type=THREAD, after=reply.position, before=before, limit=REPLIES
             )
             if newer:
                 return False
@@ -235,14 +234,11 @@ class Relations:
         if root.sender == user_id:
             return True
         before: int | None = None
-        for _ in range(MAX_SCANS):
-            entries = await self._rooms.log.related(
-                room.shard, room.room_id, root.event_id, rel_type=THREAD, before=before, limit=MAX_CHILDREN
+        while True:
+            own, before = await self._rooms.stored.children(
+                room.room_id, root.event_id, rel_type=THREAD, sender=user_id, before=before, limit=REPLIES
             )
-            own = await self._rooms.stored.views(room.room_id, [e for e in entries if e.sender == user_id])
-            if any(reply.relates_to is not None for reply in own):
+            if own:
                 return True
-            if len(entries) < MAX_CHILDREN:
-                break
-            before = entries[-1].position
-        return False
+            if before is None:
+                return False

@@ -101,13 +101,24 @@ class MongoLog:
         *,
         rel_type: str | None = None,
         type: str | None = None,
+        sender: str | None = None,
         after: int | None = None,
         before: int | None = None,
         newest_first: bool = True,
         limit: int,
     ) -> list[Entry]:
         return await log_reads.related(
-            self._connection, shard, stream, target, rel_type, type, after, before, newest_first, limit
+            self._connection,
+            shard,
+            stream,
+            target,
+            rel_type,
+            type,
+            sender,
+            after,
+            before,
+            newest_first,
+            limit,
         )
 
     async def with_relations(self, shard: int, stream: str, targets: Sequence[str]) -> set[str]:

@@ -142,6 +142,7 @@ async def related(
     target: str,
     rel_type: str | None,
     type: str | None,
+    sender: str | None,
     after: int | None,
     before: int | None,
     newest_first: bool,
@@ -152,6 +153,8 @@ async def related(
         where["rel_type"] = rel_type
     if type is not None:
         where["type"] = type
+    if sender is not None:
+        where["sender"] = sender
     return await _by_position(connection, where | EVENTS, BY_PARENT, newest_first, limit)
 
 

@@ -123,6 +123,7 @@ class SqliteLog:
         *,
         rel_type: str | None = None,
         type: str | None = None,
+        sender: str | None = None,
         after: int | None = None,
         before: int | None = None,
         newest_first: bool = True,
@@ -130,7 +131,7 @@ class SqliteLog:
     ) -> list[Entry]:
         return await self._readers.run(
             lambda r: log_reads.related(
-                r, shard, stream, target, rel_type, type, after, before, newest_first, limit
+                r, shard, stream, target, rel_type, type, sender, after, before, newest_first, limit
             ),
             rows=SCAN,
         )

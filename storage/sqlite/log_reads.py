@@ -68,7 +68,8 @@ _STREAMS_KEYED = (
 )
 _RELATED = _ordered(
     f"{_ENTRY} WHERE stream = ? AND rel_type IS NOT NULL AND {TARGET_PREFIX} = ? AND pos > ? AND pos < ?"
-    " AND (?5 IS NULL OR rel_type = ?5) AND (?6 IS NULL OR type = ?6) AND target = ?7"
+    " AND (?5 IS NULL OR rel_type = ?5) AND (?6 IS NULL OR type = ?6) AND (?7 IS NULL OR sender = ?7)"
+    " AND target = ?8"
     f" AND kind = {Kind.EVENT:d}"
 )
 _BY_REL_TYPE = (
@@ -276,12 +277,13 @@ def related(
     target: str,
     rel_type: str | None,
     type: str | None,
+    sender: str | None,
     after: int | None,
     before: int | None,
     newest_first: bool,
     limit: int,
 ) -> list[Entry]:
-    wanted = (rel_type, type)
+    wanted = (rel_type, type, sender)
     numbers = [None if text is None else reader.names.id_of(reader.db, text) for text in wanted]
     if any(text is not None and number is None for text, number in zip(wanted, numbers, strict=True)):
         return []

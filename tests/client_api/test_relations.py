@@ -60,6 +60,21 @@ async def test_same_reaction_twice_is_refused_until_redacted(alice: Client) -> N
     await alice.send(room_id, reaction, type="m.reaction")
 
 
+async def test_same_reaction_twice_is_refused_however_many_others_reacted_since(
+    alice: Client, bob: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("homeserver.rooms.relations.MAX_ANNOTATIONS", 2)
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    event_id = await alice.send(room_id)
+    reaction = related("m.annotation", event_id, key="👍")
+    await alice.send(room_id, reaction, type="m.reaction")
+    for key in "123":
+        await bob.send(room_id, related("m.annotation", event_id, key=key), type="m.reaction")
+    reply = await alice.call("PUT", f"/rooms/{room_id}/send/m.reaction/again", reaction, expect=400)
+    assert reply.errcode == "M_DUPLICATE_ANNOTATION"
+
+
 async def test_others_react_alike_and_the_same_user_otherwise(alice: Client, bob: Client) -> None:
     room_id = await alice.create_room(preset="public_chat")
     await bob.join(room_id)
@@ -255,7 +270,7 @@ async def test_pages_of_recursed_relations_are_filled_with_what_is_wanted(alice:
 async def test_who_took_part_in_a_thread_long_ago_still_did(
     alice: Client, bob: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("homeserver.rooms.relations.MAX_CHILDREN", 2)
+    monkeypatch.setattr("homeserver.rooms.relations.REPLIES", 2)
     room_id = await alice.create_room(preset="public_chat")
     await bob.join(room_id)
     root = await alice.send(room_id)

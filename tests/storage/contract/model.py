@@ -90,7 +90,9 @@ class ModelShard:
             if (type, key) in refs
         }
 
-    def related(self, stream: str, target: str, rel_type: str | None, type: str | None) -> list[Entry]:
+    def related(
+        self, stream: str, target: str, rel_type: str | None, type: str | None, sender: str | None
+    ) -> list[Entry]:
         return [
             entry
             for entry in self.stream(stream)
@@ -99,6 +101,7 @@ class ModelShard:
             and entry.target == target
             and rel_type in (None, entry.rel_type)
             and type in (None, entry.type)
+            and sender in (None, entry.sender)
         ]
 
     def with_rel_type(self, stream: str, rel_type: str) -> list[Entry]:

@@ -106,18 +106,20 @@ class World:
         assert history == paged(model.keyed(stream, kind, type, key))
         target = event_id(rng.randrange(1, 20))
         rel_type, of_type = rng.choice((None, *REL_TYPES)), rng.choice((None, *TYPES))
+        sender = rng.choice((None, "@u:x"))
         related = await log.related(
             shard,
             stream,
             target,
             rel_type=rel_type,
             type=of_type,
+            sender=sender,
             after=after,
             before=before,
             newest_first=newest_first,
             limit=limit,
         )
-        assert related == paged(model.related(stream, target, rel_type, of_type))
+        assert related == paged(model.related(stream, target, rel_type, of_type, sender))
         by_rel_type = await log.by_rel_type(shard, stream, REL_TYPES[0], before=before, limit=limit)
         assert by_rel_type == model.page(model.with_rel_type(stream, REL_TYPES[0]), None, before, True, limit)
         assert keyed_by(await log.current(shard, stream, kind)) == model.state(stream, kind)

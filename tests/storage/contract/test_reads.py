@@ -136,7 +136,7 @@ async def test_relations_are_found_by_target_kind_and_type(log: Log) -> None:
         about("like", "m.annotation", "m.reaction"),
         about("edit", "m.replace", "m.room.message"),
         about("reply", "m.thread", "m.room.message"),
-        about("dislike", "m.annotation", "m.reaction"),
+        about("dislike", "m.annotation", "m.reaction", sender="@bob:example.org"),
     )
     await append(
         log,
@@ -156,6 +156,9 @@ async def test_relations_are_found_by_target_kind_and_type(log: Log) -> None:
     assert await log.related(0, ROOM, parent, rel_type="m.thread", type="m.reaction", limit=9) == []
     assert await log.related(0, ROOM, parent, rel_type="never.seen", limit=9) == []
     assert await log.related(0, ROOM, parent, type="", limit=9) == []
+    assert await log.related(0, ROOM, parent, sender=ALICE, limit=9) == [reply, edit, like]
+    assert await log.related(0, ROOM, parent, rel_type="m.annotation", sender=ALICE, limit=1) == [like]
+    assert await log.related(0, ROOM, parent, sender="@carol:example.org", limit=9) == []
     assert await log.related(0, ROOM, parent, after=edit.seq, limit=9) == [dislike, reply]
     assert await log.related(0, ROOM, parent, before=reply.seq, limit=1) == [edit]
     assert await log.related(0, ROOM, parent, after=like.seq, before=dislike.seq, limit=9) == [reply, edit]
