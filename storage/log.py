@@ -275,7 +275,9 @@ class Log(Protocol):
         """EVENT entries with a `rel_type` whose `target` is this one, by position."""
         ...
 
-    async def with_relations(self, shard: int, stream: str, targets: Sequence[str]) -> set[str]:
+    async def with_relations(
+        self, shard: int, stream: str, targets: Sequence[str], *, rel_type: str | None = None
+    ) -> set[str]:
         """Those of the events to which some relation points."""
         ...
 

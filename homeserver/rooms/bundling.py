@@ -6,7 +6,7 @@ counts. A thread is summed up by its count, its newest event and whether the rea
 reader may not see is in none of it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import msgspec
 import orjson
@@ -27,6 +27,7 @@ MAX_THREAD_PAGES = 20
 REPLACE = "m.replace"
 THREAD = "m.thread"
 REFERENCE = "m.reference"
+BUNDLED = (REPLACE, THREAD, REFERENCE)
 
 
 class ThreadSummary(msgspec.Struct):
@@ -65,36 +66,54 @@ class Bundling:
         candidates = {event.event_id: event for event in events if event.state_key is None}
         if not candidates:
             return {}
-        related = room.related_to() & candidates.keys()
-        older = [event.event_id for event in candidates.values() if event.position <= room.timeline_after]
-        if older:
-            related |= await self._log.with_relations(room.shard, room.room_id, older)
+        related = await self._related(room, list(candidates.values()))
+        threads: dict[str, ThreadSummary] = {}
+        for event_id in related[THREAD]:
+            thread = await self._thread(room, event_id, ignored, line)
+            if thread is not None:
+                threads[event_id] = thread
+        latest = await self._related(room, [thread.latest for thread in threads.values()])
+        edited = related[REPLACE] | latest[REPLACE]
         found: dict[str, bytes] = {}
-        for event_id in related:
-            bundle = await self._bundle(room, candidates[event_id], user_id, ignored, line)
-            if bundle:
-                found[event_id] = b"{" + b",".join(bundle) + b"}"
+        for event_id in set().union(*related.values()):
+            parts: list[bytes] = []
+            if edit := await self._edit_json(room, candidates[event_id], edited, ignored, line):
+                parts.append(b'"m.replace":' + edit)
+            if thread := threads.get(event_id):
+                latest_edit = await self._edit_json(room, thread.latest, edited, ignored, line)
+                json = self._thread_json(room, candidates[event_id], thread, latest_edit, user_id)
+                parts.append(b'"m.thread":' + json)
+            if event_id in related[REFERENCE] and (
+                chunk := await self._references(room, event_id, ignored, line)
+            ):
+                parts.append(b'"m.reference":' + orjson.dumps({"chunk": chunk}))
+            if parts:
+                found[event_id] = b"{" + b",".join(parts) + b"}"
         return found
 
-    async def _bundle(
-        self, room: Room, event: RoomEvent, user_id: str, ignored: frozenset[str], line: SightLine | None
-    ) -> list[bytes]:
-        parts: list[bytes] = []
-        edit = await self._edit(room, event, ignored, line)
-        if edit is not None:
-            parts.append(b'"m.replace":' + edit.render(self._now(), room_id=room.room_id_json))
-        thread = await self._thread(room, event.event_id, ignored, line)
-        if thread is not None:
-            json = await self._thread_json(room, event, thread, user_id, ignored, line)
-            parts.append(b'"m.thread":' + json)
+    async def _related(self, room: Room, events: Sequence[RoomEvent]) -> Mapping[str, set[str]]:
+        """Relation type, of those that are bundled → those of the events that have such relations."""
+        known = room.related_to()
+        related = {
+            rel_type: {event.event_id for event in events if rel_type in known.get(event.event_id, ())}
+            for rel_type in BUNDLED
+        }
+        older = [event.event_id for event in events if event.position <= room.timeline_after]
+        if older:
+            older = list(await self._log.with_relations(room.shard, room.room_id, older))
+        if older:
+            for rel_type, ids in related.items():
+                ids |= await self._log.with_relations(room.shard, room.room_id, older, rel_type=rel_type)
+        return related
+
+    async def _references(
+        self, room: Room, event_id: str, ignored: frozenset[str], line: SightLine | None
+    ) -> list[JsonObject]:
         references, _ = await self._stored.children(
-            room.room_id, event.event_id, rel_type=REFERENCE, newest_first=False, limit=MAX_REFERENCES
+            room.room_id, event_id, rel_type=REFERENCE, newest_first=False, limit=MAX_REFERENCES
         )
         seen = await self._seen(room, references, line)
-        chunk = [{"event_id": child.event_id} for child in seen if child.sender not in ignored]
-        if chunk:
-            parts.append(b'"m.reference":' + orjson.dumps({"chunk": chunk}))
-        return parts
+        return [{"event_id": child.event_id} for child in seen if child.sender not in ignored]
 
     async def _seen(
         self, room: Room, children: Sequence[RoomEvent], line: SightLine | None
@@ -104,35 +123,34 @@ class Bundling:
             return children
         return [e for e in await self._visibility.shown(room, line, children) if e.relates_to is not None]
 
-    async def _edit(
-        self, room: Room, event: RoomEvent, ignored: frozenset[str], line: SightLine | None
-    ) -> RoomEvent | None:
-        if event.rel_type == REPLACE or event.is_redacted:
+    async def _edit_json(
+        self,
+        room: Room,
+        event: RoomEvent,
+        edited: Set[str],
+        ignored: frozenset[str],
+        line: SightLine | None,
+    ) -> bytes | None:
+        """The edit of an event that counts, if it is one of those that were edited."""
+        if event.event_id not in edited or event.rel_type == REPLACE or event.is_redacted:
             return None
         edits, _ = await self._stored.children(
             room.room_id, event.event_id, rel_type=REPLACE, type=event.type, limit=MAX_EDITS
         )
         seen = await self._seen(room, edits, line)
         valid = [e for e in seen if is_valid_edit(event, e) and e.sender not in ignored]
-        return max(valid, key=lambda e: (e.ts, e.event_id), default=None)
+        if not valid:
+            return None
+        newest = max(valid, key=lambda e: (e.ts, e.event_id))
+        return newest.render(self._now(), room_id=room.room_id_json)
 
-    async def _thread_json(
-        self,
-        room: Room,
-        root: RoomEvent,
-        thread: ThreadSummary,
-        user_id: str,
-        ignored: frozenset[str],
-        line: SightLine | None,
+    def _thread_json(
+        self, room: Room, root: RoomEvent, thread: ThreadSummary, latest_edit: bytes | None, user_id: str
     ) -> bytes:
-        latest = thread.latest
-        edit = await self._edit(room, latest, ignored, line)
-        relations = None
-        if edit is not None:
-            relations = b'{"m.replace":' + edit.render(self._now(), room_id=room.room_id_json) + b"}"
+        relations = b'{"m.replace":' + latest_edit + b"}" if latest_edit is not None else None
         took_part = user_id in thread.senders or root.sender == user_id
         return b'{"latest_event":%b,"count":%d,"current_user_participated":%b}' % (
-            latest.render(self._now(), room_id=room.room_id_json, relations=relations),
+            thread.latest.render(self._now(), room_id=room.room_id_json, relations=relations),
             thread.count,
             b"true" if took_part else b"false",
         )

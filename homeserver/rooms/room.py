@@ -225,16 +225,19 @@ class Room:
         index = self.first_after(position)
         return self.timeline[index - 1].position if index else position
 
-    def related_to(self) -> frozenset[str]:
-        """The events that those in `timeline` relate to.
+    def related_to(self) -> Mapping[str, set[str]]:
+        """The events that those in `timeline` relate to, each with the types of these relations.
 
         An event comes after what it relates to: of events in `timeline`, these are all that have relations.
         """
-        known = self.fragments.get("related to", frozenset)
-        if known is None:
-            known = frozenset(e.relates_to for e in self.timeline if e.rel_type is not None and e.relates_to)
-            self.fragments.keep("related to", known)
-        return known
+        related = self.fragments.get("related to", dict)
+        if related is None:
+            related = {}
+            for event in self.timeline:
+                if event.rel_type is not None and event.relates_to:
+                    related.setdefault(event.relates_to, set()).add(event.rel_type)
+            self.fragments.keep("related to", related)
+        return related
 
     def after_redactions(self, event: RoomEvent) -> RoomEvent:
         """What an event that was read is after the redactions in memory: the log may not be pruned yet."""

@@ -121,8 +121,10 @@ class MongoLog:
             limit,
         )
 
-    async def with_relations(self, shard: int, stream: str, targets: Sequence[str]) -> set[str]:
-        return await log_reads.with_relations(self._connection, shard, stream, targets)
+    async def with_relations(
+        self, shard: int, stream: str, targets: Sequence[str], *, rel_type: str | None = None
+    ) -> set[str]:
+        return await log_reads.with_relations(self._connection, shard, stream, targets, rel_type)
 
     async def by_rel_type(
         self, shard: int, stream: str, rel_type: str, *, before: int | None = None, limit: int

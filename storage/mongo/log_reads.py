@@ -158,8 +158,12 @@ async def related(
     return await _by_position(connection, where | EVENTS, BY_PARENT, newest_first, limit)
 
 
-async def with_relations(connection: Connection, shard: int, stream: str, targets: Sequence[str]) -> set[str]:
-    where = {"shard": shard, "stream": stream, "parent": {"$in": list(targets)}}
+async def with_relations(
+    connection: Connection, shard: int, stream: str, targets: Sequence[str], rel_type: str | None
+) -> set[str]:
+    where: Document = {"shard": shard, "stream": stream, "parent": {"$in": list(targets)}}
+    if rel_type is not None:
+        where["rel_type"] = rel_type
     pipeline: list[Document] = [{"$match": where}, {"$group": {"_id": "$parent"}}]
     return {found["_id"] for found in await connection.aggregate(LOG, pipeline, hint=BY_PARENT)}
 

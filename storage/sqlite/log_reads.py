@@ -118,6 +118,7 @@ def _with_relations(count: int) -> str:
     return (
         f"SELECT column1 FROM (VALUES {values_list(1, count)}) AS asked WHERE EXISTS ("
         "SELECT 1 FROM entry INDEXED BY entry_by_target WHERE stream = ? AND rel_type IS NOT NULL"
+        " AND (? IS NULL OR rel_type = ?)"
         f" AND {TARGET_PREFIX} = {prefix_of('column1')} AND target = column1)"
     )
 
@@ -298,11 +299,17 @@ def has_relations(reader: Reader, shard: int, stream: str) -> bool:
     return reader.db.execute(_HAS_RELATIONS, (number,)).fetchone() is not None
 
 
-def with_relations(reader: Reader, shard: int, stream: str, targets: Sequence[str]) -> set[str]:
+def with_relations(
+    reader: Reader, shard: int, stream: str, targets: Sequence[str], rel_type: str | None
+) -> set[str]:
     number = reader.names.id_of(reader.db, stream, shard)
+    rel_number = None if rel_type is None else reader.names.id_of(reader.db, rel_type)
     found: set[str] = set()
+    if rel_type is not None and rel_number is None:
+        return found
+    wanted = (number, rel_number, rel_number)
     for chunk in padded([pack(target) for target in targets]):
-        for (packed,) in reader.db.execute(_with_relations(len(chunk)), (*chunk, number)):
+        for (packed,) in reader.db.execute(_with_relations(len(chunk)), (*chunk, *wanted)):
             found.add(unpack(packed))
     return found
 

@@ -167,6 +167,48 @@ async def listed_threads(client: Client, room_id: str, limit: int) -> list[str]:
     return seen
 
 
+@pytest.mark.parametrize("kept", [2, 100], ids=["from the log", "in memory"])
+async def test_of_a_page_only_relations_that_are_bundled_are_read(
+    server: Server, monkeypatch: pytest.MonkeyPatch, alice: Client, kept: int
+) -> None:
+    monkeypatch.setattr("homeserver.rooms.room.TIMELINE_KEPT", kept)
+    room_id = await alice.create_room()
+    edited, root, named, *others = [await alice.send(room_id, f"{n}") for n in range(6)]
+    for event_id in (edited, root, *others):
+        await alice.send(room_id, related("m.annotation", event_id, key="👍"), type="m.reaction")
+    newest = await alice.send(room_id, edit(edited, "edited"))
+    reply = await alice.send(room_id, text("reply", **related("m.thread", root)))
+    corrected = await alice.send(room_id, edit(reply, "corrected"))
+    reference = await alice.send(room_id, text("see", **related("m.reference", named)))
+    stored = server.app.ground.rooms.stored
+    read = stored.children
+    asked: list[tuple[str, str]] = []
+
+    async def noted(room_id: str, parent: str, **options: Any) -> Any:
+        asked.append((parent, options["rel_type"]))
+        return await read(room_id, parent, **options)
+
+    monkeypatch.setattr(stored, "children", noted)
+    page = await alice.get(f"/rooms/{room_id}/messages", query={"dir": "b", "limit": 50})
+    bundles = {
+        event["event_id"]: event["unsigned"]["m.relations"]
+        for event in page["chunk"]
+        if "m.relations" in event["unsigned"]
+    }
+    assert bundles.keys() == {edited, root, named, reply}
+    assert bundles[edited]["m.replace"]["event_id"] == newest
+    assert bundles[named] == {"m.reference": {"chunk": [{"event_id": reference}]}}
+    latest = bundles[root]["m.thread"]["latest_event"]
+    for replied in (bundles[reply], latest["unsigned"]["m.relations"]):
+        assert replied["m.replace"]["event_id"] == corrected
+    assert set(asked) == {
+        (edited, "m.replace"),
+        (reply, "m.replace"),
+        (root, "m.thread"),
+        (named, "m.reference"),
+    }
+
+
 async def test_threads_list_pages_without_repeating(alice: Client) -> None:
     room_id = await alice.create_room()
     roots = [await alice.send(room_id, f"root {i}") for i in range(5)]

@@ -46,6 +46,9 @@ READS: dict[str, Callable[[Log], Awaitable[object]]] = {
     "related": lambda log: log.related(0, ROOM, event_id(1), rel_type="m.thread", limit=5),
     "related_of_type": lambda log: log.related(0, ROOM, event_id(1), type="x", newest_first=False, limit=5),
     "with_relations": lambda log: log.with_relations(0, ROOM, [event_id(1), event_id(2)]),
+    "with_relations_of_type": lambda log: log.with_relations(
+        0, ROOM, [event_id(1), event_id(2)], rel_type="m.thread"
+    ),
     "by_rel_type": lambda log: log.by_rel_type(0, ROOM, "m.thread", before=9, limit=5),
     "near_time": lambda log: log.near_time(0, ROOM, 5, forwards=True),
     "near_time_back": lambda log: log.near_time(0, ROOM, 5, forwards=False),
