@@ -1,23 +1,27 @@
-"""Reading rooms: pages of a long timeline, the members and the state of a big room."""
+"""Reading rooms: pages of a long timeline; the members, the state and first syncs of a big room."""
+
+from itertools import count
 
 from bench.crowd import Crowds
 from bench.http1 import Response
 from bench.load import Load
-from bench.matrix import WrongAnswer, marks, parsed
+from bench.matrix import WrongAnswer, marks, parsed, timeline_filter
 from bench.scenarios.scenario import Scenario
 
 _PAGE = 100
 _REPEATS = 40
+_FIRST_SYNCS = 20
 
 
 class Rooms(Scenario):
     name = "rooms"
-    about = "pages of /messages in a long room; /members and /state of a big one"
+    about = "pages of /messages in a long room; /members, /state and its members' first syncs of a big one"
 
     def __init__(self, load: Load, crowds: Crowds) -> None:
         super().__init__(load, crowds)
         self._from = ""
         self._next = 0
+        self._timeouts = count(1)
 
     async def prepare(self) -> None:
         self.reader, self.long_room = await self.crowds.long_room(self.load)
@@ -27,7 +31,10 @@ class Rooms(Scenario):
         self._rewind()
         await self.load.loop("messages, pages of 100", 1, self._page, self._check_page)
         await self._big_room("members")
+        await self._big_room("joined_members")
         await self._big_room("state")
+        for lazy in (False, True):
+            await self._first_syncs(lazy)
 
     def _rewind(self) -> None:
         self._from = ""
@@ -65,9 +72,30 @@ class Rooms(Scenario):
         def check(worker: int, number: int, response: Response) -> None:
             if response.status != 200:
                 parsed(response)
-            found = response.body.count(b'"m.room.member"')
+            named = b'"display_name"' if what == "joined_members" else b'"m.room.member"'
+            found = response.body.count(named)
             if found < members:
                 raise WrongAnswer(f"/{what} shows {found} of {members} members")
 
         name = f"{what} of a room with {crowd.size}"
         await self.load.loop(name, 1, request, check, most=_REPEATS)
+
+    async def _first_syncs(self, lazy: bool) -> None:
+        crowd = await self.crowds.get(self.load, self.sizes.big_room)
+        readers = crowd.members[:_FIRST_SYNCS]
+        filter_json = timeline_filter(10, lazy=lazy)
+
+        def request(worker: int, number: int) -> bytes:
+            # Another timeout each time, in all rounds: a server may hold the answer to an equal request.
+            reader = readers[number % len(readers)]
+            return self.load.api.sync(reader, "", timeout_ms=next(self._timeouts), filter_json=filter_json)
+
+        def check(worker: int, number: int, response: Response) -> None:
+            joined = parsed(response)["rooms"]["join"][crowd.room]
+            events = joined["state"]["events"] + joined["timeline"]["events"]
+            found = sum(event["type"] == "m.room.member" for event in events)
+            if found == 0 or (found < crowd.size + 1 and not lazy):
+                raise WrongAnswer(f"a first sync shows {found} of {crowd.size + 1} members")
+
+        name = f"first sync, room with {crowd.size}, {'lazy' if lazy else 'all'} members"
+        await self.load.loop(name, 1, request, check, fewest=_FIRST_SYNCS, most=_FIRST_SYNCS)
