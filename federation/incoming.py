@@ -110,7 +110,7 @@ class Incoming:
 
         Raises StoreError, MatrixError 503.
         """
-        # Whoever denies a knock may be faster than the answer to it.
+        # Whoever denies a knock, or greets who joins, may be faster than the answer to that.
         await self._outside.settled(room_id)
         room = await self._rooms.get(room_id)
         if room is None:

@@ -163,8 +163,9 @@ class RemoteRooms:
                 return await self._bring_in(server, room_id, user_id, content)
 
             try:
-                async with asyncio.timeout(JOIN_SECONDS):
-                    return await self._of_first(servers, bring_in)
+                with self._outside.under_way(room_id):
+                    async with asyncio.timeout(JOIN_SECONDS):
+                        return await self._of_first(servers, bring_in)
             except TimeoutError:
                 raise MatrixError(504, "M_UNKNOWN", "The servers in the room take too long") from None
 

@@ -14,9 +14,9 @@ from aiohttp import web
 
 import federation.remote_rooms
 from homeserver.protocol.signing import SigningKey, sign_event
-from tests.client_api.conftest import Client
+from tests.client_api.conftest import Client, Reply
 from tests.federation.host import Answer, Host
-from tests.federation.rooms import members
+from tests.federation.rooms import members, text, texts
 from tests.federation.servers import Homeserver, OtherServer
 
 STRANGER = SigningKey.from_seed("a_1", b"stranger".ljust(32))
@@ -285,6 +285,28 @@ async def test_a_host_that_says_too_much_or_nothing_is_given_up(
     host.stalls = True
     await attempt(alice, host, expect=502)
     await told_nothing(alice, host)
+
+
+async def test_what_is_said_before_the_answer_to_a_join_has_come_is_in_the_room(
+    other: OtherServer, alice: Client, host: Host
+) -> None:
+    """For the other server, this one is in the room already."""
+    pages = host.peer.site.below
+    ((path, send),) = pages.items()
+    told: list[asyncio.Task[Reply]] = []
+
+    async def speak_first(request: web.BaseRequest) -> web.StreamResponse:
+        answer: web.StreamResponse = await send(request)
+        host.let_in(host.received[0])
+        said = host.send("m.room.message", None, text("welcome"))
+        told.append(asyncio.create_task(other.send(said.pdu)))
+        await asyncio.wait(told, timeout=0.3)
+        return answer
+
+    pages[path] = speak_first
+    await attempt(alice, host)
+    assert (await told[0]).body["pdus"] == {host.events[-1].event_id: {}}
+    assert await texts(alice, host.room_id) == ["welcome"]
 
 
 async def test_who_hangs_up_has_joined_all_the_same_or_not_at_all(
