@@ -45,6 +45,7 @@ from homeserver.graph.past import Past
 from homeserver.graph.receiving import Receiver
 from homeserver.graph.states import States
 from homeserver.graph.told import ToldGraph
+from homeserver.graph.under_way import UnderWay
 from homeserver.media.repository import MediaRepository
 from homeserver.media.thumbnails import Thumbnails
 from homeserver.presence.presence import Presence
@@ -132,7 +133,8 @@ class Federation:
         missing = MissingEvents(others.client, self.gate, self.receiver, self.graph_events, outliers)
         past = Past(rooms, self.graph_events, side_events, gaps, name)
         self.backfill = Backfill(name, others.client, self.gate, missing, self.graph_events, past, now)
-        outside = Outside(rooms, name, domain.to_others)
+        outside = Outside(rooms, name)
+        under_way = UnderWay(domain.to_others)
         self.incoming = Incoming(
             name,
             rooms,
@@ -140,6 +142,7 @@ class Federation:
             self.receiver,
             missing,
             outside,
+            under_way,
             Merging(rooms, domain.author),
             store.collection(staged_event_records.STAGED_EVENTS),
             domain.replica.owns,
@@ -167,9 +170,17 @@ class Federation:
         self.told = told = ToldGraph(
             rooms, self.graph_events, self.states, side_events, domain.visibility, domain.accounts
         )
-        inviting = Inviting(domain.author, others.client, self.gate, self.receiver, told)
+        inviting = Inviting(domain.author, others.client, self.gate, self.receiver, told, under_way)
         self.remote_rooms = RemoteRooms(
-            rooms, domain.author, others.client, self.gate, self.arrival, missing, outside, inviting
+            rooms,
+            domain.author,
+            others.client,
+            self.gate,
+            self.arrival,
+            missing,
+            outside,
+            inviting,
+            under_way,
         )
         received_invites = ReceivedInvites(
             rooms, domain.accounts, domain.permission, domain.limits, domain.author, self.gate, outside
@@ -182,6 +193,7 @@ class Federation:
             self.gate,
             self.receiver,
             domain.replica,
+            under_way,
         )
         self.routes: list[Routes] = [
             VersionRoutes(),

@@ -23,6 +23,7 @@ from homeserver.errors import MatrixError
 from homeserver.graph.merging import Merging
 from homeserver.graph.outside import Outside
 from homeserver.graph.receiving import Missing, Outcome, Receiver
+from homeserver.graph.under_way import UnderWay
 from homeserver.protocol.events import Event, parse_pdu
 from homeserver.protocol.identifiers import server_name_of
 from homeserver.protocol.json_types import JsonObject
@@ -84,6 +85,7 @@ class Incoming:
         receiver: Receiver,
         missing: MissingEvents,
         outside: Outside,
+        under_way: UnderWay,
         merging: Merging,
         staged: Collection[StagedEvent],
         owns: Callable[[int], bool],
@@ -96,6 +98,7 @@ class Incoming:
         self._receiver = receiver
         self._missing = missing
         self._outside = outside
+        self._under_way = under_way
         self._merging = merging
         self._staged = staged
         self._owns = owns
@@ -111,7 +114,7 @@ class Incoming:
         Raises StoreError, MatrixError 503.
         """
         # Whoever denies a knock, or greets who joins, may be faster than the answer to that.
-        await self._outside.settled(room_id)
+        await self._under_way.settled(room_id)
         room = await self._rooms.get(room_id)
         if room is None:
             return {}

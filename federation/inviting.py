@@ -11,6 +11,7 @@ from federation.gate import Dropped, Gate
 from homeserver.errors import MatrixError, forbidden
 from homeserver.graph.receiving import Outcome, Receiver
 from homeserver.graph.told import ToldGraph
+from homeserver.graph.under_way import UnderWay
 from homeserver.protocol.events import Event
 from homeserver.protocol.identifiers import server_name_of
 from homeserver.protocol.json_types import JsonObject
@@ -31,13 +32,20 @@ class Inviting:
     """Sends invites out, and puts them into their rooms."""
 
     def __init__(
-        self, author: Author, client: FederationClient, gate: Gate, receiver: Receiver, told: ToldGraph
+        self,
+        author: Author,
+        client: FederationClient,
+        gate: Gate,
+        receiver: Receiver,
+        told: ToldGraph,
+        under_way: UnderWay,
     ) -> None:
         self._author = author
         self._client = client
         self._gate = gate
         self._receiver = receiver
         self._told = told
+        self._under_way = under_way
 
     async def invite(self, room: Room, template: EventTemplate) -> str:
         """Invite the user of another server whom the member event is about; its id.
@@ -45,7 +53,11 @@ class Inviting:
         Raises MatrixError: 403 and what else their server says, 502 when it does not answer.
         """
         assert template.state_key is not None
-        server = server_name_of(template.state_key)
+        # They, or a program of theirs, may come before their server's answer is here.
+        with self._under_way.during(room.room_id, template.state_key):
+            return await self._invite(room, template, server_name_of(template.state_key))
+
+    async def _invite(self, room: Room, template: EventTemplate, server: str) -> str:
         event = await self._author.event(room, template)
         face = [orjson.loads(pdu) for pdu in await self._told.face(room, template.sender)]
         try:

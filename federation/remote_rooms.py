@@ -24,6 +24,7 @@ from homeserver.errors import MatrixError, forbidden, not_found
 from homeserver.graph.arrival import Arrival, NoSuchRoom
 from homeserver.graph.outside import Outside
 from homeserver.graph.receiving import Missing, Outcome
+from homeserver.graph.under_way import UnderWay
 from homeserver.protocol.events import Event, build_event
 from homeserver.protocol.identifiers import (
     InvalidIdentifier,
@@ -102,6 +103,7 @@ class RemoteRooms:
         missing: MissingEvents,
         outside: Outside,
         inviting: Inviting,
+        under_way: UnderWay,
     ) -> None:
         self._rooms = rooms
         self._author = author
@@ -111,6 +113,7 @@ class RemoteRooms:
         self._missing = missing
         self._outside = outside
         self._inviting = inviting
+        self._under_way = under_way
         self._templates = Templates(client, author)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """Room → who wants to bring it in, one after the other."""
@@ -163,7 +166,7 @@ class RemoteRooms:
                 return await self._bring_in(server, room_id, user_id, content)
 
             try:
-                with self._outside.under_way(room_id):
+                with self._under_way.during(room_id):
                     async with asyncio.timeout(JOIN_SECONDS):
                         return await self._of_first(servers, bring_in)
             except TimeoutError:
@@ -247,7 +250,7 @@ class RemoteRooms:
             await self._outside.note_own(made, preview, before)
             return made.event_id
 
-        with self._outside.under_way(room_id):
+        with self._under_way.during(room_id):
             return await self._of_first(self._servers(room_id, room, user_id, via), ask)
 
     async def leave(self, room: Room, user_id: str, content: JsonObject) -> str:

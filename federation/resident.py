@@ -13,6 +13,7 @@ from federation.gate import Dropped, Gate, no_event
 from homeserver.bus.replica import Replica
 from homeserver.errors import MatrixError, forbidden, invalid_param, not_found
 from homeserver.graph.receiving import Missing, Outcome, Receiver
+from homeserver.graph.under_way import UnderWay
 from homeserver.protocol.events import Event, InvalidEvent, parse_pdu
 from homeserver.protocol.identifiers import check_user_id, server_name_of
 from homeserver.protocol.json_types import JsonObject
@@ -37,6 +38,7 @@ class Resident:
         gate: Gate,
         receiver: Receiver,
         replica: Replica,
+        under_way: UnderWay,
     ) -> None:
         self._rooms = rooms
         self._author = author
@@ -45,6 +47,7 @@ class Resident:
         self._gate = gate
         self._receiver = receiver
         self._replica = replica
+        self._under_way = under_way
 
     async def room(self, room_id: str, server: str) -> Room:
         """The room as this server has it for another one.
@@ -72,6 +75,7 @@ class Resident:
         """
         if server_name_of(check_user_id(user_id)) != server:
             raise forbidden("The user is not one of your server's")
+        await self._under_way.settled(room_id, user_id)
         room = await self.room(room_id, server)
         version = room.version.identifier
         if versions is not None and version not in versions:

@@ -7,6 +7,7 @@ about such events is here; all the rest of the server knows rooms by their log a
 taking          receiving (the checks), onward (many at once), merging (of extremities), redacting,
                 early_redactions
 knowing         events (by id), states (before and after events), outliers
-coming in       arrival, outside (before that), learning (members who come later), past (history, gaps)
+coming in       arrival, outside (before that), learning (members who come later), past (history, gaps),
+                under_way (what other servers have yet to answer)
 telling         told
 """

@@ -4,14 +4,8 @@ Such a member event is state of its room, as far as that is known here, without 
 has with it what its user may be shown of the room.
 """
 
-import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from secrets import token_hex
+from collections.abc import Callable
 
-import msgspec
-
-from homeserver.bus.to_others import ToOthers
 from homeserver.graph.receiving import state_entry
 from homeserver.protocol.events import Event
 from homeserver.protocol.identifiers import server_name_of
@@ -23,76 +17,16 @@ from homeserver.rooms.servers import takes_part
 from homeserver.shard_writer import Appended, Drafts
 from storage.log import Entry
 
-KIND = "outside"
-SETTLE_SECONDS = 5.0
-"""So long what others send waits for what a user is about; the answer to that may wait for it in turn."""
-ELSEWHERE_SECONDS = 60.0
-"""So long what a user is about at another replica counts, should nobody say that it is done."""
-
 Decide = Callable[[RoomEvent | None], Preview | None]
 """What the user may be shown with an event, given the one that stands in its place; None: it stays."""
-
-
-class _Notice(msgspec.Struct, frozen=True, array_like=True):
-    """A user is about something in a room, or is done with it."""
-
-    room_id: str
-    what: str
-    done: bool
-
-
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(_Notice).decode
 
 
 class Outside:
     """Writes such memberships down."""
 
-    def __init__(self, rooms: Rooms, server_name: str, to_others: ToOthers) -> None:
+    def __init__(self, rooms: Rooms, server_name: str) -> None:
         self._rooms = rooms
         self._server_name = server_name
-        self._to_others = to_others
-        self._under_way: dict[str, dict[str, asyncio.Future[None]]] = {}
-        """Room → what users are about there, at any replica."""
-        to_others.subscribe(KIND, self._on_notice)
-
-    @contextmanager
-    def under_way(self, room_id: str) -> Iterator[None]:
-        """While a user does something by way of another server, which may be answered by others sooner."""
-        what = token_hex(8)
-        self._begin(room_id, what)
-        self._to_others.tell(KIND, _encode(_Notice(room_id, what, done=False)))
-        try:
-            yield
-        finally:
-            self._end(room_id, what)
-            self._to_others.tell(KIND, _encode(_Notice(room_id, what, done=True)))
-
-    async def settled(self, room_id: str) -> None:
-        """Wait until what users are about in a room now is written down."""
-        if under_way := self._under_way.get(room_id):
-            await asyncio.wait(under_way.values(), timeout=SETTLE_SECONDS)
-
-    def _on_notice(self, body: bytes) -> None:
-        notice = _decode(body)
-        if notice.done:
-            self._end(notice.room_id, notice.what)
-        else:
-            self._begin(notice.room_id, notice.what)
-            loop = asyncio.get_running_loop()
-            loop.call_later(ELSEWHERE_SECONDS, self._end, notice.room_id, notice.what)
-
-    def _begin(self, room_id: str, what: str) -> None:
-        done = asyncio.get_running_loop().create_future()
-        self._under_way.setdefault(room_id, {})[what] = done
-
-    def _end(self, room_id: str, what: str) -> None:
-        of_room = self._under_way.get(room_id, {})
-        if (done := of_room.pop(what, None)) is None:
-            return
-        done.set_result(None)
-        if not of_room:
-            del self._under_way[room_id]
 
     async def note(self, event: Event, preview: Preview) -> None:
         """Make a member event current, unless this server is in the room by now. Raises MatrixError 503."""

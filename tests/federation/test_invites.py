@@ -12,6 +12,7 @@ from tests.client_api.conftest import Client, Reply
 from tests.federation.guest import Guest
 from tests.federation.host import Host
 from tests.federation.inviter import Inviter
+from tests.federation.newcomer import Newcomer, signed
 from tests.federation.rooms import members, state_of
 from tests.federation.servers import V1, Homeserver, OtherServer
 from tests.federation.test_remote_rooms import join
@@ -121,6 +122,31 @@ async def test_a_room_goes_on_while_an_invite_is_under_way(
     await join(dora, room_id)
     await alice.set_state(room_id, "m.room.topic", {"topic": "on"})
     assert (await members(alice, room_id))[dora.user_id] == "join"
+
+
+@pytest.mark.parametrize("membership", ["join", "leave"])
+async def test_who_is_invited_comes_or_declines_before_their_server_has_answered(
+    other: OtherServer, alice: Client, membership: str
+) -> None:
+    """A program may do that for them."""
+    room_id = await alice.create_room(room_version="11")
+    newcomer = Newcomer(other, "guest")
+    guest = Guest(other, room_id, alice.user_id, "guest")
+    ((path, agree),) = other.peer.site.below.items()
+    made: list[asyncio.Task[Reply]] = []
+
+    async def be_quick(request: web.BaseRequest) -> web.StreamResponse:
+        made.append(asyncio.create_task(newcomer.make(room_id, membership)))
+        await asyncio.wait(made, timeout=0.3)
+        answer: web.StreamResponse = await agree(request)
+        return answer
+
+    other.peer.site.below[path] = be_quick
+    await alice.invite(room_id, guest.user_id)
+    template = (await made[0]).body["event"]
+    pdu = signed("11", template, other.name, other.peer.key)
+    await newcomer.send(room_id, "11", pdu, membership)
+    assert (await members(alice, room_id))[guest.user_id] == membership
 
 
 @pytest.mark.parametrize("version", ["1", "2", "3"])

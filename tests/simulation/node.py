@@ -47,6 +47,7 @@ from homeserver.graph.past import Past
 from homeserver.graph.receiving import Receiver
 from homeserver.graph.states import States
 from homeserver.graph.told import ToldGraph
+from homeserver.graph.under_way import UnderWay
 from homeserver.protocol.event_auth import auth_event_keys
 from homeserver.protocol.events import Event, build_event
 from homeserver.protocol.json_types import JsonObject
@@ -173,7 +174,8 @@ class Node:
         gate = Gate(KeyRing(OwnKeys(name, self.key, (), now), self._keys, transport, allowed, now))
         self._staged = store.collection(staged_events.STAGED_EVENTS)
         missing = MissingEvents(client, gate, receiver, self.events, outliers)
-        outside = Outside(self.rooms, name, ToOthers(InProcessBus(self.rooms.shards, now)))
+        outside = Outside(self.rooms, name)
+        under_way = UnderWay(ToOthers(InProcessBus(self.rooms.shards, now)))
         past = Past(self.rooms, self.events, side, gaps, name)
         self._backfill = Backfill(name, client, gate, missing, self.events, past, now)
         self._incoming = Incoming(
@@ -183,6 +185,7 @@ class Node:
             receiver,
             missing,
             outside,
+            under_way,
             Merging(self.rooms, self.author),
             self._staged,
             lambda shard: True,
@@ -201,7 +204,9 @@ class Node:
         # What its users do, beside what they send.
         restricted, limits = RestrictedJoins(self.rooms, name), RateLimits(RateLimitOptions(enabled=False))
         alone = Replica(InProcessBus(self.rooms.shards, now))
-        self._resident = Resident(self.rooms, self.author, restricted, limits, gate, receiver, alone)
+        self._resident = Resident(
+            self.rooms, self.author, restricted, limits, gate, receiver, alone, under_way
+        )
         names = Profiles(store.collection(profiles.PROFILES))
         self._membership = Membership(
             self.rooms, users, self.author, names, InvitePermission(users), restricted, known_accounts
@@ -214,7 +219,8 @@ class Node:
             arrival,
             missing,
             outside,
-            Inviting(self.author, client, gate, receiver, told),
+            Inviting(self.author, client, gate, receiver, told, under_way),
+            under_way,
         )
         self.upgrade = Upgrade(
             self.rooms,
