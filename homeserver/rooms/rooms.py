@@ -19,10 +19,10 @@ from homeserver.rooms.stored_events import StoredEvents
 from homeserver.shard_writer import Appended, Proposal, R, ShardWriter
 from storage.log import Entry, Kind, Log, ShardMap
 
-EVICT_EVERY = 256
-"""Events."""
-EVICTED_SHARE = 16
-"""Part of the budget by which fragments may grow before rooms are evicted."""
+GROWN_SHARE = 64
+"""Rooms may exceed the budget by one part in so many before all are measured again, which takes a while."""
+EVENT_BYTES = 1_000
+"""What an event adds to a room, roughly."""
 WHOLE_SECONDS = 60.0
 """How long a request waits for the members of a room."""
 
@@ -60,9 +60,7 @@ class Rooms:
         self._followers: list[OnRoomEntry] = []
         self._consumers: list[Callable[[int, Sequence[Appended]], None]] = []
         self._grown_since_eviction = 0
-        """Events."""
-        self._worked_out_since_eviction = 0
-        """Bytes of fragments."""
+        """Bytes, roughly: of new events, of rooms that were loaded, of fragments."""
 
     async def start(self, on_appended: OnAppended) -> None:
         """Begin to follow the room shards."""
@@ -96,6 +94,7 @@ class Rooms:
         room = self._rooms.get(room_id)
         if room is None and (room := self._held.pop(room_id, None)) is not None:
             self._rooms[room_id] = room
+            self._note_growth(room.memory())
         if room is not None:
             self._rooms.move_to_end(room_id)
             return room
@@ -128,7 +127,7 @@ class Rooms:
 
     def adopt(self, room: Room) -> None:
         """Take a room that is being created."""
-        room.fragments.grown = self._note_fragment
+        room.fragments.grown = self._note_growth
         self._rooms[room.room_id] = room
 
     def drop(self, room_id: str) -> None:
@@ -162,11 +161,11 @@ class Rooms:
                 follower(shard, entry, room, view)
         for consumer in self._consumers:
             consumer(shard, appended)
-        self._note_growth(len(appended))
+        self._note_growth(EVENT_BYTES * len(appended))
 
     def keep_past(self, room: Room, page: Sequence[RoomEvent]) -> None:
         """Let the room keep what was read of its past; see `Room.keep_past`."""
-        self._note_growth(room.keep_past(page))
+        self._note_growth(EVENT_BYTES * room.keep_past(page))
 
     async def _load(self, room_id: str) -> Room | None:
         shard = self.shards.of_room(room_id)
@@ -187,25 +186,20 @@ class Rooms:
                 by_position = {view.position: view for view in views}
                 for entry in some:
                     room.apply(entry, by_position.get(entry.came_at))
-            room.fragments.grown = self._note_fragment
+            room.fragments.grown = self._note_growth
             existing = self._rooms.setdefault(room_id, room)
         finally:
             del self._missed[room_id]
-        self._evict()
+        self._note_growth(room.size)
         return existing
 
-    def _note_growth(self, events: int) -> None:
-        self._grown_since_eviction += events
-        if self._grown_since_eviction >= EVICT_EVERY:
-            self._evict()
-
-    def _note_fragment(self, size: int) -> None:
-        self._worked_out_since_eviction += size
-        if self._worked_out_since_eviction >= self.memory_budget // EVICTED_SHARE:
+    def _note_growth(self, size: int) -> None:
+        self._grown_since_eviction += size
+        if self._grown_since_eviction > self.memory_budget // GROWN_SHARE:
             self._evict()
 
     def _evict(self) -> None:
-        self._grown_since_eviction = self._worked_out_since_eviction = 0
+        self._grown_since_eviction = 0
         _, total = self.in_memory()
         while total > self.memory_budget and len(self._rooms) > 1:
             room_id, room = self._rooms.popitem(last=False)

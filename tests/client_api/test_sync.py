@@ -503,7 +503,7 @@ async def test_what_readers_have_worked_out_is_kept_only_as_the_budget_allows(
     rooms = [await user.create_room() for _ in range(4)]
     for room_id in rooms:
         for number in range(12):
-            await user.send(room_id, f"{number} " + "x" * 20_000)
+            await user.send(room_id, f"{number} " + "x" * 10_000)
     sizes = []
     for newest in range(1, 13):
         body = await user.sync(full=True, filter=limit(newest))
@@ -516,6 +516,27 @@ async def test_what_readers_have_worked_out_is_kept_only_as_the_budget_allows(
             sizes.append(room.fragments.size)
     assert 0 < max(sizes) <= 300_000
     assert server.app.rooms.in_memory()[1] < 1024 * 1024 * 17 // 16
+
+
+async def test_to_load_a_room_does_not_take_a_look_at_all_that_are_in_memory(
+    server: Server, monkeypatch: pytest.MonkeyPatch, alice: Client
+) -> None:
+    for n in range(20):
+        await alice.create_room(name=str(n))
+    await server.restart()
+    rooms = server.app.rooms
+    add_up, added_up = rooms.in_memory, 0
+
+    def counted() -> tuple[int, int]:
+        nonlocal added_up
+        added_up += 1
+        return add_up()
+
+    monkeypatch.setattr(rooms, "in_memory", counted)
+    user = server.client()
+    user.token = alice.token
+    assert len((await user.sync(full=True))["rooms"]["join"]) == 20
+    assert added_up <= 1
 
 
 async def test_what_waits_while_its_room_leaves_memory_follows_upon_what_came_meanwhile(
