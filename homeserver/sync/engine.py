@@ -58,6 +58,8 @@ from homeserver.users.invite_permission import blocks_invites
 from homeserver.users.users import MembershipRef, User, Users
 
 DEFAULT_LIMIT = 10
+ROOMS_AT_ONCE = 50
+"""How many rooms of an answer are written before others have their turn."""
 MAX_TIMEOUT_MS = 10 * 60 * 1000
 AHEAD_MS = 60_000
 """How far ahead of this one the clocks of other replicas and of the broker may be."""
@@ -286,6 +288,7 @@ class _Answer:
     async def room_sections(self) -> list[bytes]:
         """The members of `rooms`: join, invite, knock, leave, each only when not empty."""
         by_kind: dict[str, list[bytes]] = {}
+        looked_at = 0
         for room_id, ref in list(self._user.memberships.items()):
             if self._is_quiet(room_id) or not self._filter.allows_room(room_id):
                 continue
@@ -294,6 +297,10 @@ class _Answer:
                 section = await self._section(room_id, ref, kind)
                 if section is not None:
                     by_kind.setdefault(kind, []).append(orjson.dumps(room_id) + b":" + section)
+            looked_at += 1
+            if looked_at % ROOMS_AT_ONCE == 0:
+                # Of rooms in memory nothing need be waited for, and others would wait for all of them.
+                await asyncio.sleep(0)
         return [b'"%b":{%b}' % (kind.encode(), b",".join(sections)) for kind, sections in by_kind.items()]
 
     async def _kind(self, room_id: str, ref: MembershipRef) -> str:

@@ -86,6 +86,8 @@ class EventStream:
         ignored, hides_invites = ignored_by(user), blocks_invites(user)
         rooms: list[bytes] = []
         for room_id, ref in list(user.memberships.items()):
+            # Of many rooms in memory nothing need be waited for.
+            await asyncio.sleep(0)
             with LeftOutIfBroken(room_id):
                 if ref.membership == "invite":
                     if not hides_invites and ref.sender not in ignored:

@@ -1,6 +1,8 @@
 """/sync: timelines, gaps, state, lazy members, filters (spec: client-server "Syncing", "Filtering")."""
 
 import asyncio
+from collections import Counter
+from pkgutil import resolve_name
 from typing import Any
 
 import msgspec
@@ -12,6 +14,7 @@ from homeserver.protocol.signing import check_content_hash, event_id_of
 from homeserver.rooms import fragments
 from homeserver.rooms.authoring import EventTemplate
 from homeserver.rooms.posting import post
+from homeserver.tasks import end
 from tests.client_api.conftest import Client, Server
 
 LAZY = {"room": {"state": {"lazy_load_members": True}, "timeline": {"limit": 1}}}
@@ -516,6 +519,42 @@ async def test_what_readers_have_worked_out_is_kept_only_as_the_budget_allows(
             sizes.append(room.fragments.size)
     assert 0 < max(sizes) <= 300_000
     assert server.app.rooms.in_memory()[1] < 1024 * 1024 * 17 // 16
+
+
+@pytest.mark.parametrize(
+    ("path", "section"),
+    [
+        ("/sync?full_state=true", "homeserver.sync.engine:_Answer._section"),
+        ("/initialSync", "homeserver.sync.event_stream:EventStream._room"),
+    ],
+)
+async def test_others_have_their_turn_while_many_rooms_are_answered(
+    monkeypatch: pytest.MonkeyPatch, alice: Client, path: str, section: str
+) -> None:
+    """All of them are in memory, so that nothing is waited for."""
+    for n in range(60):
+        await alice.create_room(name=str(n))
+    await alice.get(path)
+    turn = 0
+    written: Counter[int] = Counter()
+    write = resolve_name(section)
+
+    async def noted(*args: Any) -> Any:
+        written[turn] += 1
+        return await write(*args)
+
+    async def count_turns() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(section.replace(":", "."), noted)
+    others = asyncio.create_task(count_turns())
+    await alice.get(path)
+    await end((others,))
+    assert written.total() == 60
+    assert max(written.values()) <= 50
 
 
 async def test_to_load_a_room_does_not_take_a_look_at_all_that_are_in_memory(
