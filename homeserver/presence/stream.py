@@ -159,10 +159,9 @@ class PresenceStream:
         in_rooms = {room_id for room_id, ref in user.memberships.items() if ref.membership == "join"}
         rooms = [room for room in in_rooms if self._room_numbers.get(room, self._room_floor) > after]
         own = self.here.get(user.user_id)
-        found: dict[str, UserPresence] = {}
-        for other in self._changed_after(after):
-            if other is own or any(self._is_in(other.user_id, room_id) for room_id in rooms):
-                found[other.user_id] = other
+        changed = {other.user_id: other for other in self._changed_after(after)}
+        near = self._near(changed.keys(), rooms)
+        found = {user_id: other for user_id, other in changed.items() if other is own or user_id in near}
         for room_id in joined:
             room = self._rooms.cached(room_id)
             for user_id in room.joined if room is not None else ():
@@ -183,10 +182,19 @@ class PresenceStream:
                 return
             yield user
 
-    def _is_in(self, user_id: str, room_id: str) -> bool:
-        room = self._rooms.cached(room_id)
-        if room is not None:
-            return user_id in room.joined
+    def _near(self, user_ids: AbstractSet[str], rooms: Iterable[str]) -> set[str]:
+        """Those of the users who are in one of the rooms."""
+        near: set[str] = set()
+        for room_id in rooms:
+            if (room := self._rooms.cached(room_id)) is not None:
+                # At first these are all who are here: not one by one.
+                near |= user_ids & room.joined
+            else:
+                near.update(user_id for user_id in user_ids if self._has_joined(user_id, room_id))
+        return near
+
+    def _has_joined(self, user_id: str, room_id: str) -> bool:
+        """Whether a user in memory is in a room that is not."""
         user = self._users.cached(user_id)
         ref = user.memberships.get(room_id) if user is not None else None
         return ref is not None and ref.membership == "join"
