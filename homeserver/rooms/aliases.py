@@ -85,6 +85,8 @@ class Aliases:
         room = await self._rooms.get(room_id)
         if room is None:
             raise not_found("This server does not know the room")
+        # Who they are there may have changed at another replica just now.
+        await self._rooms.catch_up(room)
         if creator not in room.joined and not as_admin:
             raise forbidden("You are not in this room")
         if await self._aliases.count("by_room", (room_id,)) >= MAX_ALIASES_PER_ROOM:
@@ -121,6 +123,8 @@ class Aliases:
         record = await self.resolve(alias)
         room = await self._rooms.get(record.room_id)
         may_rename = False
+        if room is not None:
+            await self._rooms.catch_up(room)
         if room is not None and user_id in room.joined:
             levels = power_levels(room.version, room.head.lookup)
             needed = levels.event_level(CANONICAL_ALIAS, is_state=True)

@@ -71,6 +71,8 @@ class Directory:
         if room is None:
             raise not_found("This server does not know the room")
         if not is_admin:
+            # Who they are there may have changed at another replica just now.
+            await self._rooms.catch_up(room)
             levels = power_levels(room.version, room.head.lookup)
             needed = levels.event_level("m.room.canonical_alias", is_state=True)
             if user_id not in room.joined or levels.user_level(user_id) < needed:

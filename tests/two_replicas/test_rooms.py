@@ -152,6 +152,24 @@ async def test_alias_and_listing_made_at_one_are_known_to_the_other(
     await bob.post("/join/%23tea:localhost")
 
 
+async def test_who_names_and_lists_a_room_at_one_is_judged_by_what_they_are_at_the_other(
+    replicas: Replicas, room: str, alice: Client
+) -> None:
+    """Before that one has heard that they came in, and what they may."""
+    owner = replicas.owner(room)
+    other = next(each for each in (replicas.a, replicas.b) if each is not owner)
+    carol = replicas.at(other, await replicas.client().register("carol"))
+    await replicas.at(other, alice).get(f"/rooms/{room}/state")
+    replicas.exchange.hold(True)
+    await replicas.at(owner, carol).join(room)
+    await carol.put("/directory/room/%23tea:localhost", {"room_id": room})
+    await alice.put("/directory/room/%23coffee:localhost", {"room_id": room})
+    await replicas.at(owner, alice).set_state(room, "m.room.power_levels", {"users": {carol.user_id: 100}})
+    await carol.put(f"/directory/list/room/{room}", {"visibility": "public"})
+    await replicas.at(owner, carol).set_state(room, "m.room.power_levels", {"users": {}})
+    await carol.call("DELETE", "/directory/room/%23coffee:localhost", expect=403)
+
+
 async def test_message_sent_at_one_is_found_at_the_other(
     replicas: Replicas, room: str, alice: Client, bob: Client
 ) -> None:
