@@ -276,7 +276,13 @@ class Log(Protocol):
         ...
 
     async def with_relations(
-        self, shard: int, stream: str, targets: Sequence[str], *, rel_type: str | None = None
+        self,
+        shard: int,
+        stream: str,
+        targets: Sequence[str],
+        *,
+        rel_type: str | None = None,
+        sender: str | None = None,
     ) -> set[str]:
         """Those of the events to which some relation points."""
         ...

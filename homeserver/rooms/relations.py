@@ -2,7 +2,7 @@
 "Relationships API", "Threading", "Event annotations")."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
 
@@ -74,7 +74,12 @@ class Relations:
             raise MatrixError(400, "M_DUPLICATE_ANNOTATION", "You have reacted so already")
 
     async def _event(self, room: Room, event_id: str) -> RoomEvent | None:
-        return room.find(event_id) or (await self._rooms.stored.by_id(room.room_id, [event_id])).get(event_id)
+        return (await self._events(room, [event_id])).get(event_id)
+
+    async def _events(self, room: Room, event_ids: Sequence[str]) -> dict[str, RoomEvent]:
+        found = {event_id: event for event_id in event_ids if (event := room.find(event_id)) is not None}
+        older = [event_id for event_id in event_ids if event_id not in found]
+        return found | (await self._rooms.stored.by_id(room.room_id, older) if older else {})
 
     async def children(
         self,
@@ -190,19 +195,29 @@ class Relations:
             entries = await self._rooms.log.by_rel_type(
                 room.shard, room_id, THREAD, before=before, limit=THREAD_SCAN
             )
-            for view in await self._rooms.stored.views(room_id, entries):
-                root_id = view.relates_to
-                if root_id is None or root_id in looked_at:
+            newest: dict[str, RoomEvent] = {}
+            fresh = [entry for entry in entries if entry.target not in looked_at]
+            for view in await self._rooms.stored.views(room_id, fresh):
+                if view.relates_to is not None and view.relates_to not in looked_at:
+                    looked_at.add(view.relates_to)
+                    newest[view.relates_to] = view
+            begun = await self._events(room, list(newest))
+            if participated:
+                begun = await self._with_part_of(room, begun, session.user_id)
+            shown = {
+                root.event_id: root for root in await self._visibility.shown(room, line, list(begun.values()))
+            }
+            for root_id, view in newest.items():
+                if root_id not in shown:
                     continue
-                looked_at.add(root_id)
-                if not await self._is_newest(room, root_id, view):
+                # From the end of the room on, the first reply that is met is the last of its thread.
+                if start and not await self._is_newest(room, root_id, view):
                     continue
-                root = await self._event(room, root_id)
-                if root is None or not (shown := await self._visibility.shown(room, line, [root])):
-                    continue
+                root = begun[root_id]
                 if participated and not await self._took_part(room, root, session.user_id):
                     continue
-                roots[root_id] = pruned_view(room.version, root, {}) if root.sender in ignored else shown[0]
+                is_ignored = root.sender in ignored
+                roots[root_id] = pruned_view(room.version, root, {}) if is_ignored else shown[root_id]
                 if len(roots) == limit:
                     more = view.position
                     break
@@ -228,6 +243,15 @@ class Relations:
                 return False
             if before is None:
                 return True
+
+    async def _with_part_of(
+        self, room: Room, roots: Mapping[str, RoomEvent], user_id: str
+    ) -> dict[str, RoomEvent]:
+        """Those of some threads that a user began or ever replied in."""
+        replied = await self._rooms.log.with_relations(
+            room.shard, room.room_id, list(roots), rel_type=THREAD, sender=user_id
+        )
+        return {id: root for id, root in roots.items() if root.sender == user_id or id in replied}
 
     async def _took_part(self, room: Room, root: RoomEvent, user_id: str) -> bool:
         """Whether a thread was begun by a user, or has a reply of theirs that was not redacted."""

@@ -122,9 +122,15 @@ class MongoLog:
         )
 
     async def with_relations(
-        self, shard: int, stream: str, targets: Sequence[str], *, rel_type: str | None = None
+        self,
+        shard: int,
+        stream: str,
+        targets: Sequence[str],
+        *,
+        rel_type: str | None = None,
+        sender: str | None = None,
     ) -> set[str]:
-        return await log_reads.with_relations(self._connection, shard, stream, targets, rel_type)
+        return await log_reads.with_relations(self._connection, shard, stream, targets, rel_type, sender)
 
     async def by_rel_type(
         self, shard: int, stream: str, rel_type: str, *, before: int | None = None, limit: int

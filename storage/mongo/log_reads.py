@@ -159,11 +159,18 @@ async def related(
 
 
 async def with_relations(
-    connection: Connection, shard: int, stream: str, targets: Sequence[str], rel_type: str | None
+    connection: Connection,
+    shard: int,
+    stream: str,
+    targets: Sequence[str],
+    rel_type: str | None,
+    sender: str | None,
 ) -> set[str]:
     where: Document = {"shard": shard, "stream": stream, "parent": {"$in": list(targets)}}
     if rel_type is not None:
         where["rel_type"] = rel_type
+    if sender is not None:
+        where["sender"] = sender
     pipeline: list[Document] = [{"$match": where}, {"$group": {"_id": "$parent"}}]
     return {found["_id"] for found in await connection.aggregate(LOG, pipeline, hint=BY_PARENT)}
 

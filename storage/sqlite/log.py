@@ -137,13 +137,19 @@ class SqliteLog:
         )
 
     async def with_relations(
-        self, shard: int, stream: str, targets: Sequence[str], *, rel_type: str | None = None
+        self,
+        shard: int,
+        stream: str,
+        targets: Sequence[str],
+        *,
+        rel_type: str | None = None,
+        sender: str | None = None,
     ) -> set[str]:
         # In many rooms nothing relates to anything, and that is known at once.
         if not await self._readers.run(lambda r: log_reads.has_relations(r, shard, stream), rows=1):
             return set()
         return await self._readers.run(
-            lambda r: log_reads.with_relations(r, shard, stream, targets, rel_type), rows=len(targets)
+            lambda r: log_reads.with_relations(r, shard, stream, targets, rel_type, sender), rows=len(targets)
         )
 
     async def by_rel_type(

@@ -27,6 +27,8 @@ LOWEST, HIGHEST = -(1 << 62), 1 << 62
 """Bounds of positions beyond all that are given."""
 
 NO_LIMIT = sys.maxsize
+NO_NAME = 0
+"""The number of a name that is nowhere in the store."""
 
 _KINDS = {kind.value: kind for kind in Kind}
 _ENTRY = (
@@ -118,7 +120,7 @@ def _with_relations(count: int) -> str:
     return (
         f"SELECT column1 FROM (VALUES {values_list(1, count)}) AS asked WHERE EXISTS ("
         "SELECT 1 FROM entry INDEXED BY entry_by_target WHERE stream = ? AND rel_type IS NOT NULL"
-        " AND (? IS NULL OR rel_type = ?)"
+        " AND (? IS NULL OR rel_type = ?) AND (? IS NULL OR sender = ?)"
         f" AND {TARGET_PREFIX} = {prefix_of('column1')} AND target = column1)"
     )
 
@@ -284,10 +286,7 @@ def related(
     newest_first: bool,
     limit: int,
 ) -> list[Entry]:
-    wanted = (rel_type, type, sender)
-    numbers = [None if text is None else reader.names.id_of(reader.db, text) for text in wanted]
-    if any(text is not None and number is None for text, number in zip(wanted, numbers, strict=True)):
-        return []
+    numbers = _numbers_of(reader, rel_type, type, sender)
     packed = pack(target)
     stream_number = reader.names.id_of(reader.db, stream, shard)
     values = (stream_number, prefix(packed), *_bounds(after, before), *numbers, packed, limit)
@@ -300,14 +299,17 @@ def has_relations(reader: Reader, shard: int, stream: str) -> bool:
 
 
 def with_relations(
-    reader: Reader, shard: int, stream: str, targets: Sequence[str], rel_type: str | None
+    reader: Reader,
+    shard: int,
+    stream: str,
+    targets: Sequence[str],
+    rel_type: str | None,
+    sender: str | None,
 ) -> set[str]:
     number = reader.names.id_of(reader.db, stream, shard)
-    rel_number = None if rel_type is None else reader.names.id_of(reader.db, rel_type)
+    rel_number, sender_number = _numbers_of(reader, rel_type, sender)
+    wanted = (number, rel_number, rel_number, sender_number, sender_number)
     found: set[str] = set()
-    if rel_type is not None and rel_number is None:
-        return found
-    wanted = (number, rel_number, rel_number)
     for chunk in padded([pack(target) for target in targets]):
         for (packed,) in reader.db.execute(_with_relations(len(chunk)), (*chunk, *wanted)):
             found.add(unpack(packed))
@@ -343,6 +345,11 @@ def _only(reader: Reader, sql: str, values: Sequence[Any]) -> Entry | None:
 
 def _bounds(after: int | None, before: int | None) -> tuple[int, int]:
     return LOWEST if after is None else after, HIGHEST if before is None else before
+
+
+def _numbers_of(reader: Reader, *names: str | None) -> list[int | None]:
+    """The numbers of some names, None for None."""
+    return [None if name is None else reader.names.id_of(reader.db, name) or NO_NAME for name in names]
 
 
 def _numbers(reader: Reader, shard: int, stream: str, type: str, key: str) -> tuple[int, int, int] | None:

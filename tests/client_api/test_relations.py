@@ -1,6 +1,7 @@
 """Relations, edits, reactions, threads (spec: client-server "Aggregations of child events" and on)."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
@@ -215,6 +216,32 @@ async def test_threads_list_pages_without_repeating(alice: Client) -> None:
     for root in roots:
         await alice.send(room_id, text("reply", **related("m.thread", root)))
     assert await listed_threads(alice, room_id, 2) == roots[::-1]
+
+
+async def test_threads_are_looked_at_together(
+    server: Server, monkeypatch: pytest.MonkeyPatch, alice: Client, bob: Client
+) -> None:
+    monkeypatch.setattr("homeserver.rooms.room.TIMELINE_KEPT", 2)
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    roots = [await alice.send(room_id, f"root {i}") for i in range(10)]
+    for root in roots:
+        await alice.send(room_id, text("reply", **related("m.thread", root)))
+    await bob.send(room_id, text("mine", **related("m.thread", roots[3])))
+    stored = server.app.ground.rooms.stored
+    by_id, children, reads = stored.by_id, stored.children, 0
+
+    async def counted(read: Any, *args: Any, **options: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        return await read(*args, **options)
+
+    monkeypatch.setattr(stored, "by_id", partial(counted, by_id))
+    monkeypatch.setattr(stored, "children", partial(counted, children))
+    path = f"/_matrix/client/v1/rooms/{room_id}/threads"
+    threads = await bob.get(path, query={"include": "participated"})
+    assert [event["event_id"] for event in threads["chunk"]] == [roots[3]]
+    assert reads <= 3, "all roots, what bob said, the summary of the thread"
 
 
 async def test_threads_behind_very_many_replies_are_reached(

@@ -171,7 +171,7 @@ async def test_events_with_relations_are_told_from_those_without(log: Log) -> No
         log,
         0,
         *(message(f"on {i}", target=event_id(i), rel_type="m.annotation") for i in range(0, 40, 2)),
-        message("also on 2", target=event_id(2), rel_type="m.thread"),
+        message("also on 2", target=event_id(2), rel_type="m.thread", sender="@bob:example.org"),
         message("no relation", target=event_id(1)),
         message("in another room", OTHER, target=event_id(3), rel_type="m.annotation"),
     )
@@ -181,6 +181,9 @@ async def test_events_with_relations_are_told_from_those_without(log: Log) -> No
     assert await log.with_relations(0, ROOM, asked, rel_type="m.thread") == {event_id(2)}
     assert await log.with_relations(0, ROOM, asked[:3], rel_type="m.annotation") == {event_id(0), event_id(2)}
     assert await log.with_relations(0, ROOM, asked, rel_type="never.seen") == set()
+    assert await log.with_relations(0, ROOM, asked, sender="@bob:example.org") == {event_id(2)}
+    assert await log.with_relations(0, ROOM, asked, rel_type="m.thread", sender=ALICE) == set()
+    assert await log.with_relations(0, ROOM, asked, sender="@carol:example.org") == set()
     assert await log.with_relations(0, ROOM, []) == set()
     assert await log.with_relations(1, ROOM, asked) == set()
     assert await log.with_relations(0, "!unknown:example.org", asked) == set()
