@@ -26,6 +26,7 @@ from homeserver.sync.sliding.rooms import RoomSections
 from homeserver.sync.stored_filters import StoredFilters
 from homeserver.sync.to_device import ToDeviceQueue
 from rest.routes import Routes
+from storage.records import accounts as account_records
 from storage.records import keys as key_records
 from storage.records import profiles as profile_records
 from storage.records import push as push_records
@@ -55,7 +56,8 @@ class Syncing:
             ground.to_others,
             now,
         )
-        self.to_device = ToDeviceQueue(ground.store.log, ground.to_others, now)
+        received = collection(account_records.DEVICES_RECEIVED)
+        self.to_device = ToDeviceQueue(ground.store.log, received, ground.to_others, epoch, now)
         self.engine = SyncEngine(
             rooms=rooms,
             users=users,

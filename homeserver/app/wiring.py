@@ -141,6 +141,7 @@ class App:
         for work, name in (
             (people.last_seen.keep_writing(), "last-seen"),
             (self.syncing.unread_tallies.keep_writing(), "unread-tallies"),
+            (self.syncing.to_device.keep_writing(), "received-messages"),
             (self.conversations.superseded.keep_removing(), "superseded"),
             (people.presence.keep_looking(), "presence-look"),
             (people.presence.keep_telling(), "presence-tell"),
@@ -214,6 +215,7 @@ class App:
         try:
             await people.last_seen.write()
             await self.syncing.unread_tallies.write()
+            await self.syncing.to_device.write()
             await people.presence.write(everything=True)
         except StoreError as error:
             log.warning("what was gathered lately is not written", error=str(error))

@@ -2,7 +2,8 @@
 
 A sync whose since-token is past a message acknowledges it: from then on it is shown no more. It
 leaves the log some time later, for as long as it is there its sender's transaction is known, and a
-request repeated after a lost answer or a crash stores nothing twice.
+request repeated after a lost answer or a crash stores nothing twice. What a device has acknowledged is
+stored some seconds later, for its first sync after a restart or at another replica.
 
 The replica that stores messages for a device need not be the one with which it syncs. Before it takes a
 queue for full it asks the others, and is told when the device acknowledges something there.
@@ -19,8 +20,11 @@ import structlog
 from homeserver.bus.to_others import ToOthers
 from homeserver.clock import Clock
 from homeserver.users.users import User
+from homeserver.write_behind import WriteBehind
+from storage.collection import Collection
 from storage.errors import StoreError
 from storage.log import Kind, Log
+from storage.records.accounts import DeviceReceived
 
 log = structlog.get_logger(__name__)
 
@@ -61,9 +65,19 @@ class _Queue:
 class ToDeviceQueue:
     """Reads and empties the queues in the users' logs."""
 
-    def __init__(self, log_port: Log, to_others: ToOthers, now: Clock) -> None:
+    def __init__(
+        self,
+        log_port: Log,
+        received: Collection[DeviceReceived],
+        to_others: ToOthers,
+        epoch: str,
+        now: Clock,
+    ) -> None:
         self._log = log_port
+        self._received = received
+        self._behind = WriteBehind(received)
         self._to_others = to_others
+        self._epoch = epoch
         self._now = now
         self._queues: OrderedDict[tuple[str, str], _Queue] = OrderedDict()
         self._cleaning: set[asyncio.Task[None]] = set()
@@ -119,7 +133,12 @@ class ToDeviceQueue:
         newest = user.last_to_device.get(device_id, 0)
         if newest <= after:
             return [], upto
-        after = max(after, self._queue(user.user_id, device_id).acknowledged)
+        queue = self._queue(user.user_id, device_id)
+        if after == 0:
+            stored = await self._received.get(user.user_id, device_id)
+            if stored is not None and stored.epoch == self._epoch:
+                queue.acknowledged = max(queue.acknowledged, stored.upto)
+        after = max(after, queue.acknowledged)
         if newest <= after:
             return [], upto
         entries = await self._log.keyed(
@@ -145,6 +164,9 @@ class ToDeviceQueue:
         if acknowledged > queue.acknowledged:
             queue.acknowledged = acknowledged
             queue.waiting = 0
+            self._behind.noted[user.user_id, device_id] = DeviceReceived(
+                user_id=user.user_id, device_id=device_id, epoch=self._epoch, upto=acknowledged
+            )
             if queue.asked:
                 self._tell_acknowledged(user.user_id, device_id, queue)
         if acknowledged <= queue.dropped:
@@ -190,10 +212,20 @@ class ToDeviceQueue:
 
     async def forget(self, user: User, device_id: str) -> None:
         """Drop everything that waits for a device that is gone."""
-        self._queues.pop((user.user_id, device_id), None)
+        gone = (user.user_id, device_id)
+        self._queues.pop(gone, None)
+        await self._behind.delete(lambda key: key == gone, lambda: self._received.delete(*gone))
         newest = user.last_to_device.get(device_id)
         if newest is not None:
             await self._remove(user, device_id, newest, None)
+
+    async def write(self) -> None:
+        """Store what devices have acknowledged of late."""
+        await self._behind.write()
+
+    async def keep_writing(self) -> None:
+        """Write every few seconds, until cancelled."""
+        await self._behind.keep_writing("what devices have received is not written")
 
     async def settle(self) -> None:
         """Wait for what is being dropped (shutdown)."""

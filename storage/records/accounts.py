@@ -46,6 +46,15 @@ class DeviceSeen(Record, frozen=True):
     user_agent: str = ""
 
 
+class DeviceReceived(Record, frozen=True):
+    """Up to where in its user's log a device has its messages; in another epoch it was another log."""
+
+    user_id: str
+    device_id: str
+    epoch: str
+    upto: int
+
+
 class AccessToken(Record, frozen=True):
     digest: str
     user_id: str
@@ -144,6 +153,7 @@ _BY_EXPIRY = Index("by_expiry", ("expires_ts",))
 ACCOUNTS = CollectionSpec("accounts", Account, ("user_id",))
 DEVICES = CollectionSpec("devices", Device, ("user_id", "device_id"))
 DEVICES_SEEN = CollectionSpec("devices_seen", DeviceSeen, ("user_id", "device_id"))
+DEVICES_RECEIVED = CollectionSpec("devices_received", DeviceReceived, ("user_id", "device_id"))
 ACCESS_TOKENS = CollectionSpec(
     "access_tokens", AccessToken, ("digest",), (Index("by_device", ("user_id", "device_id")),)
 )
@@ -163,6 +173,7 @@ SPECS = (
     ACCOUNTS,
     DEVICES,
     DEVICES_SEEN,
+    DEVICES_RECEIVED,
     ACCESS_TOKENS,
     REFRESH_TOKENS,
     BINDINGS,

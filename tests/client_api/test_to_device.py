@@ -102,6 +102,9 @@ async def test_messages_stay_until_the_next_token_acknowledges_them(
     # Who has acknowledged them is shown them no more, not even at a first sync.
     bob.next_batch = None
     assert await received(bob) == []
+    await restart(server, alice, bob)
+    bob.next_batch = None
+    assert await received(bob) == []
 
 
 async def test_messages_come_a_page_at_a_time_and_none_is_lost(alice: Client, bob: Client) -> None:

@@ -313,6 +313,14 @@ async def test_messages_for_a_device_come_once_wherever_it_asks(
     bob.next_batch = before
     assert numbers(await bob.sync()) == [2]
     assert numbers(await bob.sync()) == []
+    await send(3)
+    assert numbers(await bob.sync(timeout=5_000)) == [3]
+    assert numbers(await bob.sync()) == []
+    # The client begins anew at A, some seconds later.
+    await replicas.b.app.syncing.to_device.write()
+    assert numbers(await at_a.sync(full=True)) == []
+    await send(4)
+    assert numbers(await at_a.sync(full=True)) == [4]
 
 
 async def test_queue_is_full_by_what_waits_not_by_what_was_sent(
