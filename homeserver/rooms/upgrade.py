@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import msgspec
+import orjson
 
 from homeserver.consumers.successors import Successors, predecessor
 from homeserver.errors import MatrixError, forbidden
@@ -24,7 +25,7 @@ from homeserver.users.users import Users
 from storage.log import Entry, Kind
 
 REPLACING = "replacing"
-"""Notice type: the user is replacing the room under the entry's key; the body is the new room's id."""
+"""Notice type: the user is replacing the room under the entry's key; the body: the new one's id, as JSON."""
 
 TRANSFERRED = (
     "m.room.server_acl",
@@ -136,7 +137,7 @@ class Upgrade:
         notice = await self._users.notice(user_id, REPLACING, old.room_id)
         if notice is None:
             return None
-        new = await self._as_wanted(notice.body.decode(), old, user_id, version, additional_creators)
+        new = await self._as_wanted(orjson.loads(notice.body), old, user_id, version, additional_creators)
         wanted = {(event.type, event.state_key or ""): event.content for event in events}
         if new is None or any(new.state_content(*key) != content for key, content in wanted.items()):
             return None
@@ -167,7 +168,7 @@ class Upgrade:
             stream=user_id,
             type=REPLACING,
             key=old.room_id,
-            body=new_room_id.encode(),
+            body=orjson.dumps(new_room_id),
             ts=self._author.now(),
         )
         await self._users.append(user_id, [notice])

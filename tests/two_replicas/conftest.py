@@ -123,6 +123,7 @@ async def replicas(config: Config) -> AsyncIterator[Replicas]:
             for replica in two:
                 await replica.stop()
             await store.close()
+    assert exchange.unfit == []
 
 
 @pytest.fixture

@@ -7,7 +7,11 @@ in `tests.bus`.
 import asyncio
 from collections.abc import Callable, Sequence
 
+from msgspec.structs import replace
+
 from homeserver.bus.bus import POSITIONS_PER_MS, BusListener, OnMessage, Ownership
+from homeserver.bus.kafka.records import ForeignRecord, Records
+from homeserver.bus.kafka.topics import MAX_RECORD_BYTES
 from homeserver.clock import system_clock
 from storage.log import Entry, ShardMap
 
@@ -23,6 +27,9 @@ class Exchange:
         self.members: list[SharedBus | None] = [None] * len(addresses)
         self.held = False
         """Nothing is handed over."""
+        self.unfit: list[Entry] = []
+        """What was published and would not be the same once it came out of Kafka."""
+        self._records = Records("store")
 
     def member(self, number: int) -> "SharedBus":
         bus = self.members[number] = SharedBus(self, number)
@@ -55,12 +62,21 @@ class Exchange:
         self._hand_over(deliver)
 
     def publish(self, sender: int, shard: int, entries: Sequence[Entry]) -> None:
+        self.unfit += [entry for entry in entries if not self._is_fit(shard, entry)]
+
         def deliver() -> None:
             for number in range(len(self.members)):
                 if number != sender:
                     self._each(number, lambda listener: listener.on_entries(shard, entries))
 
         self._hand_over(deliver)
+
+    def _is_fit(self, shard: int, entry: Entry) -> bool:
+        record = self._records.of(shard, entry, largest=MAX_RECORD_BYTES)
+        try:
+            return self._records.entry(record.key, record.value, record.headers) == replace(entry, txn=None)
+        except ForeignRecord:
+            return False
 
     def hold(self, held: bool) -> None:
         self.held = held

@@ -170,6 +170,17 @@ async def test_who_names_and_lists_a_room_at_one_is_judged_by_what_they_are_at_t
     await carol.call("DELETE", "/directory/room/%23coffee:localhost", expect=403)
 
 
+async def test_room_upgraded_at_one_is_followed_at_the_other(
+    replicas: Replicas, alice: Client, bob: Client
+) -> None:
+    room_id = await alice.create_room(preset="public_chat", room_version="10", room_alias_name="tea")
+    await bob.join(room_id)
+    new = (await alice.post(f"/rooms/{room_id}/upgrade", {"new_version": "11"}))["replacement_room"]
+    assert (await bob.get(f"/rooms/{room_id}/state/m.room.tombstone"))["replacement_room"] == new
+    await bob.post("/join/%23tea:localhost")
+    assert new in (await bob.get("/joined_rooms"))["joined_rooms"]
+
+
 async def test_message_sent_at_one_is_found_at_the_other(
     replicas: Replicas, room: str, alice: Client, bob: Client
 ) -> None:
