@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 from homeserver import __version__
 from homeserver.bus.bus import BusUnavailable
@@ -49,11 +50,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             print(end="", flush=True)
     except BrokenPipeError:
-        # Python would try once more at its end, and complain.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in (sys.stdout, sys.stderr):
-            os.dup2(nowhere, stream.fileno())
+        _write_nowhere(sys.stdout, sys.stderr)
         return FAILED
+    except OSError as error:
+        _write_nowhere(sys.stdout)
+        return _complain(f"standard output: {said_by_the_system(error)}", FAILED)
+
+
+def _write_nowhere(*streams: TextIO) -> None:
+    """Have what is left to be written vanish: Python would try once more at its end, and complain."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in streams:
+        os.dup2(nowhere, stream.fileno())
 
 
 def _run(arguments: Sequence[str] | None) -> int:

@@ -116,6 +116,24 @@ def test_commands_end_quietly_when_nobody_takes_what_they_say(
         os.close(writes)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="it is Linux that has a full device")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_that_nobody_can_take_what_a_command_says_is_told(unbuffered: str) -> None:
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            weft("check-config", "--dev"),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            cwd=REPOSITORY,
+            env=environment,
+            check=False,
+        )
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1] == b"weft: standard output: No space left on device"
+    assert b"Traceback" not in ended.stderr
+
+
 # check-config
 
 
