@@ -160,8 +160,8 @@ class PresenceStream:
         rooms = [room for room in in_rooms if self._room_numbers.get(room, self._room_floor) > after]
         own = self.here.get(user.user_id)
         changed = {other.user_id: other for other in self._changed_after(after)}
-        near = self._near(changed.keys(), rooms)
-        found = {user_id: other for user_id, other in changed.items() if other is own or user_id in near}
+        near = self._those_in(rooms, set(changed))
+        found = {id: other for id, other in changed.items() if other is own or id in near}
         for room_id in joined:
             room = self._rooms.cached(room_id)
             for user_id in room.joined if room is not None else ():
@@ -182,22 +182,26 @@ class PresenceStream:
                 return
             yield user
 
-    def _near(self, user_ids: AbstractSet[str], rooms: Iterable[str]) -> set[str]:
-        """Those of the users who are in one of the rooms."""
-        near: set[str] = set()
-        for room_id in rooms:
-            if (room := self._rooms.cached(room_id)) is not None:
-                # At first these are all who are here: not one by one.
-                near |= user_ids & room.joined
-            else:
-                near.update(user_id for user_id in user_ids if self._has_joined(user_id, room_id))
-        return near
+    def _those_in(self, room_ids: Iterable[str], user_ids: AbstractSet[str]) -> set[str]:
+        """Those of some users who are in one of some rooms, as far as these or those are in memory.
 
-    def _has_joined(self, user_id: str, room_id: str) -> bool:
-        """Whether a user in memory is in a room that is not."""
-        user = self._users.cached(user_id)
-        ref = user.memberships.get(room_id) if user is not None else None
-        return ref is not None and ref.membership == "join"
+        There may be thousands of both: no user is looked for in one room after the other.
+        """
+        found: set[str] = set()
+        absent: set[str] = set()
+        for room_id in room_ids:
+            room = self._rooms.cached(room_id)
+            if room is None:
+                absent.add(room_id)
+            else:
+                found |= room.joined & user_ids
+        if absent:
+            for user_id in user_ids - found:
+                user = self._users.cached(user_id)
+                memberships = user.memberships if user is not None else {}
+                if any(memberships[room_id].membership == "join" for room_id in memberships.keys() & absent):
+                    found.add(user_id)
+        return found
 
     async def keep_waking(self) -> None:
         """Wake the polls of those whom news concern, until cancelled."""

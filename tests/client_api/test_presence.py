@@ -8,6 +8,7 @@ import asyncio
 from typing import Any
 
 import msgspec
+import orjson
 import pytest
 
 from homeserver.presence import presence as presence_module
@@ -173,6 +174,37 @@ async def test_a_first_sync_shows_who_is_there_and_not_who_is_not(
     seen = await told(bob)
     assert set(seen) == {alice.user_id}
     assert seen[alice.user_id]["status_msg"] == "tea"
+
+
+async def test_of_many_rooms_each_is_looked_at_once_however_many_are_online(
+    server: Server, monkeypatch: pytest.MonkeyPatch, alice: Client, bob: Client, carol: Client
+) -> None:
+    """Also of rooms that are not in memory, where those who are online are."""
+    rooms = [await alice.create_room(preset="public_chat") for _ in range(5)]
+    await bob.join(rooms[2])
+    others = [await server.register(f"stranger{n}") for n in range(10)]
+    for client in (alice, bob, carol, *others):
+        await client.put(path(client), {"presence": "online"})
+    await settle(server)
+    stored, looked_up = server.app.rooms, 0
+    cached = stored.cached
+
+    def counted(room_id: str) -> Any:
+        nonlocal looked_up
+        looked_up += 1
+        return cached(room_id)
+
+    user = await server.app.ground.users.get(alice.user_id)
+    presence = server.app.people.presence
+    monkeypatch.setattr(stored, "cached", counted)
+    for drop in (False, True):
+        if drop:
+            for room_id in rooms:
+                stored.drop(room_id)
+        looked_up = 0
+        events = presence.events(user, 0, lambda user_id: True)
+        assert {orjson.loads(event)["sender"] for event in events} == {alice.user_id, bob.user_id}
+        assert looked_up == len(rooms)
 
 
 async def test_a_change_wakes_who_shares_a_room_and_nobody_else(
