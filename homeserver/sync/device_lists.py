@@ -117,9 +117,7 @@ class DeviceLists:
         if user.user_id in announced:
             changed.add(user.user_id)
             announced.discard(user.user_id)
-        for other in announced:
-            if await self.shares_room(user, other):
-                changed.add(other)
+        changed |= await self._with_room(user, announced)
         return DeviceListChanges(changed, await self._without_room(user, gone - changed))
 
     def _is_quiet(self, user: User, after: SyncToken) -> bool:
@@ -203,9 +201,18 @@ class DeviceLists:
 
     # Who shares rooms
 
+    async def _with_room(self, user: User, others: set[str]) -> set[str]:
+        """Those of `others` with whom the user shares a room: asked of the fewer, of them or of the rooms.
+
+        After some time away they are everybody on the server, most of whom are not in memory.
+        """
+        if len(others) > len(user.rooms("join")):
+            return others - await self._without_room(user, others)
+        return {other for other in others if await self.shares_room(user, other)}
+
     async def _without_room(self, user: User, others: set[str]) -> set[str]:
         """Those of `others` with whom the user shares no room (they may be many: a room's members)."""
-        joined = user.rooms("join")
+        joined, others = user.rooms("join"), set(others)
         # Those that are in memory may settle it for everybody.
         joined.sort(key=lambda room_id: self._rooms.cached(room_id) is None)
         for room_id in joined:
@@ -214,7 +221,8 @@ class DeviceLists:
             with LeftOutIfBroken(room_id):
                 room = await self._rooms.get(room_id)
                 if room is not None:
-                    others = others - room.joined
+                    # A step for each of the fewer, of them or of the members.
+                    others -= others & room.joined
         return others
 
     # Following

@@ -261,6 +261,20 @@ async def test_changes_before_a_restart_are_told_after_it(
     assert await changes(alice) == NOTHING
 
 
+async def test_everybody_elses_changes_before_a_restart_bring_nobody_into_memory(
+    server: Server, alice: Client, bob: Client, carol: Client
+) -> None:
+    await together(alice, bob)
+    await together(alice, carol)
+    strangers = [await server.register(f"stranger{n}") for n in range(5)]
+    for client in (bob, *strangers):
+        await CryptoDevice(client).upload()
+    await restart(server, alice)
+    assert await changes(alice) == ([bob.user_id], [])
+    users = server.app.ground.users
+    assert [client.user_id for client in strangers if users.cached(client.user_id) is not None] == []
+
+
 async def test_leaving_before_a_restart_is_told_after_it(server: Server, alice: Client, bob: Client) -> None:
     room_id = await together(alice, bob)
     await alice.sync()
