@@ -80,7 +80,10 @@ class History:
         limit: int,
         filter_json: str | None,
     ) -> bytes:
-        """A page of the timeline. The end token always moves, whatever the reader may not see."""
+        """A page of the timeline. The end token always moves, whatever the reader may not see.
+
+        Who reads forwards gets one with the newest events too, and none with an empty page.
+        """
         access = await self._access.of(room_id, session.user_id)
         room = access.room
         wanted = parse_filter(filter_json)
@@ -127,7 +130,8 @@ class History:
             b'"start":' + orjson.dumps(start or encode_position(newest if backwards else 0)),
             b'"chunk":[' + b",".join(await self.render(room, events, session, line)) + b"]",
         ]
-        if limit and next_stretch(room.gaps, at, stop, backwards=backwards) is not None:
+        to_be_continued = bool(events) and not backwards and end is None and access.upto is None
+        if limit and (to_be_continued or next_stretch(room.gaps, at, stop, backwards=backwards) is not None):
             token = encode_position(token_position(at, backwards=backwards))
             parts.append(b'"end":' + orjson.dumps(token))
         if wanted.lazy_load_members and events:

@@ -80,3 +80,35 @@ async def test_reading_the_past_changes_neither_sync_nor_counts(alice: Client, b
         assert ids(section["timeline"]["events"]) == sent[-wanted:]
         assert section["timeline"]["limited"] is (wanted < len(sent))
         assert section["unread_notifications"]["notification_count"] == len(sent)
+
+
+async def test_who_has_read_up_to_now_goes_on_when_more_is_said(alice: Client, bob: Client) -> None:
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    messages = f"/rooms/{room_id}/messages"
+    query: dict[str, Any] = {"dir": "f", "limit": 10, "from": (await bob.sync())["next_batch"]}
+    for _ in range(2):
+        sent = [await alice.send(room_id, f"{i}") for i in range(13)]
+        for wanted in (sent[:10], sent[10:]):
+            page = await bob.get(messages, query=query)
+            assert ids(page["chunk"]) == wanted
+            query["from"] = page["end"]
+        page = await bob.get(messages, query=query)
+        assert page["chunk"] == []
+        assert "end" not in page
+
+
+async def test_nothing_comes_after_the_end_of_what_may_be_read(alice: Client, bob: Client) -> None:
+    room_id = await alice.create_room(preset="public_chat")
+    await bob.join(room_id)
+    start = (await bob.sync())["next_batch"]
+    sent = await alice.send(room_id, "here")
+    stop = (await alice.sync())["next_batch"]
+    await alice.send(room_id, "later")
+    page = await bob.get(f"/rooms/{room_id}/messages", query={"dir": "f", "from": start, "to": stop})
+    assert ids(page["chunk"]) == [sent]
+    assert "end" not in page
+    await bob.leave(room_id)
+    page = await bob.get(f"/rooms/{room_id}/messages", query={"dir": "f", "from": start})
+    assert page["chunk"][-1]["content"]["membership"] == "leave"
+    assert "end" not in page
