@@ -7,6 +7,7 @@ the profile in the member event, restricted joins' authorising user, invite perm
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from copy import copy
 from typing import Protocol
 
 from homeserver.errors import MatrixError, bad_json, forbidden, not_found
@@ -78,6 +79,13 @@ class Membership:
         self._restricted = restricted
         self._standing = standing
         self.elsewhere: Elsewhere = Nowhere()
+        self._transaction: Transaction | None = None
+
+    def within(self, transaction: Transaction | None) -> "Membership":
+        """The same for what is asked in a transaction: what comes of it is marked with that."""
+        bound = copy(self)
+        bound._transaction = transaction
+        return bound
 
     async def join(
         self,
@@ -88,7 +96,6 @@ class Membership:
         extra: JsonObject | None = None,
         called: JsonObject | None = None,
         via: Sequence[str] = (),
-        transaction: Transaction | None = None,
     ) -> str:
         """Join, or do nothing when joined; from `extra` comes content of the client's own.
 
@@ -105,7 +112,7 @@ class Membership:
         profile = await self._profiles.member_profile(user_id)
         content = {**_extra(extra), **_plain("join", reason), **profile, **(called or {})}
         check_content(content)
-        event_id = await self._come_in(room_id, room, user_id, content, via, transaction)
+        event_id = await self._come_in(room_id, room, user_id, content, via)
         if (now := await self._profiles.member_profile(user_id)) != profile:
             # Whoever changed it did not find the user in this room yet.
             with suppress(MatrixError):
@@ -116,7 +123,7 @@ class Membership:
     async def leave_if_ended(self, room_id: str, user_id: str) -> None:
         """Who deactivated the account meanwhile did not find the user in this room yet."""
         if await self._standing.has_ended(user_id):
-            await self.leave(room_id, user_id)
+            await self.within(None).leave(room_id, user_id)
 
     async def _come_in(
         self,
@@ -125,7 +132,6 @@ class Membership:
         user_id: str,
         content: JsonObject,
         via: Sequence[str],
-        transaction: Transaction | None,
     ) -> str:
         """Join with this content, by way of other servers where that is needed, which may take minutes."""
         if room is None or not takes_part(room, self._author.server_name):
@@ -142,7 +148,7 @@ class Membership:
                 if not unable or not room.servers.keys() - {self._author.server_name}:
                     raise
                 return await self.elsewhere.join_authorised(room, user_id, content)
-        return await self._set(room, user_id, user_id, content, transaction, unless="join")
+        return await self._set(room, user_id, user_id, content, unless="join")
 
     async def invite(
         self,
@@ -153,7 +159,6 @@ class Membership:
         reason: str | None = None,
         is_direct: bool = False,
         extra: JsonObject | None = None,
-        transaction: Transaction | None = None,
     ) -> str:
         """Invite a user. Raises 403 by the auth rules or by the invitee's wish."""
         room = await self._room_with(room_id, inviter)
@@ -165,7 +170,7 @@ class Membership:
             check_content(content)
             template = EventTemplate("m.room.member", inviter, content, state_key=invitee)
             return await self.elsewhere.invite(room, template)
-        return await self._set(room, inviter, invitee, content, transaction)
+        return await self._set(room, inviter, invitee, content)
 
     async def knock(
         self,
@@ -174,7 +179,6 @@ class Membership:
         *,
         reason: str | None = None,
         via: Sequence[str] = (),
-        transaction: Transaction | None = None,
     ) -> str:
         """Ask to be invited. Raises 403 by the join rules, and what `join` raises."""
         room = await self._rooms.get(room_id)
@@ -185,18 +189,11 @@ class Membership:
             room = await self._rooms.whole(room)
             if not room.version.knocking:
                 raise forbidden("This room's version has no knocking")
-            event_id = await self._set(room, user_id, user_id, content, transaction, unless="knock")
+            event_id = await self._set(room, user_id, user_id, content, unless="knock")
         await self.leave_if_ended(room_id, user_id)
         return event_id
 
-    async def leave(
-        self,
-        room_id: str,
-        user_id: str,
-        *,
-        reason: str | None = None,
-        transaction: Transaction | None = None,
-    ) -> str:
+    async def leave(self, room_id: str, user_id: str, *, reason: str | None = None) -> str:
         """Leave, reject an invite or take back a knock; nothing to do when left. 404 for an unknown room."""
         room = await self._known_room(room_id)
         membership = room.membership_of(user_id)
@@ -204,54 +201,23 @@ class Membership:
             raise forbidden("You are not in this room")
         if membership in ("invite", "knock") and not takes_part(room, self._author.server_name):
             return await self.elsewhere.leave(room, user_id, _plain("leave", reason))
-        return await self._set(room, user_id, user_id, _plain("leave", reason), transaction, unless="leave")
+        return await self._set(room, user_id, user_id, _plain("leave", reason), unless="leave")
 
-    async def kick(
-        self,
-        room_id: str,
-        actor: str,
-        user_id: str,
-        *,
-        reason: str | None = None,
-        transaction: Transaction | None = None,
-    ) -> str:
+    async def kick(self, room_id: str, actor: str, user_id: str, *, reason: str | None = None) -> str:
         """Make a user leave, or withdraw an invite. Raises 403 when there is nothing to kick."""
         room = await self._room_with(room_id, actor)
-        return await self._set(room, actor, user_id, _plain("leave", reason), transaction, was=KICKED_FROM)
+        return await self._set(room, actor, user_id, _plain("leave", reason), was=KICKED_FROM)
 
-    async def ban(
-        self,
-        room_id: str,
-        actor: str,
-        user_id: str,
-        *,
-        reason: str | None = None,
-        transaction: Transaction | None = None,
-    ) -> str:
+    async def ban(self, room_id: str, actor: str, user_id: str, *, reason: str | None = None) -> str:
         room = await self._room_with(room_id, actor)
-        return await self._set(room, actor, user_id, _plain("ban", reason), transaction)
+        return await self._set(room, actor, user_id, _plain("ban", reason))
 
-    async def unban(
-        self,
-        room_id: str,
-        actor: str,
-        user_id: str,
-        *,
-        reason: str | None = None,
-        transaction: Transaction | None = None,
-    ) -> str:
+    async def unban(self, room_id: str, actor: str, user_id: str, *, reason: str | None = None) -> str:
         """Raises 403 M_FORBIDDEN when the user is not banned (spec: unban)."""
         room = await self._room_with(room_id, actor)
-        return await self._set(room, actor, user_id, _plain("leave", reason), transaction, was=("ban",))
+        return await self._set(room, actor, user_id, _plain("leave", reason), was=("ban",))
 
-    async def put(
-        self,
-        room_id: str,
-        actor: str,
-        user_id: str,
-        content: JsonObject,
-        transaction: Transaction | None = None,
-    ) -> str:
+    async def put(self, room_id: str, actor: str, user_id: str, content: JsonObject) -> str:
         """A member event that a client wrote, as the endpoint for that change would have made it.
 
         What the server answers for (who authorised a join, whose invite it was) is not the client's to
@@ -265,38 +231,28 @@ class Membership:
         own = actor == user_id
         if membership == "invite":
             direct = content.get("is_direct") is True
-            return await self.invite(
-                room_id,
-                actor,
-                user_id,
-                reason=reason,
-                is_direct=direct,
-                extra=content,
-                transaction=transaction,
-            )
+            return await self.invite(room_id, actor, user_id, reason=reason, is_direct=direct, extra=content)
         if membership == "ban":
-            return await self.ban(room_id, actor, user_id, reason=reason, transaction=transaction)
+            return await self.ban(room_id, actor, user_id, reason=reason)
         if membership == "leave" and own:
-            return await self.leave(room_id, user_id, reason=reason, transaction=transaction)
+            return await self.leave(room_id, user_id, reason=reason)
         if membership == "leave":
             room = await self._room_with(room_id, actor)
             banned = room.membership_of(user_id) == "ban"
             end = self.unban if banned else self.kick
-            return await end(room_id, actor, user_id, reason=reason, transaction=transaction)
+            return await end(room_id, actor, user_id, reason=reason)
         if membership not in ("join", "knock"):
             raise bad_json("m.room.member: membership must be join, invite, knock, leave or ban")
         if not own:
             raise forbidden("They have to do that themselves")
         if membership == "knock":
-            return await self.knock(room_id, user_id, reason=reason, transaction=transaction)
+            return await self.knock(room_id, user_id, reason=reason)
         room = await self._known_room(room_id)
         called: JsonObject = {key: content[key] for key in ("displayname", "avatar_url") if key in content}
         if user_id not in room.joined:
-            return await self.join(
-                room_id, user_id, reason=reason, extra=content, called=called, transaction=transaction
-            )
+            return await self.join(room_id, user_id, reason=reason, extra=content, called=called)
         content = {**_extra(content), "membership": "join", **called}
-        return await self._set(room, user_id, user_id, content, transaction, was=("join",))
+        return await self._set(room, user_id, user_id, content, was=("join",))
 
     async def forget(self, room_id: str, user_id: str) -> None:
         """Hide a room that was left from the user's lists. Raises 400 while the user is in it, 404."""
@@ -382,7 +338,6 @@ class Membership:
         actor: str,
         user_id: str,
         content: JsonObject,
-        transaction: Transaction | None,
         *,
         unless: str | None = None,
         was: Sequence[str] | None = None,
@@ -404,7 +359,7 @@ class Membership:
                 return []
             return [template]
 
-        return (await post(self._rooms, self._author, room, decide, transaction) or unchanged)[0]
+        return (await post(self._rooms, self._author, room, decide, self._transaction) or unchanged)[0]
 
 
 def _extra(content: JsonObject | None) -> JsonObject:

@@ -131,7 +131,7 @@ class Sending:
 
         async def attempt() -> str:
             if type == "m.room.member":
-                return await self._membership.put(room_id, sender, state_key, content, transaction)
+                return await self._membership.within(transaction).put(room_id, sender, state_key, content)
             template = EventTemplate(type, sender, content, state_key=state_key, ts=ts)
             return await self._submit(room, template, transaction)
 
