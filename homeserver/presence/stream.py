@@ -23,7 +23,8 @@ PACE = 0.001
 """Seconds between two walks for each poll that waits: being woken costs about a tenth of that."""
 MAX_GONE = 20_000
 MAX_ROOMS = 100_000
-PAGE = 1000
+WOKEN_AT_ONCE = 20
+"""Each of their answers may tell of thousands, and nobody has their turn between answers of one turn."""
 
 Wanted = Callable[[str], bool]
 """Whether the presence of this user id is wanted."""
@@ -220,5 +221,5 @@ class PresenceStream:
             user = self._users.cached(user_id)
             if user is not None and user_id != alone and not user.memberships.keys().isdisjoint(rooms):
                 self._long_polls.wake_user(user_id)
-            if n % PAGE == 0:
+            if n % WOKEN_AT_ONCE == 0:
                 await asyncio.sleep(0)

@@ -5,6 +5,7 @@ for directly (`look`, `tell`).
 """
 
 import asyncio
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ import pytest
 from homeserver.presence import presence as presence_module
 from homeserver.presence.presence import MAX_STATUS_BYTES
 from homeserver.presence.user_presence import ACTIVE_FOR_MS, HERE_FOR_MS, IDLE_AFTER_MS
+from homeserver.tasks import end
 from tests.client_api.conftest import Client, Server
 
 
@@ -222,6 +224,42 @@ async def test_a_change_wakes_who_shares_a_room_and_nobody_else(
     await settle(server)
     assert set(await poll) == {alice.user_id}
     assert await other == {}
+
+
+async def test_those_who_are_woken_are_not_all_answered_in_one_turn(
+    server: Server, monkeypatch: pytest.MonkeyPatch, room: str, alice: Client
+) -> None:
+    others = [await server.register(f"other{n}") for n in range(50)]
+    for client in others:
+        await client.join(room)
+        await client.sync()
+    await settle(server)
+    for client in others:
+        await client.sync()
+    turn = 0
+    woken: Counter[int] = Counter()
+    stream = server.app.people.presence_stream
+    events = stream.events
+
+    def noted(*args: Any, **options: Any) -> list[bytes]:
+        woken[turn] += 1
+        return events(*args, **options)
+
+    async def count_turns() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    polls = [asyncio.create_task(told(client, timeout=10_000)) for client in others]
+    await asyncio.sleep(0.3)
+    counting = asyncio.create_task(count_turns())
+    monkeypatch.setattr(stream, "events", noted)
+    await alice.put(path(alice), {"presence": "online"})
+    await settle(server)
+    assert all(alice.user_id in presence for presence in await asyncio.gather(*polls))
+    await end((counting,))
+    assert max(woken.values()) <= 25
 
 
 async def test_coming_and_going_within_a_moment_is_nobodys_business(
