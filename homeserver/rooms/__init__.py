@@ -1,7 +1,7 @@
 """What a room is, and what can be done in it.
 
-in memory       room, room_event, fragments (worked out for readers); rooms (those in use), loading,
-                stored_events, event_entry, event_meta
+in memory       room, room_event, fragments (worked out for readers); rooms (those in use), outline (what is
+                left of those put out), loading, stored_events, event_entry, event_meta
 making events   authoring (build, check, sign), policy (policy servers), posting (append them)
 what is done    new_room, creation, membership, sending, upgrade, aliases, directory, receipts, ephemeral
                 (typing), third_party_invites, guests, restricted (joins), delayed_events, due_events

@@ -197,6 +197,14 @@ class Room:
         return ("m.room.encryption", "") in self.head.state
 
     @property
+    def name(self) -> object:
+        return self.state_content("m.room.name").get("name")
+
+    @property
+    def room_type(self) -> object:
+        return self.state_content("m.room.create").get("type")
+
+    @property
     def history_visibility(self) -> str:
         value = self.state_content("m.room.history_visibility").get("history_visibility")
         return value if isinstance(value, str) else "shared"

@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 from homeserver.clock import Clock
 from homeserver.errors import unavailable
 from homeserver.rooms.loading import Loading
+from homeserver.rooms.outline import Outline, outline_of
 from homeserver.rooms.room import Room, sets_state
 from homeserver.rooms.room_event import RoomEvent
 from homeserver.rooms.stored_events import StoredEvents
@@ -21,6 +22,7 @@ from storage.log import Entry, Kind, Log, ShardMap
 
 GROWN_SHARE = 64
 """Rooms may exceed the budget by one part in so many before all are measured again, which takes a while."""
+MAX_OUTLINES = 100_000
 EVENT_BYTES = 1_000
 """What an event adds to a room, roughly."""
 WHOLE_SECONDS = 60.0
@@ -50,6 +52,8 @@ class Rooms:
         self._held: WeakValueDictionary[str, Room] = WeakValueDictionary()
         """Evicted rooms that somebody still has in hand: kept up, since what is built on them has to follow
         upon all that there is."""
+        self._outlines: dict[str, Outline] = {}
+        """Of evicted rooms in which nothing has happened since, those evicted first first."""
         self._loading: dict[str, asyncio.Task[Room | None]] = {}
         self._missed: dict[str, list[Entry]] = {}
         """Room being loaded → its entries that came since."""
@@ -88,6 +92,10 @@ class Rooms:
     def in_memory(self) -> tuple[int, int]:
         """How many rooms are in memory, and what they take, in bytes as `Room.memory` estimates them."""
         return len(self._rooms), sum(room.memory() for room in self._rooms.values())
+
+    async def outlined(self, room_id: str) -> Room | Outline | None:
+        """The room, or its outline where that is all that is in memory; None as with `get`."""
+        return self.cached(room_id) or self._outlines.get(room_id) or await self.get(room_id)
 
     async def get(self, room_id: str) -> Room | None:
         """The room, None when this server does not know it."""
@@ -134,6 +142,7 @@ class Rooms:
         """Forget the memory of a room (a creation that failed, a purge); the log still has it."""
         self._rooms.pop(room_id, None)
         self._held.pop(room_id, None)
+        self._outlines.pop(room_id, None)
 
     def submit(self, room: Room, proposal: Proposal[R]) -> asyncio.Future[R]:
         """Append to the room's shard; see ShardWriter.submit."""
@@ -147,6 +156,7 @@ class Rooms:
         """Apply what is in the log now to the rooms in memory, then tell the followers."""
         for item in appended:
             entry = item.entry
+            self._outlines.pop(entry.stream, None)
             room = self.cached(entry.stream)
             view = room.apply(entry, item.view) if room is not None else None
             if room is None and (missed := self._missed.get(entry.stream)) is not None:
@@ -204,4 +214,7 @@ class Rooms:
         while total > self.memory_budget and len(self._rooms) > 1:
             room_id, room = self._rooms.popitem(last=False)
             self._held[room_id] = room
+            self._outlines[room_id] = outline_of(room)
             total -= room.memory()
+        while len(self._outlines) > MAX_OUTLINES:
+            del self._outlines[next(iter(self._outlines))]

@@ -3,9 +3,11 @@
 import asyncio
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 
+from homeserver.rooms.loading import Loading
 from storage.records.sliding_sync import SLIDING_CONNECTIONS
 from tests.client_api.conftest import Client, Server
 from tests.client_api.sliding import PATH, Sliding, messages_in, whole_list
@@ -49,6 +51,42 @@ async def test_order_holds_across_shards_and_restarts(server: Server, alice: Cli
     shown = (await Sliding(alice, lists={"all": whole_list()}).poll())["rooms"]
     assert list(shown) == expected
     assert [room["bump_stamp"] for room in shown.values()] == stamps
+
+
+async def test_a_poll_reads_no_room_for_lists_alone(
+    server: Server, alice: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rooms that memory has no place for are read when there is something to tell of them."""
+    limits = msgspec.structs.replace(server.config.limits, room_cache=1)
+    await server.restart(msgspec.structs.replace(server.config, limits=limits))
+    user = server.client()
+    user.token = alice.token
+    rooms = [await user.create_room(name=f"room {n}") for n in range(6)]
+    filters = {"room_types": [None], "room_name_like": "room", "is_encrypted": False}
+    extensions = {name: {"enabled": True} for name in ("receipts", "typing", "account_data")}
+    sliding = Sliding(user, lists={"all": whole_list(filters=filters)}, extensions=extensions)
+    assert list((await sliding.poll())["rooms"]) == rooms[::-1]
+    was_read: list[str] = []
+    read = Loading.read
+
+    async def noted(self: Loading, room_id: str, shard: int, upto: int) -> Any:
+        was_read.append(room_id)
+        return await read(self, room_id, shard, upto)
+
+    monkeypatch.setattr(Loading, "read", noted)
+    body = await sliding.poll()
+    assert (body["rooms"], body["lists"]["all"]["count"], was_read) == ({}, 6, [])
+    event_id = await user.send(rooms[1])
+    body = await sliding.poll()
+    assert list(body["rooms"]) == [rooms[1]]
+    assert messages_in(body, rooms[1]) == [event_id]
+    assert set(was_read) == {rooms[1]}
+    await user.post(f"/rooms/{rooms[2]}/receipt/m.read/{event_id}", {}, expect=404)
+    newest = (await user.get(f"/rooms/{rooms[2]}/messages", query={"dir": "b", "limit": 1}))["chunk"][0]
+    await user.post(f"/rooms/{rooms[2]}/receipt/m.read/{newest['event_id']}", {})
+    assert list((await sliding.poll())["extensions"]["receipts"]["rooms"]) == [rooms[2]]
+    await user.set_state(rooms[3], "m.room.name", {"name": "another"})
+    assert (await sliding.poll())["lists"]["all"]["count"] == 5
 
 
 async def test_only_the_window_is_sent_and_grows_on_demand(alice: Client) -> None:

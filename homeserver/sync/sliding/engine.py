@@ -8,6 +8,7 @@ import msgspec
 import orjson
 
 from homeserver.rooms.broken_rooms import LeftOutIfBroken
+from homeserver.rooms.outline import Outline
 from homeserver.rooms.rendering import Reader
 from homeserver.rooms.room import Room
 from homeserver.rooms.rooms import Rooms
@@ -105,19 +106,28 @@ class SlidingSync:
         direct = direct_rooms(user)
         results: list[bytes] = []
         behind: dict[str, int] = {}
-        for room, ref in listed:
-            room_id = room.room_id
+        for known, ref in listed:
+            room_id, shard = known.room_id, known.shard
             wish = wishes.get(room_id)
             if wish is None:
                 continue
             with LeftOutIfBroken(room_id):
-                had = _had(before, room)
+                had = _had(before, known)
                 if ref.membership == "join":
-                    looked.joined[room_id] = room
+                    looked.joined[room_id] = known
                     if before is not None and (had is None or had.sent.upto is not None):
                         behind[room_id] = 0 if had is None else had.upto
+                    is_direct = room_id in direct
+                    if had is not None and had.is_all(known, wish, upto.rooms[shard], direct=is_direct):
+                        sent[room_id] = msgspec.structs.replace(had.sent, upto=None)
+                        members[room_id] = had.members
+                        continue
                     if len(results) >= MAX_ROOMS_PER_ANSWER:
                         continue
+                    room = await self._rooms.get(room_id)
+                    if room is None:
+                        continue
+                    looked.joined[room_id] = room
                     result, sent[room_id], members[room_id] = await self._sections.joined(
                         user,
                         reader,
@@ -125,20 +135,23 @@ class SlidingSync:
                         ref,
                         wish,
                         had,
-                        upto.rooms[room.shard],
-                        direct=room_id in direct,
+                        upto.rooms[shard],
+                        direct=is_direct,
                     )
                 elif had is not None or room_id not in had_rooms or had_rooms[room_id].upto != ref.position:
+                    room = await self._rooms.get(room_id)
+                    if room is None:
+                        continue
                     if ref.membership in PRESENT:
                         result = self._sections.invited(user, room, ref, direct=room_id in direct)
                     else:
-                        live = before is not None and ref.position > before.position.rooms[room.shard]
+                        live = before is not None and ref.position > before.position.rooms[shard]
                         result = self._sections.left(user, room, ref, live=live)
                     sent[room_id] = SentRoom(0, "", ref.position, live=False)
                 else:
                     continue
                 if result is not None:
-                    results.append(room.room_id_json + b":" + result)
+                    results.append(orjson.dumps(room_id) + b":" + result)
         for room_id, earlier in had_rooms.items():
             if room_id not in sent:
                 sent[room_id] = self._as_it_was(room_id, earlier, before)
@@ -210,7 +223,7 @@ class SlidingSync:
         return results
 
 
-def _had(before: Snapshot | None, room: Room) -> Had | None:
+def _had(before: Snapshot | None, room: Room | Outline) -> Had | None:
     """What the client has of a room that it follows."""
     sent = before.sent.rooms.get(room.room_id) if before is not None else None
     if before is None or sent is None or not sent.live:

@@ -1,10 +1,11 @@
 """The extensions of sliding sync: to-device, e2ee, account data, receipts, typing (MSC3884 and others)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import orjson
 
 from homeserver.rooms.ephemeral import Typing
+from homeserver.rooms.outline import Outline
 from homeserver.rooms.room import Room
 from homeserver.since_tokens import SyncToken, decode_received, encode_received
 from homeserver.sync.device_lists import DeviceLists
@@ -22,9 +23,10 @@ class Looked:
     def __init__(self) -> None:
         self.by_list: dict[str, set[str]] = {}
         self.subscribed: set[str] = set()
-        self.joined: dict[str, Room] = {}
+        self.joined: dict[str, Room | Outline] = {}
+        """Of those with nothing new perhaps but the outline."""
 
-    def chosen(self, extension: Extension) -> dict[str, Room]:
+    def chosen(self, extension: Extension) -> dict[str, Room | Outline]:
         """The joined rooms that an extension is for; "*" stands for all lists or all subscriptions."""
         names = extension.lists
         room_ids: set[str] = set()
@@ -132,7 +134,7 @@ class ExtensionSections:
     def _account_data_json(
         self,
         user: User,
-        rooms: Mapping[str, Room],
+        rooms: Iterable[str],
         behind: Mapping[str, int],
         since: SyncToken | None,
         upto: SyncToken,
@@ -157,13 +159,15 @@ class ExtensionSections:
     def _receipts(
         self,
         user: User,
-        rooms: Mapping[str, Room],
+        rooms: Mapping[str, Room | Outline],
         behind: Mapping[str, int],
         since: SyncToken | None,
         upto: SyncToken,
     ) -> bytes | None:
         found: list[bytes] = []
         for room_id, room in rooms.items():
+            if isinstance(room, Outline):
+                continue
             after = 0 if since is None else behind.get(room_id, since.rooms[room.shard])
             event = receipts_event(room, after, upto.rooms[room.shard], user.user_id)
             if event is not None:
@@ -171,7 +175,7 @@ class ExtensionSections:
         return b'{"rooms":{' + b",".join(found) + b"}}" if found else None
 
     def _typing_json(
-        self, rooms: Mapping[str, Room], behind: Mapping[str, int], since: SyncToken | None
+        self, rooms: Iterable[str], behind: Mapping[str, int], since: SyncToken | None
     ) -> bytes | None:
         found: list[bytes] = []
         for room_id in rooms:

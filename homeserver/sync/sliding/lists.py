@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from homeserver.rooms.broken_rooms import LeftOutIfBroken
+from homeserver.rooms.outline import Outline
 from homeserver.rooms.room import Activity, Room
 from homeserver.rooms.rooms import Rooms
 from homeserver.rooms.visibility import Visibility
@@ -10,8 +11,7 @@ from homeserver.sync.sliding.request import ListFilters, RoomList
 from homeserver.users.invite_permission import blocks_invites
 from homeserver.users.users import MembershipRef, User
 
-Listed = tuple[Room, MembershipRef]
-
+Listed = tuple[Room | Outline, MembershipRef]
 
 PRESENT = frozenset({"join", "invite", "knock"})
 
@@ -34,14 +34,18 @@ async def rooms_of(rooms: Rooms, visibility: Visibility, user: User) -> list[Lis
         ):
             continue
         with LeftOutIfBroken(room_id):
-            room = await rooms.get(room_id)
-            if room is None:
+            # For lists alone no room is read that was in memory before: most of them are quiet.
+            listed = await rooms.outlined(room_id)
+            if listed is None or (put_out and not await _was_in(rooms, visibility, user, room_id)):
                 continue
-            if put_out and not (await visibility.sight_line(room, user.user_id)).ever_joined:
-                continue
-            found.append((room, ref))
+            found.append((listed, ref))
     found.sort(key=recency, reverse=True)
     return found
+
+
+async def _was_in(rooms: Rooms, visibility: Visibility, user: User, room_id: str) -> bool:
+    room = await rooms.get(room_id)
+    return room is not None and (await visibility.sight_line(room, user.user_id)).ever_joined
 
 
 def is_put_out(user: User, ref: MembershipRef) -> bool:
@@ -111,14 +115,13 @@ def _matches(
     if in_spaces is not None and room.room_id not in in_spaces:
         return False
     if filters.room_types is not None or filters.not_room_types:
-        room_type = room.state_content("m.room.create").get("type")
-        if room_type in filters.not_room_types:
+        if room.room_type in filters.not_room_types:
             return False
-        if filters.room_types is not None and room_type not in filters.room_types:
+        if filters.room_types is not None and room.room_type not in filters.room_types:
             return False
     if filters.room_name_like is not None:
         # Whoever was put out is told nothing of its present name.
-        name = room.state_content("m.room.name").get("name") if ref.membership in PRESENT else None
+        name = room.name if ref.membership in PRESENT else None
         if not isinstance(name, str) or filters.room_name_like.casefold() not in name.casefold():
             return False
     if filters.tags is not None or filters.not_tags:

@@ -10,6 +10,7 @@ from homeserver.push.unread import Unread
 from homeserver.rooms.bundling import Bundling
 from homeserver.rooms.event_filter import RoomEventFilter
 from homeserver.rooms.heroes import heroes
+from homeserver.rooms.outline import Outline
 from homeserver.rooms.rendering import Reader, render_events
 from homeserver.rooms.room import Room
 from homeserver.rooms.room_event import RoomEvent
@@ -46,6 +47,15 @@ class Had(NamedTuple):
     upto: int
     members: frozenset[str]
     """Users whose member events were sent because of lazy loading."""
+
+    def is_all(self, room: Room | Outline, wish: Wish, upto: int, *, direct: bool) -> bool:
+        """Whether that is all that is wanted of the room as it is at `upto`."""
+        return (
+            self.upto >= min(room.last_seq, upto)
+            and self.sent.timeline_limit >= wish.timeline_limit
+            and self.sent.state == wish.signature
+            and self.sent.direct == direct
+        )
 
 
 class RoomSections:
@@ -91,8 +101,6 @@ class RoomSections:
         direct_is_news = direct != (had is not None and had.sent.direct)
         known = frozenset() if had is None else had.members
         grown = more_timeline or other_state
-        if not initial and not grown and not direct_is_news and after >= min(room.last_seq, upto):
-            return None, sent, known
         timeline = await self._timeline(room, 0 if more_timeline else after, upto, wish, initial=initial)
         events = timeline.events
         line: SightLine | None = None
