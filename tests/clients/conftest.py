@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,8 @@ from urllib.request import urlopen
 
 import pytest
 
+from tests.server_process import free_port
+
 from .nio_device import Device
 
 STARTUP_SECONDS = 30.0
@@ -21,13 +22,6 @@ SHUTDOWN_SECONDS = 20.0
 REPOSITORY = Path(__file__).parents[2]
 
 Register = Callable[[str], Awaitable[Device]]
-
-
-def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until_serving(url: str, process: subprocess.Popen[bytes], log: Path) -> None:

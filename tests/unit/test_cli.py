@@ -28,6 +28,7 @@ from homeserver import __version__
 from homeserver.cli import main
 from homeserver.config import load
 from homeserver.shared_secret import registration_mac
+from tests.server_process import free_port
 
 REPOSITORY = Path(__file__).parents[2]
 SECRET = "correct-horse-battery"
@@ -484,12 +485,6 @@ def test_on_a_terminal_the_password_is_asked_twice_and_not_echoed(
 
 
 # serve
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until_serving(process: "subprocess.Popen[bytes]", port: int) -> None:
