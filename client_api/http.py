@@ -253,12 +253,17 @@ async def _passed_on(
     return await owners.pass_on(owner, request, await whole_body(request), addresses.of(request))
 
 
-async def _session_of(request: web.Request, sessions: Sessions, auth: Auth) -> Session | None:
+def bearer_token(request: web.Request) -> str | None:
+    """The access token that a request comes with, if any."""
     header = request.headers.get("Authorization")
-    token = header[7:] if header is not None and header.startswith("Bearer ") else None
-    if token is None:
-        # Gone from the specification after v1.19, which is what this server speaks.
-        token = request.query.get("access_token")
+    if header is not None and header.startswith("Bearer "):
+        return header[7:]
+    # Gone from the specification after v1.19, which is what this server speaks.
+    return request.query.get("access_token")
+
+
+async def _session_of(request: web.Request, sessions: Sessions, auth: Auth) -> Session | None:
+    token = bearer_token(request)
     if not token:
         if auth is Auth.OPTIONAL:
             return None

@@ -4,12 +4,13 @@ from functools import partial
 
 import msgspec
 
-from client_api.http import Auth, Call, get, post
+from client_api.http import Auth, Call, bearer_token, get, post
 from client_api.pages import page
 from client_api.uia import InteractiveAuth
 from homeserver.errors import MatrixError, missing_param
 from homeserver.protocol.identifiers import server_name_of
 from homeserver.protocol.json_types import JsonObject
+from homeserver.users.application_services import ApplicationService, ApplicationServices
 from homeserver.users.logins import LOGIN_TOKEN_LIFETIME_MS, Logins, Proved
 from homeserver.users.sessions import NewSession, Sessions
 from rest.answers import Result
@@ -43,6 +44,7 @@ class LoginRoutes(Routes):
         logins: Logins,
         sessions: Sessions,
         interactive: InteractiveAuth,
+        services: ApplicationServices,
         *,
         server_name: str,
         password_login: bool,
@@ -51,6 +53,7 @@ class LoginRoutes(Routes):
         self._logins = logins
         self._sessions = sessions
         self._interactive = interactive
+        self._services = services
         self._server_name = server_name
         self._login_tokens = login_tokens
         self._flows: list[JsonObject] = []
@@ -58,6 +61,8 @@ class LoginRoutes(Routes):
             self._flows.append({"type": PASSWORD})
         if login_tokens:
             self._flows.append({"type": TOKEN, "get_login_token": True})
+        if services:
+            self._flows.append({"type": APPSERVICE})
 
     @get("/login", auth=Auth.NONE, limit="login_address")
     async def flows(self, call: Call) -> Result:
@@ -78,8 +83,10 @@ class LoginRoutes(Routes):
         return session_answer(user_id, session)
 
     async def _proved(self, body: LoginBody, call: Call) -> Proved:
+        given = {name: value for name, value in msgspec.structs.asdict(body).items() if value is not None}
         if body.type == APPSERVICE:
-            raise not_an_appservice(call)
+            service = service_of(call, self._services)
+            return await self._logins.with_service(service, self._logins.identified_user(given))
         if not any(flow["type"] == body.type for flow in self._flows):
             raise MatrixError(400, "M_UNKNOWN", "This login type is not known here")
         if body.type == TOKEN:
@@ -88,7 +95,6 @@ class LoginRoutes(Routes):
             return await self._logins.with_token(body.token)
         if body.password is None:
             raise missing_param("The password is missing")
-        given = {name: value for name, value in msgspec.structs.asdict(body).items() if value is not None}
         return await self._logins.with_password(self._logins.identified_user(given), body.password)
 
     @post("/_matrix/client/v1/login/get_token", limit="login_account")
@@ -136,8 +142,12 @@ def token_answer(session: NewSession) -> JsonObject:
     return answer
 
 
-def not_an_appservice(call: Call) -> MatrixError:
-    """401 for one who claims to be an application service (spec: "Server admin style permissions")."""
-    if call.request.headers.get("Authorization") is None and call.query("access_token") is None:
-        return MatrixError(401, "M_MISSING_TOKEN", "The application service's token is missing")
-    return MatrixError(401, "M_UNKNOWN_TOKEN", "This is no application service's token", soft_logout=False)
+def service_of(call: Call, services: ApplicationServices) -> ApplicationService:
+    """The application service that asks. Raises 401 for one who only claims to be one."""
+    token = bearer_token(call.request)
+    if not token:
+        raise MatrixError(401, "M_MISSING_TOKEN", "The application service's token is missing")
+    service = services.of_token(token)
+    if service is None:
+        raise MatrixError(401, "M_UNKNOWN_TOKEN", "This is no application service's token", soft_logout=False)
+    return service

@@ -3,11 +3,12 @@
 import msgspec
 
 from client_api.http import Auth, Call, get, post
-from client_api.login import APPSERVICE, not_an_appservice, session_answer
+from client_api.login import APPSERVICE, service_of, session_answer
 from client_api.uia import InteractiveAuth
 from homeserver.errors import missing_param
 from homeserver.protocol.json_types import JsonObject
 from homeserver.users.accounts import Accounts
+from homeserver.users.application_services import ApplicationServices
 from homeserver.users.registration import FirstDevice, Registered, Registration
 from homeserver.users.sessions import check_device_id
 from rest.answers import Result
@@ -31,6 +32,10 @@ class GuestBody(msgspec.Struct):
     initial_device_display_name: str | None = None
 
 
+class ServiceBody(DeviceWishes):
+    username: str | None = None
+
+
 class RegisterBody(DeviceWishes):
     username: str | None = None
     password: str | None = None
@@ -42,10 +47,12 @@ class RegistrationRoutes(Routes):
         self,
         registration: Registration,
         accounts: Accounts,
+        services: ApplicationServices,
         interactive: InteractiveAuth,
     ) -> None:
         self._registration = registration
         self._accounts = accounts
+        self._services = services
         self._interactive = interactive
 
     @post("/register", auth=Auth.NONE, limit="registration_check")
@@ -53,7 +60,7 @@ class RegistrationRoutes(Routes):
         if call.choice_query("kind", "user", "guest") == "guest":
             return await self._register_guest(call)
         if call.json(JsonObject).get("type") == APPSERVICE:
-            raise not_an_appservice(call)
+            return await self._register_for_service(call)
         self._registration.check_open()
 
         def admit(body: RegisterBody) -> None:
@@ -72,6 +79,15 @@ class RegistrationRoutes(Routes):
             guest_access_token=body.guest_access_token,
         )
         return registration_answer(registered)
+
+    async def _register_for_service(self, call: Call) -> Result:
+        """A user of an application service (spec: application-service "Server admin style permissions")."""
+        service, body = service_of(call, self._services), call.json(ServiceBody)
+        if body.username is None:
+            raise missing_param("The username is missing")
+        return registration_answer(
+            await self._registration.register_by_service(service, body.username, body.first_device())
+        )
 
     async def _register_guest(self, call: Call) -> Result:
         name = call.json(GuestBody).initial_device_display_name

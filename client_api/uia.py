@@ -49,7 +49,13 @@ class InteractiveAuth:
         return await self.confirm_checked(call, check)
 
     async def confirm_checked(self, call: Call, check: Check[T]) -> T:
-        """The same, where more about the body is checked first."""
+        """The same, where more about the body is checked first.
+
+        Users of application services have nothing to prove themselves with, and need not (spec:
+        application-service "Cross-signing", "Device management").
+        """
+        if call.session.account.appservice is not None:
+            return await check(call.json(JsonObject))
         if not self._password_login or call.session.account.password is None:
             raise forbidden("Your account has no password to confirm this with")
         passed = await self._uia.authenticate(

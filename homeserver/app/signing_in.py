@@ -14,6 +14,7 @@ from homeserver.app.ground import Ground
 from homeserver.app.people import People
 from homeserver.app.syncing import Syncing
 from homeserver.identity.bindings import Bindings
+from homeserver.users.application_services import ApplicationServices, read_application_services
 from homeserver.users.deactivation import Deactivation
 from homeserver.users.logins import Logins
 from homeserver.users.openid import OpenId
@@ -63,6 +64,8 @@ class SigningIn:
         )
         ground.consume(ground.users, "deactivation", self.deactivation.wants, self.deactivation.handle)
         self.registration_tokens = RegistrationTokens(collection(account_records.REGISTRATION_TOKENS), now)
+        services = ApplicationServices(read_application_services(config.application_services), ground.name)
+        accounts.reserved.append(services.is_reserved)
         registration = Registration(
             config.registration,
             accounts,
@@ -70,12 +73,14 @@ class SigningIn:
             people.profiles,
             self.registration_tokens,
             collection(account_records.REGISTRATION_NONCES),
+            services,
             now,
         )
         logins = Logins(
             accounts,
             collection(account_records.LOGIN_TOKENS),
             collection(account_records.DEVICES),
+            services,
             ground.limits,
             now,
         )
@@ -90,13 +95,14 @@ class SigningIn:
         self.interactive = InteractiveAuth(uia, password_login=config.auth.password_login)
         self.openid = OpenId(collection(account_records.OPENID_TOKENS), accounts, now)
         self.routes: list[Routes] = [
-            RegistrationRoutes(registration, accounts, self.interactive),
+            RegistrationRoutes(registration, accounts, services, self.interactive),
             SecretRegistrationRoutes(registration, ground.name),
             RegistrationTokenRoutes(self.registration_tokens),
             LoginRoutes(
                 logins,
                 sessions,
                 self.interactive,
+                services,
                 server_name=ground.name,
                 password_login=config.auth.password_login,
                 login_tokens=config.auth.login_tokens,

@@ -4,6 +4,7 @@ import argparse
 
 from homeserver.cli.command import Commands, configured, loaded
 from homeserver.config.documents import effective
+from homeserver.users.application_services import read_application_services
 
 
 def add(commands: Commands) -> None:
@@ -14,4 +15,6 @@ def add(commands: Commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    print(effective(loaded(arguments)), end="")
+    config = loaded(arguments)
+    read_application_services(config.application_services)
+    print(effective(config), end="")

@@ -542,6 +542,13 @@ class Config(Section, frozen=True, kw_only=True):
     storage: Storage = Storage()
     bus: Bus = Bus()
     registration: Registration = Registration()
+    application_services: Annotated[
+        tuple[str, ...],
+        doc(
+            "Registration files (YAML) of application services. They may register users of theirs and log "
+            "them in; events are not sent to them yet."
+        ),
+    ] = ()
     auth: Auth = Auth()
     limits: Limits = Limits()
     rate_limits: RateLimits = RateLimits()
@@ -568,6 +575,7 @@ class Config(Section, frozen=True, kw_only=True):
             ("public_url", public_url),
             ("storage", storage),
             ("media", media),
+            ("application_services", tuple(map(filled, self.application_services))),
         ):
             msgspec.structs.force_setattr(self, name, value)
 

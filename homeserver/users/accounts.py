@@ -91,13 +91,17 @@ class Accounts:
 
     def check_localpart(self, localpart: str) -> str:
         """The user id of a new account, in lower case. Raises 400 M_INVALID_USERNAME or M_EXCLUSIVE."""
-        try:
-            user_id = check_user_id(self.user_id(check_new_localpart(localpart.lower())))
-        except InvalidIdentifier as error:
-            raise MatrixError(400, "M_INVALID_USERNAME", str(error)) from error
+        user_id = self.new_user_id(localpart)
         if any(reserved(user_id) for reserved in self.reserved):
             raise MatrixError(400, "M_EXCLUSIVE", "This user name is reserved for an application service")
         return user_id
+
+    def new_user_id(self, localpart: str) -> str:
+        """The same, whoever may have it."""
+        try:
+            return check_user_id(self.user_id(check_new_localpart(localpart.lower())))
+        except InvalidIdentifier as error:
+            raise MatrixError(400, "M_INVALID_USERNAME", str(error)) from error
 
     async def available(self, localpart: str) -> str:
         """The user id, free to register. Raises 400 M_INVALID_USERNAME, M_EXCLUSIVE or M_USER_IN_USE."""

@@ -10,6 +10,7 @@ from homeserver.errors import MatrixError, forbidden, invalid_param, missing_par
 from homeserver.protocol.json_types import JsonObject
 from homeserver.rate_limits import RateLimits
 from homeserver.users.accounts import Accounts, check_unlocked, password_changed
+from homeserver.users.application_services import ApplicationService, ApplicationServices, exclusive
 from homeserver.users.tokens import digest_of, keep_until_expiry, new_token
 from storage.collection import Collection
 from storage.records.accounts import Account, Device, LoginToken
@@ -31,12 +32,14 @@ class Logins:
         accounts: Accounts,
         tokens: Collection[LoginToken],
         devices: Collection[Device],
+        services: ApplicationServices,
         limits: RateLimits,
         now: Clock,
     ) -> None:
         self._accounts = accounts
         self._tokens = tokens
         self._devices = devices
+        self._services = services
         self._limits = limits
         self._now = now
 
@@ -70,6 +73,12 @@ class Logins:
         proved = await self.check_password(user_id, password)
         await self._let_in(user_id)
         return Proved(proved)
+
+    async def with_service(self, service: ApplicationService, user_id: str) -> Proved:
+        """One whom an application service logs in. Raises 400 M_EXCLUSIVE, 403, 401 M_USER_LOCKED."""
+        if not self._services.may_be(service, user_id):
+            raise exclusive()
+        return Proved(await self._let_in(user_id))
 
     async def confirm(self, proved: Proved) -> None:
         """Raises 403 or 401 when the account may not log in any more as it did a moment ago.

@@ -17,6 +17,7 @@ from homeserver.errors import MatrixError, forbidden
 from homeserver.protocol.identifiers import localpart_of
 from homeserver.shared_secret import registration_mac
 from homeserver.users.accounts import Accounts
+from homeserver.users.application_services import ApplicationService, ApplicationServices, exclusive
 from homeserver.users.profiles import Profiles, check_field
 from homeserver.users.registration_tokens import RegistrationTokens
 from homeserver.users.sessions import NewSession, Sessions
@@ -62,6 +63,7 @@ class Registration:
         profiles: Profiles,
         tokens: RegistrationTokens,
         nonces: Collection[RegistrationNonce],
+        services: ApplicationServices,
         now: Clock,
     ) -> None:
         self._options = options
@@ -70,6 +72,7 @@ class Registration:
         self._profiles = profiles
         self._tokens = tokens
         self._nonces = nonces
+        self._services = services
         self._now = now
         stages = (REGISTRATION_TOKEN,) * options.requires_token + (TERMS,) * bool(options.terms)
         self.flows: tuple[Flow, ...] = (stages or (DUMMY,),)
@@ -123,15 +126,21 @@ class Registration:
     async def _begin(
         self,
         user_id: str,
-        password: str,
+        password: str | None,
         displayname: str | None = None,
         *,
         is_admin: bool = False,
+        appservice: str | None = None,
         agreed_to: dict[str, str] | None = None,
     ) -> Account:
         """An account that is nobody's yet, with a name that people can read, at first that of its user id."""
         account, again = await self._accounts.begin(
-            user_id, password, now=self._now(), is_admin=is_admin, agreed_to=agreed_to
+            user_id,
+            password,
+            now=self._now(),
+            is_admin=is_admin,
+            appservice=appservice,
+            agreed_to=agreed_to,
         )
         if again:
             await self._sessions.end_all(user_id)
@@ -168,6 +177,18 @@ class Registration:
             if token is not None:
                 await self._tokens.give_back(token)
             raise
+
+    async def register_by_service(
+        self, service: ApplicationService, username: str, device: FirstDevice | None
+    ) -> Registered:
+        """A user of an application service, who has no password. Raises 400 as `check_name` does."""
+        user_id = self._accounts.new_user_id(username)
+        if not self._services.may_be(service, user_id) or self._services.is_reserved(
+            user_id, but_for=service
+        ):
+            raise exclusive()
+        account = await self._begin(user_id, None, appservice=service.id)
+        return await self._complete(user_id, device, partial(self._accounts.finish, account))
 
     async def register_guest(self, device: FirstDevice) -> Registered:
         """Raises 403 M_GUEST_ACCESS_FORBIDDEN where guests are not let in."""
