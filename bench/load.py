@@ -51,6 +51,7 @@ class Load:
         self._roots = list(attach.pids)
         self._restart = restart
         self._numbers = itertools.count()
+        self._timeouts = itertools.count(1)
         self._idle: dict[int, list[Connection]] = {}
 
     # -- requests outside of the timed sections
@@ -115,6 +116,10 @@ class Load:
         room = text(await self.call(self.api.create_room(members[0])), "room_id", "!")
         await self.each(members[1:], lambda member: self.call(self.api.join(member, room)))
         return room
+
+    def first_sync(self, account: Account, filter_json: str) -> bytes:
+        """The request, another one each time: a server may hold the answer to an equal one."""
+        return self.api.sync(account, "", timeout_ms=next(self._timeouts), filter_json=filter_json)
 
     async def since(self, account: Account, since: str = "", port: int | None = None) -> str:
         """Catches up by one short /sync; returns the token."""

@@ -112,15 +112,14 @@ class KeyRoutes(Routes):
     async def upload_cross_signing_keys(self, call: Call) -> Result:
         keys = call.json(CrossSigningKeys)
         uploaded = keys.by_usage()
-        must_ask = call.session.account.appservice is None and (
+        must_ask = (
             await self._cross_signing.needs_authorisation(call.user_id, uploaded)
             # Who comes back from a stage in a browser may bring nothing but the session.
             or (not uploaded and keys.auth is not None)
         )
         if must_ask:
             uploaded = (await self._interactive.confirm(call, CrossSigningKeys)).by_usage()
-        asked = must_ask or call.session.account.appservice is not None
-        await self._cross_signing.upload(call.user_id, uploaded, authorised=asked)
+        await self._cross_signing.upload(call.user_id, uploaded, authorised=must_ask)
         return {}
 
     @post("/keys/signatures/upload")

@@ -1,7 +1,5 @@
 """Reading rooms: pages of a long timeline; the members, the state and first syncs of a big room."""
 
-from itertools import count
-
 from bench.crowd import Crowds
 from bench.http1 import Response
 from bench.load import Load
@@ -21,7 +19,6 @@ class Rooms(Scenario):
         super().__init__(load, crowds)
         self._from = ""
         self._next = 0
-        self._timeouts = count(1)
 
     async def prepare(self) -> None:
         self.reader, self.long_room = await self.crowds.long_room(self.load)
@@ -86,9 +83,7 @@ class Rooms(Scenario):
         filter_json = timeline_filter(10, lazy=lazy)
 
         def request(worker: int, number: int) -> bytes:
-            # Another timeout each time, in all rounds: a server may hold the answer to an equal request.
-            reader = readers[number % len(readers)]
-            return self.load.api.sync(reader, "", timeout_ms=next(self._timeouts), filter_json=filter_json)
+            return self.load.first_sync(readers[number % len(readers)], filter_json)
 
         def check(worker: int, number: int, response: Response) -> None:
             joined = parsed(response)["rooms"]["join"][crowd.room]

@@ -1,11 +1,8 @@
 """/sync of an account that has seen everything, with one new event, and of one that has seen nothing."""
 
 import time
-from itertools import count
 
-from bench.crowd import Crowds
 from bench.http1 import Response, connect
-from bench.load import Load
 from bench.matrix import Account, JsonObject, WrongAnswer, marks, parsed, text, timeline_filter
 from bench.scenarios.scenario import Scenario
 
@@ -101,10 +98,6 @@ class FirstSync(Scenario):
     name = "first-sync"
     about = "first /sync of a user in 10 and 50 rooms of 5 members, all members or lazily"
 
-    def __init__(self, load: Load, crowds: Crowds) -> None:
-        super().__init__(load, crowds)
-        self._timeouts = count(1)
-
     async def prepare(self) -> None:
         few, many = self.sizes.first_sync
         everywhere, *crew = await self.load.accounts(2 * _MEMBERS - 1)
@@ -130,8 +123,7 @@ class FirstSync(Scenario):
         filter_json = timeline_filter(10, lazy=lazy)
 
         def request(worker: int, number: int) -> bytes:
-            # Another timeout each time, in all rounds: a server may hold the answer to an equal request.
-            return self.load.api.sync(account, "", timeout_ms=next(self._timeouts), filter_json=filter_json)
+            return self.load.first_sync(account, filter_json)
 
         def check(worker: int, number: int, response: Response) -> None:
             self._check(parsed(response), self.rooms[:rooms], lazy)

@@ -12,8 +12,7 @@ _FIRST = "first members"
 
 def is_nameless(room: Room) -> bool:
     """Whether the room has neither a name nor an alias to be called by."""
-    named = room.state_content("m.room.name").get("name")
-    return not named and not room.state_content("m.room.canonical_alias").get("alias")
+    return not room.name and not room.state_content("m.room.canonical_alias").get("alias")
 
 
 def heroes(room: Room, user_id: str) -> list[str]:

@@ -19,7 +19,7 @@ MAX_CHILDREN = 1000
 
 def space_children(room: Room) -> list[JsonObject]:
     """The `m.space.child` events of a space as stripped state, in the order that the spec gives."""
-    if room.state_content("m.room.create").get("type") != "m.space":
+    if room.room_type != "m.space":
         return []
     children: list[tuple[tuple[bool, str, int, str], JsonObject]] = []
     for (type, state_key), event in room.head.state.items():

@@ -156,11 +156,11 @@ def _described(room: Room, inviter: str) -> JsonObject:
     said = {
         "sender_display_name": member.get("displayname"),
         "sender_avatar_url": member.get("avatar_url"),
-        "room_name": room.state_content("m.room.name").get("name"),
+        "room_name": room.name,
         "room_alias": room.state_content("m.room.canonical_alias").get("alias"),
         "room_avatar_url": room.state_content("m.room.avatar").get("url"),
         "room_join_rules": room.join_rule,
-        "room_type": room.state_content("m.room.create").get("type"),
+        "room_type": room.room_type,
     }
     texts = {key: text for key, text in said.items() if isinstance(text, str) and text}
     return {"room_id": room.room_id, "sender": inviter, **texts}

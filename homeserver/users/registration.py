@@ -183,9 +183,8 @@ class Registration:
     ) -> Registered:
         """A user of an application service, who has no password. Raises 400 as `check_name` does."""
         user_id = self._accounts.new_user_id(username)
-        if not self._services.may_be(service, user_id) or self._services.is_reserved(
-            user_id, but_for=service
-        ):
+        of_another = self._services.is_reserved(user_id, but_for=service)
+        if of_another or not self._services.may_be(service, user_id):
             raise exclusive()
         account = await self._begin(user_id, None, appservice=service.id)
         return await self._complete(user_id, device, partial(self._accounts.finish, account))

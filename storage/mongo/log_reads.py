@@ -149,12 +149,7 @@ async def related(
     limit: int,
 ) -> list[Entry]:
     where = {"shard": shard, "stream": stream, "parent": target, **_between(after, before)}
-    if rel_type is not None:
-        where["rel_type"] = rel_type
-    if type is not None:
-        where["type"] = type
-    if sender is not None:
-        where["sender"] = sender
+    where |= _given(rel_type=rel_type, type=type, sender=sender)
     return await _by_position(connection, where | EVENTS, BY_PARENT, newest_first, limit)
 
 
@@ -167,10 +162,7 @@ async def with_relations(
     sender: str | None,
 ) -> set[str]:
     where: Document = {"shard": shard, "stream": stream, "parent": {"$in": list(targets)}}
-    if rel_type is not None:
-        where["rel_type"] = rel_type
-    if sender is not None:
-        where["sender"] = sender
+    where |= _given(rel_type=rel_type, sender=sender)
     pipeline: list[Document] = [{"$match": where}, {"$group": {"_id": "$parent"}}]
     return {found["_id"] for found in await connection.aggregate(LOG, pipeline, hint=BY_PARENT)}
 
@@ -198,6 +190,11 @@ async def streams(connection: Connection, shard: int, after: str, limit: int) ->
 
 
 EVENTS = {"kind": Kind.EVENT.value}
+
+
+def _given(**fields: str | None) -> Document:
+    """Those of some fields that are asked for."""
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _between(after: int | None, before: int | None) -> dict[str, Any]:
